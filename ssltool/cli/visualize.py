@@ -1,0 +1,124 @@
+"""``ssltool visualize WHAT``: PNG files of tasks, answers, filters, permutation sets and curves."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+from ssltool.cli._methods import MethodGroup
+from ssltool.cli._output import JsonFlag, print_json
+
+Mode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all"]
+SeedFlag = Annotated[int, typer.Option(min=0, help="Seed of the drawn task")]
+CountFlag = Annotated[int, typer.Option(min=1, max=64, help="Pictures to draw")]
+ToFlag = Annotated[Path | None, typer.Option("--to", help="File to write; the suffix says the format")]
+WeightsFlag = Annotated[Path, typer.Option("--weights", help="Run folder or weights file")]
+
+app = typer.Typer(help="Draw tasks, answers, filters, permutation sets and curves.", no_args_is_help=True)
+
+
+def _tell(result: dict[str, Any], json: bool) -> None:
+    """Print the document, or the path and the numbers beside it."""
+    if json:
+        print_json(result)
+        return
+    chance = result.get("chance", {})
+    for name, known in chance.items():
+        if name in result:
+            typer.echo(f"{name.replace('_', ' ')}: {result[name]:.4g} (chance {known:.4g})", err=True)
+    typer.echo(result["path"])
+
+
+@app.command()
+def permutations(
+    mode: Annotated[Mode, typer.Option(help="How the set is chosen")] = "max_min",
+    count: Annotated[int, typer.Option("--permutations", help="Number of permutations")] = 100,
+    grid: Annotated[int, typer.Option(min=2, max=5, help="Cells along a side")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Relabels the canonical set; 0 leaves it")] = 0,
+    file: Annotated[Path | None, typer.Option(help="Draw the set of a .npy or .bin file")] = None,
+    to: ToFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Draw a permutation set, its Hamming-distance matrix and histogram."""
+    from ssltool.workflows.visualize import draw_permutations
+
+    path = to or Path("permutations.png")
+    _tell(draw_permutations(path, mode=mode, count=count, grid=grid, seed=seed, file=file), json)
+
+
+def _task(name: str) -> TyperCommand:
+    from ssltool.cli._flags import command, flags, given
+    from ssltool.methods.find import find_method
+    from ssltool.workflows.options import PretrainOptions
+
+    method = find_method(name)
+
+    def body(to: Path | None, count: int, seed: int, json: bool, **values: Any) -> None:
+        from ssltool.workflows.options import combine
+        from ssltool.workflows.visualize import draw_task
+
+        choice = combine(name, method, given(values))
+        _tell(draw_task(choice, to or Path(f"task-{name}.png"), count=count, seed=seed), json)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    extra = [
+        inspect.Parameter("to", keyword, default=None, annotation=ToFlag),
+        inspect.Parameter("count", keyword, default=6, annotation=CountFlag),
+        inspect.Parameter("seed", keyword, default=0, annotation=SeedFlag),
+        inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
+    ]
+    run_flags = flags(PretrainOptions, frozenset({"data", "image_size"}))
+    return command(name, [*run_flags, *extra, *flags(method.Options)], body, help=f"Draw what {name} shows its network.")
+
+
+class _Tasks(MethodGroup):
+    build = staticmethod(_task)
+
+
+task = typer.Typer(cls=_Tasks, help="Draw what a method shows its network.", no_args_is_help=True)
+app.add_typer(task, name="task")
+
+
+@task.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def solve(
+    weights: WeightsFlag,
+    method: Annotated[str | None, typer.Argument(help="The run's method, to be sure")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Pictures to ask about; the run's own by default")] = None,
+    count: CountFlag = 6,
+    seed: SeedFlag = 0,
+    to: ToFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Draw what a run's network answers beside the truth, and score it."""
+    from ssltool.workflows.visualize import draw_answers
+
+    path = to or weights / "pictures" / "solve.png"
+    _tell(draw_answers(weights, path, name=method, data=data or (), count=count, seed=seed), json)
+
+
+@app.command()
+def filters(weights: WeightsFlag, to: ToFlag = None, json: JsonFlag = False) -> None:
+    """Draw the kernels of the first layer."""
+    from ssltool.workflows.visualize import draw_filters
+
+    folder = weights if weights.is_dir() else weights.parent
+    _tell(draw_filters(weights, to or folder / "pictures" / "filters.png"), json)
+
+
+@app.command()
+def curves(
+    run: Annotated[Path, typer.Argument(help="Run folder")], to: ToFlag = None, json: JsonFlag = False
+) -> None:
+    """Draw a run's metrics over its steps."""
+    from ssltool.workflows.visualize import draw_curves
+
+    _tell(draw_curves(run, to or run / "pictures" / "curves.png"), json)

@@ -1,0 +1,1 @@
+"""Pictures in: sources (folders, the demo world), decoding and the loader. Imports only ``errors`` from ssltool."""

@@ -1,0 +1,239 @@
+"""One picture file to pixels: ``decode`` gives an RGB picture, ``read_square`` the square that training uses.
+
+Rules, the same for every format:
+
+- EXIF orientation is applied; animations and multi-page files give their first frame.
+- Gray becomes RGB with three equal channels; CMYK, YCbCr and Lab are converted.
+- Anything with transparency (palette, gray or colour with alpha, a transparent colour) is laid on white.
+- 16-bit gray keeps its high byte. Pillow does the same to 16-bit colour.
+- 32-bit integers between 0 and 65535 are read as 16-bit gray; other ranges are stretched, lowest to 0, highest to 255.
+- Floats between 0 and 1 are multiplied by 255; other ranges are stretched alike, NaN and infinity becoming 0.
+
+Refused with :class:`~ssltool.errors.UnreadablePicture`: what is no picture, a truncated or corrupt file (never read
+as half a picture), more than 179 megapixels, and a shorter side under 8 px.
+
+JPEG files are decoded at the smallest of the scales 1/1, 1/2, 1/4, 1/8 that is not below the target. That scaling
+drops the high DCT frequencies of each block, a low-pass filter of its own, so decoding at twice the target would buy
+no protection against aliasing; the last step, less than a factor of two, is an antialiased resize.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ssltool.errors import UnreadablePicture
+
+PictureFile = str | os.PathLike[str] | BinaryIO
+
+MIN_SIDE = 8
+MAX_PIXELS = 178_956_970
+"""Where Pillow, too, suspects a decompression bomb; one such picture takes 0.7 GB of memory."""
+
+# A fixed list: Pillow would also open EPS (which starts Ghostscript) and formats nobody keeps pictures in.
+# TGA comes last because it has no signature and is recognised by a plausible header only.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "MPO", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
+
+# What Pillow and its plugins were seen to raise on damaged data, besides their own UnidentifiedImageError (an OSError).
+_CORRUPT = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+_TOO_LARGE = f"more than {MAX_PIXELS / 1e6:.0f} megapixels"
+# What Pillow logs about a damaged file would land in the middle of a progress bar; the exception says it all.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_square(file: PictureFile, size: int) -> NDArray[np.uint8]:
+    """Decode a picture and cut its centre square.
+
+    Args:
+        file: Path or binary stream.
+        size: Side of the square in pixels.
+
+    Returns:
+        uint8 ``[size, size, 3]``, RGB.
+
+    Raises:
+        UnreadablePicture: With a short reason that does not repeat the path.
+    """
+    return square(decode(file, short_side=size), size)
+
+
+def decode(file: PictureFile, short_side: int | None = None) -> Image.Image:
+    """Decode a picture to RGB, upright, by the rules on top of this file.
+
+    Args:
+        file: Path or binary stream.
+        short_side: Length in pixels that the shorter side will be resized to. A JPEG is then decoded at a reduced
+            scale where that leaves the shorter side at least this long. ``None`` decodes at full size.
+
+    Returns:
+        A picture of mode ``"RGB"`` that no longer needs the file.
+
+    Raises:
+        UnreadablePicture: With a short reason that does not repeat the path.
+    """
+    with _opened(file) as image:
+        if short_side is not None:
+            # The request is square, so it holds for both sides and orientation need not be known yet.
+            image.draft(None, (short_side, short_side))
+        image.load()
+        # Read after loading: PNG may store EXIF behind the pixels, and TIFF turns itself and drops the tag.
+        orientation = _orientation(image)
+        rgb = _to_rgb(image)
+        return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Resize the shorter side to ``size`` keeping the aspect and cut the centre square; small pictures are enlarged.
+
+    The resize is bilinear with antialiasing, as in torchvision's transforms, which users of the weights will apply.
+
+    Args:
+        image: A picture of mode ``"RGB"``.
+        size: Side of the square in pixels.
+
+    Returns:
+        uint8 ``[size, size, 3]``.
+    """
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    centre = (left, top, left + side, top + side)
+    # Cutting while resizing is the same as cutting afterwards and skips the pixels that would be thrown away.
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=centre, reducing_gap=3.0))
+
+
+def picture_size(file: PictureFile) -> tuple[int, int]:
+    """Width and height in pixels as stored (before EXIF orientation), from the header alone.
+
+    Raises:
+        UnreadablePicture: The header cannot be read, or gives a size that is refused.
+    """
+    with _opened(file) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(file: PictureFile) -> Iterator[Image.Image]:
+    """Open a picture and translate whatever goes wrong, then or in the body, to ``UnreadablePicture``."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures below its limit, odd EXIF and odd TIFF tags: once per file and epoch.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_formats()) as image:
+                _check_size(*image.size)
+                yield image
+    except UnreadablePicture:
+        raise
+    except _CORRUPT as error:
+        raise UnreadablePicture(_reason(error, file)) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Formats of our list that this build of Pillow can read."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:  # Pillow checks too, unless another library switched its limit off.
+        raise UnreadablePicture(_TOO_LARGE)
+    if min(width, height) < MIN_SIDE:
+        raise UnreadablePicture(f"{width}x{height} px, smaller than {MIN_SIDE} px")
+
+
+def _reason(error: BaseException, file: PictureFile) -> str:
+    """Say in a few words, without the path, what an exception of Pillow's means."""
+    if isinstance(error, Image.DecompressionBombError):
+        return _TOO_LARGE
+    if isinstance(error, UnidentifiedImageError):
+        return "empty file" if _is_empty(file) else "not a picture in a known format"
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if words.startswith("image file is truncated") else f"corrupt or truncated ({words[:80]})"
+
+
+def _is_empty(file: PictureFile) -> bool:
+    if isinstance(file, str | os.PathLike):
+        return os.path.getsize(file) == 0
+    return file.seek(0, os.SEEK_END) == 0
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation of a loaded picture, 1 where there is none or the EXIF block is damaged."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except _CORRUPT:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a loaded picture of any mode to ``"RGB"``."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_to_bytes(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _to_bytes(values: NDArray[np.int32] | NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Bring 32-bit values, integer or float, to 0..255 by the rules on top of this file."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros(values.shape, np.uint8)
+    low, high = float(values[finite].min()), float(values[finite].max())
+    if low >= 0 and values.dtype.kind == "i" and high <= 65535:
+        return (values >> 8).astype(np.uint8)
+    if low >= 0 and values.dtype.kind == "f" and high <= 1:
+        low, high = 0.0, 1.0
+    scaled = (values.astype(np.float64) - low) * (255 / max(high - low, np.finfo(np.float32).tiny))
+    return np.where(finite, scaled, 0).round().astype(np.uint8)

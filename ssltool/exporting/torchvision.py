@@ -1,0 +1,43 @@
+"""Hand an encoder on to plain torchvision, and make sure that it arrived.
+
+The file holds the backbone under torchvision's own key names, without a prefix and without the classifier, so
+``resnet18().load_state_dict(load_file(F), strict=False)`` finds everything but ``fc``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ssltool.errors import WeightsError
+from ssltool.nn.encoders import Encoder
+from ssltool.nn.weights import load_encoder, read_card, save_encoder
+
+_TOLERANCE = 1e-6
+
+
+def export(weights: Path, to: Path) -> Encoder:
+    """Write the encoder of a weights file to ``to``, load it back and compare features on noise pictures.
+
+    Args:
+        weights: A file written by ssltool.
+        to: File to write, replaced atomically.
+
+    Returns:
+        The encoder as loaded back, its card attached.
+
+    Raises:
+        WeightsError: The file is not what it should be, or the copy computes other features.
+    """
+    card = read_card(weights)
+    encoder = load_encoder(weights).eval()
+    save_encoder(encoder, card, to)
+    copy = load_encoder(to).eval()
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(2, card.in_channels, card.image_size, card.image_size, generator=generator)
+    with torch.no_grad():
+        difference = float((encoder(pictures) - copy(pictures)).abs().max())
+    if not difference <= _TOLERANCE:
+        raise WeightsError(f"{to} computes features that differ by {difference:.2g} from those of {weights}; do not use it")
+    return copy

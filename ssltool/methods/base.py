@@ -1,0 +1,158 @@
+"""What a pretext task is, to the rest of ssltool.
+
+A method is a module that draws its task from a batch of pictures (`view`) and scores the encoder on it (`forward`).
+The training loop, the probes and the pictures know nothing else about it. One file per method, in this order:
+docstring (paper, idea, letters used for shapes), Options, pure functions, head, View, the Method class.
+
+A new method is one file here, or a class in any installed package with an entry point in ``ssltool.methods``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from ssltool.nn.encoders import Encoder
+from ssltool.nn.weights import ColorSpace
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a method may know about the pictures before it sees one.
+
+    Attributes:
+        count: Number of pictures; the ``index`` of a picture is in 0..count-1.
+        image_size: Side S in pixels of the squares that `Method.view` receives.
+        gray: True when the pictures have no colour (R = G = B throughout the sample looked at).
+        mean: Mean of each channel over a sample, 0..1.
+        std: Standard deviation of each channel over a sample, 0..1.
+    """
+
+    count: int
+    image_size: int
+    gray: bool = False
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class MethodOptions(BaseModel):
+    """Base of every method's ``Options``: frozen, unknown keys refused, each field described.
+
+    A field left at None is filled in by `resolved` from the data, so that what a run used is always written out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def resolved(self, info: DataInfo) -> Self:
+        """Return a copy with every automatic (None) field decided for these pictures.
+
+        Raises:
+            UsageError: The options do not fit the pictures, for example tiles that would be too small.
+        """
+        return self
+
+
+class Loss(NamedTuple):
+    """What `Method.forward` returns.
+
+    Attributes:
+        value: Scalar to minimise.
+        numbers: Named scalars to show, such as ``accuracy`` in 0..1; detached.
+    """
+
+    value: Tensor
+    numbers: dict[str, Tensor]
+
+
+class Answers(NamedTuple):
+    """What the network answers, drawn beside the truth.
+
+    Attributes:
+        pictures: Column title -> uint8 ``[B, 3, h, w]``.
+        captions: One line per picture, such as ``"7 of 9 tiles right"``.
+    """
+
+    pictures: dict[str, Tensor]
+    captions: list[str]
+
+
+OptionsT = TypeVar("OptionsT", bound=MethodOptions)
+ViewT = TypeVar("ViewT", bound=tuple[Any, ...])
+
+
+class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
+    """A pretext task with its head; B pictures of side S.
+
+    Attributes:
+        Options: The method's options, the only place they are declared.
+        presets: Preset name -> option name -> value, over the run's and the method's options alike.
+        color_space: What the encoder sees, ``rgb`` unless the method says otherwise; recorded in the weights.
+        encoder: The network that is kept.
+    """
+
+    Options: ClassVar[type[MethodOptions]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    color_space: ClassVar[ColorSpace] = "rgb"
+    encoder: Encoder
+
+    @abstractmethod
+    def __init__(self, options: OptionsT, encoder: Encoder, info: DataInfo) -> None:
+        """Build the head and the buffers; ``options`` are already resolved for ``info``."""
+        super().__init__()
+        self.encoder = encoder
+
+    @abstractmethod
+    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ViewT:
+        """Draw the task for a whole batch, on the batch's device; uses no parameters.
+
+        In training mode the task is random, a function of the generator's state and ``index`` alone; in evaluation
+        mode geometry is central and guards are off, and only the answer stays random.
+
+        Args:
+            images: uint8 ``[B, 3, S, S]``, RGB.
+            index: int64 ``[B]``, place of each picture in the data.
+            generator: Seeded for (seed, epoch) by the loop.
+        """
+
+    @abstractmethod
+    def forward(self, view: ViewT) -> Loss:
+        """Run encoder and head on a view and score the answer."""
+
+    def after_step(self, view: ViewT) -> None:
+        """Called once after each optimizer step; a memory bank is written here."""
+        del view  # nothing to remember by default
+
+    @abstractmethod
+    def pictures(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw the task as it is given to the network: column title -> uint8 ``[B, 3, h, w]``."""
+
+    @abstractmethod
+    def answers(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Answers:
+        """Draw what the network answers, beside the truth."""
+
+    @property
+    @abstractmethod
+    def chance(self) -> dict[str, float]:
+        """The loss and the other numbers of `forward` for a network that knows nothing."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the task was built from beyond its options, in JSON kinds; a resumed run must find the same."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def network_size(cls, options: OptionsT) -> int:
+        """Side in pixels of the square the encoder is given during pretraining, for resolved options."""
+
+    @classmethod
+    def feature_size(cls, options: OptionsT, info: DataInfo) -> int:
+        """Side in pixels to which whole pictures are resized when features are read from the encoder."""
+        del options
+        return info.image_size

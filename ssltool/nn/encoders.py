@@ -1,0 +1,406 @@
+"""Any torchvision classification backbone, and our small ones, as an encoder with named stages.
+
+An encoder is the backbone with its classifier taken off. The keys of ``encoder.backbone.state_dict()`` stay those of
+torchvision, so that the weights load into the plain model. ``encoder(x)`` is one vector a picture, ``encoder.map(x)``
+the map that the vector summarises, ``encoder.maps(x)`` one map for every named stage.
+
+Letters used for shapes: B pictures, C input channels, H and W their sides in pixels, D width of the pooled vector,
+C_s channels and h_s, w_s sides of stage s.
+
+How it works: a torchvision model calls its parts in the order in which they are defined, ending in a pooling and a
+classifier. The *chain* is the list of the parts before the pooling; a map is read where the chain has a stage's end.
+What differs between families is one row of ``FAMILIES`` each; the vision transformer, which adds a token, overrides
+the walk along the chain.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain as joined
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torchvision import models
+from torchvision.models import VisionTransformer
+
+from ssltool.errors import UnknownNameError, UsageError
+from ssltool.nn.caffenet import CaffeNet
+from ssltool.nn.small_resnet import SMALL_RESNETS
+
+if TYPE_CHECKING:
+    from ssltool.nn.weights import WeightsCard
+
+Stem = Literal["imagenet", "small"]
+
+# Shapes are traced at this side: large enough that AlexNet's unpadded reductions round to their true strides.
+_TRACE_SIDE = 256
+_LARGEST_SEARCHED = 512
+
+
+class Stage(NamedTuple):
+    """A named place in the encoder: channels of its map, and input pixels per step of the map."""
+
+    name: str
+    width: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """What has to be known of a family of backbones.
+
+    Attributes:
+        pattern: Regular expression that the whole name matches.
+        classifier: Path of the module replaced by the identity; None where there is none.
+        stages: Chain path to stage name. Left empty, a stage ends before each change of resolution and at the end,
+            and the stages are called stage1, stage2, ...
+        small_stem: Whether the stem can be changed to a 3x3 stride-1 convolution without max-pool.
+        scaled_by_fan_in: Whether the spread of the first convolution's initial values goes with 1/sqrt(fan-in).
+        channels_last: Whether the chain's maps are ``[B, h, w, C]``.
+        relu_last: Whether torchvision applies a ReLU to the last map outside of any module.
+    """
+
+    pattern: str
+    classifier: str | None
+    stages: Mapping[str, str] = field(default_factory=dict)
+    small_stem: bool = False
+    scaled_by_fan_in: bool = False
+    channels_last: bool = False
+    relu_last: bool = False
+
+
+def _ends(container: str = "", /, **stages: str) -> Mapping[str, str]:
+    """Stage name to module of ``container`` (the backbone itself by default), turned into chain path to stage name."""
+    prefix = f"{container}." if container else ""
+    return {prefix + part: name for name, part in stages.items()}
+
+
+_RESNET = _ends(stem="relu", layer1="layer1", layer2="layer2", layer3="layer3", layer4="layer4")
+_ALEXNET = _ends("features", conv1="1", conv2="4", conv3="7", conv4="9", conv5="11", pool5="12")
+_CAFFENET = _ends("features", conv1="relu1", conv2="relu2", conv3="relu3", conv4="relu4", conv5="relu5", pool5="pool5")
+_DENSENET = _ends(
+    "features",
+    stem="relu0",
+    denseblock1="denseblock1",
+    denseblock2="denseblock2",
+    denseblock3="denseblock3",
+    denseblock4="norm5",
+)
+_SHUFFLENET = _ends(stem="conv1", stage2="stage2", stage3="stage3", stage4="stage4", conv5="conv5")
+_VIT = Family(r"vit_[a-z]_\d+", "heads", scaled_by_fan_in=True)
+
+FAMILIES = (
+    Family("|".join(SMALL_RESNETS), "fc", _RESNET),
+    Family(r"resnet\d+|resnext\d+_.*|wide_resnet\d+_.*", "fc", _RESNET, small_stem=True),
+    Family("alexnet", "classifier", _ALEXNET, scaled_by_fan_in=True),
+    Family("caffenet", None, _CAFFENET, scaled_by_fan_in=True),
+    Family(r"vgg\d+(_bn)?", "classifier"),
+    Family(r"densenet\d+", "classifier", _DENSENET, scaled_by_fan_in=True, relu_last=True),
+    Family(r"efficientnet_.*", "classifier"),
+    Family(r"convnext_.*", "classifier.2"),
+    Family(r"mobilenet_v[23].*", "classifier"),
+    Family(r"shufflenet_.*", "fc", _SHUFFLENET, scaled_by_fan_in=True),
+    Family(r"regnet_.*", "fc"),
+    Family(r"swin_.*", "head", scaled_by_fan_in=True, channels_last=True),
+    _VIT,
+)
+
+
+class Encoder(nn.Module):
+    """A backbone without its classifier, with named stages. Build one with :func:`build_encoder`.
+
+    Attributes:
+        backbone: The torchvision (or our) module, its classifier replaced by the identity; keys unchanged.
+        name: Name of the backbone.
+        stem: ``"imagenet"``, the backbone's own, or ``"small"``: 3x3, stride 1, no max-pool.
+        in_channels: C, 1 or 3.
+        image_size: Side in pixels of the only pictures it takes (vision transformers), else None.
+        classifier: Path in the plain model of the classifier that was taken off; None where there is none.
+        stages: The named stages in order. The last one is the map that :meth:`map` returns.
+        width: D.
+        card: What the weights file says, after ``load_encoder``.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, *, name: str, stem: Stem, in_channels: int, image_size: int | None, family: Family
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.name = name
+        self.stem = stem
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.classifier = family.classifier
+        self.card: WeightsCard | None = None
+        self._family = family
+        self._chain, self.stages = self._find_stages()
+        self.width = self.stages[-1].width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled feature of each picture, as the plain model would give it to its classifier.
+
+        It is the global average of the last map. Three exceptions, all torchvision's own except the second: ConvNeXt
+        normalises the average; AlexNet and VGG, where torchvision keeps 6x6 or 7x7 places, are averaged too; a vision
+        transformer gives its class token after the final norm.
+
+        Args:
+            x: Float ``[B, C, H, W]``.
+
+        Returns:
+            ``[B, D]``.
+        """
+        pooled: Tensor = self.backbone(x)
+        return pooled
+
+    def map(self, x: Tensor) -> Tensor:
+        """Last stage's map ``[B, C_last, h, w]`` of pictures ``[B, C, H, W]``: what the pooled feature summarises.
+
+        For AlexNet, CaffeNet and VGG it is the map after the last max-pool.
+        """
+        for _, found in self._walk(x):
+            last = found
+        return last
+
+    def maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Maps ``[B, C_s, h_s, w_s]`` of all stages by name, in the order of :attr:`stages`, channels first."""
+        return dict(self._walk(x))
+
+    def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Send ``x`` along the chain and yield name and map at each stage's end."""
+        # Parts are looked up by path on every call because converting to synchronised batch norm exchanges them.
+        for path, stage in self._chain.items():
+            x = self.backbone.get_submodule(path)(x)
+            if stage:
+                found = x.permute(0, 3, 1, 2) if self._family.channels_last else x
+                last = stage == self.stages[-1].name
+                yield stage, found.relu() if last and self._family.relu_last else found
+
+    def _find_stages(self) -> tuple[dict[str, str | None], tuple[Stage, ...]]:
+        """The chain (path to name of the stage that ends there, or None) and the stages."""
+        paths = _chain_paths(self.backbone, self.classifier)
+        shapes = _trace(self.backbone, paths, self.in_channels, self._family.channels_last)
+        names = self._family.stages or _name_by_resolution(paths, [stride for _, stride in shapes])
+        chain = {path: names.get(path) for path in paths}
+        ends = zip(chain.values(), shapes, strict=True)
+        return chain, tuple(Stage(name, width, stride) for name, (width, stride) in ends if name)
+
+
+class _ViTEncoder(Encoder):
+    """A vision transformer: maps are the patch tokens after a quarter, half, three quarters and all of the blocks."""
+
+    backbone: VisionTransformer
+
+    def _find_stages(self) -> tuple[dict[str, str | None], tuple[Stage, ...]]:
+        depth = len(self.backbone.encoder.layers)
+        ends = [depth * quarter // 4 for quarter in (1, 2, 3, 4)]
+        chain = {name: f"block{n}" if n in ends else None for n, name in enumerate(_block_names(self.backbone), 1)}
+        width, stride = self.backbone.hidden_dim, self.backbone.patch_size
+        return chain, tuple(Stage(name, width, stride) for name in chain.values() if name)
+
+    def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        transformer = self.backbone.encoder
+        patches = self.backbone.conv_proj(x)
+        first = self.backbone.class_token.expand(len(x), -1, -1)
+        tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)
+        tokens = transformer.dropout(tokens + transformer.pos_embedding)
+        last = self.stages[-1].name
+        for path, stage in self._chain.items():
+            tokens = self.backbone.get_submodule(path)(tokens)
+            if stage:
+                shown = transformer.ln(tokens) if stage == last else tokens
+                yield stage, shown[:, 1:].transpose(1, 2).unflatten(2, patches.shape[2:])
+
+
+@cache
+def backbone_names() -> tuple[str, ...]:
+    """Names of all backbones, sorted: torchvision's classification models of the families known here, and ours."""
+    ours = {*SMALL_RESNETS, "caffenet"}
+    theirs = models.list_models(module=models)
+    return tuple(sorted(ours | {name for name in theirs if any(re.fullmatch(f.pattern, name) for f in FAMILIES)}))
+
+
+def build_encoder(
+    name: str, *, stem: Stem = "imagenet", in_channels: int = 3, image_size: int | None = None
+) -> Encoder:
+    """Build an encoder with random weights, drawn from torch's global generator. Nothing is ever downloaded.
+
+    Args:
+        name: One of :func:`backbone_names`.
+        stem: ``"imagenet"`` for the backbone's own stem, ``"small"`` for a 3x3 stride-1 first convolution without
+            max-pool (ResNet, ResNeXt and wide ResNet). The small ResNets have the small stem whatever is asked.
+        in_channels: 1 or 3. Initial values of the first convolution follow the backbone's own rule.
+        image_size: Side of the pictures in pixels, a multiple of the patch; read for vision transformers only, where
+            None means 224.
+
+    Raises:
+        UsageError: Unknown name; a stem, channel count or picture size the backbone cannot have.
+    """
+    if name not in backbone_names():
+        raise UnknownNameError("backbone", name, backbone_names())
+    if in_channels not in (1, 3):
+        raise UsageError(f"an encoder takes 1 or 3 input channels, not {in_channels}")
+    family = next(family for family in FAMILIES if re.fullmatch(family.pattern, name))
+    if name in SMALL_RESNETS:
+        stem = "small"
+    elif stem == "small" and not family.small_stem:
+        raise UsageError(
+            f"{name} has no small stem, only resnet*, resnext* and wide_resnet* have; "
+            "type --stem imagenet, --backbone resnet18 or --backbone resnet10_w32"
+        )
+    side = _vit_side(name, image_size or 224) if family is _VIT else None
+    backbone = _create(name, side)
+    _adapt(backbone, family)
+    if stem == "small" and family.small_stem:
+        _give_small_stem(backbone)
+    if in_channels == 1:
+        _make_gray(backbone, family)
+    kind = _ViTEncoder if family is _VIT else Encoder
+    return kind(backbone, name=name, stem=stem, in_channels=in_channels, image_size=side, family=family)
+
+
+def check_input(encoder: Encoder, size: int) -> None:
+    """Make sure that the encoder takes pictures of ``size`` by ``size`` pixels, before any work is spent on them.
+
+    Two zero pictures are sent through in evaluation mode, on the meta device: shapes are worked out and checked as in
+    a real forward pass, at no cost in arithmetic.
+
+    Raises:
+        UsageError: It does not; the message names the smallest size that works.
+    """
+    if encoder.image_size is not None and encoder.image_size != size:
+        raise UsageError(
+            f"{encoder.name} was built for {encoder.image_size} px pictures and cannot take {size} px; "
+            f"type --image-size {encoder.image_size}"
+        )
+    if _accepts(encoder, size):
+        return
+    low, high = size, _LARGEST_SEARCHED
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _accepts(encoder, middle) else (middle, high)
+    raise UsageError(
+        f"{encoder.name} cannot take {size} px pictures (its smallest is {high} px); "
+        f"type --backbone resnet10_w32 or --image-size {math.ceil(high / 32) * 32}"
+    )
+
+
+def _create(name: str, side: int | None) -> nn.Module:
+    """The plain model with random weights; ``side`` is given for vision transformers."""
+    if name in SMALL_RESNETS:
+        return SMALL_RESNETS[name]()
+    if name == "caffenet":
+        return CaffeNet()
+    sized = {} if side is None else {"image_size": side}
+    model: nn.Module = models.get_model(name, weights=None, **sized)
+    return model
+
+
+def _adapt(backbone: nn.Module, family: Family) -> None:
+    """Take the classifier off and average the last map where torchvision keeps places; no key changes."""
+    if family.classifier is not None:
+        backbone.set_submodule(family.classifier, nn.Identity())
+    if isinstance(backbone, models.AlexNet | models.VGG):
+        backbone.avgpool = nn.AdaptiveAvgPool2d(1)
+
+
+def _give_small_stem(backbone: nn.Module) -> None:
+    """Replace a ResNet's 7x7 stride-2 convolution and max-pool, keeping keys and initialisation rule."""
+    conv = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    backbone.set_submodule("conv1", conv)
+    backbone.set_submodule("maxpool", nn.Identity())
+
+
+def _make_gray(backbone: nn.Module, family: Family) -> None:
+    """Leave the first convolution one input channel, initialised by the rule it had for three.
+
+    The values are independent draws, so one channel of the three already has the right distribution, up to its
+    scale where the rule divides by the square root of the fan-in.
+    """
+    conv = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    gain = math.sqrt(conv.in_channels) if family.scaled_by_fan_in else 1.0
+    conv.in_channels = 1
+    conv.weight = nn.Parameter(conv.weight.detach()[:, :1] * gain)
+    if conv.bias is not None:
+        conv.bias = nn.Parameter(conv.bias.detach() * gain)
+
+
+def _vit_side(name: str, side: int) -> int:
+    """``side`` if a vision transformer can have it.
+
+    Raises:
+        UsageError: It is not a multiple of the patch; the nearest multiples are named.
+    """
+    patch = int(name.rsplit("_", 1)[1])
+    if side > 0 and side % patch == 0:
+        return side
+    below = max(side // patch * patch, patch)
+    near = sorted({below, max(math.ceil(side / patch) * patch, patch)})
+    raise UsageError(
+        f"{name} needs an image size that is a multiple of its {patch} px patch, not {side}; "
+        "type " + " or ".join(f"--image-size {size}" for size in near)
+    )
+
+
+def _chain_paths(backbone: nn.Module, classifier: str | None) -> list[str]:
+    """Paths of the parts before pooling and classifier, in the order in which the backbone calls them."""
+    after = {"avgpool", "permute", "flatten", (classifier or "").split(".")[0]}
+    paths = []
+    for name, child in backbone.named_children():
+        if name in ("features", "trunk_output"):
+            paths += [f"{name}.{part}" for part, _ in child.named_children()]
+        elif name not in after:
+            paths.append(name)
+    return paths
+
+
+def _block_names(backbone: VisionTransformer) -> list[str]:
+    return [f"encoder.layers.{part}" for part, _ in backbone.encoder.layers.named_children()]
+
+
+def _trace(backbone: nn.Module, paths: list[str], channels: int, channels_last: bool) -> list[tuple[int, int]]:
+    """Channels and stride after each part of the chain; shapes only, nothing is computed."""
+    x = torch.zeros(2, channels, _TRACE_SIDE, _TRACE_SIDE, device="meta")
+    side, stride, found = _TRACE_SIDE, 1, []
+    for path in paths:
+        x = _run_on_meta(backbone.get_submodule(path), x)
+        width, now = (x.shape[3], x.shape[1]) if channels_last else (x.shape[1], x.shape[2])
+        stride *= round(side / now)
+        side = now
+        found.append((width, stride))
+    return found
+
+
+def _name_by_resolution(paths: list[str], strides: list[int]) -> dict[str, str]:
+    """Call the last part before each change of stride, and the very last part, stage1, stage2, ..."""
+    following = [*strides[1:], None]
+    ends = [path for path, now, then in zip(paths, strides, following, strict=True) if now != then]
+    return {path: f"stage{number}" for number, path in enumerate(ends, 1)}
+
+
+def _accepts(encoder: Encoder, size: int) -> bool:
+    try:
+        _run_on_meta(encoder, torch.zeros(2, encoder.in_channels, size, size, device="meta"))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run_on_meta(module: nn.Module, x: Tensor) -> Tensor:
+    """Output shape of ``module`` in evaluation mode for a meta tensor, without touching its parameters."""
+    state = {key: t.to("meta") for key, t in joined(module.named_parameters(), module.named_buffers())}
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            y: Tensor = functional_call(module, state, (x,))
+    finally:
+        for part, training in modes.items():
+            part.training = training
+    return y

@@ -1,0 +1,285 @@
+"""The weights file: a backbone's tensors under torchvision's key names, and a card that says what they are.
+
+A safetensors file whose keys are those of the plain torchvision model (no prefix, no head), so that
+``resnet18().load_state_dict(load_file(F), strict=False)`` leaves only the classifier missing. Its metadata has one
+entry, ``ssltool``: the card as JSON with sorted keys. It is one entry, not one per field, because safetensors writes
+several in an order that changes from call to call, and the same weights must give the same bytes.
+
+Reading is strict and runs no code from the file: every key and shape must fit and every number must be finite;
+otherwise a one-line :class:`~ssltool.errors.WeightsError` names the first faults.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ssltool.atomic import atomic_file
+from ssltool.errors import UsageError, WeightsError
+from ssltool.nn.encoders import Encoder, Stage, Stem, build_encoder
+
+FILE_NAME = "encoder.safetensors"
+FORMAT_VERSION = 1
+_METADATA_KEY = "ssltool"
+_NAMED_FAULTS = 3
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+ColorSpace = Literal["rgb", "lightness", "lab"]
+
+
+class WeightsCard(BaseModel):
+    """What a weights file says about itself. Only facts that the same run would give again: no dates, no host."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format_version: Literal[1] = 1
+    method: str = Field(description="pretext task that trained the weights")
+    backbone: str = Field(description="name of the backbone")
+    stem: Stem = Field(description="imagenet: the backbone's own; small: 3x3 stride-1 without max-pool")
+    in_channels: Literal[1, 3] = Field(description="input channels")
+    color_space: ColorSpace = Field(description="what the channels are")
+    image_size: int = Field(ge=1, description="side in pixels at which features should be read")
+    mean: tuple[float, ...] = Field(description="per channel, on a 0..1 scale, subtracted from the input")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="per channel, divides what is left")
+    stages: tuple[Stage, ...] = Field(description="name, channels and stride in pixels of each stage")
+    width: int = Field(ge=1, description="length of the pooled feature")
+    training: dict[str, str | int | float] = Field(default={}, description="summary: steps, pictures, versions")
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> WeightsCard:
+        if not len(self.mean) == len(self.std) == self.in_channels:
+            raise ValueError(f"mean and std need {self.in_channels} values, one per input channel")
+        return self
+
+
+def describe(
+    encoder: Encoder,
+    *,
+    method: str,
+    color_space: ColorSpace,
+    image_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    training: dict[str, str | int | float],
+) -> WeightsCard:
+    """The card of ``encoder``: what it knows of itself, and the fields given here (see :class:`WeightsCard`).
+
+    A vision transformer can only be read at its own picture size, which then stands in for ``image_size``.
+    """
+    return WeightsCard(
+        method=method,
+        backbone=encoder.name,
+        stem=encoder.stem,
+        in_channels=encoder.in_channels,
+        color_space=color_space,
+        image_size=encoder.image_size or image_size,
+        mean=mean,
+        std=std,
+        stages=encoder.stages,
+        width=encoder.width,
+        training=training,
+    )
+
+
+def save_encoder(encoder: Encoder, card: WeightsCard, path: Path) -> None:
+    """Write the weights file; a kill at any moment leaves the old file or the new one.
+
+    The same weights and card give the same bytes.
+
+    Raises:
+        ValueError: The card is not this encoder's; the file could not be loaded back.
+        DiskFullError, CheckpointError: ``path`` cannot be written.
+    """
+    said = (card.backbone, card.stem, card.in_channels, card.stages, card.width)
+    if said != (encoder.name, encoder.stem, encoder.in_channels, encoder.stages, encoder.width):
+        raise ValueError(f"the card describes {said}, not this {encoder.name}")
+    if encoder.image_size not in (None, card.image_size):
+        raise ValueError(f"{encoder.name} only takes {encoder.image_size} px pictures, the card says {card.image_size}")
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in encoder.backbone.state_dict().items()}
+    metadata = {_METADATA_KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)}
+    with atomic_file(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def find_weights(path: Path) -> Path:
+    """The weights file that ``path`` means: itself, or ``encoder.safetensors`` in it when it is a run folder.
+
+    Raises:
+        WeightsError: There is no such file, or the folder holds none.
+    """
+    if path.is_file():
+        return path
+    if (path / FILE_NAME).is_file():
+        return path / FILE_NAME
+    if path.is_dir():
+        raise WeightsError(f"the folder {path} holds no {FILE_NAME}; name a run folder or a weights file")
+    raise WeightsError(f"there is no file {path}; name a run folder or a .safetensors file")
+
+
+def read_card(path: Path) -> WeightsCard:
+    """Read what a weights file, or the one in a run folder, says about itself.
+
+    Raises:
+        WeightsError: Not a weights file of this tool, or of a newer version of it.
+    """
+    file = find_weights(path)
+    text = _read_metadata(file).get(_METADATA_KEY)
+    if text is None:
+        raise WeightsError(
+            f"{file} does not say what it holds (no {_METADATA_KEY!r} metadata); "
+            "to start from plain torchvision weights type --backbone NAME --init FILE"
+        )
+    return _parse_card(text, file)
+
+
+def load_encoder(path: Path) -> Encoder:
+    """Rebuild the encoder of a weights file, or of a run folder, in evaluation mode with ``card`` attached.
+
+    torch's global generator is left as it was.
+
+    Raises:
+        WeightsError: The file is not what it should be; the message says in what.
+    """
+    file = find_weights(path)
+    card = read_card(file)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            encoder = build_encoder(
+                card.backbone, stem=card.stem, in_channels=card.in_channels, image_size=card.image_size
+            )
+        except UsageError as error:
+            raise WeightsError(f"{file} asks for what cannot be built: {error}") from error
+    if (encoder.stages, encoder.width) != (card.stages, card.width):
+        raise WeightsError(f"{file} lists other stages than {card.backbone} has; write it again with 'ssltool export'")
+    load_backbone(encoder, file)
+    encoder.card = card
+    return encoder.eval()
+
+
+def load_backbone(encoder: Encoder, path: Path) -> int:
+    """Load a weights file, or any safetensors file with torchvision's keys, into ``encoder``.
+
+    Keys of the classifier, which the encoder does not have, are passed over; all others must match. Only batch norm's
+    step counts may be missing, as they are in files of old torch versions.
+
+    Returns:
+        Number of tensors loaded.
+
+    Raises:
+        WeightsError: A key is missing, unexpected or misshapen, or a value is not finite; ``encoder`` is unchanged.
+    """
+    file = find_weights(path)
+    tensors = _read_tensors(file)
+    if encoder.classifier is not None:
+        tensors = {key: t for key, t in tensors.items() if not key.startswith(f"{encoder.classifier}.")}
+    expected: dict[str, Tensor] = encoder.backbone.state_dict()
+    faults = _faults(tensors, expected)
+    if faults:
+        more = f" and {len(faults) - _NAMED_FAULTS} more" if len(faults) > _NAMED_FAULTS else ""
+        raise WeightsError(
+            f"{file} does not fit {encoder.name} (stem {encoder.stem}, {encoder.in_channels} channels): "
+            f"{', '.join(faults[:_NAMED_FAULTS])}{more}; {_advice(file)}"
+        )
+    broken = next((key for key, tensor in tensors.items() if not _is_finite(tensor)), None)
+    if broken is not None:
+        raise WeightsError(f"{file} has NaN or infinite values in {broken}; use an earlier checkpoint of its run")
+    encoder.backbone.load_state_dict(tensors)
+    return len(tensors)
+
+
+def _advice(file: Path) -> str:
+    """What to type so that the encoder fits the file."""
+    text = _read_metadata(file).get(_METADATA_KEY)
+    if text is None:
+        return "name the --backbone and --stem it was trained with"
+    card = _parse_card(text, file)
+    return f"it was written for --backbone {card.backbone} --stem {card.stem} with {card.in_channels} channels"
+
+
+def _faults(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    """One phrase for each key that does not match, starting with one of every kind of fault."""
+    counts = ".num_batches_tracked"
+    missing = [f"{key} is missing" for key in expected if key not in tensors and not key.endswith(counts)]
+    unexpected = [f"{key} is unexpected" for key in tensors if key not in expected]
+    misfit = [
+        f"{key} is {_form(tensors[key])} instead of {_form(wanted)}"
+        for key, wanted in expected.items()
+        if key in tensors and not _same_form(tensors[key], wanted)
+    ]
+    kinds = (misfit, missing, unexpected)
+    return [kind[0] for kind in kinds if kind] + [fault for kind in kinds for fault in kind[1:]]
+
+
+def _same_form(found: Tensor, wanted: Tensor) -> bool:
+    """Same shape and kind of number; one floating-point precision may stand for another."""
+    return found.shape == wanted.shape and (found.dtype == wanted.dtype or {found.dtype, wanted.dtype} <= _FLOATS)
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+
+
+def _parse_card(text: str, file: Path) -> WeightsCard:
+    """Check the card's JSON, its version first: a newer one may have fields unknown here."""
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{file} has unreadable metadata ({error}); write it again with 'ssltool export'") from error
+    version = fields.get("format_version") if isinstance(fields, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise WeightsError(
+            f"{file} has format version {version} and this ssltool reads up to {FORMAT_VERSION}; "
+            "type pip install --upgrade ssltool"
+        )
+    try:
+        return WeightsCard.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the card"
+        raise WeightsError(
+            f"{file} has wrong metadata, {where}: {first['msg']}; write it again with 'ssltool export'"
+        ) from error
+
+
+def _read_metadata(file: Path) -> dict[str, str]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> WeightsError:
+    """Say what the file is instead of safetensors, going by its first bytes."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(9)
+    except OSError as failure:
+        return WeightsError(f"cannot read {file}: {failure.strerror}")
+    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        return WeightsError(
+            f"{file} is a pickle (.pt, .pth, .bin), which can run code and is never read; convert it on a machine you "
+            "trust with torch.load(FILE, weights_only=True) and safetensors.torch.save_file, and name the new file"
+        )
+    if start[8:9] == b"{" or len(start) < 9:
+        return WeightsError(f"{file} is cut off or damaged ({error}); copy it again or use another checkpoint")
+    return WeightsError(f"{file} is not a safetensors file; name a run folder or a .safetensors file")

@@ -1,0 +1,41 @@
+"""Colour operations on batches, with a choice per picture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# The direction of lateral chromatic aberration, green against red and blue (Doersch et al. 2015, section 3.1).
+_ABERRATION = torch.tensor([-1.0, 2.0, -1.0])
+
+
+def to_gray(images: Tensor, which: Tensor) -> Tensor:
+    """Replace the channels of the chosen pictures by their plain mean, rounded for integer pictures.
+
+    Args:
+        images: ``[B, 3, H, W]``, uint8 or float.
+        which: bool ``[B]``, true = made gray.
+
+    Returns:
+        Like ``images``.
+    """
+    mean = images.to(torch.float32).mean(dim=1, keepdim=True)
+    if not images.is_floating_point():
+        mean = mean.round()
+    return torch.where(which[:, None, None, None], mean.to(images.dtype), images)
+
+
+def project_color(images: Tensor, which: Tensor) -> Tensor:
+    """Remove the green-magenta axis from the chosen pictures: x -> x (I - a'a / aa'), a = (-1, 2, -1).
+
+    Args:
+        images: float ``[B, 3, H, W]``.
+        which: bool ``[B]``, true = projected.
+
+    Returns:
+        float ``[B, 3, H, W]``; values may leave the range of the input slightly.
+    """
+    a = _ABERRATION.to(images.device, images.dtype)
+    along = torch.einsum("bchw,c->bhw", images, a) / a.dot(a)
+    projected = images - along[:, None] * a[:, None, None]
+    return torch.where(which[:, None, None, None], projected, images)

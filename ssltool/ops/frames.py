@@ -1,0 +1,57 @@
+"""Frames and conversions for pictures of a task, on uint8 tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Told apart by people with any colour vision (Okabe & Ito 2008: bluish green, vermilion, yellow).
+GREEN = torch.tensor([0, 158, 115], dtype=torch.uint8)
+RED = torch.tensor([213, 94, 0], dtype=torch.uint8)
+YELLOW = torch.tensor([240, 228, 66], dtype=torch.uint8)
+
+
+def border(patches: Tensor, colors: Tensor, width: int) -> Tensor:
+    """Paint a frame on the outermost pixels of each patch.
+
+    Args:
+        patches: uint8 ``[B, P, 3, t, t]``.
+        colors: uint8 ``[B, P, 3]``.
+        width: Pixels.
+
+    Returns:
+        A copy, uint8 ``[B, P, 3, t, t]``.
+    """
+    size = patches.shape[-1]
+    inside = torch.zeros(size, size, dtype=torch.bool, device=patches.device)
+    inside[width : size - width, width : size - width] = True
+    return torch.where(inside, patches, colors[..., None, None])
+
+
+def outline(images: Tensor, top: Tensor, left: Tensor, size: int, color: Tensor) -> Tensor:
+    """Draw one-pixel squares just inside the given places.
+
+    Args:
+        images: uint8 ``[B, 3, H, W]``.
+        top: int64 ``[B, P]``, row of each square's first pixel.
+        left: int64 ``[B, P]``, its column.
+        size: Side of the squares in pixels.
+        color: uint8 ``[3]``.
+
+    Returns:
+        A copy, uint8 ``[B, 3, H, W]``.
+    """
+    height, width = images.shape[-2:]
+    y = torch.arange(height, device=images.device)[:, None] - top[:, :, None, None]  # [B, P, H, 1]
+    x = torch.arange(width, device=images.device)[None, :] - left[:, :, None, None]  # [B, P, 1, W]
+    inside = (y >= 0) & (y < size) & (x >= 0) & (x < size)
+    edge = inside & ((y == 0) | (y == size - 1) | (x == 0) | (x == size - 1))
+    drawn = edge.any(dim=1)[:, None]  # [B, 1, H, W]
+    return torch.where(drawn, color.to(images.device)[:, None, None], images)
+
+
+def to_uint8(patches: Tensor) -> Tensor:
+    """Stretch each float picture ``[..., C, h, w]`` from its own least to its greatest value to 0..255, uint8."""
+    low = patches.amin(dim=(-3, -2, -1), keepdim=True)
+    high = patches.amax(dim=(-3, -2, -1), keepdim=True)
+    return ((patches - low) / (high - low).clamp_min(1e-6) * 255).round().to(torch.uint8)

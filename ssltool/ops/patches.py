@@ -1,0 +1,79 @@
+"""Cut square patches out of a batch of pictures, and lay them out again.
+
+Shapes: B pictures, P patches each, C channels, t patch side in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cut(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """Cut P patches out of each picture in one indexed copy.
+
+    Args:
+        images: ``[B, C, H, W]``, any dtype.
+        top: int64 ``[B, P]``, or ``[B, P, C]`` for a place of its own per channel; row of the first pixel.
+        left: Like ``top``, column of the first pixel.
+        size: Side t of the patches.
+
+    Returns:
+        ``[B, P, C, t, t]`` of the dtype of ``images``.
+    """
+    pictures, channels = images.shape[:2]
+    if top.dim() == 2:
+        top, left = top[..., None], left[..., None]
+    windows = images.unfold(2, size, 1).unfold(3, size, 1)  # a view [B, C, H-t+1, W-t+1, t, t]: nothing is copied
+    b = torch.arange(pictures, device=images.device)[:, None, None]
+    c = torch.arange(channels, device=images.device)[None, None, :]
+    return windows[b, c, top, left]
+
+
+def assemble(patches: Tensor, columns: int, gap: int = 0, fill: float = 0) -> Tensor:
+    """Lay patches out in rows, reading order, with ``gap`` pixels of ``fill`` between and around them.
+
+    Args:
+        patches: ``[B, P, C, t, t]`` with P a multiple of ``columns``.
+        columns: Patches in a row.
+        gap: Pixels between neighbours and at the border.
+        fill: Value of those pixels.
+
+    Returns:
+        ``[B, C, rows*(t+gap)+gap, columns*(t+gap)+gap]``.
+    """
+    pictures, count, channels, size = patches.shape[:4]
+    step = size + gap
+    grid = patches.new_full((pictures, channels, count // columns * step + gap, columns * step + gap), fill)
+    for i in range(count):
+        y, x = divmod(i, columns)
+        grid[:, :, y * step + gap : (y + 1) * step, x * step + gap : (x + 1) * step] = patches[:, i]
+    return grid
+
+
+def standardize(patches: Tensor, floor: float = 1 / 255) -> Tensor:
+    """Give each channel of each patch zero mean and unit (population) deviation.
+
+    Args:
+        patches: float ``[..., C, t, t]`` on a 0..1 scale.
+        floor: Least deviation divided by, so that a constant patch becomes exactly zero, never NaN.
+
+    Returns:
+        float of the same shape.
+    """
+    mean = patches.mean(dim=(-2, -1), keepdim=True)
+    centred = patches - mean
+    # The mean of a constant patch is rounded, so the difference is a few ulps and not zero: clear what is far below a gray level.
+    centred = torch.where(centred.abs() < floor * 1e-3, 0.0, centred)
+    deviation = centred.square().mean(dim=(-2, -1), keepdim=True).sqrt()
+    return centred / deviation.clamp_min(floor)
+
+
+def resize(patches: Tensor, size: int) -> Tensor:
+    """Resize square patches ``[..., C, t, t]`` (float) to side ``size``, bilinear, antialiased when shrinking."""
+    if patches.shape[-1] == size:
+        return patches
+    flat = patches.flatten(0, -4)
+    shrinking = size < flat.shape[-1]
+    return F.interpolate(flat, (size, size), mode="bilinear", antialias=shrinking).view(*patches.shape[:-2], size, size)

@@ -1,0 +1,75 @@
+"""Random numbers that belong to a picture, not to a place in a batch.
+
+A draw is a hash of (key, picture, how many numbers that picture has drawn before), so the same picture in the same
+epoch gets the same tiles whatever its batch mates, the number of workers, the rank it lands on, or the device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Constants of SplitMix64 (Steele, Lea & Flood 2014), as signed 64-bit integers because torch has no unsigned product.
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_MULTIPLY_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MULTIPLY_2 = 0x94D049BB133111EB - 2**64
+_KEY_RANGE = 2**63 - 1
+
+
+class Draws:
+    """A stream of random numbers for each picture of a batch.
+
+    Args:
+        index: int64 ``[B]``, which picture each one is; equal indices get equal numbers.
+        generator: Supplies the key. Two generators in the same state give the same streams.
+    """
+
+    def __init__(self, index: Tensor, generator: torch.Generator) -> None:
+        key = torch.randint(_KEY_RANGE, (), generator=generator, device=generator.device).item()
+        self._state = _scramble(_scramble(index * _GAMMA) + int(key))
+        self._drawn = 0
+
+    def bits(self, *shape: int) -> Tensor:
+        """Uniform int64 ``[B, *shape]`` over all 2^64 values."""
+        count = math.prod(shape)
+        counter = torch.arange(self._drawn + 1, self._drawn + 1 + count, device=self._state.device)
+        self._drawn += count
+        return _scramble(self._state[:, None] + counter * _GAMMA).view(-1, *shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform float32 ``[B, *shape]`` in [0, 1), in steps of 2^-24."""
+        return _shift(self.bits(*shape), 40).to(torch.float32) * 2.0**-24
+
+    def integers(self, high: int | Tensor, *shape: int) -> Tensor:
+        """Uniform int64 ``[B, *shape]`` in 0..high-1; ``high`` is a number or a tensor that broadcasts, below 2^31."""
+        return (_shift(self.bits(*shape), 32) * high) >> 32
+
+    def chance(self, probability: float, *shape: int) -> Tensor:
+        """Bool ``[B, *shape]``, true with the given probability."""
+        return self.uniform(*shape) < probability
+
+    def order(self, count: int, *shape: int) -> Tensor:
+        """Uniform random permutations of 0..count-1, int64 ``[B, *shape, count]``."""
+        return self.bits(*shape, count).argsort(dim=-1, stable=True)
+
+
+def mix(*numbers: int) -> int:
+    """Hash integers to one seed in 0..2^63-1; any changed argument changes every bit with probability one half."""
+    state = torch.zeros((), dtype=torch.int64)
+    for number in numbers:
+        state = _scramble(state + _GAMMA + number)
+    return int(state.item()) & _KEY_RANGE
+
+
+def _scramble(x: Tensor) -> Tensor:
+    """The output function of SplitMix64 on int64 tensors, products wrapping modulo 2^64."""
+    x = (x ^ _shift(x, 30)) * _MULTIPLY_1
+    x = (x ^ _shift(x, 27)) * _MULTIPLY_2
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,136 @@
+"""START HERE: the training loop. batch -> view -> loss -> step, one `StepReport` per step.
+
+It knows no method by name, prints nothing and saves nothing: its caller (`ssltool.workflows.pretrain`) does.
+Each step's randomness is a function of (seed, epoch, picture) or (seed, step), so nothing random has to be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ssltool.distributed import rank
+from ssltool.ops.random import mix
+from ssltool.training import schedule
+from ssltool.training.device import Precision
+
+
+class TrainBatch(NamedTuple):
+    """What the loop needs of a batch; the loader's own batches have these fields.
+
+    Attributes:
+        images: uint8 ``[B, 3, S, S]`` on the device.
+        index: int64 ``[B]`` on the device.
+        epoch: Which pass over the data this is.
+        wait: Seconds spent waiting for it.
+    """
+
+    images: Tensor
+    index: Tensor
+    epoch: int
+    wait: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run's steps are taken.
+
+    Attributes:
+        steps: Optimizer steps of the whole run.
+        warmup: Steps of linear warm-up.
+        lr: Highest learning rate.
+        schedule: How it falls afterwards.
+        accumulate: Batches whose gradients are averaged into one step.
+        clip: Largest norm of the gradient; 0 = not clipped.
+        seed: Seed of everything random.
+        precision: Number format of the forward pass.
+    """
+
+    steps: int
+    warmup: int
+    lr: float
+    schedule: schedule.Kind
+    accumulate: int
+    clip: float
+    seed: int
+    precision: Precision
+
+
+class StepReport(NamedTuple):
+    """What one step did. Tensors stay on the device, so that reporting does not stop a GPU.
+
+    Attributes:
+        step: Steps taken, this one included.
+        epoch: Pass over the data of the last batch.
+        loss: Mean loss over the accumulated batches, scalar.
+        numbers: The method's named numbers of the last batch, scalars.
+        grad_norm: Norm of the gradient before clipping, scalar.
+        lr: Learning rate of the step.
+        pictures: Pictures seen in the step.
+        wait: Seconds spent waiting for data.
+        view: The last batch's view, for a method's bookkeeping and pictures.
+    """
+
+    step: int
+    epoch: int
+    loss: Tensor
+    numbers: dict[str, Tensor]
+    grad_norm: Tensor
+    lr: float
+    pictures: int
+    wait: float
+    view: Any
+
+
+def train(
+    method: nn.Module,
+    batches: Iterator[TrainBatch],
+    optimizer: Optimizer,
+    plan: Plan,
+    scaler: torch.amp.GradScaler,
+    start: int = 0,
+) -> Iterator[StepReport]:
+    """Take the steps ``start`` to ``plan.steps - 1``, yielding a report after each.
+
+    Args:
+        method: A `ssltool.methods.base.Method`.
+        batches: From the batch that step ``start`` begins with.
+        optimizer: Over the method's parameters; a group's ``lr_scale``, if present, multiplies its rate.
+        plan: The schedule and everything else that shapes a step.
+        scaler: Loss scaler; disabled except for float16.
+        start: Steps already taken, after a resume.
+    """
+    generator = torch.Generator()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    device = parameters[0].device
+    method.train()
+    for step in range(start, plan.steps):
+        lr = schedule.learning_rate(step, base=plan.lr, total=plan.steps, warmup=plan.warmup, kind=plan.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        torch.manual_seed(mix(plan.seed, step, rank()))  # dropout
+        optimizer.zero_grad(set_to_none=True)
+        losses, pictures, wait = [], 0, 0.0
+        for _ in range(plan.accumulate):
+            batch = next(batches)
+            generator.manual_seed(mix(plan.seed, batch.epoch))
+            view = method.view(batch.images, batch.index, generator)  # type: ignore[operator]
+            with plan.precision.autocast(device):
+                loss = method(view)
+            scaler.scale(loss.value / plan.accumulate).backward()
+            losses.append(loss.value.detach())
+            pictures += len(batch.index)
+            wait += batch.wait
+        scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(parameters, plan.clip or float("inf"))
+        scaler.step(optimizer)
+        scaler.update()
+        method.after_step(view)  # type: ignore[operator]
+        yield StepReport(
+            step + 1, batch.epoch, torch.stack(losses).mean(), loss.numbers, norm, lr, pictures, wait, view
+        )

@@ -1,0 +1,74 @@
+"""Optimizers by name, and which parameters are decayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+Name = Literal["sgd", "adamw", "lars"]
+
+
+class LARS(Optimizer):
+    """SGD with momentum and a learning rate per tensor (You, Gitman & Ginsburg 2017, algorithm 1).
+
+    A tensor of two or more dimensions moves by ``lr * trust * |w| / (|g| + weight_decay |w|)`` times its decayed gradient;
+    vectors (biases, norms) move as in plain SGD.
+
+    Args:
+        params: Parameters or parameter groups.
+        lr: Global learning rate.
+        momentum: Factor of the running update.
+        weight_decay: L2 penalty, added to the gradient before scaling.
+        trust: The trust coefficient eta.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 0.001
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; ``closure``, if given, recomputes the loss first and its value is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
+        return loss
+
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        update = parameter.grad.add(parameter, alpha=group["weight_decay"])  # type: ignore[union-attr]
+        if parameter.dim() > 1:
+            size, slope = parameter.norm(), parameter.grad.norm()  # type: ignore[union-attr]
+            ratio = group["trust"] * size / (slope + group["weight_decay"] * size)
+            # Chosen on the device: reading the norms on the host would stop a GPU at every tensor.
+            update = update * torch.where((size > 0) & (slope > 0), ratio, 1.0)
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        state["momentum_buffer"].mul_(group["momentum"]).add_(update, alpha=group["lr"])
+        parameter.sub_(state["momentum_buffer"])
+
+
+def build_optimizer(module: nn.Module, name: Name, *, lr: float, weight_decay: float, momentum: float) -> Optimizer:
+    """Build an optimizer over two groups: matrices and kernels, which are decayed, and vectors, which are not."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = all(p.device.type in {"cpu", "cuda"} for p in parameters)
+    if name == "adamw":
+        return AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=fused)
+    if name == "lars":
+        return LARS(groups, lr=lr, momentum=momentum)
+    return SGD(groups, lr=lr, momentum=momentum, fused=fused)

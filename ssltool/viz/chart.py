@@ -1,0 +1,134 @@
+"""Numbers -> figures: training curves, permutation sets. Matplotlib's object interface, no global state, no display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ssltool.atomic import atomic_file
+
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart with any colour vision (Okabe & Ito 2008)
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Save a figure; the suffix says the format (.png, .svg, .pdf). The same figure gives the same bytes."""
+    kind = path.suffix.lstrip(".") or "png"
+    FigureCanvasAgg(figure)
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None} if kind == "png" else {}
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
+    return path
+
+
+def curves(lines: Sequence[Mapping[str, float]], chance: Mapping[str, float], title: str) -> Figure:
+    """Loss, the method's numbers and the learning rate over steps, each with its chance level dashed.
+
+    Args:
+        lines: Lines of ``metrics.jsonl``.
+        chance: Number's name -> value for a network that knows nothing.
+        title: Drawn on top.
+    """
+    hidden = {"step", "epoch", "images_per_s", "data_wait"}
+    names = [name for name in lines[-1] if name not in hidden]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    x = [line["step"] for line in lines]
+    for axis, name in zip(grid, names, strict=False):
+        axis.plot(x, [line.get(name, float("nan")) for line in lines], color=BLUE, linewidth=1.4)
+        if name in chance:
+            axis.axhline(chance[name], color=ORANGE, linestyle="--", linewidth=1)
+            axis.annotate(f"chance {chance[name]:.3g}", (0.02, chance[name]), xycoords=("axes fraction", "data"), color=ORANGE,
+                          fontsize=8, va="bottom")  # fmt: skip
+        axis.set_title(name.replace("_", " "), fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+    for axis in list(grid):  # the iterator's rest: places without a number
+        axis.set_visible(False)
+    return figure
+
+
+def permutation_set(
+    permutations: NDArray[np.uint8], distances: NDArray[np.uint8], histogram: Sequence[int], title: str, shown: int = 40
+) -> Figure:
+    """A permutation set as coloured grids, its Hamming-distance matrix and the histogram of distances.
+
+    Args:
+        permutations: uint8 ``[K, N]``, 0-based; N is a square number.
+        distances: uint8 ``[K, K]``, number of slots where two permutations differ.
+        histogram: Pairs at distance 0..N.
+        title: Drawn on top, with the statistics.
+        shown: How many permutations are drawn as grids, from the first.
+    """
+    figure = Figure(figsize=(12, 7.2), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    _grids(left, permutations[:shown], len(permutations))
+    top, bottom = right.subplots(2, 1, height_ratios=(1.6, 1))
+    tiles = permutations.shape[1]
+    image = top.imshow(distances, cmap="viridis", vmin=0, vmax=tiles, interpolation="nearest")
+    top.set_title("Hamming distance of each pair", fontsize=10)
+    top.set_xlabel("permutation", fontsize=9)
+    top.set_ylabel("permutation", fontsize=9)
+    top.tick_params(labelsize=8)
+    right.colorbar(image, ax=top, ticks=range(tiles + 1), shrink=0.9).ax.tick_params(labelsize=8)
+    bars = bottom.bar(range(tiles + 1), histogram, color=BLUE)
+    bottom.bar_label(bars, [f"{count:,}" if count else "" for count in histogram], fontsize=8)
+    bottom.set_title("pairs at each distance", fontsize=10)
+    bottom.set_xlabel("slots that differ", fontsize=9)
+    bottom.set_xticks(range(tiles + 1))
+    bottom.tick_params(labelsize=8)
+    bottom.margins(y=0.15)
+    bottom.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _grids(figure: Any, permutations: NDArray[np.uint8], total: int) -> None:
+    """Draw each permutation as its grid of slots, coloured and numbered by the cell the tile comes from."""
+    count, tiles = permutations.shape
+    side = round(tiles**0.5)
+    columns = 8
+    axes = figure.subplots(-(-count // columns), columns, squeeze=False).flat
+    known = f"the first {count} of {total}" if total > count else f"all {total}"
+    figure.suptitle(f"{known}: each slot shows the number and colour of the cell its tile comes from", fontsize=10)
+    for i, axis in enumerate(axes):
+        axis.set_axis_off()
+        if i >= count:
+            continue
+        axis.imshow(permutations[i].reshape(side, side), cmap="turbo", vmin=-0.5, vmax=tiles - 0.5)
+        axis.set_title(str(i), fontsize=7, pad=2, color=GREY)
+        for slot, cell in enumerate(permutations[i]):
+            dark = 0.25 * tiles < cell < 0.72 * tiles
+            axis.text(slot % side, slot // side, str(int(cell) + 1), ha="center", va="center",
+                      fontsize=7 if side < 4 else 5, color="black" if dark else "white")  # fmt: skip
+
+
+def filters(kernels: NDArray[np.float64], title: str) -> Figure:
+    """First-layer kernels as small pictures, each stretched to its own range.
+
+    Args:
+        kernels: ``[C_out, C_in, k, k]`` with C_in 1 or 3.
+        title: Drawn on top.
+    """
+    count = len(kernels)
+    columns = min(16, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(0.62 * columns + 0.3, 0.62 * rows + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    low = kernels.min(axis=(1, 2, 3), keepdims=True)
+    high = kernels.max(axis=(1, 2, 3), keepdims=True)
+    pictures = ((kernels - low) / np.maximum(high - low, 1e-9)).transpose(0, 2, 3, 1)
+    for i, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axis.set_axis_off()
+        if i < count:
+            axis.imshow(pictures[i] if pictures.shape[-1] == 3 else pictures[i, ..., 0], cmap="gray", interpolation="nearest")
+    return figure

@@ -1,0 +1,137 @@
+"""How fast a method trains, against its bare network in the same run.
+
+Four things are timed in turn, round after round, so that a machine whose speed drifts changes all of them alike:
+the loader alone, the view (crops, tiles, guards) alone, the bare network (encoder and head, forward, backward and
+optimizer step) on a ready view, and the whole of it end to end. Medians over the rounds are reported, per second of
+wall time and per CPU-second of all processes (the figure to compare on a shared machine).
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from ssltool.methods.base import Loss, Method
+from ssltool.training.loop import TrainBatch, train
+from ssltool.workflows import pretrain
+from ssltool.workflows.options import Choice
+
+
+class _ReadyView(nn.Module):
+    """A method whose task is drawn already: what is left of a step is the bare network."""
+
+    def __init__(self, method: Method[Any, Any], view: Any) -> None:
+        super().__init__()
+        self.method = method
+        self._view = view
+
+    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Any:
+        """The ready view, whatever the batch."""
+        del images, index, generator
+        return self._view
+
+    def forward(self, view: Any) -> Loss:
+        loss: Loss = self.method(view)
+        return loss
+
+    def after_step(self, view: Any) -> None:
+        """Left out: bookkeeping is not part of the bare network."""
+
+
+def bench(choice: Choice, *, rounds: int = 5, steps: int = 4, console: Console | None = None) -> dict[str, Any]:
+    """Run ``ssltool bench``: writes nothing but its result.
+
+    Args:
+        choice: Method and options, as for `ssltool.workflows.pretrain.pretrain`.
+        rounds: Repeats of the four measurements, interleaved.
+        steps: Steps in each.
+        console: Where progress goes.
+
+    Returns:
+        ``images_per_s`` and ``images_per_cpu_s`` of ``loader, view, bare, end_to_end``; ``ratio`` of end to end to
+        bare by CPU-seconds and ``ratio_wall``; ``peak_memory_gb``; the resolved options.
+    """
+    console = console or Console(stderr=True)
+    # Every picture is decoded in every pass: a cache filled by the warm-up would flatter the loader.
+    session = pretrain.open_session(choice, console, cache_bytes=0)
+    with session.batches:
+        stream = session.batches.from_step(0)
+        first = next(stream)
+        generator = torch.Generator().manual_seed(session.plan.seed)
+        method = session.method.train()
+        ready = _ReadyView(method, method.view(first.images, first.index, generator))
+        tasks: dict[str, Callable[[], object]] = {
+            "loader": lambda: list(islice(stream, steps)),
+            "view": lambda: [method.view(first.images, first.index, generator) for _ in range(steps)],
+            "bare": _taking(session, ready, repeat(TrainBatch(*first)), steps),
+            "end_to_end": _taking(session, method, stream, steps),
+        }
+        times = _interleaved(tasks, rounds, session.device, console)
+    pictures = steps * session.plan.accumulate * len(first.index)
+    result: dict[str, Any] = {"method": choice.method, "images_per_s": {}, "images_per_cpu_s": {}}
+    for name, pairs in times.items():
+        seen = pictures if name in {"bare", "end_to_end"} else steps * len(first.index)
+        result["images_per_s"][name] = seen / statistics.median(wall for wall, _ in pairs)
+        result["images_per_cpu_s"][name] = seen / max(1e-9, statistics.median(cpu for _, cpu in pairs))
+    result["ratio"] = statistics.median(
+        bare[1] / whole[1] for bare, whole in zip(times["bare"], times["end_to_end"], strict=True)
+    )
+    result["ratio_wall"] = statistics.median(
+        bare[0] / whole[0] for bare, whole in zip(times["bare"], times["end_to_end"], strict=True)
+    )
+    result["peak_memory_gb"] = round(pretrain.peak_memory(session.device) / 1e9, 2)
+    result["rounds"], result["steps"] = rounds, steps
+    result["precision"] = session.plan.precision.name
+    result["options"] = session.run.choice.flat()
+    return result
+
+
+def _taking(session: pretrain.Session, method: nn.Module, batches: Iterator[TrainBatch], steps: int) -> Callable[[], object]:
+    """A task that takes some optimizer steps."""
+
+    def take() -> object:
+        reports = train(method, batches, session.optimizer, session.plan, session.scaler)
+        return [float(report.loss) for report in islice(reports, steps)]
+
+    return take
+
+
+def _interleaved(
+    tasks: dict[str, Callable[[], object]], rounds: int, device: torch.device, console: Console
+) -> dict[str, list[tuple[float, float]]]:
+    """Wall and CPU seconds of each task in each round, after one round that is not counted."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+    with console.status("measuring") as status:
+        for number in range(rounds + 1):
+            for name, task in tasks.items():
+                status.update(f"round {number}/{rounds}: {name}")
+                wall, cpu = time.perf_counter(), cpu_seconds()
+                task()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                if number:
+                    times[name].append((time.perf_counter() - wall, cpu_seconds() - cpu))
+    return times
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its living children (the loader's workers), user and system, in seconds."""
+    total = time.process_time()
+    here = os.getpid()
+    for stat in Path("/proc").glob("[0-9]*/stat"):  # nothing elsewhere than on Linux: there only this process counts
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        if int(fields[1]) == here:
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total

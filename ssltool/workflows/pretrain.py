@@ -1,0 +1,375 @@
+"""Pretraining from start to end: data, encoder, method and optimizer are put together here, and the loop's reports
+become metrics, checkpoints, weights and pictures."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.optim import Optimizer
+
+import ssltool
+from ssltool.atomic import atomic_file
+from ssltool.data.batches import AllPictures, TrainBatches
+from ssltool.data.source import Source, open_source, survey
+from ssltool.errors import CheckpointError, DiskFullError, Interrupted, NonFiniteLossError, UsageError
+from ssltool.methods.base import DataInfo, Method
+from ssltool.methods.find import find_method
+from ssltool.nn.encoders import check_input
+from ssltool.nn.weights import WeightsCard, find_weights, load_backbone, save_encoder
+from ssltool.nn.weights import describe as describe_weights
+from ssltool.ops.random import mix
+from ssltool.training import checkpoint, report
+from ssltool.training.device import Precision, best_device, choose_precision
+from ssltool.training.display import Display
+from ssltool.training.interrupt import stop_requests
+from ssltool.training.loop import Plan, StepReport, train
+from ssltool.training.optim import build_optimizer
+from ssltool.viz.sheet import save_sheet
+from ssltool.workflows import runs
+from ssltool.workflows.options import FREE_ON_RESUME, Choice, automatic_size, resolved, validated
+
+_SHOWN = 8  # pictures drawn into the run folder
+_CACHE_BYTES = 2**30  # decoded pictures kept in memory when all of them fit
+
+
+@dataclass
+class Session:
+    """Everything a run needs, ready to take its next step."""
+
+    run: runs.Run
+    source: Source
+    method: Method[Any, Any]
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    batches: TrainBatches
+    plan: Plan
+    start: int
+    device: torch.device
+
+
+def pretrain(
+    choice: Choice,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Run ``ssltool pretrain``.
+
+    Args:
+        choice: Method and options, see `ssltool.workflows.options.combine`; on ``resume`` only those that were typed.
+        resume: Continue the run in ``choice.run.out`` (or the newest of the method) from its newest checkpoint.
+        overwrite: Replace a run folder that is not empty.
+        dry_run: Take two steps, write nothing, and return what a whole run would need.
+        console: Where progress goes; stderr if not given.
+
+    Returns:
+        Facts of the finished run in JSON kinds: ``run, weights, steps, loss, ..., chance, images_per_s, skipped``.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM came; a checkpoint was saved.
+        NonFiniteLossError: The loss became NaN or infinite.
+        SslToolError: Anything else the user can mend.
+    """
+    console = console or Console(stderr=True)
+    folder = runs.folder_to_resume(choice.run.out, choice.method) if resume else None
+    run, source = _continued(choice, folder) if folder else _new(choice, overwrite, dry_run)
+    session = prepare(run, source, console, resume=folder is not None)
+    with session.batches:
+        if dry_run:
+            return _rehearse(session, console)
+        if folder is None and overwrite and run.folder.exists():
+            shutil.rmtree(run.folder)
+        _begin(session, console)
+        return _consume(session, console)
+
+
+def _new(choice: Choice, overwrite: bool, dry_run: bool) -> tuple[runs.Run, Source]:
+    """Look at the data and decide every open option."""
+    out = Path("-") if dry_run else runs.new_folder(choice.run.out, choice.method, overwrite)
+    source = open_source(choice.run.data)
+    info = describe(source, choice.run.image_size)
+    decided = resolved(choice, find_method(choice.method), info)
+    return runs.Run(out, decided, info, source.fingerprint(), {}, ""), source
+
+
+def describe(source: Source, image_size: int | None) -> DataInfo:
+    """Look at a sample of the pictures; the picture size is decided here unless given."""
+    seen = survey(source)
+    size = image_size or automatic_size(seen.short_side)
+    return DataInfo(seen.count, size, seen.gray_fraction == 1.0, seen.mean, seen.std)
+
+
+def _continued(typed: Choice, folder: Path) -> tuple[runs.Run, Source]:
+    """Read a run back and make sure that it would go on as it began."""
+    run = runs.read_run(folder)
+    if run.choice.method != typed.method:
+        raise UsageError(f"{folder} is a run of {run.choice.method}; type 'ssltool pretrain {run.choice.method} --resume'")
+    given = {**typed.run.model_dump(exclude_unset=True), **typed.task.model_dump(exclude_unset=True)}
+    saved = {**run.choice.run.model_dump(), **run.choice.task.model_dump()}
+    wanted = validated(typed.method, find_method(typed.method), {**saved, **given, "epochs": None})
+    now = {**wanted.run.model_dump(), **wanted.task.model_dump()}
+    changed = [name for name in given if now[name] != saved[name] and name not in FREE_ON_RESUME]
+    if changed:
+        listed = ", ".join(f"--{name.replace('_', '-')} {given[name]} (the run has {saved[name]})" for name in changed)
+        raise UsageError(f"--resume goes on as the run began, but got {listed}; drop them, or start a new run with --init {folder}")
+    source = open_source(run.choice.run.data)
+    if source.fingerprint() != run.fingerprint:
+        raise CheckpointError(f"the pictures of {folder} have changed since it began; restore them, or start a new run with --init {folder}")
+    return replace(run, choice=wanted), source
+
+
+def prepare(
+    run: runs.Run, source: Source, console: Console, *, resume: bool, cache_bytes: int = _CACHE_BYTES
+) -> Session:
+    """Build everything of a run and, on resume, load its newest checkpoint."""
+    options = run.choice.run
+    assert options.image_size and options.batch_size and options.steps and options.lr is not None, "resolved"
+    assert options.weight_decay is not None and options.warmup is not None, "resolved"
+    device = best_device() if options.device == "auto" else torch.device(options.device)
+    torch.manual_seed(mix(options.seed))  # first weights
+    method = runs.build_method(run.choice, run.info)
+    if run.facts and method.facts != run.facts:
+        raise CheckpointError(f"the task of {run.folder} was built from {run.facts}, now it would be {method.facts}; start a new run")
+    size = find_method(run.choice.method).network_size(run.choice.task)
+    check_input(method.encoder, size)
+    if options.init is not None:
+        matched = load_backbone(method.encoder, find_weights(options.init))
+        console.print(f"first weights: {matched} tensors from {options.init}", highlight=False)
+    method.to(device)
+    method.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if run.precision:
+        precision = Precision(run.precision, "as the run began")  # type: ignore[arg-type]
+    else:
+        precision = choose_precision(options.precision, method.encoder, size, options.channels, device)
+    optimizer = build_optimizer(
+        method, options.optimizer, lr=options.lr, weight_decay=options.weight_decay, momentum=options.momentum
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
+    batches = TrainBatches(
+        source,
+        size=options.image_size,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        workers=options.workers,
+        device=device,
+        cache_bytes=cache_bytes,
+    )
+    per_epoch = max(1, batches.steps_per_epoch // options.accumulate)
+    plan = Plan(
+        steps=options.steps,
+        warmup=min(round(options.warmup * per_epoch), options.steps - 1),
+        lr=options.lr,
+        schedule=options.schedule,
+        accumulate=options.accumulate,
+        clip=options.clip,
+        seed=options.seed,
+        precision=precision,
+    )
+    start = 0
+    place = checkpoint.newest(run.folder) if resume else None
+    if place is not None:
+        state = checkpoint.load(place, method, optimizer)
+        scaler.load_state_dict(state["scaler"])
+        start = state["step"]
+    if options.compile:
+        method.encoder.compile()
+    run = replace(run, facts=method.facts, precision=precision.name)
+    return Session(run, source, method, optimizer, scaler, batches, plan, start, device)
+
+
+def open_session(choice: Choice, console: Console, cache_bytes: int) -> Session:
+    """A run that is never written anywhere, to measure it."""
+    run, source = _new(choice, overwrite=False, dry_run=True)
+    return prepare(run, source, console, resume=False, cache_bytes=cache_bytes)
+
+
+def _begin(session: Session, console: Console) -> None:
+    """Make the run folder, or trim what a killed run wrote after its last checkpoint, and say what will happen."""
+    run, plan = session.run, session.plan
+    runs.write_run(run, plan.precision.reason, session.source.description)
+    report.trim(run.folder, session.start)
+    options = run.choice.run
+    console.print(f"{run.choice.method} on {session.source.description}, {options.image_size} px -> {run.folder}", highlight=False)
+    console.print(
+        f"{options.backbone} ({options.stem} stem), batch {options.batch_size}, {plan.steps} steps "
+        f"({plan.steps * plan.accumulate / session.batches.steps_per_epoch:.1f} epochs), {options.optimizer} lr {plan.lr:.4g}",
+        highlight=False,
+    )
+    task = ", ".join(f"{name} {value}" for name, value in run.choice.task.model_dump(mode="json").items() if value is not None)
+    console.print(f"task: {task}", highlight=False, soft_wrap=True)
+    console.print(f"{session.device.type}, {plan.precision.name} ({plan.precision.reason}), channels-last", highlight=False)
+    if session.start:
+        console.print(f"resumed after step {session.start}", highlight=False)
+    else:
+        _draw(session, 0)
+
+
+def _consume(session: Session, console: Console) -> dict[str, Any]:
+    """Take the steps; write metrics, checkpoints, weights and pictures as they fall due."""
+    run, plan, options = session.run, session.plan, session.run.choice.run
+    assert options.checkpoint_every, "resolved"
+    meter, line, began = report.Meter(), report.read(run.folder)[-1:], time.monotonic()
+    shown = Display(plan.steps, session.start, session.method.chance, console)
+    with stop_requests() as stop, shown as display:
+        for step in steps(session):
+            meter.add(step)
+            display.advance(step.step)
+            last = step.step == plan.steps
+            due = last or stop.asked or step.step % options.checkpoint_every == 0
+            if due or step.step % options.log_every == 0:
+                line = [_checked_line(meter, session)]
+                report.append(run.folder, line[0])
+                display.show(line[0])
+            if due:
+                _save(session, step.step)
+            if stop.asked and not last:
+                raise Interrupted(
+                    f"stopped after step {step.step} of {plan.steps} with a checkpoint saved; "
+                    f"type 'ssltool pretrain {run.choice.method} --out {run.folder} --resume' to go on"
+                )
+    return _summary(session, line[0] if line else {}, time.monotonic() - began)
+
+
+def steps(session: Session) -> Iterator[StepReport]:
+    """The loop over this session's own batches."""
+    batches = session.batches.from_step(session.start * session.plan.accumulate)
+    return train(session.method, batches, session.optimizer, session.plan, session.scaler, session.start)
+
+
+def _checked_line(meter: report.Meter, session: Session) -> dict[str, float]:
+    try:
+        return meter.line()
+    except NonFiniteLossError as error:
+        good = checkpoint.newest(session.run.folder)
+        kept = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+        lr = session.plan.lr
+        raise NonFiniteLossError(f"{error}; {kept}; try --lr {lr / 10:.2g}, --clip 1, or --precision fp32") from error
+
+
+def _save(session: Session, step: int) -> None:
+    """Save a checkpoint, the encoder, the list of skipped pictures, and pictures of the answers."""
+    run, options = session.run, session.run.choice.run
+    try:
+        extra = {"scaler": session.scaler.state_dict()}
+        checkpoint.save(run.folder, step, session.method, session.optimizer, extra, options.keep)
+        save_encoder(session.method.encoder, card(session, step), run.folder / runs.WEIGHTS)
+        if session.batches.skipped:
+            with atomic_file(run.folder / runs.SKIPPED) as temporary:
+                lines = [f"{name}: {reason}\n" for name, reason in sorted(session.batches.skipped.items())]
+                temporary.write_text("".join(lines), encoding="utf-8")
+        _draw(session, step)
+    except DiskFullError as error:
+        kept = checkpoint.newest(run.folder)
+        state = f"{kept} is intact" if kept else "no checkpoint was saved before"
+        again = f"'ssltool pretrain {run.choice.method} --out {run.folder} --resume'"
+        raise DiskFullError(f"no space left on the disk for step {step}; {state}; free some and type {again}") from error
+
+
+def card(session: Session, step: int) -> WeightsCard:
+    """What the weights file says of itself; a function of the run, not of the clock, so equal runs give equal bytes."""
+    run, encoder, options = session.run, session.method.encoder, session.run.choice.run
+    cls = find_method(run.choice.method)
+    gray = encoder.in_channels == 1  # a one-channel encoder reads the mean of R, G and B
+    return describe_weights(
+        encoder,
+        method=run.choice.method,
+        color_space=cls.color_space,
+        image_size=cls.feature_size(run.choice.task, run.info),
+        mean=(sum(run.info.mean) / 3,) if gray else run.info.mean,
+        std=(sum(run.info.std) / 3,) if gray else run.info.std,
+        training={
+            "ssltool": ssltool.__version__,
+            "steps": step,
+            "batch_size": (options.batch_size or 0) * options.accumulate,
+            "pictures": run.info.count,
+            "picture_size": run.info.image_size,
+            "optimizer": options.optimizer,
+            "lr": session.plan.lr,
+            "seed": options.seed,
+            "precision": run.precision,
+        },
+    )
+
+
+def sample(source: Source, size: int, count: int) -> tuple[Tensor, Tensor]:
+    """The first readable of ``count`` evenly spread pictures: uint8 ``[n, 3, S, S]``, int64 ``[n]``, n <= count."""
+    places = torch.linspace(0, len(source) - 1, min(count, len(source))).long().tolist()
+    with AllPictures(source, size=size, batch_size=count, workers=0, indices=places) as pictures:
+        batch = next(iter(pictures))
+    return batch.images, batch.index
+
+
+def _draw(session: Session, step: int) -> None:
+    """Draw the task (at the start) or the answers (later) into the run folder. Draws from a generator of its own."""
+    method, folder = session.method, session.run.folder / "pictures"
+    images, index = sample(session.source, session.run.info.image_size, _SHOWN)
+    images, index = images.to(session.device), index.to(session.device)
+    generator = torch.Generator().manual_seed(session.plan.seed)
+    if step == 0:
+        save_sheet(method.train().pictures(images, index, generator), folder / "task.png")
+    else:
+        answers = method.eval().answers(images, index, generator)
+        save_sheet(answers.pictures, folder / f"answers-{step:07d}.png", captions=answers.captions)
+        method.train()
+
+
+def _summary(session: Session, line: dict[str, float], seconds: float) -> dict[str, Any]:
+    skipped = len(session.batches.skipped)
+    return {
+        "run": str(session.run.folder),
+        "weights": str(session.run.folder / runs.WEIGHTS),
+        "method": session.run.choice.method,
+        **line,
+        "chance": session.method.chance,
+        "pictures": session.run.info.count,
+        "skipped": skipped,
+        "seconds": round(seconds, 1),
+    }
+
+
+def _rehearse(session: Session, console: Console) -> dict[str, Any]:
+    """Take two steps and say what the whole run would need."""
+    taken, times = steps(session), []
+    for _ in range(min(2, session.plan.steps)):
+        start = time.perf_counter()
+        step = next(taken)
+        float(step.loss)  # waits for the device
+        times.append(time.perf_counter() - start)
+    size = sum(t.numel() * t.element_size() for t in session.method.state_dict().values())
+    keep = session.run.choice.run.keep
+    needs = {
+        "method": session.run.choice.method,
+        "options": session.run.choice.flat(),
+        "precision": session.plan.precision.reason,
+        "images_per_s": step.pictures / times[-1],
+        "seconds": times[-1] * session.plan.steps,
+        "memory_gb": round(peak_memory(session.device) / 1e9, 2),
+        "disk_gb": round((keep + 1) * 2 * size / 1e9, 3),
+    }
+    console.print(
+        f"two steps went well: {needs['images_per_s']:.0f} images/s, {session.plan.steps} steps in about "
+        f"{needs['seconds'] / 60:.1f} min, {needs['memory_gb']} GB of memory, {needs['disk_gb']} GB of disk",
+        highlight=False,
+    )
+    return needs
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory used so far, in bytes: the GPU's when training on one, else this process's."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    import resource  # not on Windows
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,182 @@
+"""What every method must keep, built in or not: a new method passes these without new code here."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssltool.methods.base import DataInfo, Method
+from ssltool.methods.find import available, find_method
+from ssltool.nn.encoders import build_encoder
+
+DOCS = Path(__file__).parents[2] / "docs" / "methods"
+NAMES = list(available())
+SIDES = {"small": 32, "imagenet": 96}  # px: one picture size for each stem
+
+
+def build(name: str, stem: str = "small", **options: Any) -> tuple[Method[Any, Any], DataInfo]:
+    cls = find_method(name)
+    info = DataInfo(count=64, image_size=SIDES[stem])
+    chosen = cls.Options(**options).resolved(info)
+    torch.manual_seed(0)
+    backbone = "resnet10_w32" if stem == "small" else "resnet18"
+    encoder = build_encoder(backbone, stem=stem, image_size=cls.network_size(chosen))
+    return cls(chosen, encoder, info), info
+
+
+def batch(info: DataInfo, count: int = 8) -> tuple[Tensor, Tensor]:
+    """Smooth random pictures: a few blobs of colour each, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand(count, 3, 5, 5, generator=generator)
+    pictures = torch.nn.functional.interpolate(coarse, (info.image_size, info.image_size), mode="bicubic").clamp(0, 1)
+    return (pictures * 255).to(torch.uint8), torch.arange(count)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def leaves(view: Any) -> list[Tensor]:
+    return [part for part in view if isinstance(part, Tensor)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stem", ["small", "imagenet"])
+def test_finite_loss_and_gradients_reach_every_encoder_parameter(name: str, stem: str) -> None:
+    method, info = build(name, stem)
+    loss = method.train()(method.view(*batch(info, 4), seeded()))
+    assert loss.value.dim() == 0
+    assert torch.isfinite(loss.value)
+    assert all(torch.isfinite(value) and not value.requires_grad for value in loss.numbers.values())
+    loss.value.backward()
+    missing = [key for key, p in method.encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_works_on_two_pictures_and_on_gray_ones(name: str) -> None:
+    method, info = build(name)
+    images, index = batch(info, 2)
+    gray = images.float().mean(dim=1, keepdim=True).to(torch.uint8).expand_as(images)
+    for pictures in (images, gray):
+        assert torch.isfinite(method.train()(method.view(pictures, index, seeded())).value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_bytes(name: str) -> None:
+    first, info = build(name)
+    second, _ = build(name)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    views = [m.train().view(*batch(info), seeded(5)) for m in (first, second)]
+    assert all(torch.equal(a, b) for a, b in zip(*map(leaves, views), strict=True))
+    other = leaves(first.view(*batch(info), seeded(6)))
+    assert not all(torch.equal(a, b) for a, b in zip(leaves(views[0]), other, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_pictures_task_does_not_depend_on_its_batch(name: str, training: bool) -> None:
+    method, info = build(name)
+    method.train(training)
+    images, index = batch(info)
+    whole = leaves(method.view(images, index, seeded()))
+    part = leaves(method.view(images[5:], index[5:], seeded()))
+    for a, b in zip(whole, part, strict=True):
+        if len(a) == len(images):
+            assert torch.allclose(a[5:].float(), b.float(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_view_leaves_the_pictures_and_the_parameters_alone(name: str) -> None:
+    method, info = build(name)
+    images, index = batch(info)
+    before, state = images.clone(), copy.deepcopy(method.state_dict())
+    method.train().view(images, index, seeded())
+    assert torch.equal(images, before)
+    assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_round_trips(name: str) -> None:
+    method, info = build(name)
+    other, _ = build(name)
+    with torch.no_grad():
+        for p in method.parameters():
+            p.add_(0.01)
+    other.load_state_dict(method.state_dict(), strict=True)
+    view = method.eval().view(*batch(info), seeded())
+    assert torch.equal(method(view).value, other.eval()(view).value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_falls_on_one_repeated_batch(name: str) -> None:
+    method, info = build(name)
+    images, index = batch(info)
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.02, momentum=0.9)
+    method.train()
+    losses = []
+    for _ in range(25):
+        torch.manual_seed(0)
+        view = method.view(images, index, seeded())
+        loss = method(view).value
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        method.after_step(view)
+        losses.append(float(loss))
+    assert min(losses[-5:]) < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_untrained_network_scores_its_chance_level(name: str) -> None:
+    method, info = build(name)
+    with torch.no_grad():
+        losses = [method.train()(method.view(*batch(info), seeded(seed))) for seed in range(4)]
+    assert set(method.chance) == {"loss", *losses[0].numbers} & set(method.chance)
+    mean = sum(float(loss.value) for loss in losses) / 4
+    assert mean == pytest.approx(method.chance["loss"], rel=0.1)
+    assert all(math.isfinite(value) for value in method.chance.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_are_pictures(name: str) -> None:
+    method, info = build(name)
+    images, index = batch(info, 3)
+    answers = method.eval().answers(images, index, seeded())
+    assert len(answers.captions) == 3
+    for columns in (method.train().pictures(images, index, seeded()), answers.pictures):
+        assert columns
+        for title, stack in columns.items():
+            assert stack.dtype == torch.uint8, title
+            assert stack.shape[:2] == (3, 3), title
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_described_frozen_and_strict(name: str) -> None:
+    options = find_method(name).Options
+    assert all(field.description for field in options.model_fields.values())
+    assert options.model_config["frozen"]
+    assert options.model_config["extra"] == "forbid"
+    resolved = options().resolved(DataInfo(64, 32))
+    assert resolved == resolved.resolved(DataInfo(64, 32))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_presets_name_real_options(name: str) -> None:
+    from ssltool.workflows.options import combine
+
+    cls = find_method(name)
+    assert "paper" in cls.presets
+    for preset in cls.presets:
+        combine(name, cls, {}, preset)
+
+
+@pytest.mark.parametrize("name", [item.name for item in available().values() if item.origin == "built in"])
+def test_a_doc_page_exists(name: str) -> None:
+    assert (DOCS / f"{name}.md").is_file()

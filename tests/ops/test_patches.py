@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssltool.ops import patches
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(2, 9), st.integers(0, 2**31))
+def test_cut_equals_slicing(pictures: int, count: int, size: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (pictures, 3, 12, 15), generator=generator, dtype=torch.uint8)
+    top = torch.randint(0, 13 - size, (pictures, count, 3), generator=generator)
+    left = torch.randint(0, 16 - size, (pictures, count, 3), generator=generator)
+    got = patches.cut(images, top, left, size)
+    assert got.shape == (pictures, count, 3, size, size)
+    for b in range(pictures):
+        for p in range(count):
+            for c in range(3):
+                y, x = int(top[b, p, c]), int(left[b, p, c])
+                assert torch.equal(got[b, p, c], images[b, c, y : y + size, x : x + size])
+
+
+def test_cut_with_one_place_for_all_channels() -> None:
+    images = torch.arange(2 * 3 * 5 * 5).view(2, 3, 5, 5)
+    got = patches.cut(images, torch.tensor([[1], [2]]), torch.tensor([[0], [3]]), 2)
+    assert torch.equal(got[0, 0], images[0, :, 1:3, 0:2])
+    assert torch.equal(got[1, 0], images[1, :, 2:4, 3:5])
+
+
+def test_assemble_is_the_inverse_of_cutting_a_grid() -> None:
+    images = torch.randint(0, 256, (2, 3, 9, 9), dtype=torch.uint8)
+    y, x = torch.meshgrid(torch.arange(3) * 3, torch.arange(3) * 3, indexing="ij")
+    cells = patches.cut(images, y.flatten().expand(2, 9), x.flatten().expand(2, 9), 3)
+    assert torch.equal(patches.assemble(cells, 3), images)
+    spaced = patches.assemble(cells, 3, gap=1, fill=7)
+    assert spaced.shape == (2, 3, 13, 13)
+    assert torch.equal(spaced[:, :, 1:4, 1:4], cells[:, 0])
+    assert (spaced[:, :, 0] == 7).all()
+
+
+def test_standardize_uses_the_population_deviation() -> None:
+    patch = torch.tensor([0.0, 1.0, 2.0, 3.0]).view(1, 1, 2, 2)
+    expected = torch.tensor([-1.3416, -0.4472, 0.4472, 1.3416])
+    assert torch.allclose(patches.standardize(patch).flatten(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 1 / 255, 0.1, 77 / 255, 1.0])
+def test_a_constant_patch_becomes_exactly_zero(value: float) -> None:
+    assert (patches.standardize(torch.full((2, 3, 9, 9), value)) == 0).all()
+
+
+def test_standardize_each_channel_alone() -> None:
+    out = patches.standardize(torch.rand(4, 5, 3, 8, 8))
+    assert torch.allclose(out.mean(dim=(-2, -1)), torch.zeros(4, 5, 3), atol=1e-5)
+    assert torch.allclose(out.var(dim=(-2, -1), correction=0), torch.ones(4, 5, 3), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [4, 8, 20])
+def test_resize_keeps_constants_and_shape(size: int) -> None:
+    out = patches.resize(torch.full((2, 9, 3, 8, 8), 0.25), size)
+    assert out.shape == (2, 9, 3, size, size)
+    assert torch.allclose(out, torch.tensor(0.25))

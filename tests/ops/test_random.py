@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssltool.ops.random import Draws, mix
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def reference_splitmix64(state: int) -> int:
+    """SplitMix64's output function with Python's unbounded integers."""
+    mask = 2**64 - 1
+    z = state & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)
+
+
+def test_mix_is_splitmix64_of_the_running_sum() -> None:
+    gamma, mask = 0x9E3779B97F4A7C15, 2**64 - 1
+    expected = reference_splitmix64((reference_splitmix64((gamma + 5) & mask) + gamma + 7) & mask) & (2**63 - 1)
+    assert mix(5, 7) == expected
+
+
+def test_mix_tells_arguments_apart() -> None:
+    seeds = {mix(a, b) for a in range(30) for b in range(30)}
+    assert len(seeds) == 900
+
+
+@settings(max_examples=25, deadline=None)
+@given(order=st.permutations(list(range(8))), split=st.integers(1, 7))
+def test_a_pictures_numbers_do_not_depend_on_its_batch(order: list[int], split: int) -> None:
+    whole = Draws(torch.arange(8), generator()).uniform(3, 2)
+    index = torch.tensor(order)
+    parts = [Draws(part, generator()).uniform(3, 2) for part in (index[:split], index[split:])]
+    assert torch.equal(torch.cat(parts), whole[index])
+
+
+def test_streams_continue_and_keys_change_them() -> None:
+    draws = Draws(torch.arange(4), generator())
+    first, second = draws.uniform(2), draws.uniform(2)
+    assert not torch.equal(first, second)
+    assert torch.equal(torch.cat([first, second], dim=1), Draws(torch.arange(4), generator()).uniform(4))
+    assert not torch.equal(first, Draws(torch.arange(4), generator(1)).uniform(2))
+
+
+def test_uniform_is_uniform_and_uncorrelated() -> None:
+    sample = Draws(torch.arange(50_000), generator()).uniform(4).double()
+    counts = torch.histc(sample, bins=100, min=0, max=1)
+    chi2 = float(((counts - 2000) ** 2 / 2000).sum())
+    assert 50 < chi2 < 160  # 99 degrees of freedom, deviation 14
+    assert float(sample.max()) < 1
+    off_diagonal = torch.corrcoef(sample.T) - torch.eye(4, dtype=torch.float64)
+    assert float(off_diagonal.abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("high", [1, 2, 7, 24, 1000])
+def test_integers_cover_their_range_evenly(high: int) -> None:
+    sample = Draws(torch.arange(20_000), generator()).integers(high, 2).flatten()
+    counts = torch.bincount(sample, minlength=high).double()
+    assert len(counts) == high
+    assert float(((counts - 40_000 / high) ** 2 / (40_000 / high)).sum()) < 2 * high + 40
+
+
+def test_order_draws_permutations() -> None:
+    orders = Draws(torch.arange(3000), generator()).order(4)
+    assert torch.equal(orders.sort(dim=1).values, torch.arange(4).expand(3000, 4))
+    assert len({tuple(row) for row in orders.tolist()}) == 24
+
+
+def test_chance_has_its_probability() -> None:
+    share = Draws(torch.arange(40_000), generator()).chance(0.3).double().mean()
+    assert abs(float(share) - 0.3) < 0.01

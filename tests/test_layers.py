@@ -1,0 +1,61 @@
+"""The arrows between the packages of ssltool, read from the imports: they point one way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "ssltool"
+SHARED = {"errors", "distributed", "atomic", ""}  # "" is ssltool itself: the version
+ALLOWED = {
+    "cli": {"workflows", "methods"},
+    "workflows": {"training", "methods", "probing", "exporting", "data", "viz", "nn", "ops"},
+    "training": {"nn", "ops"},
+    "methods": {"nn", "ops"},
+    "probing": {"nn", "ops"},
+    "exporting": {"nn", "ops"},
+    "nn": {"ops"},
+    "ops": set(),
+    "data": set(),
+    "viz": set(),
+}
+
+
+def imported(path: Path) -> set[str]:
+    """First parts, below ssltool, of everything of ours that a file imports, at any depth of its code."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssltool"):
+            parts = (node.module or "").split(".")[1:]
+            names |= {parts[0]} if parts else {a.name if (ROOT / a.name).is_dir() else "" for a in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {".".join(a.name.split(".")[1:2]) for a in node.names if a.name.split(".")[0] == "ssltool"}
+    return names
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_imports_point_one_way(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        forbidden = imported(path) - ALLOWED[package] - SHARED - {package}
+        assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
+
+
+@pytest.mark.parametrize("name", ["errors", "distributed"])
+def test_the_lowest_files_import_nothing_of_ours(name: str) -> None:
+    assert imported(ROOT / f"{name}.py") <= {""}
+
+
+def test_every_package_is_listed() -> None:
+    assert {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()} == set(ALLOWED)
+
+
+def test_no_pickle_anywhere() -> None:
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                assert not names & {"pickle", "dill", "joblib", "cloudpickle"}, path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+                assert (node.func.value.id, node.func.attr) not in {("torch", "load"), ("torch", "save")}, path

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssltool.training.schedule import learning_rate
+
+
+def test_warmup_rises_linearly_and_meets_the_base() -> None:
+    rates = [learning_rate(s, base=0.8, total=100, warmup=4) for s in range(5)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
+
+
+def test_cosine_passes_half_at_half_and_ends_near_zero() -> None:
+    assert learning_rate(55, base=1.0, total=100, warmup=10) == pytest.approx(0.5)
+    assert 0 < learning_rate(99, base=1.0, total=100, warmup=10) < 1e-3
+
+
+def test_step_divides_by_ten_three_times() -> None:
+    rates = [learning_rate(s, base=1.0, total=400, kind="step") for s in (0, 99, 100, 200, 300, 399)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.01, 0.001, 0.001])
+
+
+@given(st.integers(1, 500), st.integers(0, 499), st.sampled_from(["cosine", "step", "constant"]))
+def test_the_rate_is_positive_and_never_above_the_base(total: int, warmup: int, kind: str) -> None:
+    warmup = min(warmup, total - 1)
+    rates = [learning_rate(s, base=0.3, total=total, warmup=warmup, kind=kind) for s in range(total)]
+    assert all(0 < rate <= 0.3 + 1e-12 for rate in rates)
+    after = rates[warmup:]
+    assert all(a >= b - 1e-12 for a, b in zip(after, after[1:], strict=False))

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ssltool import __version__
-from ssltool.cli import bench, data, doctor, embed, export, methods, pretrain, probe, visualize
+from ssltool.cli import bench, data, doctor, export, methods, pretrain, probe, visualize
 from ssltool.errors import SslToolError
 
 app = typer.Typer(
@@ -41,7 +41,6 @@ def _root(
 app.add_typer(pretrain.app, name="pretrain")
 app.command("probe")(probe.probe)
 app.command("export")(export.export)
-app.command("embed")(embed.embed)
 app.add_typer(visualize.app, name="visualize")
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")

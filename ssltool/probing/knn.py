@@ -97,7 +97,8 @@ def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float)
     Returns:
         int64 ``[Q]``.
     """
-    weights = ((similarities.double() - 1) / temperature).exp()  # less 1: the same winner, and no overflow for a small tau
+    # Less 1: the same winner, and no overflow for a small tau.
+    weights = ((similarities.double() - 1) / temperature).exp()
     return weights.new_zeros(len(labels), classes).scatter_add_(1, labels, weights).argmax(1)
 
 

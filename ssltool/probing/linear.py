@@ -4,33 +4,31 @@ The objective is convex, so the answer depends on the features alone and not on 
 
     mean cross-entropy + weight_decay / 2 * ||W||^2        (the bias is free)
 
-on features standardised by the mean and deviation of the training pictures. L-BFGS on the whole training set finds it,
-in coordinates where the curvature is near one in each direction (``_preconditioner``). The weight decay is chosen on a
-tenth of the training pictures, never on the test pictures.
+on features standardised by the mean and deviation of the training pictures. L-BFGS on the whole training set finds it.
+The weight decay is chosen on a tenth of the training pictures, never on the test pictures.
 
-Shapes: N pictures, D numbers per picture, C classes.
+Shapes: N pictures, D numbers per picture, C classes. ``theta`` is ``[C, D + 1]``, the weight with the bias as its last
+column.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ssltool.errors import DataError
 
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Weight decays tried first; the search goes on beyond an end at which the best one lies."""
 
-ROWS_AT_ONCE = 8192
-"""Pictures per matrix product; the parts are summed in float64."""
+EXTENSIONS = 3
+"""Values tried beyond an end of the grid, each ten times the one before or a tenth of it."""
 
-BLOCK = 2048
-"""Features whose correlations the preconditioner knows; wider ones are cut into blocks of at most this many."""
+ROWS_AT_ONCE = 4096
+"""Pictures per matrix product; the parts are summed in float64."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +112,11 @@ def fit_and_score(
     Raises:
         DataError: As in :func:`fit`.
     """
-    weight_decay, holdout = choose_weight_decay(train_x, train_y, grid, seed)
-    classifier = fit(train_x, train_y, classes, weight_decay)
-    right = (classifier.predict(test_x) == test_y).double().cpu()
-    per_class = [right[test_y.cpu() == c] for c in range(classes)]
+    weight_decay, holdout, start = _search(train_x, train_y, grid, seed, holdout=0.1)
+    classifier = fit(train_x, train_y, classes, weight_decay, start=start)
+    right = (classifier.predict(test_x) == test_y).cpu().double()
+    truth = test_y.cpu()
+    per_class = [right[truth == c] for c in range(classes)]
     return LinearResult(
         accuracy=100 * float(right.mean()),
         per_class=tuple(100 * float(hits.mean()) if len(hits) else None for hits in per_class),
@@ -127,3 +126,228 @@ def fit_and_score(
         iterations=classifier.iterations,
         classifier=classifier,
     )
+
+
+def fit(
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    weight_decay: float,
+    *,
+    start: Tensor | None = None,
+    tolerance: float = 1e-5,
+    max_iterations: int = 1000,
+) -> LinearClassifier:
+    """Fit the probe for one weight decay.
+
+    Args:
+        x: float ``[N, D]``, not standardised, on any device.
+        y: int64 ``[N]``, classes 0 to ``classes - 1``.
+        classes: C.
+        weight_decay: At least 0; at 0 separable pictures have no optimum and the fit ends unconverged.
+        start: theta to start from, float64 with one row for each class that has pictures; zeros if not given. It
+            changes the time and not the optimum.
+        tolerance: The optimum counts as reached when no part of the gradient is larger.
+        max_iterations: Iterations after which to stop.
+
+    Returns:
+        The classifier, on the device of ``x``.
+
+    Raises:
+        DataError: If a feature is NaN or infinite, a label is out of range, or all pictures are of one class.
+    """
+    present, labels = _present_classes(y)
+    if int(present[-1]) >= classes or int(present[0]) < 0:
+        raise DataError(f"labels from {int(present[0])} to {int(present[-1])} found, 0 to {classes - 1} expected")
+    mean, std = moments(x)
+    z = (x.float() - mean).div_(std)
+    if start is None:
+        start = torch.zeros(len(present), x.shape[1] + 1, dtype=torch.float64)
+    theta, iterations = _minimise(z, labels, weight_decay, start, tolerance, 1e-11, max_iterations)
+    gradient = objective(theta, z, labels, weight_decay)[1]
+    weight = x.new_zeros(classes, x.shape[1], dtype=torch.float32)
+    bias = x.new_full((classes,), -torch.inf, dtype=torch.float32)
+    weight[present], bias[present] = theta[:, :-1].to(weight), theta[:, -1].to(bias)
+    return LinearClassifier(weight, bias, mean, std, bool(gradient.abs().max() <= tolerance), iterations)
+
+
+def choose_weight_decay(
+    x: Tensor, y: Tensor, grid: Sequence[float], seed: int, holdout: float = 0.1
+) -> tuple[float, dict[float, float]]:
+    """Choose the weight decay that does best on held-out training pictures; the stronger one if two do equally well.
+
+    If an end of the grid is best, better than its neighbour, the search goes on beyond it, at most ``EXTENSIONS``
+    times.
+
+    Args:
+        x: float ``[N, D]``, training pictures only.
+        y: int64 ``[N]``.
+        grid: Values to try. A single one is taken as it is. If no class has two pictures nothing can be held out, and
+            the middle one is taken.
+        seed: Decides the split.
+        holdout: Share of each class that is held out, see :func:`split`.
+
+    Returns:
+        The value, and the held-out accuracy in percent of each value tried, smallest value first; empty if there was
+        nothing to choose or nothing to choose by.
+
+    Raises:
+        DataError: As in :func:`fit`.
+    """
+    best, table, _ = _search(x, y, grid, seed, holdout)
+    return best, table
+
+
+def split(y: Tensor, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split pictures into a part to train on and a part held out, class by class.
+
+    Of a class with n pictures ``round(holdout * n)`` are held out, but at least one, and never all: a class with a
+    single picture stays in training.
+
+    Args:
+        y: int64 ``[N]``.
+        holdout: Share, 0 to 1.
+        seed: Decides which pictures.
+
+    Returns:
+        Indices of both parts, int64 on the CPU, ascending, disjoint, together all of 0 to N - 1.
+    """
+    shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    held = torch.zeros(len(y), dtype=torch.bool)
+    labels = y.cpu()[shuffled]
+    for c in labels.unique():
+        members = shuffled[labels == c]
+        quota = min(max(round(holdout * len(members)), 1), len(members) - 1)
+        held[members[:quota]] = True
+    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population deviation of each feature, float32 ``[D]``, summed in float64.
+
+    The deviation of a feature that only varies by rounding is infinite: divided by it, the feature is 0.
+
+    Args:
+        x: float ``[N, D]``.
+
+    Raises:
+        DataError: If a feature is NaN or infinite.
+    """
+    parts = x.split(ROWS_AT_ONCE)
+    mean = sum((part.cpu().double().sum(0) for part in parts), torch.zeros(x.shape[1], dtype=torch.float64)) / len(x)
+    if not mean.isfinite().all():
+        raise DataError("some features are NaN or infinite; the weights have diverged: probe an earlier checkpoint")
+    squares = sum(((part.cpu().double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean))
+    std = (squares / len(x)).sqrt()
+    std[std <= 1e-6 * mean.abs()] = torch.inf
+    return mean.to(x.device, torch.float32), std.to(x.device, torch.float32)
+
+
+def objective(theta: Tensor, z: Tensor, y: Tensor, weight_decay: float) -> tuple[float, Tensor]:
+    """Mean cross-entropy + weight_decay / 2 * ||W||^2, and its gradient in closed form.
+
+    Args:
+        theta: float64 ``[C, D + 1]`` on the CPU.
+        z: float32 ``[N, D]``, standardised.
+        y: int64 ``[N]``, on the device of ``z``.
+        weight_decay: Not applied to the bias.
+
+    Returns:
+        The value, and the gradient, float64 like ``theta``.
+    """
+    weight, bias = theta[:, :-1].to(z), theta[:, -1].to(z)
+    loss, gradient = 0.0, torch.zeros_like(theta)
+    for rows, labels in zip(z.split(ROWS_AT_ONCE), y.split(ROWS_AT_ONCE), strict=True):
+        log_p = torch.addmm(bias, rows, weight.T).log_softmax(1)
+        loss -= float(log_p.gather(1, labels[:, None]).cpu().double().sum())
+        residual = log_p.exp_()
+        residual[torch.arange(len(labels), device=z.device), labels] -= 1
+        gradient[:, :-1] += (residual.T @ rows).cpu()
+        gradient[:, -1] += residual.sum(0).cpu()
+    gradient /= len(z)
+    gradient[:, :-1] += weight_decay * theta[:, :-1]
+    return loss / len(z) + weight_decay / 2 * float(theta[:, :-1].square().sum()), gradient
+
+
+def _minimise(
+    z: Tensor,
+    y: Tensor,
+    weight_decay: float,
+    start: Tensor,
+    tolerance: float,
+    progress: float,
+    max_iterations: int,
+) -> tuple[Tensor, int]:
+    """Theta at the optimum, and the iterations taken. What L-BFGS remembers is small: it stays on the CPU, in float64.
+
+    It ends when no part of the gradient is above ``tolerance`` or an iteration gains less than ``progress``.
+    """
+    theta = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [theta],
+        max_iter=max_iterations,
+        max_eval=2 * max_iterations,
+        tolerance_grad=tolerance,
+        tolerance_change=progress,
+        history_size=30,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> float:
+        value, theta.grad = objective(theta.detach(), z, y, weight_decay)
+        return value
+
+    optimizer.step(closure)
+    return theta.detach(), int(optimizer.state[theta]["n_iter"])
+
+
+def _search(
+    x: Tensor, y: Tensor, grid: Sequence[float], seed: int, holdout: float
+) -> tuple[float, dict[float, float], Tensor | None]:
+    """The chosen weight decay, the table of held-out accuracies, and theta of the fit that did best."""
+    present, labels = _present_classes(y)
+    kept, held = (part.to(x.device) for part in split(y, holdout, seed))
+    if len(grid) == 1 or not len(held):
+        return sorted(grid)[len(grid) // 2], {}, None
+    mean, std = moments(x[kept])
+    train_z, held_z = (x[part].float().sub_(mean).div_(std) for part in (kept, held))
+    thetas: dict[float, Tensor] = {}
+    table: dict[float, float] = {}
+    theta = torch.zeros(len(present), x.shape[1] + 1, dtype=torch.float64)
+    # From strong to weak, each fit starts near its optimum.
+    path = sorted(set(grid), reverse=True)
+    while path:
+        value = path.pop(0)
+        # Which value is best shows long before an optimum is reached to the last digit.
+        theta, _ = _minimise(train_z, labels[kept], value, theta, 1e-5, 1e-6, 200)
+        scores = held_z @ theta[:, :-1].to(held_z).T + theta[:, -1].to(held_z)
+        table[value] = 100 * float((scores.argmax(1) == labels[held]).cpu().double().mean())
+        thetas[value] = theta
+        if not path and len(table) < len(set(grid)) + EXTENSIONS:
+            path = _beyond_the_end(table)
+            theta = thetas[_best(table)]
+    best = _best(table)
+    return best, {value: table[value] for value in sorted(table)}, thetas[best]
+
+
+def _best(table: dict[float, float]) -> float:
+    return max(table, key=lambda value: (table[value], value))
+
+
+def _beyond_the_end(table: dict[float, float]) -> list[float]:
+    """The next value to try if the best one is an end of the grid and better than its neighbour, else nothing."""
+    values, best = sorted(table), _best(table)
+    if best == values[0]:
+        return [best / 10]
+    if best == values[-1] and table[best] > table[values[-2]]:
+        return [best * 10]
+    return []
+
+
+def _present_classes(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes that have pictures, ascending, and the position of each picture's class among them."""
+    present, labels = torch.unique(y, return_inverse=True)
+    if len(present) < 2:
+        found = "no labelled picture" if not len(present) else f"all {len(y)} labelled pictures are of one class"
+        raise DataError(f"{found}; a probe needs at least two classes")
+    return present, labels

@@ -1,0 +1,81 @@
+"""Claim: a run killed with SIGKILL at random moments and resumed ends with the same weights, byte for byte.
+
+usage: python benchmarks/resume.py [--kills 20] [--seed 0] [--steps 60] [--json]
+
+Trains once without interruption, then again while killing it at random moments, and compares encoder.safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def command(out: Path, steps: int, *more: str) -> list[str]:
+    """A short jigsaw run that saves a checkpoint every third step."""
+    return [
+        *(sys.executable, "-m", "ssltool", "pretrain", "jigsaw", "--data", "demo:256", "--image-size", "32"),
+        *("--steps", str(steps), "--batch-size", "32", "--checkpoint-every", "3", "--log-every", "2", "--workers", "1"),
+        *("--precision", "bf16", "--out", str(out), "--quiet", *more),
+    ]
+
+
+def digest(out: Path) -> str:
+    """SHA-256 of a run's weights."""
+    return hashlib.sha256((out / "encoder.safetensors").read_bytes()).hexdigest()
+
+
+def interrupted(out: Path, steps: int, kills: int, seconds: float, rng: random.Random) -> list[str]:
+    """Run to the end through ``kills`` kills; return where each found the run."""
+    moments: list[str] = []
+    while True:
+        more = ["--resume"] if (out / "run.json").is_file() else ["--overwrite"]
+        process = subprocess.Popen(command(out, steps, *more), stderr=subprocess.PIPE, text=True)
+        if len(moments) < kills:
+            # Start-up takes most of a short run: aim at a moment anywhere in it, or in the steps after it.
+            time.sleep(rng.uniform(0.3, 1.0) * seconds)
+            process.kill()
+        _, errors = process.communicate()
+        if len(moments) >= kills or process.returncode == 0:
+            if process.returncode:
+                raise SystemExit(f"a resumed run failed: {errors}")
+            return moments
+        saved = sorted((out / "checkpoints").glob("step-*")) if (out / "checkpoints").is_dir() else []
+        moments.append(saved[-1].name if saved else "before the first checkpoint")
+
+
+def main() -> None:
+    """Print one line per repetition, or a JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, pieces = Path(folder) / "whole", Path(folder) / "pieces"
+        start = time.monotonic()
+        subprocess.run(command(whole, arguments.steps), check=True)
+        seconds = time.monotonic() - start
+        moments = interrupted(pieces, arguments.steps, arguments.kills, seconds, rng)
+        equal = digest(whole) == digest(pieces)
+        lines = [(run / "metrics.jsonl").read_text().count("\n") for run in (whole, pieces)]
+    result = {"kills": len(moments), "found_at": moments, "identical": equal, "metrics_lines": lines}
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print("\n".join(f"kill {i + 1}: newest checkpoint {moment}" for i, moment in enumerate(moments)))
+        print(f"{len(moments)} kills; weights identical: {equal}; lines of metrics {lines[0]} and {lines[1]}")
+    sys.exit(0 if equal else 1)
+
+
+if __name__ == "__main__":
+    main()

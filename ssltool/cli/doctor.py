@@ -1,0 +1,20 @@
+"""``ssltool doctor``: what this machine can do."""
+
+from __future__ import annotations
+
+import typer
+
+from ssltool.cli._output import JsonFlag, print_json
+
+
+def doctor(json: JsonFlag = False) -> None:
+    """Print versions, the device, and what is chosen on this machine."""
+    from ssltool.workflows.doctor import doctor as run
+
+    result = run()
+    if json:
+        print_json(result)
+        return
+    packages = result.pop("packages")
+    for name, value in {**result, **packages}.items():
+        typer.echo(f"{name:<14} {value if value is not None else 'not installed'}")

@@ -1,0 +1,329 @@
+"""Batches of decoded pictures: for training without end and in a seeded order, for reading features once and in order.
+
+Workers hand over whole batches of uint8 centre squares. A decoded square is a pure function of the picture, so the
+squares are kept in memory when all of them fit; everything random happens later, on the device.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ssltool.data.source import Source
+from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
+
+_TINY = 2**28  # bytes of a decoded set that one process reads in seconds: workers would only cost
+_MOST_WORKERS = 8
+
+
+class Batch(NamedTuple):
+    """Pictures on their way to the network.
+
+    Attributes:
+        images: uint8 ``[B, 3, S, S]``, RGB centre squares.
+        index: int64 ``[B]``, place of each picture in the source.
+        epoch: Which pass over the data this is, from 0.
+        wait: Seconds spent waiting for it.
+    """
+
+    images: Tensor
+    index: Tensor
+    epoch: int
+    wait: float
+
+
+class _Loaded(NamedTuple):
+    """What a worker hands over: pictures, their places, the epoch, and what could not be read."""
+
+    images: Tensor
+    index: Tensor
+    epoch: int
+    skipped: dict[str, str]
+
+
+class TrainBatches:
+    """Shuffled batches for ever, the same for any number of workers.
+
+    The order of an epoch is a permutation drawn from (seed, epoch). Global batch g of an epoch is the g-th slice of
+    ``batch_size * world`` pictures, of which each rank takes its part; the remainder of an epoch is left out. A picture
+    that cannot be read is replaced by the next one that can, and named once in ``skipped``.
+
+    Args:
+        source: The pictures.
+        size: Side S of the squares in pixels.
+        batch_size: Pictures B per batch and rank.
+        seed: Of the order.
+        workers: Processes that decode; None decides from the cores and the size of the set.
+        rank: This process among ``world``.
+        world: Processes that train together.
+        device: Where batches go.
+        cache_bytes: Decoded pictures are kept in memory if all of them fit into this.
+
+    Raises:
+        UsageError: There are fewer pictures than one global batch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        size: int,
+        batch_size: int,
+        seed: int,
+        workers: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        cache_bytes: int = 0,
+    ) -> None:
+        self.steps_per_epoch = len(source) // (batch_size * world)
+        if self.steps_per_epoch == 0:
+            raise UsageError(
+                f"{len(source)} pictures but a batch of {batch_size * world}: add pictures, or type "
+                f"--batch-size {max(2, len(source) // world)}"
+            )
+        self.skipped: dict[str, str] = {}
+        self._device = torch.device(device)
+        self._order = _Order(len(source), batch_size, seed, rank, world)
+        decoded = len(source) * size * size * 3
+        cache = _Cache(len(source), size) if decoded <= cache_bytes else None
+        self._pictures = _Squares(source, size, cache, replace=True)
+        tiny = cache is not None and decoded <= _TINY
+        self._workers = (0 if tiny else usual_workers()) if workers is None else workers
+        self._stream: Iterator[_Loaded] | None = None
+
+    def from_step(self, step: int) -> Iterator[Batch]:
+        """Batches without end, beginning with the one of step ``step`` (batches taken so far)."""
+        self.close()
+        self._order.start = step
+        loader = _loader(self._pictures, self._order, self._workers, self._device)
+        self._stream = iter(loader)
+        return _delivered(self._stream, self.skipped, self._device)
+
+    def close(self) -> None:
+        """Stop the workers."""
+        _stop(self._stream)
+        self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class AllPictures:
+    """Every readable picture once, in order; the last batch may be short.
+
+    Args:
+        source: The pictures.
+        size: Side S of the squares in pixels.
+        batch_size: Pictures per batch.
+        workers: As for `TrainBatches`.
+        device: Where batches go.
+        indices: Only these places of the source, in this order.
+
+    Attributes:
+        skipped: Name and reason of what could not be read, complete after the last batch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        size: int,
+        batch_size: int,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
+        indices: Sequence[int] | None = None,
+    ) -> None:
+        self.skipped: dict[str, str] = {}
+        self._places = range(len(source)) if indices is None else indices
+        self._batch_size = batch_size
+        self._device = torch.device(device)
+        self._pictures = _Squares(source, size, cache=None, replace=False)
+        tiny = len(self._places) * size * size * 3 <= _TINY // 8
+        self._workers = (0 if tiny else usual_workers()) if workers is None else workers
+        self._stream: Iterator[_Loaded] | None = None
+
+    def __len__(self) -> int:
+        """Pictures asked for, the unreadable ones included."""
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Batch]:
+        starts = range(0, len(self._places), self._batch_size)
+        groups = [_Request(0, list(self._places[s : s + self._batch_size])) for s in starts]
+        loader = _loader(self._pictures, groups, self._workers, self._device)
+        self._stream = iter(loader)
+        for batch in _delivered(self._stream, self.skipped, self._device):
+            if len(batch.index):
+                yield batch
+
+    def close(self) -> None:
+        """Stop the workers."""
+        _stop(self._stream)
+        self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def usual_workers() -> int:
+    """Processes that decode beside this one: one core is left to training, and more than eight rarely help."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores - 1))
+
+
+class _Request(NamedTuple):
+    """A batch asked of a worker."""
+
+    epoch: int
+    places: list[int]
+
+
+class _Order(Sampler[_Request]):
+    """The requests of one rank, for ever, from batch ``start``."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int, world: int) -> None:
+        self._count, self._batch, self._seed, self._rank, self._world = count, batch_size, seed, rank, world
+        self.start = 0
+
+    def __iter__(self) -> Iterator[_Request]:
+        whole = self._batch * self._world
+        epoch, batch = divmod(self.start, self._count // whole)
+        while True:
+            order = np.random.Generator(np.random.PCG64([self._seed, epoch])).permutation(self._count)
+            for g in range(batch, self._count // whole):
+                begin = g * whole + self._rank * self._batch
+                yield _Request(epoch, order[begin : begin + self._batch].tolist())
+            epoch, batch = epoch + 1, 0
+
+
+class _Cache:
+    """Decoded squares shared by all worker processes.
+
+    An anonymous shared mapping is inherited by forked workers and, unlike shared-memory files, is not limited by a
+    container's small /dev/shm. Where workers are not forked each process fills a copy of its own.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self._shape = (count, 3, size, size)
+        self._allocate()
+
+    def _allocate(self) -> None:
+        count, _, size, _ = self._shape
+        pixels = mmap.mmap(-1, count * 3 * size * size)
+        self._pixels = np.frombuffer(pixels, np.uint8).reshape(self._shape)
+        self._known = np.frombuffer(mmap.mmap(-1, count), np.uint8)
+
+    def __getstate__(self) -> tuple[int, int, int, int]:
+        return self._shape
+
+    def __setstate__(self, shape: tuple[int, int, int, int]) -> None:
+        self._shape = shape
+        self._allocate()
+
+    def get(self, place: int) -> NDArray[np.uint8] | None:
+        """The square ``[3, S, S]`` of a picture, if it was decoded before."""
+        return self._pixels[place] if self._known[place] else None
+
+    def put(self, place: int, square: NDArray[np.uint8]) -> None:
+        """Keep a square; the flag comes last, so that no process sees half of it."""
+        self._pixels[place] = square
+        self._known[place] = 1
+
+
+class _Squares(Dataset[_Loaded]):
+    """A request in, a batch of squares out; runs in the workers."""
+
+    def __init__(self, source: Source, size: int, cache: _Cache | None, *, replace: bool) -> None:
+        self._source, self._size, self._cache, self._replace = source, size, cache, replace
+
+    def __getitem__(self, request: _Request) -> _Loaded:
+        skipped: dict[str, str] = {}
+        images = torch.empty(len(request.places), 3, self._size, self._size, dtype=torch.uint8)
+        into, index = images.numpy(), []
+        for place in request.places:
+            found = self._readable(place, skipped)
+            if found is not None:
+                into[len(index)] = found[1]
+                index.append(found[0])
+        return _Loaded(images[: len(index)], torch.tensor(index, dtype=torch.int64), request.epoch, skipped)
+
+    def _readable(self, place: int, skipped: dict[str, str]) -> tuple[int, NDArray[np.uint8]] | None:
+        """A picture, or, if pictures are to be replaced, the next one that can be read."""
+        for _ in range(len(self._source) if self._replace else 1):
+            try:
+                return place, self._square(place)
+            except UnreadablePicture as error:
+                skipped[self._source.name(place)] = str(error)
+                place = (place + 1) % len(self._source)
+        if self._replace:
+            raise DataError(f"no picture of {self._source.description} can be read any more")
+        return None
+
+    def _square(self, place: int) -> NDArray[np.uint8]:
+        known = self._cache.get(place) if self._cache else None
+        if known is not None:
+            return known
+        square = self._source.read(place, self._size).transpose(2, 0, 1)
+        if self._cache:
+            self._cache.put(place, square)
+        return square
+
+
+def _loader(pictures: _Squares, requests: Sampler[_Request] | list[_Request], workers: int, device: torch.device) -> DataLoader[_Loaded]:
+    return DataLoader(
+        pictures,
+        batch_size=None,  # an item is a whole batch already
+        sampler=requests,
+        num_workers=workers,
+        worker_init_fn=_begin_worker,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _begin_worker(number: int) -> None:
+    """Leave Ctrl-C to the main process, which saves and then stops the workers."""
+    del number
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _delivered(stream: Iterator[_Loaded], skipped: dict[str, str], device: torch.device) -> Iterator[Batch]:
+    """Move what workers hand over to the device, timing the wait."""
+    while True:
+        start = time.perf_counter()
+        try:
+            loaded = next(stream)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise SslToolError(f"a decoding process died ({error}); it may have run out of memory: type --workers 0 or 1") from error
+        skipped.update(loaded.skipped)
+        images = loaded.images.to(device, non_blocking=True)
+        index = loaded.index.to(device, non_blocking=True)
+        yield Batch(images, index, loaded.epoch, time.perf_counter() - start)
+
+
+def _stop(stream: Iterator[_Loaded] | None) -> None:
+    """Shut the workers of a stream down now; torch would do so when the stream is collected."""
+    shut_down = getattr(stream, "_shutdown_workers", None)
+    if shut_down is not None:
+        shut_down()

@@ -57,5 +57,9 @@ def test_no_pickle_anywhere() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
                 assert not names & {"pickle", "dill", "joblib", "cloudpickle"}, path
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+            ):
                 assert (node.func.value.id, node.func.attr) not in {("torch", "load"), ("torch", "save")}, path

@@ -19,7 +19,7 @@ def stderr_console(quiet: bool = False) -> Console:
     """A console for progress and remarks."""
     from rich.console import Console
 
-    return Console(stderr=True, quiet=quiet)
+    return Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Any) -> None:

@@ -32,20 +32,33 @@ def build(name: str) -> TyperCommand:
         typer.echo(f"{'':<12}{'images/s':>10}{'per CPU-second':>16}")
         for part, speed in result["images_per_s"].items():
             typer.echo(f"{part.replace('_', ' '):<12}{speed:>10.1f}{result['images_per_cpu_s'][part]:>16.1f}")
-        typer.echo(f"end to end / bare network: {result['ratio']:.3f} by CPU-seconds, {result['ratio_wall']:.3f} by wall time")
+        typer.echo(
+            f"end to end / bare network: {result['ratio']:.3f} by CPU-seconds, {result['ratio_wall']:.3f} by wall time"
+        )
         typer.echo(f"{result['precision']}, peak memory {result['peak_memory_gb']} GB")
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     extra = [
-        inspect.Parameter("preset", keyword, default=None, annotation=Annotated[str | None, typer.Option(help="Set of defaults")]),
-        inspect.Parameter("rounds", keyword, default=5, annotation=Annotated[int, typer.Option(min=1, help="Interleaved repeats")]),
-        inspect.Parameter("round_steps", keyword, default=4, annotation=Annotated[int, typer.Option(min=1, help="Steps in each repeat")]),
+        inspect.Parameter(
+            "preset", keyword, default=None, annotation=Annotated[str | None, typer.Option(help="Set of defaults")]
+        ),
+        inspect.Parameter(
+            "rounds", keyword, default=5, annotation=Annotated[int, typer.Option(min=1, help="Interleaved repeats")]
+        ),
+        inspect.Parameter(
+            "round_steps",
+            keyword,
+            default=4,
+            annotation=Annotated[int, typer.Option(min=1, help="Steps in each repeat")],
+        ),
         inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
         inspect.Parameter("quiet", keyword, default=False, annotation=QuietFlag),
     ]
     skipped = {"out", "epochs", "steps", "checkpoint_every", "keep", "log_every"}
     run_flags = flags(PretrainOptions, frozenset(PretrainOptions.model_fields) - skipped)
-    return command(name, [*run_flags, *extra, *flags(method.Options)], body, help=f"Measure how fast {name} trains here.")
+    return command(
+        name, [*run_flags, *extra, *flags(method.Options)], body, help=f"Measure how fast {name} trains here."
+    )
 
 
 class _Methods(MethodGroup):

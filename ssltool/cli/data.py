@@ -29,8 +29,14 @@ def check(
     if json:
         print_json(result)
         return
-    sides = "{} to {} px, median {}".format(*(result["short_side"][i] for i in (0, 2, 1))) if result["short_side"] else "none"
-    typer.echo(f"{result['readable']} of {result['pictures']} pictures readable, shorter side {sides}, {result['gray']} gray")
+    sides = (
+        "{} to {} px, median {}".format(*(result["short_side"][i] for i in (0, 2, 1)))
+        if result["short_side"]
+        else "none"
+    )
+    typer.echo(
+        f"{result['readable']} of {result['pictures']} pictures readable, shorter side {sides}, {result['gray']} gray"
+    )
     for name, count in result["classes"].items():
         typer.echo(f"  {name}: {count}")
     for name, reason in result["unreadable"].items():

@@ -22,5 +22,8 @@ def export(
     if json:
         print_json(result)
         return
-    typer.echo(f"{result['path']}: {result['tensors']} tensors, {result['parameters']:,} parameters, loaded back and compared", err=True)
+    typer.echo(
+        f"{result['path']}: {result['tensors']} tensors, {result['parameters']:,} parameters, loaded back and compared",
+        err=True,
+    )
     typer.echo(result["path"])

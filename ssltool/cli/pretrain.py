@@ -23,7 +23,14 @@ def build(name: str) -> TyperCommand:
     presets = ", ".join(method.presets) or "none"
 
     def body(
-        preset: str | None, config: Path | None, resume: bool, overwrite: bool, dry_run: bool, json: bool, quiet: bool, **values: Any
+        preset: str | None,
+        config: Path | None,
+        resume: bool,
+        overwrite: bool,
+        dry_run: bool,
+        json: bool,
+        quiet: bool,
+        **values: Any,
     ) -> None:
         from ssltool.workflows.options import combine
         from ssltool.workflows.pretrain import pretrain
@@ -34,16 +41,45 @@ def build(name: str) -> TyperCommand:
         if json:
             print_json(result)
         elif not dry_run:
-            skipped = f" ({result['skipped']} pictures skipped, see {result['run']}/skipped.txt)" if result["skipped"] else ""
+            skipped = (
+                f" ({result['skipped']} pictures skipped, see {result['run']}/skipped.txt)" if result["skipped"] else ""
+            )
             typer.echo(f"{result['weights']}{skipped}")
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     extra = [
-        inspect.Parameter("preset", keyword, default=None, annotation=Annotated[str | None, typer.Option(help=f"Set of defaults: {presets}")]),
-        inspect.Parameter("config", keyword, default=None, annotation=Annotated[Path | None, typer.Option(help="TOML or JSON file of options, or a run.json to repeat")]),
-        inspect.Parameter("resume", keyword, default=False, annotation=Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or the newest one")]),
-        inspect.Parameter("overwrite", keyword, default=False, annotation=Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out")]),
-        inspect.Parameter("dry_run", keyword, default=False, annotation=Annotated[bool, typer.Option("--dry-run", help="Take two steps and say what a whole run needs")]),
+        inspect.Parameter(
+            "preset",
+            keyword,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(help=f"Set of defaults: {presets}")],
+        ),
+        inspect.Parameter(
+            "config",
+            keyword,
+            default=None,
+            annotation=Annotated[
+                Path | None, typer.Option(help="TOML or JSON file of options, or a run.json to repeat")
+            ],
+        ),
+        inspect.Parameter(
+            "resume",
+            keyword,
+            default=False,
+            annotation=Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or the newest one")],
+        ),
+        inspect.Parameter(
+            "overwrite",
+            keyword,
+            default=False,
+            annotation=Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out")],
+        ),
+        inspect.Parameter(
+            "dry_run",
+            keyword,
+            default=False,
+            annotation=Annotated[bool, typer.Option("--dry-run", help="Take two steps and say what a whole run needs")],
+        ),
         inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
         inspect.Parameter("quiet", keyword, default=False, annotation=QuietFlag),
     ]

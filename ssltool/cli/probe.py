@@ -13,11 +13,25 @@ from ssltool.cli._output import JsonFlag, QuietFlag, print_json, stderr_console
 def probe(
     weights: Annotated[Path, typer.Option(help="Run folder or weights file")],
     data: Annotated[list[str], typer.Option(help="Labelled pictures: one folder per class; may be repeated")],
-    test_data: Annotated[list[str] | None, typer.Option(help="Labelled pictures to test on; a fifth of --data by default")] = None,
+    test_data: Annotated[
+        list[str] | None, typer.Option(help="Labelled pictures to test on; a fifth of --data by default")
+    ] = None,
     kind: Annotated[str, typer.Option(help="Comma-separated: linear, layers, knn")] = "linear,layers,knn",
-    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also probe random weights and raw pixels")] = True,
+    grid_numbers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Also probe each stage on a grid of at most so many numbers (the papers: 9000); 0 = only its average",
+        ),
+    ] = 1024,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Also probe random weights and raw pixels")
+    ] = True,
     recalibrate: Annotated[
-        bool, typer.Option("--recalibrate/--no-recalibrate", help="Re-estimate batch-norm statistics on whole training pictures first")
+        bool,
+        typer.Option(
+            "--recalibrate/--no-recalibrate", help="Re-estimate batch-norm statistics on whole training pictures first"
+        ),
     ] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per batch")] = 256,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode pictures")] = None,
@@ -26,13 +40,15 @@ def probe(
     quiet: QuietFlag = False,
 ) -> None:
     """Measure features by linear probes, layer by layer, and nearest neighbours, beside random weights and pixels."""
-    from ssltool.workflows.probe import ProbeOptions, probe as run
+    from ssltool.workflows.probe import ProbeOptions
+    from ssltool.workflows.probe import probe as run
 
     options = ProbeOptions.checked(
         weights=weights,
         data=tuple(data),
         test_data=tuple(test_data or ()),
         kinds=tuple(part.strip() for part in kind.split(",")),
+        grid_numbers=grid_numbers,
         baselines=baselines,
         recalibrate=recalibrate,
         batch_size=batch_size,
@@ -50,16 +66,23 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"accuracy in %, {result['train_pictures']} training and {result['test_pictures']} test pictures, {len(result['classes'])} classes"
+    pictures = f"{result['train_pictures']} training and {result['test_pictures']} test pictures"
+    title = f"accuracy in %, {pictures}, {len(result['classes'])} classes"
     table = Table(title=title, title_justify="left")
-    neighbours = [f"knn k={k}" for k in result["ks"]] if result["ks"] else []
-    for name in ("features", "stage", "numbers", "linear", *neighbours):
+    measures = [name for name in ("linear", "knn20", "knn200") if any(name in row for row in result["rows"])]
+    table = Table(title=title, title_justify="left")
+    for name in ("features", "stage", "numbers", *measures):
         table.add_column(name, justify="left" if name in {"features", "stage"} else "right")
-    previous = None
-    for row in result["rows"]:
-        table.add_section() if previous not in (None, row["features"]) else None
-        cells = [f"{row[name]:.2f}" if row.get(name) is not None else "" for name in ("linear", *(n.replace(" ", "_").replace("=", "") for n in neighbours))]
-        best = row is result["rows"][result["best"]] if result["best"] is not None else False
-        table.add_row(row["features"], row["stage"], str(row["numbers"]), *cells, style="bold" if best else "")
-        previous = row["features"]
-    Console(width=None if Console().is_terminal else 100).print(table)
+    for i, row in enumerate(result["rows"]):
+        last = i + 1 == len(result["rows"]) or result["rows"][i + 1]["features"] != row["features"]
+        cells = [f"{row[name]:.2f}" if name in row else "" for name in measures]
+        table.add_row(
+            row["features"],
+            row["stage"],
+            str(row["numbers"]),
+            *cells,
+            style="bold" if i == result["best"] else "",
+            end_section=last,
+        )
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=100).print(table)

@@ -72,7 +72,9 @@ def _task(name: str) -> TyperCommand:
         inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
     ]
     run_flags = flags(PretrainOptions, frozenset({"data", "image_size"}))
-    return command(name, [*run_flags, *extra, *flags(method.Options)], body, help=f"Draw what {name} shows its network.")
+    return command(
+        name, [*run_flags, *extra, *flags(method.Options)], body, help=f"Draw what {name} shows its network."
+    )
 
 
 class _Tasks(MethodGroup):
@@ -115,9 +117,7 @@ def filters(weights: WeightsFlag, to: ToFlag = None, json: JsonFlag = False) -> 
 
 
 @app.command()
-def curves(
-    run: Annotated[Path, typer.Argument(help="Run folder")], to: ToFlag = None, json: JsonFlag = False
-) -> None:
+def curves(run: Annotated[Path, typer.Argument(help="Run folder")], to: ToFlag = None, json: JsonFlag = False) -> None:
     """Draw a run's metrics over its steps."""
     from ssltool.workflows.visualize import draw_curves
 

@@ -32,13 +32,13 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 ``[B, 3, S, S]``, RGB centre squares.
-        index: int64 ``[B]``, place of each picture in the source.
+        indices: int64 ``[B]``, place of each picture in the source.
         epoch: Which pass over the data this is, from 0.
         wait: Seconds spent waiting for it.
     """
 
     images: Tensor
-    index: Tensor
+    indices: Tensor
     epoch: int
     wait: float
 
@@ -47,7 +47,7 @@ class _Loaded(NamedTuple):
     """What a worker hands over: pictures, their places, the epoch, and what could not be read."""
 
     images: Tensor
-    index: Tensor
+    indices: Tensor
     epoch: int
     skipped: dict[str, str]
 
@@ -119,7 +119,9 @@ class TrainBatches:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -167,7 +169,7 @@ class AllPictures:
         loader = _loader(self._pictures, groups, self._workers, self._device)
         self._stream = iter(loader)
         for batch in _delivered(self._stream, self.skipped, self._device):
-            if len(batch.index):
+            if len(batch.indices):
                 yield batch
 
     def close(self) -> None:
@@ -178,7 +180,9 @@ class AllPictures:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -256,13 +260,13 @@ class _Squares(Dataset[_Loaded]):
     def __getitem__(self, request: _Request) -> _Loaded:
         skipped: dict[str, str] = {}
         images = torch.empty(len(request.places), 3, self._size, self._size, dtype=torch.uint8)
-        into, index = images.numpy(), []
+        into, read = images.numpy(), list[int]()
         for place in request.places:
             found = self._readable(place, skipped)
             if found is not None:
-                into[len(index)] = found[1]
-                index.append(found[0])
-        return _Loaded(images[: len(index)], torch.tensor(index, dtype=torch.int64), request.epoch, skipped)
+                into[len(read)] = found[1]
+                read.append(found[0])
+        return _Loaded(images[: len(read)], torch.tensor(read, dtype=torch.int64), request.epoch, skipped)
 
     def _readable(self, place: int, skipped: dict[str, str]) -> tuple[int, NDArray[np.uint8]] | None:
         """A picture, or, if pictures are to be replaced, the next one that can be read."""
@@ -286,7 +290,9 @@ class _Squares(Dataset[_Loaded]):
         return square
 
 
-def _loader(pictures: _Squares, requests: Sampler[_Request] | list[_Request], workers: int, device: torch.device) -> DataLoader[_Loaded]:
+def _loader(
+    pictures: _Squares, requests: Sampler[_Request] | list[_Request], workers: int, device: torch.device
+) -> DataLoader[_Loaded]:
     return DataLoader(
         pictures,
         batch_size=None,  # an item is a whole batch already
@@ -315,11 +321,13 @@ def _delivered(stream: Iterator[_Loaded], skipped: dict[str, str], device: torch
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise SslToolError(f"a decoding process died ({error}); it may have run out of memory: type --workers 0 or 1") from error
+            raise SslToolError(
+                f"a decoding process died ({error}); it may have run out of memory: type --workers 0 or 1"
+            ) from error
         skipped.update(loaded.skipped)
         images = loaded.images.to(device, non_blocking=True)
-        index = loaded.index.to(device, non_blocking=True)
-        yield Batch(images, index, loaded.epoch, time.perf_counter() - start)
+        indices = loaded.indices.to(device, non_blocking=True)
+        yield Batch(images, indices, loaded.epoch, time.perf_counter() - start)
 
 
 def _stop(stream: Iterator[_Loaded] | None) -> None:

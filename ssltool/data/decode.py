@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,7 +225,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_bytes(values: NDArray[np.int32] | NDArray[np.float32]) -> NDArray[np.uint8]:
+def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Bring 32-bit values, integer or float, to 0..255 by the rules on top of this file."""
     finite = np.isfinite(values)
     if not finite.any():
@@ -235,5 +235,6 @@ def _to_bytes(values: NDArray[np.int32] | NDArray[np.float32]) -> NDArray[np.uin
         return (values >> 8).astype(np.uint8)
     if low >= 0 and values.dtype.kind == "f" and high <= 1:
         low, high = 0.0, 1.0
-    scaled = (values.astype(np.float64) - low) * (255 / max(high - low, np.finfo(np.float32).tiny))
+    span = max(high - low, float(np.finfo(np.float32).tiny))
+    scaled = (values.astype(np.float64) - low) * (255 / span)
     return np.where(finite, scaled, 0).round().astype(np.uint8)

@@ -16,7 +16,9 @@ import colorsys
 import math
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from itertools import pairwise
 from random import Random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from PIL import Image, ImageDraw
 from ssltool.data.source import Source
 
 Point = tuple[float, float]
+Floats = NDArray[np.floating[Any]]
 
 NATIVE_SIDE = 64
 
@@ -135,7 +138,7 @@ class _Pen:
         red, green, blue = colorsys.hsv_to_rgb(hue / 360, saturation, min(1.0, value * shade))
         self._colours += [round(red * 255), round(green * 255), round(blue * 255)]
         stripes = random.choice((0, 0, 0, 160, 255))
-        self._textures += random.choice(([stripes, 0], [0, stripes])) + [random.randrange(40, 256)]
+        self._textures += [*random.choice(([stripes, 0], [0, stripes])), random.randrange(40, 256)]
         return len(self._colours) // 3 - 1
 
     def polygon(self, ink: int, points: Sequence[Point]) -> None:
@@ -159,7 +162,7 @@ class _Pen:
         dx, dy = (y0 - y1) * half, (x1 - x0) * half
         self.polygon(ink, [(x0 + dx, y0 + dy), (x1 + dx, y1 + dy), (x1 - dx, y1 - dy), (x0 - dx, y0 - dy)])
 
-    def layers(self, oversampling: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def layers(self, oversampling: int) -> tuple[Floats, Floats]:
         """Average the map down to colours 0 to 255 and strengths 0 to 1 of three textures, both ``[S, S, 3]``."""
         layers = []
         for palette in (self._colours, self._textures):
@@ -239,7 +242,7 @@ def _place_thing(pen: _Pen, thing: str, ground: float) -> None:
     _THINGS[thing](pen)
 
 
-def _lit(colour: NDArray[np.float32], texture: NDArray[np.float32], random: Random) -> NDArray[np.uint8]:
+def _lit(colour: Floats, texture: Floats, random: Random) -> NDArray[np.uint8]:
     """Apply textures, a gradient of light, a cast and noise to flat colours ``[S, S, 3]``; return uint8."""
     size = len(colour)
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
@@ -256,18 +259,20 @@ def _lit(colour: NDArray[np.float32], texture: NDArray[np.float32], random: Rand
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def _slope(x: NDArray[np.float32], y: NDArray[np.float32], random: Random) -> NDArray[np.float32]:
+def _slope(x: Floats, y: Floats, random: Random) -> Floats:
     """Light that changes evenly across the picture, from 0.3 darker to 0.3 brighter at most."""
     angle, strength = random.uniform(0, math.tau), random.uniform(0, 0.6)
-    return strength * (math.cos(angle) * (x - 0.5) + math.sin(angle) * (y - 0.5))
+    slope: Floats = strength * (math.cos(angle) * (x - 0.5) + math.sin(angle) * (y - 0.5))
+    return slope
 
 
-def _stripes(x: NDArray[np.float32], y: NDArray[np.float32], random: Random) -> NDArray[np.float32]:
+def _stripes(x: Floats, y: Floats, random: Random) -> Floats:
     """Parallel waves of random direction, 3 to 11 across the picture, -1 to 1."""
     angle, waves = random.uniform(0, math.pi), random.uniform(3, 11) * math.tau
     # Separable: sin(a + b) from the sines of rows and columns costs 4 S instead of S x S of them.
     a, b = waves * math.cos(angle) * x + random.uniform(0, math.tau), waves * math.sin(angle) * y
-    return np.sin(a) * np.cos(b) + np.cos(a) * np.sin(b)
+    waves_of: Floats = np.sin(a) * np.cos(b) + np.cos(a) * np.sin(b)
+    return waves_of
 
 
 # The things, each in the box from (-1, -1), top left, to (1, 1), bottom right.
@@ -366,7 +371,7 @@ def _house(pen: _Pen) -> None:
 def _mug(pen: _Pen) -> None:
     body = pen.ink("any")
     handle = [(0.5, -0.2), (0.88, -0.15), (0.95, 0.25), (0.8, 0.6), (0.45, 0.68)]
-    for start, end in zip(handle, handle[1:], strict=False):
+    for start, end in pairwise(handle):
         pen.bar(body, start, end, 0.17)
     pen.polygon(body, [(-0.75, -0.45), (0.6, -0.45), (0.5, 0.95), (-0.65, 0.95)])
     pen.box(pen.ink("any"), -0.71, pen.random.uniform(0.0, 0.2), 0.55, pen.random.uniform(0.35, 0.6))

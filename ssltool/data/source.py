@@ -22,7 +22,31 @@ from ssltool.data.decode import picture_size, read_square
 from ssltool.errors import DataError, UnreadablePicture, UsageError
 
 EXTENSIONS = frozenset(
-    "avif bmp dib gif ico j2k jfif jp2 jpe jpeg jpf jpg jpx mpo pbm pgm png pnm ppm tga tif tiff webp".split()
+    [
+        "avif",
+        "bmp",
+        "dib",
+        "gif",
+        "ico",
+        "j2k",
+        "jfif",
+        "jp2",
+        "jpe",
+        "jpeg",
+        "jpf",
+        "jpg",
+        "jpx",
+        "mpo",
+        "pbm",
+        "pgm",
+        "png",
+        "pnm",
+        "ppm",
+        "tga",
+        "tif",
+        "tiff",
+        "webp",
+    ]
 )
 """Endings, compared without case, of the files that a folder's walk takes for pictures."""
 

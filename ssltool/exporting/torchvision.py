@@ -39,5 +39,7 @@ def export(weights: Path, to: Path) -> Encoder:
     with torch.no_grad():
         difference = float((encoder(pictures) - copy(pictures)).abs().max())
     if not difference <= _TOLERANCE:
-        raise WeightsError(f"{to} computes features that differ by {difference:.2g} from those of {weights}; do not use it")
+        raise WeightsError(
+            f"{to} computes features that differ by {difference:.2g} from those of {weights}; do not use it"
+        )
     return copy

@@ -121,7 +121,9 @@ def _checked(loaded: Any, listing: Listing) -> type[Method[Any, Any]]:
     from ssltool.methods.base import Method, MethodOptions
 
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
-        raise SslToolError(f"method {listing.name!r} from {listing.origin} is not a subclass of ssltool.methods.base.Method")
+        raise SslToolError(
+            f"method {listing.name!r} from {listing.origin} is not a subclass of ssltool.methods.base.Method"
+        )
     missing = sorted(getattr(loaded, "__abstractmethods__", ()))
     options = getattr(loaded, "Options", None)
     if not (isinstance(options, type) and issubclass(options, MethodOptions)):

@@ -40,27 +40,58 @@ class JigsawOptions(MethodOptions):
 
     grid: int | None = Field(None, ge=2, le=5, description="Cells along a side; automatic: 2 up to 32 px, else 3")
     permutations: int | None = Field(
-        None, ge=2, le=10_000, description="Number K of orders to tell apart; automatic: 24 for grid 2, else 100, or 1000 from 100,000 pictures"
+        None,
+        ge=2,
+        le=10_000,
+        description="Orders K to tell apart; automatic: 24 for grid 2, else 100, or 1000 from 100,000 pictures",
     )
     permutation_mode: PermutationMode | None = Field(
-        None, description="How the orders are chosen; automatic: all for 24 orders of grid 2, else max_min; max_mean is the paper's"
+        None,
+        description="How orders are chosen; automatic: all for grid 2, else max_min; max_mean is the paper's",
     )
-    permutation_seed: int = Field(0, ge=0, description="Relabels cells and slots of the set; 0 = the canonical set, whose first order is unshuffled")
-    permutation_file: Path | None = Field(None, description="Orders from a .npy or legacy .bin file (with --permutation-mode file)")
-    tile_input: int | None = Field(None, ge=_SMALLEST_TILE, le=512, description="Side in px to which tiles are resized; automatic: 64, or the tile itself up to 64 px pictures")
-    crop: Literal["center", "random"] = Field("center", description="Where the cells lie when they do not fill the picture")
-    gap: bool = Field(True, description="Take a smaller tile from a random place in each cell, so that edges do not continue; without it a tile is its whole cell, and channels have no room to shift")
-    channel_jitter: bool = Field(True, description="Shift the colour channels of each tile by 0 to 2 px (at 85 px cells) against each other")
-    grayscale: float = Field(0.3, ge=0, le=1, description="Probability that a picture is made gray (colour pictures only)")
-    color_projection: float = Field(0.0, ge=0, le=1, description="Probability that the green-magenta axis of a colour picture is removed")
+    permutation_seed: int = Field(
+        0,
+        ge=0,
+        description="Relabels cells and slots of the set; 0 = the canonical set, whose first order is unshuffled",
+    )
+    permutation_file: Path | None = Field(
+        None, description="Orders from a .npy or legacy .bin file (with --permutation-mode file)"
+    )
+    tile_input: int | None = Field(
+        None,
+        ge=_SMALLEST_TILE,
+        le=512,
+        description="Side in px to which tiles are resized; automatic: 64, or the tile itself up to 64 px pictures",
+    )
+    crop: Literal["center", "random"] = Field(
+        "center", description="Where the cells lie when they do not fill the picture"
+    )
+    gap: bool = Field(
+        True,
+        description="Take a smaller tile from a random place in each cell, so that edges do not continue; "
+        "without it a tile is its whole cell, and channels have no room to shift",
+    )
+    channel_jitter: bool = Field(
+        True, description="Shift the colour channels of each tile by 0 to 2 px (at 85 px cells) against each other"
+    )
+    grayscale: float = Field(
+        0.3, ge=0, le=1, description="Probability that a picture is made gray (colour pictures only)"
+    )
+    color_projection: float = Field(
+        0.0, ge=0, le=1, description="Probability that the green-magenta axis of a colour picture is removed"
+    )
     standardize: bool = Field(True, description="Give every channel of every tile zero mean and unit deviation")
     flip: float = Field(0.0, ge=0, le=1, description="Probability that a picture is mirrored before it is cut")
     puzzles: int = Field(1, ge=1, le=64, description="Orders asked per picture and step; the tiles are encoded once")
     fc6: int = Field(512, ge=1, description="Width of the layer on each tile's vector (paper 512, released code 1024)")
     fc7: int = Field(1024, ge=1, description="Width of the layer on the joined vectors (paper 4096)")
     head_norm: bool = Field(True, description="Batch norm in the head; the paper has none")
-    dropout: float = Field(0.5, ge=0, lt=1, description="Dropout before the last layer (and after fc6 without batch norm)")
-    spatial_features: bool = Field(False, description="Give fc6 the flattened last map instead of its average, as the paper does")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="Dropout before the last layer (and after fc6 without batch norm)"
+    )
+    spatial_features: bool = Field(
+        False, description="Give fc6 the flattened last map instead of its average, as the paper does"
+    )
 
     def resolved(self, info: DataInfo) -> Self:
         """Decide grid, permutations, mode and tile size for these pictures; refuse tiles under 6 px."""
@@ -76,7 +107,12 @@ class JigsawOptions(MethodOptions):
         tile = geometry(info.image_size, grid, self.gap).tile
         automatic_input = tile if info.image_size <= 64 else 64
         return self.model_copy(
-            update={"grid": grid, "permutations": count, "permutation_mode": mode, "tile_input": self.tile_input or automatic_input}
+            update={
+                "grid": grid,
+                "permutations": count,
+                "permutation_mode": mode,
+                "tile_input": self.tile_input or automatic_input,
+            }
         )
 
 
@@ -109,7 +145,8 @@ def geometry(side: int, grid: int, gap: bool = True) -> Geometry:
     if tile < _SMALLEST_TILE:
         smallest = grid * next(c for c in range(cell, 100) if math.floor(64 * c / 85 + 0.5) >= _SMALLEST_TILE)
         raise UsageError(
-            f"{side} px pictures give {tile} px tiles in a {grid}x{grid} grid; type --image-size {smallest} or more, or a smaller --grid"
+            f"{side} px pictures give {tile} px tiles in a {grid}x{grid} grid; "
+            f"type --image-size {smallest} or more, or a smaller --grid"
         )
     return Geometry(cell, tile, cell - tile, math.floor(2 * cell / 85 + 0.5)) if gap else Geometry(cell, cell, 0, 0)
 
@@ -147,7 +184,7 @@ class Head(nn.Module):
             Logits ``[B*P, K]``.
         """
         tiles = self.fc6(vectors.flatten(0, 1)).view(*vectors.shape[:2], -1)  # [B, N, fc6]
-        # The encoder sees tiles alone, so shuffling their vectors is shuffling the tiles, and several puzzles cost one pass.
+        # The encoder sees tiles alone: shuffling their vectors is shuffling the tiles, and many puzzles cost one pass.
         pictures = torch.arange(len(tiles), device=tiles.device)[:, None, None]
         shown = tiles[pictures, orders]  # [B, P, N, fc6], slot i holds tile p[i]
         logits: Tensor = self.fc8(self.fc7(shown.flatten(0, 1).flatten(1)))
@@ -161,12 +198,14 @@ class JigsawView(NamedTuple):
         tiles: float ``[B, N, 3, h, h]``, the tiles as the encoder sees them, in the order of their cells.
         target: int64 ``[B, P]`` in 0..K-1, the permutation of each puzzle.
         raw: uint8 ``[B, N, 3, t, t]``, the same tiles before resizing and standardisation, for pictures.
-        corner: int64 ``[B, N, 2]``, row and column of each tile's first pixel in the picture.
+        picture: uint8 ``[B, 3, S, S]``, the picture as it was cut: mirrored or gray if that was drawn.
+        corner: int64 ``[B, N, 2]``, row and column of each tile's first pixel in it.
     """
 
     tiles: Tensor
     target: Tensor
     raw: Tensor
+    picture: Tensor
     corner: Tensor
 
 
@@ -247,9 +286,14 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
 
     @property
     def chance(self) -> dict[str, float]:
-        """ln K, 1/K, 5/K and one tile in N."""
+        """The loss ln K, accuracy 1/K, 5/K and one tile in N."""
         count = len(self.orders)
-        return {"loss": math.log(count), "accuracy": 1 / count, "top5": min(1.0, 5 / count), "tile_accuracy": 1 / self.tiles}
+        return {
+            "loss": math.log(count),
+            "accuracy": 1 / count,
+            "top5": min(1.0, 5 / count),
+            "tile_accuracy": 1 / self.tiles,
+        }
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -276,13 +320,13 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         tiles = patches.resize(tiles, self.tile_input)
         if self.options.standardize:
             tiles = patches.standardize(tiles)
-        return JigsawView(tiles, target, raw, corner)
+        return JigsawView(tiles, target, raw, images, corner)
 
     def _geometry(self, images: Tensor) -> Geometry:
         return geometry(images.shape[-1], self.grid, self.options.gap)
 
     def _places(self, draws: Draws, images: Tensor, gray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw where each tile, and each of its channels, starts: rows, columns ``[B, N, 3]``, corners ``[B, N, 2]``."""
+        """Draw where each channel of each tile starts: rows, columns ``[B, N, 3]`` and corners ``[B, N, 2]``."""
         cell, _, slack, jitter = self._geometry(images)
         device = images.device
         jitter = jitter if self.training and self.color and self.options.channel_jitter else 0
@@ -319,7 +363,9 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
     def logits(self, view: JigsawView) -> Tensor:
         """Scores of the permutations, ``[B*P, K]``."""
         pictures, count = view.tiles.shape[:2]
-        flat = view.tiles.flatten(0, 1)  # row b*N+i is cell i of picture b: one batch for the encoder and its batch norm
+        flat = view.tiles.flatten(
+            0, 1
+        )  # row b*N+i is cell i of picture b: one batch for the encoder and its batch norm
         vectors = self.encoder.map(flat).flatten(1) if self.options.spatial_features else self.encoder(flat)
         scores: Tensor = self.head(vectors.view(pictures, count, -1), self.orders[view.target])
         return scores
@@ -328,7 +374,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         """The picture with its cells and tiles, the tiles in place, and the puzzle as shown."""
         view = self.view(images, index, generator)
         tile = view.raw.shape[-1]
-        marked = frames.outline(images, view.corner[..., 0], view.corner[..., 1], tile, frames.YELLOW)
+        marked = frames.outline(view.picture, view.corner[..., 0], view.corner[..., 1], tile, frames.YELLOW)
         return {
             "picture and tiles": marked,
             "tiles in place": patches.assemble(view.raw, self.grid, gap=2, fill=255),
@@ -342,7 +388,9 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
     def answers(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Answers:
         """Puzzle, the network's solution with right and wrong tiles framed, truth."""
         view = self.view(images, index, generator)
-        scores = self.logits(view).float().view(len(images), -1, len(self.orders))[:, 0]  # the first puzzle of each picture
+        scores = (
+            self.logits(view).float().view(len(images), -1, len(self.orders))[:, 0]
+        )  # the first puzzle of each picture
         confidence, guess = scores.softmax(dim=1).max(dim=1)
         true, guessed = self.orders[view.target[:, 0]], self.orders[guess]
         right = true == guessed  # [B, N], by slot
@@ -352,7 +400,8 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         place = guessed.argsort(dim=1)  # solved[p[i]] = shown[i] is a gather with the inverse of p
         solved = framed[torch.arange(len(framed), device=framed.device)[:, None], place]
         captions = [
-            f"{int(r)} of {self.tiles} tiles right, {c:.0%} sure" for r, c in zip(right.sum(dim=1), confidence.tolist(), strict=True)
+            f"{int(r)} of {self.tiles} tiles right, {c:.0%} sure"
+            for r, c in zip(right.sum(dim=1), confidence.tolist(), strict=True)
         ]
         columns = {
             "puzzle": patches.assemble(shown, self.grid, gap=2, fill=255),
@@ -373,7 +422,10 @@ def _permutation_set(options: JigsawOptions) -> permutations.PermutationSet:
     if options.permutation_mode == "file":
         chosen = permutations.load(Path(str(options.permutation_file)))
         if chosen.tiles != options.grid**2:
-            raise UsageError(f"{options.permutation_file} permutes {chosen.tiles} tiles but the grid has {options.grid**2}; type --grid {math.isqrt(chosen.tiles)}")
+            raise UsageError(
+                f"{options.permutation_file} permutes {chosen.tiles} tiles but the grid has {options.grid**2}; "
+                f"type --grid {math.isqrt(chosen.tiles)}"
+            )
         return chosen
     return permutations.build(options.permutation_mode, options.permutations, options.grid, options.permutation_seed)
 

@@ -64,7 +64,7 @@ def standardize(patches: Tensor, floor: float = 1 / 255) -> Tensor:
     """
     mean = patches.mean(dim=(-2, -1), keepdim=True)
     centred = patches - mean
-    # The mean of a constant patch is rounded, so the difference is a few ulps and not zero: clear what is far below a gray level.
+    # The mean of a constant patch is rounded: clear what is left, which is far below a gray level.
     centred = torch.where(centred.abs() < floor * 1e-3, 0.0, centred)
     deviation = centred.square().mean(dim=(-2, -1), keepdim=True).sqrt()
     return centred / deviation.clamp_min(floor)

@@ -43,7 +43,7 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, chunk: int | None = None) 
     chunk = chunk or max(1, SCORES_AT_ONCE // len(bank))
     # Scaling the similarities saves a normalised copy of the bank, which may be most of the memory there is.
     scale = bank.norm(dim=1).clamp_min(1e-12).reciprocal()
-    found = [_largest((F.normalize(part) @ bank.T).mul_(scale), k) for part in queries.split(chunk)]
+    found = [_largest((F.normalize(part) @ bank.T).mul_(scale), k) for part in torch.split(queries, chunk)]
     return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
 
 

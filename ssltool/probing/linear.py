@@ -4,8 +4,9 @@ The objective is convex, so the answer depends on the features alone and not on 
 
     mean cross-entropy + weight_decay / 2 * ||W||^2        (the bias is free)
 
-on features standardised by the mean and deviation of the training pictures. L-BFGS on the whole training set finds it.
-The weight decay is chosen on a tenth of the training pictures, never on the test pictures.
+on features standardised by the mean and deviation of the training pictures. L-BFGS on the whole training set finds it,
+in coordinates in which the features are nearly uncorrelated, which takes a third of the iterations. The weight decay is
+chosen on a tenth of the training pictures, never on the test pictures.
 
 Shapes: N pictures, D numbers per picture, C classes. ``theta`` is ``[C, D + 1]``, the weight with the bias as its last
 column.
@@ -26,6 +27,15 @@ GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 EXTENSIONS = 3
 """Values tried beyond an end of the grid, each ten times the one before or a tenth of it."""
+
+BLOCK = 2048
+"""Features decorrelated together; wider ones are cut into blocks of at most this many."""
+
+SAMPLE = 8192
+"""Training pictures, evenly spread, that the correlations are measured on: they steer the path, not the optimum."""
+
+EXACT = 8_000_000
+"""Numbers up to which features are computed with in float64: few pictures do not average float32's rounding away."""
 
 ROWS_AT_ONCE = 4096
 """Pictures per matrix product; the parts are summed in float64."""
@@ -53,7 +63,9 @@ class LinearClassifier:
 
     def logits(self, x: Tensor) -> Tensor:
         """Scores float32 ``[N, C]`` of features ``[N, D]``."""
-        parts = [((part - self.mean) / self.std) @ self.weight.T + self.bias for part in x.float().split(ROWS_AT_ONCE)]
+        parts = [
+            ((part - self.mean) / self.std) @ self.weight.T + self.bias for part in torch.split(x.float(), ROWS_AT_ONCE)
+        ]
         return torch.cat(parts)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -135,7 +147,7 @@ def fit(
     weight_decay: float,
     *,
     start: Tensor | None = None,
-    tolerance: float = 1e-5,
+    tolerance: float = 5e-5,
     max_iterations: int = 1000,
 ) -> LinearClassifier:
     """Fit the probe for one weight decay.
@@ -147,7 +159,8 @@ def fit(
         weight_decay: At least 0; at 0 separable pictures have no optimum and the fit ends unconverged.
         start: theta to start from, float64 with one row for each class that has pictures; zeros if not given. It
             changes the time and not the optimum.
-        tolerance: The optimum counts as reached when no part of the gradient is larger.
+        tolerance: The optimum counts as reached when no part of the gradient, in the coordinates of the search, is
+            larger. The objective is then within about 1e-6 of its least value.
         max_iterations: Iterations after which to stop.
 
     Returns:
@@ -160,15 +173,12 @@ def fit(
     if int(present[-1]) >= classes or int(present[0]) < 0:
         raise DataError(f"labels from {int(present[0])} to {int(present[-1])} found, 0 to {classes - 1} expected")
     mean, std = moments(x)
-    z = (x.float() - mean).div_(std)
-    if start is None:
-        start = torch.zeros(len(present), x.shape[1] + 1, dtype=torch.float64)
-    theta, iterations = _minimise(z, labels, weight_decay, start, tolerance, 1e-11, max_iterations)
-    gradient = objective(theta, z, labels, weight_decay)[1]
+    problem = _Problem((x.float() - mean).div_(std), labels, len(present))
+    theta, converged, iterations = _minimise(problem, weight_decay, start, tolerance, max_iterations)
     weight = x.new_zeros(classes, x.shape[1], dtype=torch.float32)
     bias = x.new_full((classes,), -torch.inf, dtype=torch.float32)
     weight[present], bias[present] = theta[:, :-1].to(weight), theta[:, -1].to(bias)
-    return LinearClassifier(weight, bias, mean, std, bool(gradient.abs().max() <= tolerance), iterations)
+    return LinearClassifier(weight, bias, mean, std, converged, iterations)
 
 
 def choose_weight_decay(
@@ -215,7 +225,7 @@ def split(y: Tensor, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
     shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     held = torch.zeros(len(y), dtype=torch.bool)
     labels = y.cpu()[shuffled]
-    for c in labels.unique():
+    for c in torch.unique(labels):
         members = shuffled[labels == c]
         quota = min(max(round(holdout * len(members)), 1), len(members) - 1)
         held[members[:quota]] = True
@@ -233,7 +243,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: If a feature is NaN or infinite.
     """
-    parts = x.split(ROWS_AT_ONCE)
+    parts = torch.split(x, ROWS_AT_ONCE)
     mean = sum((part.cpu().double().sum(0) for part in parts), torch.zeros(x.shape[1], dtype=torch.float64)) / len(x)
     if not mean.isfinite().all():
         raise DataError("some features are NaN or infinite; the weights have diverged: probe an earlier checkpoint")
@@ -248,7 +258,7 @@ def objective(theta: Tensor, z: Tensor, y: Tensor, weight_decay: float) -> tuple
 
     Args:
         theta: float64 ``[C, D + 1]`` on the CPU.
-        z: float32 ``[N, D]``, standardised.
+        z: float32 or float64 ``[N, D]``, standardised; products are computed in its dtype.
         y: int64 ``[N]``, on the device of ``z``.
         weight_decay: Not applied to the bias.
 
@@ -257,7 +267,7 @@ def objective(theta: Tensor, z: Tensor, y: Tensor, weight_decay: float) -> tuple
     """
     weight, bias = theta[:, :-1].to(z), theta[:, -1].to(z)
     loss, gradient = 0.0, torch.zeros_like(theta)
-    for rows, labels in zip(z.split(ROWS_AT_ONCE), y.split(ROWS_AT_ONCE), strict=True):
+    for rows, labels in zip(torch.split(z, ROWS_AT_ONCE), torch.split(y, ROWS_AT_ONCE), strict=True):
         log_p = torch.addmm(bias, rows, weight.T).log_softmax(1)
         loss -= float(log_p.gather(1, labels[:, None]).cpu().double().sum())
         residual = log_p.exp_()
@@ -269,36 +279,71 @@ def objective(theta: Tensor, z: Tensor, y: Tensor, weight_decay: float) -> tuple
     return loss / len(z) + weight_decay / 2 * float(theta[:, :-1].square().sum()), gradient
 
 
-def _minimise(
-    z: Tensor,
-    y: Tensor,
-    weight_decay: float,
-    start: Tensor,
-    tolerance: float,
-    progress: float,
-    max_iterations: int,
-) -> tuple[Tensor, int]:
-    """Theta at the optimum, and the iterations taken. What L-BFGS remembers is small: it stays on the CPU, in float64.
+class _Problem:
+    """Standardised pictures ``z [N, D]``, their labels, and the covariance of the features in blocks."""
 
-    It ends when no part of the gradient is above ``tolerance`` or an iteration gains less than ``progress``.
+    def __init__(self, z: Tensor, labels: Tensor, classes: int) -> None:
+        exact = z.numel() <= EXACT and z.device.type != "mps"  # which has no float64
+        self.z = z.double() if exact else z
+        self.labels, self.classes = labels, classes
+        some = z[:: -(-len(z) // SAMPLE)].cpu()
+        parts = [part.double() for part in some.tensor_split(-(-z.shape[1] // BLOCK), dim=1)]
+        self.covariances = [part.T @ part / len(some) for part in parts]
+
+    def coordinates(self, weight_decay: float) -> list[Tensor]:
+        """Square matrices, one for each block of features and the last for the bias: theta is u times these.
+
+        At theta = 0 the curvature for each class is covariance / C + weight_decay, on all but a constant shift of the
+        classes. With its Cholesky factor L and theta = u L^-1 it is the identity for u.
+        """
+        factors = []
+        for covariance in self.covariances:
+            curvature = covariance / self.classes
+            curvature.diagonal().add_(max(weight_decay, 1e-8))
+            factors.append(torch.linalg.cholesky(curvature))
+        factors.append(torch.full((1, 1), self.classes**-0.5, dtype=torch.float64))
+        return [torch.linalg.solve_triangular(f, torch.eye(len(f), dtype=f.dtype), upper=False) for f in factors]
+
+
+def _times(theta: Tensor, blocks: list[Tensor]) -> Tensor:
+    """``theta [C, D + 1]`` times the block-diagonal matrix of ``blocks``."""
+    parts = theta.split_with_sizes([len(block) for block in blocks], dim=1)
+    return torch.cat([part @ block for part, block in zip(parts, blocks, strict=True)], dim=1)
+
+
+def _minimise(
+    problem: _Problem, weight_decay: float, start: Tensor | None, tolerance: float, max_iterations: int
+) -> tuple[Tensor, bool, int]:
+    """Theta at the optimum, whether it is one, and the iterations taken.
+
+    What L-BFGS remembers is small beside the features: it stays on the CPU, in float64.
     """
-    theta = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [theta],
+    inverses = problem.coordinates(weight_decay)
+    transposed = [inverse.T for inverse in inverses]
+    u = torch.zeros(problem.classes, problem.z.shape[1] + 1, dtype=torch.float64)
+    if start is not None:
+        u = _times(start, [torch.linalg.inv(inverse) for inverse in inverses])
+    u.requires_grad_()
+    optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
+        [u],
         max_iter=max_iterations,
         max_eval=2 * max_iterations,
         tolerance_grad=tolerance,
-        tolerance_change=progress,
+        tolerance_change=1e-12,
         history_size=30,
         line_search_fn="strong_wolfe",
     )
 
     def closure() -> float:
-        value, theta.grad = objective(theta.detach(), z, y, weight_decay)
+        value, gradient = objective(_times(u.detach(), inverses), problem.z, problem.labels, weight_decay)
+        u.grad = _times(gradient, transposed)
         return value
 
     optimizer.step(closure)
-    return theta.detach(), int(optimizer.state[theta]["n_iter"])
+    closure()  # the last point tried need not be the one accepted
+    assert u.grad is not None
+    converged = bool(u.grad.abs().max() <= tolerance)
+    return _times(u.detach(), inverses), converged, int(optimizer.state[u]["n_iter"])
 
 
 def _search(
@@ -310,16 +355,17 @@ def _search(
     if len(grid) == 1 or not len(held):
         return sorted(grid)[len(grid) // 2], {}, None
     mean, std = moments(x[kept])
-    train_z, held_z = (x[part].float().sub_(mean).div_(std) for part in (kept, held))
+    train_z, held_z = ((x[part].float() - mean).div_(std) for part in (kept, held))
+    problem = _Problem(train_z, labels[kept], len(present))
     thetas: dict[float, Tensor] = {}
     table: dict[float, float] = {}
-    theta = torch.zeros(len(present), x.shape[1] + 1, dtype=torch.float64)
+    theta: Tensor | None = None
     # From strong to weak, each fit starts near its optimum.
     path = sorted(set(grid), reverse=True)
     while path:
         value = path.pop(0)
         # Which value is best shows long before an optimum is reached to the last digit.
-        theta, _ = _minimise(train_z, labels[kept], value, theta, 1e-5, 1e-6, 200)
+        theta, _, _ = _minimise(problem, value, theta, tolerance=5e-4, max_iterations=200)
         scores = held_z @ theta[:, :-1].to(held_z).T + theta[:, -1].to(held_z)
         table[value] = 100 * float((scores.argmax(1) == labels[held]).cpu().double().mean())
         thetas[value] = theta

@@ -90,7 +90,9 @@ def load(place: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((place / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{place}/state.json cannot be read: {error}; remove {place} to use an older one") from error
+        raise CheckpointError(
+            f"{place}/state.json cannot be read: {error}; remove {place} to use an older one"
+        ) from error
     _restore(optimizer, tensors, state.pop("optimizer"))
     return state
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ContextManager, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ class Precision:
     name: PrecisionName
     reason: str
 
-    def autocast(self, device: torch.device) -> ContextManager[Any]:
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """The context for the forward pass."""
         if self.name == "fp32":
             return nullcontext()

@@ -46,7 +46,9 @@ class Display:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -66,11 +68,13 @@ class Display:
         if now - self._printed >= _PLAIN_EVERY or step == self._total:
             self._printed = now
             left = (now - self._began) / max(1, step - self._first) * (self._total - step)
-            self._console.print(f"step {step}/{self._total}  {text}  {left:.0f} s left", highlight=False, soft_wrap=True)
+            self._console.print(f"step {step}/{self._total}  {text}  {left:.0f} s left", soft_wrap=True)
 
     def text(self, line: Mapping[str, float]) -> str:
         """``loss 2.31 (chance 3.18)  accuracy 33.0% (4.2%)  812 images/s  data 2%``."""
-        shown = [f"loss {line['loss']:.3f}" + (f" (chance {self._chance['loss']:.3f})" if "loss" in self._chance else "")]
+        shown = [
+            f"loss {line['loss']:.3f}" + (f" (chance {self._chance['loss']:.3f})" if "loss" in self._chance else "")
+        ]
         for name in ("accuracy", "tile_accuracy"):
             if name in line:
                 known = f" (chance {self._chance[name]:.1%})" if name in self._chance else ""

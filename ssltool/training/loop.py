@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +20,24 @@ from ssltool.training import schedule
 from ssltool.training.device import Precision
 
 
-class TrainBatch(NamedTuple):
-    """What the loop needs of a batch; the loader's own batches have these fields.
+class TrainBatch(Protocol):
+    """What the loop needs of a batch; `ssltool.data.batches.Batch` has it."""
 
-    Attributes:
-        images: uint8 ``[B, 3, S, S]`` on the device.
-        index: int64 ``[B]`` on the device.
-        epoch: Which pass over the data this is.
-        wait: Seconds spent waiting for it.
-    """
+    @property
+    def images(self) -> Tensor:
+        """uint8 ``[B, 3, S, S]`` on the device."""
 
-    images: Tensor
-    index: Tensor
-    epoch: int
-    wait: float
+    @property
+    def indices(self) -> Tensor:
+        """int64 ``[B]`` on the device: place of each picture in the data."""
+
+    @property
+    def epoch(self) -> int:
+        """Which pass over the data this is."""
+
+    @property
+    def wait(self) -> float:
+        """Seconds spent waiting for it."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,12 @@ def train(
         for _ in range(plan.accumulate):
             batch = next(batches)
             generator.manual_seed(mix(plan.seed, batch.epoch))
-            view = method.view(batch.images, batch.index, generator)  # type: ignore[operator]
+            view = method.view(batch.images, batch.indices, generator)  # type: ignore[operator]
             with plan.precision.autocast(device):
                 loss = method(view)
             scaler.scale(loss.value / plan.accumulate).backward()
             losses.append(loss.value.detach())
-            pictures += len(batch.index)
+            pictures += len(batch.indices)
             wait += batch.wait
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, plan.clip or float("inf"))

@@ -15,7 +15,7 @@ Name = Literal["sgd", "adamw", "lars"]
 class LARS(Optimizer):
     """SGD with momentum and a learning rate per tensor (You, Gitman & Ginsburg 2017, algorithm 1).
 
-    A tensor of two or more dimensions moves by ``lr * trust * |w| / (|g| + weight_decay |w|)`` times its decayed gradient;
+    A matrix or kernel moves by ``lr * trust * |w| / (|g| + weight_decay |w|)`` times its decayed gradient;
     vectors (biases, norms) move as in plain SGD.
 
     Args:

@@ -44,9 +44,7 @@ class Meter:
             if not math.isfinite(loss):
                 raise NonFiniteLossError(f"the loss became {loss} at step {report.step}")
         last = steps[-1]
-        averages = {
-            name: sum(float(report.numbers[name]) for report in steps) / len(steps) for name in last.numbers
-        }
+        averages = {name: sum(float(report.numbers[name]) for report in steps) / len(steps) for name in last.numbers}
         self._start = time.perf_counter()
         return {
             "step": last.step,

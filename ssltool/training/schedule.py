@@ -8,7 +8,9 @@ from typing import Literal
 Kind = Literal["cosine", "step", "constant"]
 
 
-def learning_rate(step: int, *, base: float, total: int, warmup: int = 0, kind: Kind = "cosine", drops: int = 3) -> float:
+def learning_rate(
+    step: int, *, base: float, total: int, warmup: int = 0, kind: Kind = "cosine", drops: int = 3
+) -> float:
     """Learning rate of one step.
 
     Args:

@@ -46,8 +46,8 @@ def curves(lines: Sequence[Mapping[str, float]], chance: Mapping[str, float], ti
         axis.plot(x, [line.get(name, float("nan")) for line in lines], color=BLUE, linewidth=1.4)
         if name in chance:
             axis.axhline(chance[name], color=ORANGE, linestyle="--", linewidth=1)
-            axis.annotate(f"chance {chance[name]:.3g}", (0.02, chance[name]), xycoords=("axes fraction", "data"), color=ORANGE,
-                          fontsize=8, va="bottom")  # fmt: skip
+            place = {"xycoords": ("axes fraction", "data"), "color": ORANGE, "fontsize": 8, "va": "bottom"}
+            axis.annotate(f"chance {chance[name]:.3g}", (0.02, chance[name]), **place)
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -71,7 +71,7 @@ def permutation_set(
     """
     figure = Figure(figsize=(12, 7.2), layout="constrained")
     figure.suptitle(title, fontsize=12)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1.15, 1)))
     _grids(left, permutations[:shown], len(permutations))
     top, bottom = right.subplots(2, 1, height_ratios=(1.6, 1))
     tiles = permutations.shape[1]
@@ -130,5 +130,7 @@ def filters(kernels: NDArray[np.float64], title: str) -> Figure:
     for i, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axis.set_axis_off()
         if i < count:
-            axis.imshow(pictures[i] if pictures.shape[-1] == 3 else pictures[i, ..., 0], cmap="gray", interpolation="nearest")
+            axis.imshow(
+                pictures[i] if pictures.shape[-1] == 3 else pictures[i, ..., 0], cmap="gray", interpolation="nearest"
+            )
     return figure

@@ -16,7 +16,9 @@ _TEXT = 14
 _PAPER, _INK = (255, 255, 255), (34, 34, 34)
 
 
-def save_sheet(columns: Mapping[str, Tensor], path: Path, captions: Sequence[str] | None = None, title: str = "") -> Path:
+def save_sheet(
+    columns: Mapping[str, Tensor], path: Path, captions: Sequence[str] | None = None, title: str = ""
+) -> Path:
     """Draw a sheet and save it as PNG.
 
     Args:

@@ -60,7 +60,7 @@ def bench(choice: Choice, *, rounds: int = 5, steps: int = 4, console: Console |
         ``images_per_s`` and ``images_per_cpu_s`` of ``loader, view, bare, end_to_end``; ``ratio`` of end to end to
         bare by CPU-seconds and ``ratio_wall``; ``peak_memory_gb``; the resolved options.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, highlight=False)
     # Every picture is decoded in every pass: a cache filled by the warm-up would flatter the loader.
     session = pretrain.open_session(choice, console, cache_bytes=0)
     with session.batches:
@@ -68,18 +68,18 @@ def bench(choice: Choice, *, rounds: int = 5, steps: int = 4, console: Console |
         first = next(stream)
         generator = torch.Generator().manual_seed(session.plan.seed)
         method = session.method.train()
-        ready = _ReadyView(method, method.view(first.images, first.index, generator))
+        ready = _ReadyView(method, method.view(first.images, first.indices, generator))
         tasks: dict[str, Callable[[], object]] = {
             "loader": lambda: list(islice(stream, steps)),
-            "view": lambda: [method.view(first.images, first.index, generator) for _ in range(steps)],
-            "bare": _taking(session, ready, repeat(TrainBatch(*first)), steps),
+            "view": lambda: [method.view(first.images, first.indices, generator) for _ in range(steps)],
+            "bare": _taking(session, ready, repeat(first), steps),
             "end_to_end": _taking(session, method, stream, steps),
         }
         times = _interleaved(tasks, rounds, session.device, console)
-    pictures = steps * session.plan.accumulate * len(first.index)
+    pictures = steps * session.plan.accumulate * len(first.indices)
     result: dict[str, Any] = {"method": choice.method, "images_per_s": {}, "images_per_cpu_s": {}}
     for name, pairs in times.items():
-        seen = pictures if name in {"bare", "end_to_end"} else steps * len(first.index)
+        seen = pictures if name in {"bare", "end_to_end"} else steps * len(first.indices)
         result["images_per_s"][name] = seen / statistics.median(wall for wall, _ in pairs)
         result["images_per_cpu_s"][name] = seen / max(1e-9, statistics.median(cpu for _, cpu in pairs))
     result["ratio"] = statistics.median(
@@ -95,7 +95,9 @@ def bench(choice: Choice, *, rounds: int = 5, steps: int = 4, console: Console |
     return result
 
 
-def _taking(session: pretrain.Session, method: nn.Module, batches: Iterator[TrainBatch], steps: int) -> Callable[[], object]:
+def _taking(
+    session: pretrain.Session, method: nn.Module, batches: Iterator[TrainBatch], steps: int
+) -> Callable[[], object]:
     """A task that takes some optimizer steps."""
 
     def take() -> object:

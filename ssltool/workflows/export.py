@@ -28,14 +28,16 @@ def export(weights: Path, to: Path) -> dict[str, Any]:
     if to.exists() and source.resolve() == to.resolve():
         raise UsageError(f"--to {to} is the file to be exported; name another")
     encoder = torchvision.export(source, to)
+    card = encoder.card
+    assert card is not None, "load_encoder attaches it"
     page = to.with_suffix(".md")
     with atomic_file(page) as temporary:
-        temporary.write_text(model_card(encoder.card, to.name), encoding="utf-8")
+        temporary.write_text(model_card(card, to.name), encoding="utf-8")
     state = encoder.backbone.state_dict()
     return {
         "path": str(to),
         "card": str(page),
         "tensors": len(state),
         "parameters": sum(p.numel() for p in encoder.parameters()),
-        "weights": encoder.card.model_dump(mode="json"),
+        "weights": card.model_dump(mode="json"),
     }

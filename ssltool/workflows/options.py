@@ -15,40 +15,72 @@ from ssltool.methods.base import DataInfo, Method, MethodOptions
 
 _SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 _SMALL = 64  # px: up to here pictures get the small stem and, by default, the small ResNet
-_PICTURES_SEEN = 100_000  # what an automatic run looks at: minutes on a laptop for small pictures, about an hour for large
+_PICTURES_SEEN = (
+    100_000  # what an automatic run looks at: minutes on a laptop for small pictures, about an hour for large
+)
 
 
 class PretrainOptions(BaseModel):
-    """Options common to ``ssltool pretrain METHOD``; None means decided from the data and printed before the first step."""
+    """Options common to ``ssltool pretrain METHOD``; None means decided from the data and printed before it starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: tuple[str, ...] = Field(("demo",), description="Folder of pictures at any depth, or demo[:N]; may be repeated")
+    data: tuple[str, ...] = Field(
+        ("demo",), description="Folder of pictures at any depth, or demo[:N]; may be repeated"
+    )
     out: Path | None = Field(None, description="Run folder; automatic: runs/METHOD-N")
     backbone: str | None = Field(
-        None, description="Any torchvision classifier, caffenet, or a small ResNet; automatic: resnet10_w32 up to 64 px, else resnet18"
+        None,
+        description="Any torchvision classifier, caffenet, small ResNets; automatic: resnet10_w32 to 64 px, else resnet18",
     )
-    stem: Literal["auto", "imagenet", "small"] = Field("auto", description="small = 3x3 stride 1 without max-pool (ResNets)")
+    stem: Literal["auto", "imagenet", "small"] = Field(
+        "auto", description="small = 3x3 stride 1 without max-pool (ResNets)"
+    )
     channels: Literal[1, 3] = Field(3, description="Input channels of the encoder; 1 reads the mean of R, G and B")
-    init: Path | None = Field(None, description="Start from these weights (a run folder or a .safetensors file) instead of random ones")
-    image_size: int | None = Field(None, ge=8, le=1024, description="Side in px of the centre squares read from the files; automatic: from the pictures, at most 256")
-    epochs: float | None = Field(None, gt=0, description="Passes over the data; automatic: about 100,000 pictures, 10 to 200 passes")
+    init: Path | None = Field(
+        None, description="Start from these weights (a run folder or a .safetensors file) instead of random ones"
+    )
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="Side in px of the centre squares read from the files; automatic: from the pictures, at most 256",
+    )
+    epochs: float | None = Field(
+        None, gt=0, description="Passes over the data; automatic: about 100,000 pictures, 10 to 200 passes"
+    )
     steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of --epochs")
-    batch_size: int | None = Field(None, ge=2, description="Pictures per step and process; automatic: 256 up to 64 px, else 64")
+    batch_size: int | None = Field(
+        None, ge=2, description="Pictures per step and process; automatic: 256 up to 64 px, else 64"
+    )
     accumulate: int = Field(1, ge=1, description="Batches averaged into one step")
     optimizer: Literal["sgd", "adamw", "lars"] = Field("sgd", description="Update rule")
-    lr: float | None = Field(None, gt=0, description="Highest learning rate; automatic: sgd 0.1, lars 4.8 per 256 pictures of a step, adamw 0.001")
-    weight_decay: float | None = Field(None, ge=0, description="L2 penalty on matrices and kernels; automatic: adamw 0.05, else 0.0001")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="Highest learning rate; automatic: sgd 0.1, lars 4.8 per 256 pictures of a step, adamw 0.001",
+    )
+    weight_decay: float | None = Field(
+        None, ge=0, description="L2 penalty on matrices and kernels; automatic: adamw 0.05, else 0.0001"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars")
     warmup: float | None = Field(None, ge=0, description="Epochs of linear warm-up; automatic: a twentieth of the run")
-    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="Fall of the learning rate; step divides by ten three times")
+    schedule: Literal["cosine", "step", "constant"] = Field(
+        "cosine", description="Fall of the learning rate; step divides by ten three times"
+    )
     clip: float = Field(0.0, ge=0, description="Largest gradient norm; 0 = not clipped")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Number format of the forward pass; auto takes the fastest here")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Number format of the forward pass; auto takes the fastest here"
+    )
     compile: bool = Field(False, description="Use torch.compile; measured to gain nothing on a CPU")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train")
-    workers: int | None = Field(None, ge=0, le=256, description="Processes that decode pictures; automatic: from the cores")
+    workers: int | None = Field(
+        None, ge=0, le=256, description="Processes that decode pictures; automatic: from the cores"
+    )
     seed: int = Field(0, ge=0, description="Seed of everything random")
-    checkpoint_every: int | None = Field(None, ge=1, description="Steps between checkpoints; automatic: an epoch, within 100 to 2000 steps")
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="Steps between checkpoints; automatic: an epoch, within 100 to 2000 steps"
+    )
     keep: int = Field(2, ge=1, description="Checkpoints kept")
     log_every: int = Field(10, ge=1, description="Steps averaged into one line of metrics.jsonl")
 
@@ -72,7 +104,11 @@ class Choice(BaseModel):
 
 
 def combine(
-    name: str, method: type[Method[Any, Any]], given: Mapping[str, Any], preset: str | None = None, config: Path | None = None
+    name: str,
+    method: type[Method[Any, Any]],
+    given: Mapping[str, Any],
+    preset: str | None = None,
+    config: Path | None = None,
 ) -> Choice:
     """Merge preset, configuration file and given options (the later wins) and validate them all at once.
 
@@ -106,7 +142,9 @@ def validated(name: str, method: type[Method[Any, Any]], values: Mapping[str, An
     run_fields, task_fields = PretrainOptions.model_fields, method.Options.model_fields
     for option in values:
         if option not in run_fields and option not in task_fields:
-            raise UnknownNameError("option", option, [*run_fields, *task_fields], hint=f"'ssltool pretrain {name} --help' lists them")
+            raise UnknownNameError(
+                "option", option, [*run_fields, *task_fields], hint=f"'ssltool pretrain {name} --help' lists them"
+            )
     faults: list[str] = []
     parts: list[BaseModel] = []
     for model in (PretrainOptions, method.Options):
@@ -128,11 +166,15 @@ def describe_fault(fault: Mapping[str, Any]) -> str:
     """One of pydantic's error records as ``--flag VALUE: what is expected``."""
     flag = "--" + str(fault["loc"][0]).replace("_", "-") if fault["loc"] else "options"
     message = str(fault["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{flag} {fault['input']}: should be {message}" if message[:1].islower() else f"{flag} {fault['input']}: {message}"
+    return (
+        f"{flag} {fault['input']}: should be {message}"
+        if message[:1].islower()
+        else f"{flag} {fault['input']}: {message}"
+    )
 
 
 def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> Choice:
-    """Decide everything left open; ``info.image_size`` is decided already. Nothing is None afterwards but what stays unused.
+    """Decide everything left open but the picture size, which ``info`` has; only what stays unused is None afterwards.
 
     Raises:
         UsageError: The options do not fit the pictures.
@@ -142,7 +184,9 @@ def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> 
     backbone = run.backbone or ("resnet10_w32" if small else "resnet18")
     batch = run.batch_size or min(256 if small else 64, 2 ** (info.count.bit_length() - 1))
     per_epoch = max(1, info.count // (batch * run.accumulate))
-    epochs = run.epochs or (run.steps / per_epoch if run.steps else min(200, max(10, round(_PICTURES_SEEN / info.count))))
+    epochs = run.epochs or (
+        run.steps / per_epoch if run.steps else min(200, max(10, round(_PICTURES_SEEN / info.count)))
+    )
     steps = run.steps or max(1, round(epochs * per_epoch))
     scale = batch * run.accumulate / 256
     rates = {"sgd": 0.1 * scale, "lars": 4.8 * scale, "adamw": 1e-3}

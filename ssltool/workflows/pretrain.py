@@ -1,5 +1,6 @@
 """Pretraining from start to end: data, encoder, method and optimizer are put together here, and the loop's reports
-become metrics, checkpoints, weights and pictures."""
+become metrics, checkpoints, weights and pictures.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +81,7 @@ def pretrain(
         NonFiniteLossError: The loss became NaN or infinite.
         SslToolError: Anything else the user can mend.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, highlight=False)
     folder = runs.folder_to_resume(choice.run.out, choice.method) if resume else None
     run, source = _continued(choice, folder) if folder else _new(choice, overwrite, dry_run)
     session = prepare(run, source, console, resume=folder is not None)
@@ -113,7 +114,9 @@ def _continued(typed: Choice, folder: Path) -> tuple[runs.Run, Source]:
     """Read a run back and make sure that it would go on as it began."""
     run = runs.read_run(folder)
     if run.choice.method != typed.method:
-        raise UsageError(f"{folder} is a run of {run.choice.method}; type 'ssltool pretrain {run.choice.method} --resume'")
+        raise UsageError(
+            f"{folder} is a run of {run.choice.method}; type 'ssltool pretrain {run.choice.method} --resume'"
+        )
     given = {**typed.run.model_dump(exclude_unset=True), **typed.task.model_dump(exclude_unset=True)}
     saved = {**run.choice.run.model_dump(), **run.choice.task.model_dump()}
     wanted = validated(typed.method, find_method(typed.method), {**saved, **given, "epochs": None})
@@ -121,10 +124,15 @@ def _continued(typed: Choice, folder: Path) -> tuple[runs.Run, Source]:
     changed = [name for name in given if now[name] != saved[name] and name not in FREE_ON_RESUME]
     if changed:
         listed = ", ".join(f"--{name.replace('_', '-')} {given[name]} (the run has {saved[name]})" for name in changed)
-        raise UsageError(f"--resume goes on as the run began, but got {listed}; drop them, or start a new run with --init {folder}")
+        raise UsageError(
+            f"--resume goes on as the run began, but got {listed}; drop them, or start a new run with --init {folder}"
+        )
     source = open_source(run.choice.run.data)
     if source.fingerprint() != run.fingerprint:
-        raise CheckpointError(f"the pictures of {folder} have changed since it began; restore them, or start a new run with --init {folder}")
+        raise CheckpointError(
+            f"the pictures of {folder} have changed since it began; "
+            f"restore them, or start a new run with --init {folder}"
+        )
     return replace(run, choice=wanted), source
 
 
@@ -139,14 +147,16 @@ def prepare(
     torch.manual_seed(mix(options.seed))  # first weights
     method = runs.build_method(run.choice, run.info)
     if run.facts and method.facts != run.facts:
-        raise CheckpointError(f"the task of {run.folder} was built from {run.facts}, now it would be {method.facts}; start a new run")
+        raise CheckpointError(
+            f"the task of {run.folder} was built from {run.facts}, now it would be {method.facts}; start a new run"
+        )
     size = find_method(run.choice.method).network_size(run.choice.task)
     check_input(method.encoder, size)
     if options.init is not None:
         matched = load_backbone(method.encoder, find_weights(options.init))
-        console.print(f"first weights: {matched} tensors from {options.init}", highlight=False)
+        console.print(f"first weights: {matched} tensors from {options.init}")
     method.to(device)
-    method.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method.encoder.to(memory_format=torch.channels_last)
     if run.precision:
         precision = Precision(run.precision, "as the run began")  # type: ignore[arg-type]
     else:
@@ -199,17 +209,18 @@ def _begin(session: Session, console: Console) -> None:
     runs.write_run(run, plan.precision.reason, session.source.description)
     report.trim(run.folder, session.start)
     options = run.choice.run
-    console.print(f"{run.choice.method} on {session.source.description}, {options.image_size} px -> {run.folder}", highlight=False)
+    console.print(f"{run.choice.method} on {session.source.description}, {options.image_size} px -> {run.folder}")
     console.print(
-        f"{options.backbone} ({options.stem} stem), batch {options.batch_size}, {plan.steps} steps "
-        f"({plan.steps * plan.accumulate / session.batches.steps_per_epoch:.1f} epochs), {options.optimizer} lr {plan.lr:.4g}",
-        highlight=False,
+        f"{options.backbone} ({options.stem} stem), batch {options.batch_size}, {options.optimizer} lr {plan.lr:.4g}, "
+        f"{plan.steps} steps ({plan.steps * plan.accumulate / session.batches.steps_per_epoch:.1f} epochs)"
     )
-    task = ", ".join(f"{name} {value}" for name, value in run.choice.task.model_dump(mode="json").items() if value is not None)
-    console.print(f"task: {task}", highlight=False, soft_wrap=True)
-    console.print(f"{session.device.type}, {plan.precision.name} ({plan.precision.reason}), channels-last", highlight=False)
+    task = ", ".join(
+        f"{name} {value}" for name, value in run.choice.task.model_dump(mode="json").items() if value is not None
+    )
+    console.print(f"task: {task}")
+    console.print(f"{session.device.type}, {plan.precision.name} ({plan.precision.reason}), channels-last")
     if session.start:
-        console.print(f"resumed after step {session.start}", highlight=False)
+        console.print(f"resumed after step {session.start}")
     else:
         _draw(session, 0)
 
@@ -272,7 +283,9 @@ def _save(session: Session, step: int) -> None:
         kept = checkpoint.newest(run.folder)
         state = f"{kept} is intact" if kept else "no checkpoint was saved before"
         again = f"'ssltool pretrain {run.choice.method} --out {run.folder} --resume'"
-        raise DiskFullError(f"no space left on the disk for step {step}; {state}; free some and type {again}") from error
+        raise DiskFullError(
+            f"no space left on the disk for step {step}; {state}; free some and type {again}"
+        ) from error
 
 
 def card(session: Session, step: int) -> WeightsCard:
@@ -306,7 +319,7 @@ def sample(source: Source, size: int, count: int) -> tuple[Tensor, Tensor]:
     places = torch.linspace(0, len(source) - 1, min(count, len(source))).long().tolist()
     with AllPictures(source, size=size, batch_size=count, workers=0, indices=places) as pictures:
         batch = next(iter(pictures))
-    return batch.images, batch.index
+    return batch.images, batch.indices
 
 
 def _draw(session: Session, step: int) -> None:
@@ -358,8 +371,7 @@ def _rehearse(session: Session, console: Console) -> dict[str, Any]:
     }
     console.print(
         f"two steps went well: {needs['images_per_s']:.0f} images/s, {session.plan.steps} steps in about "
-        f"{needs['seconds'] / 60:.1f} min, {needs['memory_gb']} GB of memory, {needs['disk_gb']} GB of disk",
-        highlight=False,
+        f"{needs['seconds'] / 60:.1f} min, {needs['memory_gb']} GB of memory, {needs['disk_gb']} GB of disk"
     )
     return needs
 

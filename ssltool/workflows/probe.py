@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
@@ -24,7 +23,10 @@ from ssltool.training.device import best_device
 from ssltool.workflows.options import describe_fault
 
 Kind = Literal["linear", "layers", "knn"]
-_KS = (20, 200)  # neighbours: few labels and the paper's
+Split = Literal["train", "test"]
+Features = dict[str, Tensor]  # name of the stage -> float32 [N, D]
+
+_KS = (20, 200)  # neighbours: few labels, and the paper's
 _TEST_SHARE = 0.2  # of --data, when no test pictures are given
 _RECALIBRATION = 1024  # pictures whose statistics batch norm is given
 
@@ -38,6 +40,7 @@ class ProbeOptions(BaseModel):
     data: tuple[str, ...]
     test_data: tuple[str, ...] = ()
     kinds: tuple[Kind, ...] = ("linear", "layers", "knn")
+    grid_numbers: int = Field(1024, ge=0)
     baselines: bool = True
     recalibrate: bool = True
     batch_size: int = Field(256, ge=1)
@@ -46,55 +49,210 @@ class ProbeOptions(BaseModel):
 
     @classmethod
     def checked(cls, **values: Any) -> Self:
-        """Validate, with faults as one line naming flags."""
+        """Validate; faults become one line naming flags."""
         try:
             return cls(**values)
         except ValidationError as error:
-            faults = "; ".join(describe_fault(fault) for fault in error.errors())
+            faults = "; ".join(describe_fault({**fault, "loc": fault["loc"][:1]}) for fault in error.errors())
             raise UsageError(faults.replace("--kinds", "--kind")) from error
 
 
-class Labelled:
-    """Labelled pictures, split into training and test once for all encoders.
+class LabelledPictures:
+    """Labelled pictures, split into training and test once, for all encoders alike.
 
     Attributes:
         classes: Class names.
-        train: Source and places in it of the training pictures.
-        test: The same of the test pictures.
-        skipped: Pictures that could not be read.
+        skipped: Name and reason of pictures that could not be read.
     """
 
     def __init__(self, options: ProbeOptions) -> None:
+        self._options = options
+        self._device = best_device()
+        self.skipped: dict[str, str] = {}
         source = open_source(options.data)
         self.classes = source.classes
         if len(self.classes) < 2:
-            raise DataError(f"{source.description} has {len(self.classes)} class folders, probing needs 2 or more; put each class's pictures into a folder of its own")
-        self.skipped: dict[str, str] = {}
-        places = [i for i in range(len(source)) if source.label(i) is not None]
+            raise DataError(
+                f"{source.description} has {len(self.classes)} class folders but probing needs 2 or more; "
+                "put the pictures of each class into a folder of their own"
+            )
+        places = _labelled(source)
         if options.test_data:
             tested = open_source(options.test_data)
-            self.train = (source, places)
-            self.test = (tested, [i for i in range(len(tested)) if tested.label(i) is not None])
-            self._same_classes(tested)
+            unknown = sorted(set(tested.classes) - set(self.classes))
+            if unknown:
+                raise DataError(
+                    f"--test-data has classes that --data lacks: {', '.join(unknown[:3])}; add pictures of them"
+                )
+            self._splits = {"train": (source, places), "test": (tested, _labelled(tested))}
         else:
-            labels = torch.tensor([source.label(i) for i in places])
+            labels = torch.tensor([source.label(place) for place in places])
             kept, held = linear.split(labels, _TEST_SHARE, options.seed)
-            self.train = (source, [places[i] for i in kept.tolist()])
-            self.test = (source, [places[i] for i in held.tolist()])
+            self._splits = {
+                "train": (source, [places[i] for i in kept.tolist()]),
+                "test": (source, [places[i] for i in held.tolist()]),
+            }
+        for split, (_, chosen) in self._splits.items():
+            if not chosen:
+                raise DataError(f"there are no labelled {split} pictures; each class needs pictures in its folder")
 
-    def _same_classes(self, tested: Source) -> None:
-        unknown = sorted(set(tested.classes) - set(self.classes))
-        if unknown:
-            raise DataError(f"--test-data has classes that --data lacks: {', '.join(unknown[:3])}; remove them or add training pictures")
+    def read(self, split: Split, size: int, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of a split: uint8 ``[B, 3, size, size]`` on the device and classes int64 ``[B]``.
 
-    def labels(self, split: Literal["train", "test"], places: Tensor) -> Tensor:
-        """Classes int64 ``[N]``, numbered as in ``classes``, of pictures by their place in the split's source."""
-        source, _ = self.train if split == "train" else self.test
+        Args:
+            split: Which one.
+            size: Side in pixels.
+            most: Only about so many pictures, evenly spread.
+        """
+        source, places = self._splits[split]
+        if most is not None:
+            places = places[:: max(1, len(places) // most)]
         number = {name: i for i, name in enumerate(self.classes)}
-        return torch.tensor([number[source.classes[_label(source, int(i))]] for i in places])
+        options = self._options
+        with AllPictures(
+            source,
+            size=size,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            device=self._device,
+            indices=places,
+        ) as pictures:
+            for batch in pictures:
+                labels = [source.label(place) for place in batch.indices.tolist()]
+                yield (
+                    batch.images,
+                    torch.tensor([number[source.classes[label]] for label in labels if label is not None]),
+                )
+            self.skipped.update(pictures.skipped)
 
 
-def _label(source: Source, place: int) -> int:
-    label = source.label(place)
-    assert label is not None, "only labelled places are kept"
-    return label
+def probe(options: ProbeOptions, console: Console | None = None) -> dict[str, Any]:
+    """Run ``ssltool probe``.
+
+    Returns:
+        In JSON kinds: ``rows`` with ``features`` (the method's name, random weights, pixels), ``stage``, ``numbers``
+        and accuracies in percent (``linear, knn20, knn200``); ``best``, the index of the method's best linear row;
+        ``classes``; numbers of pictures; ``skipped``; and how it was done (``protocol``).
+    """
+    console = console or Console(stderr=True, highlight=False)
+    weights = find_weights(options.weights)
+    encoder = load_encoder(weights)
+    card = encoder.card
+    assert card is not None, "load_encoder attaches it"
+    pictures = LabelledPictures(options)
+    networks = {card.method: encoder}
+    if options.baselines:
+        networks["random weights"] = _random_twin(encoder, options.seed)
+    rows: list[dict[str, Any]] = []
+    for name, network in networks.items():
+        console.print(f"{name}: reading features")
+        train, test = _read(network, card, pictures, options)
+        rows += _score(name, train, test, len(pictures.classes), options, console)
+    if options.baselines:
+        train = _pixels(pictures, "train", _picture_size(card))
+        test = _pixels(pictures, "test", _picture_size(card), like=train)
+        rows += _score("pixels", train, test, len(pictures.classes), options, console)
+    measured = [i for i, row in enumerate(rows) if row["features"] == card.method and "linear" in row]
+    return {
+        "weights": str(weights),
+        "method": card.method,
+        "rows": rows,
+        "best": max(measured, key=lambda i: rows[i]["linear"], default=None),
+        "classes": list(pictures.classes),
+        "train_pictures": len(train[1]),
+        "test_pictures": len(test[1]),
+        "skipped": pictures.skipped,
+        "protocol": {
+            "picture_size": card.image_size,
+            "grid_numbers": options.grid_numbers,
+            "recalibrated_batch_norm": options.recalibrate,
+            "linear": "logistic regression, weight decay chosen on a tenth of the training pictures",
+            "knn": "cosine, votes weighted by exp(similarity / 0.07)",
+            "seed": options.seed,
+        },
+    }
+
+
+def _labelled(source: Source) -> list[int]:
+    return [place for place in range(len(source)) if source.label(place) is not None]
+
+
+def _random_twin(encoder: Encoder, seed: int) -> Encoder:
+    """The same network with fresh weights."""
+    torch.manual_seed(mix(seed))
+    return build_encoder(
+        encoder.name, stem=encoder.stem, in_channels=encoder.in_channels, image_size=encoder.image_size
+    )
+
+
+def _picture_size(card: WeightsCard) -> int:
+    """Side at which files are read: what pretraining read; tiles may have been enlarged after that."""
+    return int(card.training.get("picture_size", card.image_size))
+
+
+def _read(
+    encoder: Encoder, card: WeightsCard, pictures: LabelledPictures, options: ProbeOptions
+) -> tuple[tuple[Features, Tensor], tuple[Features, Tensor]]:
+    """Features and classes of both splits, after batch norm has seen whole pictures."""
+    encoder.to(best_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    reader = features.Reader(card.image_size, card.mean, card.std)
+    size = _picture_size(card)
+    if options.recalibrate:
+        some = pictures.read("train", size, most=_RECALIBRATION)
+        features.recalibrate_batch_norm(encoder, (images for images, _ in some), reader)
+    grid = options.grid_numbers if "layers" in options.kinds else 0
+
+    def read(split: Split) -> tuple[Features, Tensor]:
+        labels: list[Tensor] = []
+        stages = features.extract(encoder, _noting(pictures.read(split, size), labels), reader, grid)
+        return stages, torch.cat(labels)
+
+    return read("train"), read("test")
+
+
+def _pixels(
+    pictures: LabelledPictures, split: Split, size: int, like: tuple[Features, Tensor] | None = None
+) -> tuple[Features, Tensor]:
+    """Raw pixels and classes of a split; test pictures keep as many channels as the training pictures have."""
+    side, labels = min(32, size), list[Tensor]()
+    channels = like[0]["pixels"].shape[1] // side**2 if like else None
+    values = features.pixels(_noting(pictures.read(split, size), labels), side, channels)
+    return {"pixels": values}, torch.cat(labels)
+
+
+def _noting(batches: Iterator[tuple[Tensor, Tensor]], labels: list[Tensor]) -> Iterator[Tensor]:
+    """Pass pictures on and keep their labels."""
+    for images, classes in batches:
+        labels.append(classes)
+        yield images
+
+
+def _score(
+    name: str,
+    train: tuple[Features, Tensor],
+    test: tuple[Features, Tensor],
+    classes: int,
+    options: ProbeOptions,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Rows of the table for one kind of features: the pooled one (or pixels), then every stage if asked for."""
+    rows = []
+    whole = {features.POOLED, "pixels"}
+    for stage, train_x in train[0].items():
+        if stage not in whole and "layers" not in options.kinds:
+            continue
+        row: dict[str, Any] = {"features": name, "stage": stage, "numbers": train_x.shape[1]}
+        labels = [y.to(train_x.device) for y in (train[1], test[1])]
+        if {"linear", "layers"} & set(options.kinds):
+            console.print(f"{name}: linear probe of {stage}")
+            fitted = linear.fit_and_score(train_x, labels[0], test[0][stage], labels[1], classes, options.seed)
+            row |= {
+                "linear": round(fitted.accuracy, 3),
+                "weight_decay": fitted.weight_decay,
+                "converged": fitted.converged,
+            }
+        if stage in whole and "knn" in options.kinds:
+            found = knn_accuracy(train_x, labels[0], test[0][stage], labels[1], classes, ks=_KS)
+            row |= {f"knn{k}": round(accuracy, 3) for k, accuracy in found.items()}
+        rows.append(row)
+    return rows

@@ -94,7 +94,7 @@ def read_run(folder: Path) -> Run:
         data = dict(document["data"])
         fingerprint = data.pop("fingerprint")
         data.pop("description")
-        info = DataInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        info = DataInfo(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
         name, options = document["method"], document["options"]
         facts, precision = document["task"], document["precision"]["name"]
     except (ValueError, KeyError, TypeError) as error:
@@ -106,6 +106,7 @@ def build_method(choice: Choice, info: DataInfo) -> Method[Any, Any]:
     """Build the untrained method of resolved options; weights come from torch's global generator."""
     run, cls = choice.run, find_method(choice.method)
     assert run.backbone, "resolved"
+    assert run.stem != "auto", "resolved"
     encoder = build_encoder(
         run.backbone, stem=run.stem, in_channels=run.channels, image_size=cls.network_size(choice.task)
     )
@@ -120,7 +121,9 @@ def load_method(run: Run) -> Method[Any, Any]:
     """
     place = checkpoint.newest(run.folder)
     if place is None:
-        raise CheckpointError(f"{run.folder} has no checkpoint yet; let it run, or start it again with 'ssltool pretrain'")
+        raise CheckpointError(
+            f"{run.folder} has no checkpoint yet; let it run, or start it again with 'ssltool pretrain'"
+        )
     method = build_method(run.choice, run.info)
     checkpoint.load_model(place, method)
     return method.eval()
@@ -138,9 +141,13 @@ def new_folder(out: Path | None, method: str, overwrite: bool) -> Path:
         raise UsageError(f"--out {out} is a file; name a new folder")
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
-            raise UsageError(f"--out {out} is not empty; type --resume to continue it, --overwrite to replace it, or another folder")
+            raise UsageError(
+                f"--out {out} is not empty; type --resume to continue it, --overwrite to replace it, or another folder"
+            )
         if not (out / RUN_FILE).is_file():
-            raise UsageError(f"--out {out} is not empty and not a run folder, so --overwrite leaves it alone; name another folder")
+            raise UsageError(
+                f"--out {out} is not empty and not a run folder, so --overwrite leaves it alone; name another folder"
+            )
     return out
 
 

@@ -103,7 +103,7 @@ def score(method: Method[Any, Any], images: Tensor, index: Tensor, seed: int, ba
     method.eval()
     generator = torch.Generator()
     totals: dict[str, float] = {}
-    for part, places in zip(images.split(batch), index.split(batch), strict=True):
+    for part, places in zip(torch.split(images, batch), torch.split(index, batch), strict=True):
         loss: Loss = method(method.view(part, places, generator.manual_seed(seed)))
         for key, value in {"loss": loss.value, **loss.numbers}.items():
             totals[key] = totals.get(key, 0.0) + float(value) * len(part) / len(images)

@@ -72,7 +72,9 @@ def test_works_on_two_pictures_and_on_gray_ones(name: str) -> None:
 def test_the_same_seed_gives_the_same_bytes(name: str) -> None:
     first, info = build(name)
     second, _ = build(name)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
     views = [m.train().view(*batch(info), seeded(5)) for m in (first, second)]
     assert all(torch.equal(a, b) for a, b in zip(*map(leaves, views), strict=True))
     other = leaves(first.view(*batch(info), seeded(6)))

@@ -18,7 +18,9 @@ def test_projection_matrix() -> None:
     """B = I - a'a / aa' = [[5/6, 1/3, -1/6], [1/3, 1/3, 1/3], [-1/6, 1/3, 5/6]]."""
     basis = torch.eye(3, dtype=torch.float64).view(3, 3, 1, 1)
     rows = project_color(basis, torch.ones(3, dtype=torch.bool)).view(3, 3)
-    expected = torch.tensor([[5 / 6, 1 / 3, -1 / 6], [1 / 3, 1 / 3, 1 / 3], [-1 / 6, 1 / 3, 5 / 6]], dtype=torch.float64)
+    expected = torch.tensor(
+        [[5 / 6, 1 / 3, -1 / 6], [1 / 3, 1 / 3, 1 / 3], [-1 / 6, 1 / 3, 5 / 6]], dtype=torch.float64
+    )
     assert torch.allclose(rows, expected, atol=1e-7)
 
 

@@ -6,7 +6,9 @@ from ssltool.ops import frames
 
 
 def test_border_paints_the_outermost_pixels_only() -> None:
-    out = frames.border(torch.full((1, 2, 3, 6, 6), 9, dtype=torch.uint8), torch.stack([frames.GREEN, frames.RED])[None], 2)
+    out = frames.border(
+        torch.full((1, 2, 3, 6, 6), 9, dtype=torch.uint8), torch.stack([frames.GREEN, frames.RED])[None], 2
+    )
     assert torch.equal(out[0, 0, :, 0, 0], frames.GREEN)
     assert torch.equal(out[0, 1, :, 5, 3], frames.RED)
     assert (out[:, :, :, 2:4, 2:4] == 9).all()

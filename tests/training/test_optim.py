@@ -15,7 +15,7 @@ def test_lars_moves_a_matrix_by_hand() -> None:
         weight.grad = torch.tensor([[0.6, 0.8]])
         optimizer.step()
         assert torch.allclose(weight, torch.tensor(expected))
-    # second step: |w| = 4.9, ratio = 0.049 / 1.49, update = (0.894, 1.192), velocity = 0.5 (0.06, 0.08) + 2 ratio update
+    # second step: |w| = 4.9, ratio = 0.049 / 1.49, update = (0.894, 1.192), velocity 0.5 (0.06, 0.08) + 2 ratio update
     weight.grad = torch.tensor([[0.6, 0.8]])
     optimizer.step()
     ratio = 0.049 / 1.49

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,4 +30,4 @@ def test_the_rate_is_positive_and_never_above_the_base(total: int, warmup: int, 
     rates = [learning_rate(s, base=0.3, total=total, warmup=warmup, kind=kind) for s in range(total)]
     assert all(0 < rate <= 0.3 + 1e-12 for rate in rates)
     after = rates[warmup:]
-    assert all(a >= b - 1e-12 for a, b in zip(after, after[1:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(after))

@@ -1,0 +1,218 @@
+"""What the probes read: features of frozen encoders, pixels to compare them with, and batch-norm statistics.
+
+Shapes: N pictures, B per batch, S picture side, D width of the pooled vector, C_s width of a stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssltool.errors import DataError, WeightsError
+from ssltool.nn.encoders import Encoder
+
+POOLED = "pooled"
+_PIXEL_SIDE = 32  # px: raw pixels of larger pictures are read at this size, 3072 numbers
+
+
+class Reader:
+    """Turns uint8 pictures into what the encoder was trained on.
+
+    Args:
+        size: Side in pixels to which pictures are resized (bilinear, antialiased).
+        mean: Per channel of the encoder's input, subtracted (0..1 scale).
+        std: Per channel, divided by.
+    """
+
+    def __init__(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.size = size
+        self._mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self._std = torch.tensor(std).view(1, -1, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 ``[B, 3, S, S]`` -> float32 ``[B, C, size, size]``; one channel is the plain mean of R, G and B."""
+        x = _resized(images, self.size)
+        if self._mean.shape[1] == 1:
+            x = x.mean(dim=1, keepdim=True)
+        x = (x - self._mean.to(x.device)) / self._std.to(x.device)
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def extract(
+    encoder: Encoder,
+    batches: Iterable[Tensor],
+    reader: Reader,
+    grid_numbers: int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Read the features of all stages in one pass, in evaluation mode.
+
+    Args:
+        encoder: The network; its modes are restored afterwards.
+        batches: uint8 ``[B, 3, S, S]``, on any device.
+        reader: Resizes and normalises.
+        grid_numbers: Also average each stage's map over the largest square grid of at most this many numbers, as the
+            papers do with about 9,000.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` compute under autocast. Features decide accuracy, so float32 is
+            the default.
+
+    Returns:
+        float32 on the encoder's device: ``pooled`` ``[N, D]``, the encoder's own vector; ``layer1`` ... (each stage's
+        name) ``[N, C_s]``, the averages of the stages' maps; and, with ``grid_numbers``, ``layer1 grid`` ...
+        ``[N, C_s * g * g]`` of the stages whose grid has more than one place.
+
+    Raises:
+        DataError: If there are no pictures.
+        WeightsError: If a feature is NaN or infinite.
+    """
+    collected: dict[str, list[Tensor]] = {}
+    with _evaluating(encoder):
+        for rows in _by_batch(encoder, batches, reader, grid_numbers, dtype):
+            for name, values in rows.items():
+                collected.setdefault(name, []).append(values)
+    if not collected:
+        raise DataError("there are no pictures to probe with; check that --data holds readable pictures")
+    # Parts are let go as they are joined: the largest features are wanted in memory twice, not all of them.
+    found = {name: torch.cat(collected.pop(name)) for name in list(collected)}
+    for name, values in found.items():
+        if not values.isfinite().all():
+            raise WeightsError(
+                f"the encoder's {name!r} features hold NaN or infinity, finite numbers were expected; "
+                "the weights have diverged: probe an earlier checkpoint"
+            )
+    return found
+
+
+def pixels(batches: Iterable[Tensor], side: int | None = None, channels: int | None = None) -> Tensor:
+    """Raw pixels, the baseline every feature should beat.
+
+    Args:
+        batches: uint8 ``[B, 3, S, S]``.
+        side: Side to which pictures are resized; their own up to 32 px if not given.
+        channels: 1 or 3; if not given, 1 when no picture has any colour, else 3. Test pictures need the number that
+            the training pictures got.
+
+    Returns:
+        float32 ``[N, channels * side * side]`` in 0..1; one channel is the plain mean of R, G and B.
+
+    Raises:
+        DataError: If there are no pictures.
+    """
+    parts, colored = [], False
+    for images in batches:
+        colored = colored or not bool((images == images[:, :1]).all())
+        parts.append(_resized(images, side or min(_PIXEL_SIDE, images.shape[-1])))
+    if not parts:
+        raise DataError("there are no pictures to probe with; check that --data holds readable pictures")
+    stacked = torch.cat(parts)
+    if (channels or (3 if colored else 1)) == 1:
+        stacked = stacked.mean(dim=1, keepdim=True) if colored else stacked[:, :1]
+    return stacked.flatten(1)
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(encoder: Encoder, batches: Iterable[Tensor], reader: Reader) -> int:
+    """Re-estimate batch norm's running statistics on whole pictures, without touching a weight.
+
+    An encoder trained on tiles or patches has seen other statistics than those of whole pictures, and a random one has
+    seen none. Means and variances become their averages over the batches, each batch weighted by its pictures.
+
+    Args:
+        encoder: Changed in place, if it has batch norm; its modes are restored afterwards.
+        batches: uint8 ``[B, 3, S, S]``, unlabelled training pictures. A batch of one picture, which has no variance to
+            speak of, is left out.
+        reader: Resizes and normalises.
+
+    Returns:
+        Pictures used; 0 without batch norm.
+    """
+    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return 0
+    momenta = [norm.momentum for norm in norms]
+    device = next(encoder.parameters()).device
+    used = 0
+    with _evaluating(encoder):
+        for norm in norms:
+            norm.train()
+        for images in batches:
+            if len(images) == 1:
+                continue
+            if not used:
+                # A weight of zero would not rid the averages of a NaN.
+                for norm in norms:
+                    norm.reset_running_stats()
+            used += len(images)
+            for norm in norms:
+                norm.momentum = len(images) / used  # 1 for the first batch: together a plain average over pictures
+            encoder(reader(images.to(device)))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return used
+
+
+def _by_batch(
+    encoder: Encoder, batches: Iterable[Tensor], reader: Reader, grid_numbers: int, dtype: torch.dtype
+) -> Iterator[dict[str, Tensor]]:
+    """The features of :func:`extract` for each batch."""
+    device = next(encoder.parameters()).device
+    averaged: bool | None = None
+    for images in batches:
+        x = reader(images.to(device))
+        if averaged is None:
+            averaged = _pools_by_average(encoder, x[:2])
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            maps = {name: values.float() for name, values in encoder.maps(x).items()}
+            pooled = None if averaged else encoder(x).float()
+        averages = {name: values.mean(dim=(2, 3)) for name, values in maps.items()}
+        sides = {name: _grid_side(values, grid_numbers) for name, values in maps.items()}
+        yield {
+            POOLED: averages[encoder.stages[-1].name] if pooled is None else pooled,
+            **averages,
+            **{
+                f"{name} grid": F.adaptive_avg_pool2d(maps[name], side).flatten(1)
+                for name, side in sides.items()
+                if side > 1
+            },
+        }
+
+
+def _pools_by_average(encoder: Encoder, x: Tensor) -> bool:
+    """Whether the pooled vector is the average of the last map, as it mostly is, so that one pass gives both."""
+    average = encoder.map(x).mean(dim=(2, 3))
+    pooled: Tensor = encoder(x)
+    return torch.allclose(pooled, average, rtol=1e-4, atol=1e-5 * float(average.abs().max()))
+
+
+def _grid_side(values: Tensor, numbers: int) -> int:
+    """Side of the largest grid over a map ``[B, C, h, w]`` whose cells hold at most ``numbers`` numbers in all."""
+    height, width = values.shape[2:]
+    return min(height, width, math.isqrt(numbers // values.shape[1]))
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    """Pictures uint8 ``[B, C, S, S]`` as float32 0..1 of the given side."""
+    x = images.float() / 255
+    if x.shape[-1] == side:
+        return x
+    return F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+
+
+@contextmanager
+def _evaluating(encoder: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module is in the mode it was in."""
+    modes = {module: module.training for module in encoder.modules()}
+    encoder.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

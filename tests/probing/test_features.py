@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ssltool.errors import DataError, WeightsError
+from ssltool.nn.encoders import build_encoder
+from ssltool.probing import features
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+READER = features.Reader(16, MEAN, STD)
+
+
+def pictures(count, side, seed=0):
+    return torch.randint(
+        0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
+
+
+def encoder_of(name="resnet10_w32", **options):
+    torch.manual_seed(0)
+    return build_encoder(name, **options)
+
+
+def test_each_feature_is_what_the_encoder_gives():
+    encoder, images = encoder_of().eval(), pictures(5, 24)
+    found = features.extract(encoder, images.split(2), features.Reader(24, MEAN, STD), 600)
+    x = (images.float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    with torch.no_grad():
+        pooled, maps = encoder(x), encoder.maps(x)
+    names = [stage.name for stage in encoder.stages]
+    # Maps of 32, 32, 64, 128, 256 channels and 24, 24, 12, 6, 3 places a side: 4x4, 4x4, 3x3, 2x2 of them fit, and 1x1.
+    grids = dict(zip(names[:-1], (4, 4, 3, 2), strict=True))
+    assert list(found) == ["pooled", *names, *(f"{name} grid" for name in grids)]
+    assert torch.allclose(found["pooled"], pooled, atol=1e-4)
+    for name, values in maps.items():
+        assert torch.allclose(found[name], values.mean((2, 3)), atol=1e-4)
+    for name, side in grids.items():
+        expected = F.adaptive_avg_pool2d(maps[name], side).flatten(1)
+        assert torch.allclose(found[f"{name} grid"], expected, atol=1e-4)
+
+
+def test_pooled_vector_is_the_encoders_own_where_it_is_no_average():
+    encoder, images = encoder_of("vit_b_32", image_size=32).eval(), pictures(3, 32)
+    found = features.extract(encoder, [images], features.Reader(32, MEAN, STD))["pooled"]
+    with torch.no_grad():
+        expected = encoder(features.Reader(32, MEAN, STD)(images))
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_batches_change_nothing():
+    encoder, images = encoder_of(), pictures(7, 16)
+    whole = features.extract(encoder, [images], READER, 500)
+    parts = features.extract(encoder, images.split(3), READER, 500)
+    for name, values in whole.items():
+        assert parts[name].dtype == torch.float32
+        assert torch.allclose(parts[name], values, atol=1e-5)
+
+
+def test_modes_are_restored_and_statistics_untouched():
+    encoder = encoder_of().train()
+    norm = next(module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.eval()
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    modes = [module.training for module in encoder.modules()]
+    found = features.extract(encoder, [pictures(4, 16)], READER)
+    assert [module.training for module in encoder.modules()] == modes
+    assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
+    assert not found["pooled"].requires_grad
+
+
+def test_bfloat16_only_if_asked():
+    encoder, images = encoder_of(), [pictures(4, 16)]
+    exact = features.extract(encoder, images, READER)["pooled"]
+    rough = features.extract(encoder, images, READER, dtype=torch.bfloat16)["pooled"]
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    assert torch.allclose(rough, exact, atol=0.05 * float(exact.abs().max()))
+
+
+def test_reader_by_hand():
+    images = torch.tensor([[51, 102, 255]], dtype=torch.uint8)[:, :, None, None].expand(1, 3, 2, 2)
+    color = features.Reader(2, (0.1, 0.2, 0.3), (0.5, 0.1, 0.7))(images)
+    assert color[0, :, 1, 0].tolist() == pytest.approx([0.2, 2.0, 1.0], abs=1e-6)
+    gray = features.Reader(2, (0.2,), (0.1,))(images)
+    assert gray.shape == (1, 1, 2, 2)
+    assert gray[0, 0, 0, 0].item() == pytest.approx(((0.2 + 0.4 + 1.0) / 3 - 0.2) / 0.1, abs=1e-5)
+
+
+def test_shrinking_is_antialiased():
+    # Every eighth column is white: without antialiasing some pixels would miss it or be all of it.
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    images[..., ::8] = 255
+    small = features.Reader(8, (0.0,), (1.0,))(images)
+    assert small.shape == (1, 1, 8, 8)
+    assert small.amin() > 0.05
+    assert small.amax() < 0.25
+
+
+def test_gray_encoder_reads_the_mean_of_the_channels():
+    encoder, images = encoder_of(in_channels=1), pictures(3, 16)
+    mean = images.float().mean(1, keepdim=True).round().to(torch.uint8)
+    found = features.extract(encoder, [images], features.Reader(16, (0.5,), (0.25,)))["pooled"]
+    same = features.extract(encoder, [mean.expand(-1, 3, -1, -1)], features.Reader(16, (0.5,), (0.25,)))["pooled"]
+    assert torch.allclose(found, same, atol=0.02 * float(found.abs().max()))
+
+
+def test_faults_are_named():
+    encoder = encoder_of()
+    with pytest.raises(DataError, match="no pictures"):
+        features.extract(encoder, [], READER)
+    with pytest.raises(DataError, match="no pictures"):
+        features.pixels([])
+    next(encoder.parameters()).data.fill_(torch.nan)
+    with pytest.raises(WeightsError, match="'pooled' features hold NaN or infinity"):
+        features.extract(encoder, [pictures(2, 16)], READER)
+
+
+def test_pixels_keep_small_pictures_and_shrink_large_ones():
+    small = pictures(5, 28)
+    assert torch.equal(features.pixels(small.split(2)), (small.float() / 255).flatten(1))
+    assert features.pixels([pictures(2, 40)]).shape == (2, 3 * 32 * 32)
+    assert features.pixels([pictures(2, 40)], side=8).shape == (2, 3 * 8 * 8)
+
+
+def test_pixels_of_gray_pictures_are_one_channel():
+    color = pictures(4, 28)
+    gray = color[:, :1].expand(-1, 3, -1, -1)
+    assert torch.equal(features.pixels([gray]), (gray[:, 0].float() / 255).flatten(1))
+    assert features.pixels([gray, color]).shape == (8, 3 * 28 * 28)
+    assert features.pixels([gray], channels=3).shape == (4, 3 * 28 * 28)
+    expected = (color.float() / 255).mean(1).flatten(1)
+    assert torch.allclose(features.pixels([color], channels=1), expected)
+
+
+def test_batch_norm_gets_the_statistics_of_all_pictures():
+    encoder, images = encoder_of().train(), pictures(10, 16)
+    norm = next(module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.running_mean.fill_(torch.nan)
+    seen = []
+    hook = norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    # Unequal batches, the last of a single picture, which is left out.
+    used = features.recalibrate_batch_norm(encoder, images.split([4, 3, 2, 1]), READER)
+    hook.remove()
+    assert used == 9
+    assert torch.allclose(norm.running_mean, torch.cat(seen).mean((0, 2, 3)), atol=1e-5)
+    variances = sum(len(x) * x.var((0, 2, 3)) for x in seen) / 9
+    assert torch.allclose(norm.running_var, variances, atol=1e-4)
+    assert norm.momentum == 0.1
+    assert all(module.training for module in encoder.modules())
+
+
+def test_recalibration_changes_nothing_else_and_repeats():
+    first, second, images = encoder_of(), encoder_of(), pictures(8, 16)
+    second.load_state_dict(first.state_dict())
+    parameters = [p.clone() for p in first.parameters()]
+    for encoder in (first, second):
+        features.recalibrate_batch_norm(encoder, images.split(4), READER)
+    assert all(torch.equal(p, q) for p, q in zip(parameters, first.parameters(), strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(first.buffers(), second.buffers(), strict=True))
+
+
+def test_encoder_without_batch_norm_is_left_alone():
+    encoder = encoder_of("alexnet")
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    assert features.recalibrate_batch_norm(encoder, [pictures(2, 64)], features.Reader(64, MEAN, STD)) == 0
+    assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from ssltool.errors import DataError
+from ssltool.probing import linear
+
+
+def blobs(count, classes, width, seed, spread=1.5):
+    """Overlapping clusters whose features are correlated and of very different scales."""
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(width, width, generator=g)
+    y = torch.arange(count) % classes
+    x = (torch.randn(classes, width, generator=g)[y] + spread * torch.randn(count, width, generator=g)) @ mix
+    return x * torch.logspace(-2, 2, width) + 3, y
+
+
+def theta_of(classifier):
+    return torch.cat([classifier.weight, classifier.bias[:, None]], 1).double()
+
+
+def standardised(x):
+    mean, std = linear.moments(x)
+    return (x - mean) / std
+
+
+def test_objective_by_hand():
+    # Logits (1, 0) and (-2, 0): losses ln(1 + e^-1) and ln(1 + e^-2); penalty 0.1 / 2 * 1^2.
+    theta = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    value, gradient = linear.objective(theta, torch.tensor([[1.0], [-2.0]]), torch.tensor([0, 1]), 0.1)
+    assert value == pytest.approx((math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-2))) / 2 + 0.05, rel=1e-6)
+    p, q = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(2))
+    expected = [[((p - 1) - 2 * q) / 2 + 0.1, ((p - 1) + q) / 2], [((1 - p) + 2 * q) / 2, ((1 - p) - q) / 2]]
+    assert gradient.numpy() == pytest.approx(np.array(expected), rel=1e-5)
+
+
+def test_gradient_agrees_with_autograd():
+    x, y = blobs(300, 4, 6, seed=0)
+    z = standardised(x)
+    theta = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(z.double() @ theta[:, :-1].T + theta[:, -1], y)
+    loss = loss + 0.03 / 2 * theta[:, :-1].square().sum()
+    loss.backward()
+    value, gradient = linear.objective(theta.detach(), z, y, 0.03)
+    assert value == pytest.approx(loss.item(), rel=1e-6)
+    assert torch.allclose(gradient, theta.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight_decay", [1e-3, 1e-1])
+@pytest.mark.parametrize(("count", "classes", "width"), [(2000, 7, 20), (60, 3, 100)])
+def test_same_optimum_as_scikit_learn(count, classes, width, weight_decay):
+    x, y = blobs(count, classes, width, seed=2)
+    z = standardised(x)
+    reference = LogisticRegression(C=1 / (count * weight_decay), tol=1e-8, max_iter=5000).fit(z.double().numpy(), y)
+    expected = torch.from_numpy(np.column_stack([reference.coef_, reference.intercept_]))
+    found = linear.fit(x, y, classes, weight_decay, tolerance=1e-6)
+    best, _ = linear.objective(expected, z, y, weight_decay)
+    value, gradient = linear.objective(theta_of(found), z, y, weight_decay)
+    assert found.converged
+    assert value == pytest.approx(best, rel=1e-5)
+    assert gradient.norm() < 1e-4
+    agreement = (found.predict(x).numpy() == reference.predict(z.double().numpy())).mean()
+    assert agreement > 0.999
+
+
+def test_a_start_changes_the_time_only():
+    x, y = blobs(500, 4, 10, seed=3)
+    cold = linear.fit(x, y, 4, 1e-2, tolerance=1e-6)
+    warm = linear.fit(x, y, 4, 1e-2, tolerance=1e-6, start=theta_of(cold))
+    assert warm.iterations < cold.iterations / 2
+    assert torch.allclose(warm.weight, cold.weight, atol=1e-3)
+
+
+def test_same_bytes_twice():
+    x, y = blobs(400, 5, 12, seed=4)
+    first, second = (linear.fit_and_score(x[:300], y[:300], x[300:], y[300:], 5, seed=7) for _ in range(2))
+    assert torch.equal(first.classifier.weight, second.classifier.weight)
+    assert torch.equal(first.classifier.bias, second.classifier.bias)
+    assert (first.accuracy, first.weight_decay, first.holdout) == (second.accuracy, second.weight_decay, second.holdout)
+
+
+def test_separable_classes_are_learnt_and_scored_class_by_class():
+    x, y = blobs(300, 3, 8, seed=5, spread=0.01)
+    test_y = y[200:].clone()
+    test_y[test_y == 2] = 1  # mislabelled on purpose: class 1 is right for half of its pictures, class 2 has none
+    result = linear.fit_and_score(x[:200], y[:200], x[200:], test_y, 3, seed=0)
+    ones = int((y[200:] == 1).sum())
+    assert result.per_class == (100.0, pytest.approx(100 * ones / int((test_y == 1).sum())), None)
+    assert result.accuracy == pytest.approx(100 * float((y[200:] == test_y).double().mean()))
+
+
+def test_shuffled_labels_give_chance():
+    x, y = blobs(1200, 4, 10, seed=6)
+    shuffled = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(0))]
+    result = linear.fit_and_score(x[:800], shuffled[:800], x[800:], shuffled[800:], 4, seed=0)
+    assert abs(result.accuracy - 25) < 8  # 3.7 standard deviations
+
+
+def test_units_of_the_features_do_not_matter():
+    x, y = blobs(300, 3, 6, seed=7)
+    plain, scaled = linear.fit(x, y, 3, 1e-2), linear.fit(x * 1000 - 50, y, 3, 1e-2)
+    assert torch.allclose(plain.logits(x), scaled.logits(x * 1000 - 50), atol=1e-2)
+
+
+def test_constant_features_stay_out_of_it():
+    x, y = blobs(200, 3, 5, seed=8)
+    padded = torch.cat([x, torch.full((200, 1), 0.1), torch.zeros(200, 1)], 1)
+    found, expected = linear.fit(padded, y, 3, 1e-2), linear.fit(x, y, 3, 1e-2)
+    assert torch.equal(found.weight[:, 5:], torch.zeros(3, 2))
+    elsewhere = torch.cat([x, torch.full((200, 2), 9.0)], 1)
+    assert torch.allclose(found.logits(elsewhere), expected.logits(x), atol=1e-3)
+
+
+def test_class_without_training_pictures_is_never_predicted():
+    x, y = blobs(200, 2, 5, seed=9)
+    found = linear.fit(x, y * 2, 4, 1e-2)  # classes 0 and 2 of 4
+    assert found.converged
+    assert found.logits(x)[:, [1, 3]].isneginf().all()
+    assert torch.allclose(found.weight[[0, 2]], linear.fit(x, y, 2, 1e-2).weight)
+
+
+def test_faults_are_named():
+    x, y = blobs(20, 2, 3, seed=10)
+    with pytest.raises(DataError, match="all 20 labelled pictures are of one class"):
+        linear.fit(x, torch.zeros(20, dtype=torch.int64), 2, 1e-2)
+    with pytest.raises(DataError, match="labels from 0 to 1 found, 0 to 0 expected"):
+        linear.fit(x, y, 1, 1e-2)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        linear.fit(x.where(x > x.min(), torch.nan), y, 2, 1e-2)
+
+
+def test_unfinished_fit_says_so():
+    x, y = blobs(300, 4, 10, seed=11)
+    assert not linear.fit(x, y, 4, 1e-4, max_iterations=2).converged
+
+
+def test_moments_of_large_offsets():
+    x = torch.tensor([[4096.0, 1.0], [4097.0, 1.0], [4098.0, 1.0]])
+    mean, std = linear.moments(x)
+    assert mean.tolist() == [4097.0, 1.0]
+    assert std.tolist() == [pytest.approx(math.sqrt(2 / 3)), math.inf]
+
+
+def test_weight_decay_is_chosen_inside_the_grid_or_beyond_its_end():
+    # 40 noisy pictures of 200 numbers want a strong weight decay: an all too weak grid has to be left.
+    x, y = blobs(40, 2, 200, seed=12, spread=4)
+    best, table = linear.choose_weight_decay(x, y, (1e-9, 1e-8), seed=0, holdout=0.5)
+    assert table[best] == max(table.values())
+    assert best == max(value for value in table if table[value] == table[best])
+    assert list(table) == sorted(table)
+    assert len(table) <= 2 + linear.EXTENSIONS
+
+
+@pytest.mark.parametrize(
+    ("table", "beyond"),
+    [
+        ({0.1: 50.0, 1.0: 60.0, 10.0: 55.0}, []),
+        ({0.1: 50.0, 1.0: 60.0, 10.0: 70.0}, [100.0]),
+        ({0.1: 50.0, 1.0: 70.0, 10.0: 70.0}, []),  # as good as its neighbour: stronger would gain nothing
+        ({0.1: 80.0, 1.0: 70.0, 10.0: 60.0}, [0.01]),
+    ],
+)
+def test_search_goes_on_beyond_a_better_end(table, beyond):
+    assert linear._beyond_the_end(table) == pytest.approx(beyond)
+
+
+def test_nothing_to_choose_by():
+    x, y = torch.eye(3), torch.arange(3)
+    assert linear.choose_weight_decay(x, y, (1e-4, 1e-2, 1e-3), seed=0) == (1e-3, {})
+    x, y = blobs(30, 3, 4, seed=13)
+    assert linear.choose_weight_decay(x, y, (0.5,), seed=0) == (0.5, {})
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.floats(0, 1), st.integers(0, 2**31 - 1))
+def test_split_keeps_each_class(labels, holdout, seed):
+    y = torch.tensor(labels)
+    kept, held = linear.split(y, holdout, seed)
+    assert sorted(kept.tolist() + held.tolist()) == list(range(len(y)))
+    assert kept.tolist() == sorted(kept.tolist())
+    for c in set(labels):
+        n = labels.count(c)
+        assert int((y[held] == c).sum()) == min(max(round(holdout * n), 1), n - 1)
+
+
+def test_split_follows_the_seed():
+    y = torch.arange(200) % 4
+    assert torch.equal(linear.split(y, 0.1, 3)[1], linear.split(y, 0.1, 3)[1])
+    assert not torch.equal(linear.split(y, 0.1, 3)[1], linear.split(y, 0.1, 4)[1])

@@ -215,7 +215,7 @@ def _foreground(pen: _Pen) -> None:
     """Draw up to two things in front: a post, a twig or something large at the edge."""
     random = pen.random
     pen.frame(0, 0, 1, 1)
-    for _ in range(random.choice((0, 1, 1, 2))):
+    for _ in range(random.choice((0, 0, 1, 2))):
         kind = random.randrange(3)
         if kind == 0:
             x = random.random()
@@ -231,10 +231,10 @@ def _foreground(pen: _Pen) -> None:
 def _place_thing(pen: _Pen, thing: str, ground: float) -> None:
     """Draw the thing with its shadow, mirrored half of the time."""
     random = pen.random
-    half = random.uniform(0.24, 0.42)
+    half = random.uniform(0.3, 0.45)
     stretch = random.uniform(0.82, 1.22)
-    x = random.uniform(half * 0.85, 1 - half * 0.85)
-    y = random.uniform(half * 0.9, 1 - half * 0.9)
+    x = random.uniform(half * 0.95, 1 - half * 0.95)
+    y = random.uniform(half, 1 - half)
     if y + half > ground:
         pen.oval(pen.ink("dark"), x, y + half * 0.97, half * stretch, half * 0.15)
     width = half * stretch * random.choice((-1, 1))
@@ -251,8 +251,8 @@ def _lit(colour: Floats, texture: Floats, random: Random) -> NDArray[np.uint8]:
     grain = noise.random((48, 48), dtype=np.float32)
     speckle = np.asarray(Image.fromarray(grain).resize((size, size), Image.Resampling.BILINEAR)) - 0.5
     light = random.uniform(0.7, 1.15) + _slope(x, y, random)
-    light += 0.28 * texture[..., 0] * _stripes(x, y, random) + 0.28 * texture[..., 1] * _stripes(x, y, random)
-    light += 0.5 * texture[..., 2] * speckle
+    light += 0.18 * texture[..., 0] * _stripes(x, y, random) + 0.18 * texture[..., 1] * _stripes(x, y, random)
+    light += 0.4 * texture[..., 2] * speckle
     cast = np.array([random.uniform(0.85, 1.1) for _ in range(3)], np.float32)
     picture = colour * (light[..., None] * cast)
     picture += noise.standard_normal(picture.shape, dtype=np.float32) * random.uniform(1, 7)

@@ -31,7 +31,7 @@ EXTENSIONS = 3
 BLOCK = 2048
 """Features decorrelated together; wider ones are cut into blocks of at most this many."""
 
-SAMPLE = 8192
+SAMPLE = 65_536
 """Training pictures, evenly spread, that the correlations are measured on: they steer the path, not the optimum."""
 
 EXACT = 8_000_000

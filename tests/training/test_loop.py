@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssltool.data.batches import Batch
+from ssltool.methods.base import Loss
+from ssltool.training.device import Precision, choose_precision
+from ssltool.training.loop import Plan, train
+
+
+class Regression(nn.Module):
+    """The smallest thing the loop can train: one weight, the mean of a batch as target."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 1))
+        self.dropped: list[float] = []
+        self.keys: list[int] = []
+        self.after = 0
+
+    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Any:
+        self.keys.append(int(torch.randint(2**31, (), generator=generator)))
+        return (images.float().mean(),)
+
+    def forward(self, view: Any) -> Loss:
+        self.dropped.append(float(torch.rand(())))
+        return Loss((self.weight - view[0]).square().sum(), {"weight": self.weight.detach().sum()})
+
+    def after_step(self, view: Any) -> None:
+        self.after += 1
+
+
+def batches(start: int = 0) -> Iterator[Batch]:
+    number = start
+    while True:
+        yield Batch(torch.full((2, 1, 1, 1), number % 5), torch.tensor([0, 1]), number // 3, 0.0)
+        number += 1
+
+
+def plan(**changes: Any) -> Plan:
+    values = {"steps": 6, "warmup": 0, "lr": 0.1, "schedule": "constant", "accumulate": 1, "clip": 0.0, "seed": 0}
+    return Plan(**{**values, "precision": Precision("fp32", ""), **changes})
+
+
+def run(method: Regression, start: int = 0, **changes: Any) -> list[Any]:
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    optimizer = torch.optim.SGD(method.parameters(), lr=1.0)
+    chosen = plan(**changes)
+    return list(train(method, batches(start * chosen.accumulate), optimizer, chosen, scaler, start))
+
+
+def test_steps_by_hand() -> None:
+    """w <- w - 0.1 * 2 (w - target), targets 0, 1, 2."""
+    method = Regression()
+    reports = run(method, steps=3)
+    assert [float(r.loss) for r in reports] == pytest.approx([1.0, 0.04, 1.3456])
+    assert float(method.weight.detach()) == pytest.approx(1.072)
+    assert [r.step for r in reports] == [1, 2, 3]
+    assert method.after == 3
+
+
+def test_accumulated_batches_are_averaged() -> None:
+    """Targets 0 and 1: gradient of the mean loss at w = 1 is (2 + 0) / 2."""
+    method = Regression()
+    reports = run(method, steps=1, accumulate=2)
+    assert float(method.weight.detach()) == pytest.approx(0.9)
+    assert float(reports[0].loss) == pytest.approx(0.5)
+    assert reports[0].pictures == 4
+
+
+def test_a_clipped_gradient_has_the_given_norm() -> None:
+    method = Regression()
+    report = run(method, steps=1, clip=0.5)[0]
+    assert float(report.grad_norm) == pytest.approx(2.0)
+    assert float(method.weight.detach()) == pytest.approx(0.95, abs=1e-4)
+
+
+def test_randomness_is_a_function_of_the_step_and_the_epoch() -> None:
+    whole, rest = Regression(), Regression()
+    run(whole)
+    run(rest, start=4)
+    assert rest.dropped == whole.dropped[4:]
+    assert rest.keys == whole.keys[4:]
+    assert len(set(whole.dropped)) == 6
+    assert whole.keys[0] == whole.keys[2] != whole.keys[3]  # three batches to an epoch
+
+
+def test_a_group_may_scale_its_rate() -> None:
+    method = Regression()
+    optimizer = torch.optim.SGD([{"params": [method.weight], "lr_scale": 0.5}], lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    list(train(method, batches(), optimizer, plan(steps=1), scaler))
+    assert float(method.weight.detach()) == pytest.approx(0.9)
+
+
+def test_precision_is_decided_and_explained() -> None:
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    chosen = choose_precision("auto", encoder, 16, 3, torch.device("cpu"))
+    assert chosen.name in {"fp32", "bf16"}
+    assert "measured" in chosen.reason
+    assert choose_precision("bf16", encoder, 16, 3, torch.device("cpu")).name == "bf16"

@@ -9,16 +9,17 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import NamedTuple, Self
+from collections.abc import Iterable, Iterator, Sequence
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ssltool.data.source import Source
 from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
@@ -95,7 +96,7 @@ class TrainBatches:
             )
         self.skipped: dict[str, str] = {}
         self._device = torch.device(device)
-        self._order = _Order(len(source), batch_size, seed, rank, world)
+        self._source, self._batch, self._seed, self._rank, self._world = source, batch_size, seed, rank, world
         decoded = len(source) * size * size * 3
         cache = _Cache(len(source), size) if decoded <= cache_bytes else None
         self._pictures = _Squares(source, size, cache, replace=True)
@@ -104,12 +105,26 @@ class TrainBatches:
         self._stream: Iterator[_Loaded] | None = None
 
     def from_step(self, step: int) -> Iterator[Batch]:
-        """Batches without end, beginning with the one of step ``step`` (batches taken so far)."""
+        """Batches without end, beginning with the one of step ``step`` (batches taken so far).
+
+        Raises:
+            DataError: While iterating, if no picture of the whole source can be read any more.
+            SslToolError: While iterating, if a worker was killed.
+        """
         self.close()
-        self._order.start = step
-        loader = _loader(self._pictures, self._order, self._workers, self._device)
-        self._stream = iter(loader)
-        return _delivered(self._stream, self.skipped, self._device)
+        requests = _requests(len(self._source), self._batch, self._seed, self._rank, self._world, step)
+        self._stream = iter(_loader(self._pictures, requests, self._workers, self._device))
+        return self._full(_delivered(self._stream, self.skipped, self._device))
+
+    def _full(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if len(batch.indices) < self._batch:
+                name, reason = next(iter(self.skipped.items()))
+                raise DataError(
+                    f"no picture of {self._source.description} can be read any more; first: {name}: {reason}; see "
+                    "that the files are still there"
+                )
+            yield batch
 
     def close(self) -> None:
         """Stop the workers."""
@@ -123,6 +138,7 @@ class TrainBatches:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        _name_dead_worker(value)
 
 
 class AllPictures:
@@ -184,6 +200,7 @@ class AllPictures:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        _name_dead_worker(value)
 
 
 def usual_workers() -> int:
@@ -199,47 +216,29 @@ class _Request(NamedTuple):
     places: list[int]
 
 
-class _Order(Sampler[_Request]):
+def _requests(count: int, batch_size: int, seed: int, rank: int, world: int, start: int) -> Iterator[_Request]:
     """The requests of one rank, for ever, from batch ``start``."""
-
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int, world: int) -> None:
-        self._count, self._batch, self._seed, self._rank, self._world = count, batch_size, seed, rank, world
-        self.start = 0
-
-    def __iter__(self) -> Iterator[_Request]:
-        whole = self._batch * self._world
-        epoch, batch = divmod(self.start, self._count // whole)
-        while True:
-            order = np.random.Generator(np.random.PCG64([self._seed, epoch])).permutation(self._count)
-            for g in range(batch, self._count // whole):
-                begin = g * whole + self._rank * self._batch
-                yield _Request(epoch, order[begin : begin + self._batch].tolist())
-            epoch, batch = epoch + 1, 0
+    whole = batch_size * world
+    epoch, batch = divmod(start, count // whole)
+    while True:
+        order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
+        for g in range(batch, count // whole):
+            begin = g * whole + rank * batch_size
+            yield _Request(epoch, order[begin : begin + batch_size].tolist())
+        epoch, batch = epoch + 1, 0
 
 
 class _Cache:
     """Decoded squares shared by all worker processes.
 
     An anonymous shared mapping is inherited by forked workers and, unlike shared-memory files, is not limited by a
-    container's small /dev/shm. Where workers are not forked each process fills a copy of its own.
+    container's small /dev/shm.
     """
 
     def __init__(self, count: int, size: int) -> None:
-        self._shape = (count, 3, size, size)
-        self._allocate()
-
-    def _allocate(self) -> None:
-        count, _, size, _ = self._shape
         pixels = mmap.mmap(-1, count * 3 * size * size)
-        self._pixels = np.frombuffer(pixels, np.uint8).reshape(self._shape)
+        self._pixels = np.frombuffer(pixels, np.uint8).reshape(count, 3, size, size)
         self._known = np.frombuffer(mmap.mmap(-1, count), np.uint8)
-
-    def __getstate__(self) -> tuple[int, int, int, int]:
-        return self._shape
-
-    def __setstate__(self, shape: tuple[int, int, int, int]) -> None:
-        self._shape = shape
-        self._allocate()
 
     def get(self, place: int) -> NDArray[np.uint8] | None:
         """The square ``[3, S, S]`` of a picture, if it was decoded before."""
@@ -257,6 +256,10 @@ class _Squares(Dataset[_Loaded]):
     def __init__(self, source: Source, size: int, cache: _Cache | None, *, replace: bool) -> None:
         self._source, self._size, self._cache, self._replace = source, size, cache, replace
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the cache behind: a process that is not forked cannot see it, and a copy in each is too much."""
+        return {**self.__dict__, "_cache": None}
+
     def __getitem__(self, request: _Request) -> _Loaded:
         skipped: dict[str, str] = {}
         images = torch.empty(len(request.places), 3, self._size, self._size, dtype=torch.uint8)
@@ -266,6 +269,9 @@ class _Squares(Dataset[_Loaded]):
             if found is not None:
                 into[len(read)] = found[1]
                 read.append(found[0])
+            elif self._replace:
+                # A short batch says that nothing is left; an exception would arrive with the worker's traceback in it.
+                break
         return _Loaded(images[: len(read)], torch.tensor(read, dtype=torch.int64), request.epoch, skipped)
 
     def _readable(self, place: int, skipped: dict[str, str]) -> tuple[int, NDArray[np.uint8]] | None:
@@ -276,8 +282,6 @@ class _Squares(Dataset[_Loaded]):
             except UnreadablePicture as error:
                 skipped[self._source.name(place)] = str(error)
                 place = (place + 1) % len(self._source)
-        if self._replace:
-            raise DataError(f"no picture of {self._source.description} can be read any more")
         return None
 
     def _square(self, place: int) -> NDArray[np.uint8]:
@@ -291,7 +295,7 @@ class _Squares(Dataset[_Loaded]):
 
 
 def _loader(
-    pictures: _Squares, requests: Sampler[_Request] | list[_Request], workers: int, device: torch.device
+    pictures: _Squares, requests: Iterable[_Request], workers: int, device: torch.device
 ) -> DataLoader[_Loaded]:
     return DataLoader(
         pictures,
@@ -301,33 +305,56 @@ def _loader(
         worker_init_fn=_begin_worker,
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
+        # Only forked workers share the cache, and newer Pythons no longer fork unless told to.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        # The loader draws a number when it starts; it must not come from the generator that others draw from.
+        generator=torch.Generator(),
     )
 
 
 def _begin_worker(number: int) -> None:
-    """Leave Ctrl-C to the main process, which saves and then stops the workers."""
+    """Leave signals to the main process, which saves and then stops the workers."""
     del number
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _overhear)
+
+
+def _overhear(number: int, frame: FrameType | None) -> None:
+    """Take the first SIGTERM for one sent to all processes of a job; a second one is meant for this worker."""
+    del frame
+    signal.signal(number, signal.SIG_DFL)
 
 
 def _delivered(stream: Iterator[_Loaded], skipped: dict[str, str], device: torch.device) -> Iterator[Batch]:
-    """Move what workers hand over to the device, timing the wait."""
-    while True:
-        start = time.perf_counter()
-        try:
-            loaded = next(stream)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise SslToolError(
-                f"a decoding process died ({error}); it may have run out of memory: type --workers 0 or 1"
-            ) from error
-        skipped.update(loaded.skipped)
-        images = loaded.images.to(device, non_blocking=True)
-        indices = loaded.indices.to(device, non_blocking=True)
-        yield Batch(images, indices, loaded.epoch, time.perf_counter() - start)
+    """Move what workers hand over to the device, timing the wait; the workers end with the iteration."""
+    try:
+        while True:
+            start = time.perf_counter()
+            loaded = next(stream, None)
+            if loaded is None:
+                return
+            skipped.update(loaded.skipped)
+            images = loaded.images.to(device, non_blocking=True)
+            indices = loaded.indices.to(device, non_blocking=True)
+            yield Batch(images, indices, loaded.epoch, time.perf_counter() - start)
+    except RuntimeError as error:
+        _name_dead_worker(error)
+        raise
+    finally:
+        _stop(stream)
+
+
+def _name_dead_worker(error: BaseException | None) -> None:
+    """Turn what torch raises when a worker dies, at whatever line the main process then is, into one line.
+
+    Raises:
+        SslToolError: The error was of that kind.
+    """
+    if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
+        death = " ".join(str(error).split()).partition(". ")[0]
+        raise SslToolError(
+            f"a decoding process died ({death}); memory or shared memory (/dev/shm) may have run out: type --workers 0"
+        ) from error
 
 
 def _stop(stream: Iterator[_Loaded] | None) -> None:

@@ -108,12 +108,13 @@ def save_encoder(encoder: Encoder, card: WeightsCard, path: Path) -> None:
         save_file(tensors, temporary, metadata=metadata)
 
 
-def find_weights(path: Path) -> Path:
+def find_weights(path: Path | str) -> Path:
     """The weights file that ``path`` means: itself, or ``encoder.safetensors`` in it when it is a run folder.
 
     Raises:
         WeightsError: There is no such file, or the folder holds none.
     """
+    path = Path(path)
     if path.is_file():
         return path
     if (path / FILE_NAME).is_file():
@@ -123,7 +124,7 @@ def find_weights(path: Path) -> Path:
     raise WeightsError(f"there is no file {path}; name a run folder or a .safetensors file")
 
 
-def read_card(path: Path) -> WeightsCard:
+def read_card(path: Path | str) -> WeightsCard:
     """Read what a weights file, or the one in a run folder, says about itself.
 
     Raises:
@@ -139,7 +140,7 @@ def read_card(path: Path) -> WeightsCard:
     return _parse_card(text, file)
 
 
-def load_encoder(path: Path) -> Encoder:
+def load_encoder(path: Path | str) -> Encoder:
     """Rebuild the encoder of a weights file, or of a run folder, in evaluation mode with ``card`` attached.
 
     torch's global generator is left as it was.

@@ -70,6 +70,18 @@ def test_same_optimum_as_scikit_learn(count, classes, width, weight_decay):
     assert agreement > 0.999
 
 
+@pytest.mark.parametrize(("limit", "value"), [("BLOCK", 7), ("EXACT", 0), ("SAMPLE", 100), ("ROWS_AT_ONCE", 64)])
+def test_limits_of_the_search_do_not_move_the_optimum(monkeypatch, limit, value):
+    x, y = blobs(2000, 7, 20, seed=2)
+    z, plain = standardised(x), linear.fit(x, y, 7, 1e-2)
+    monkeypatch.setattr(linear, limit, value)
+    limited = linear.fit(x, y, 7, 1e-2)
+    assert plain.converged
+    assert limited.converged
+    values = [linear.objective(theta_of(classifier), z, y, 1e-2)[0] for classifier in (plain, limited)]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
 def test_a_start_changes_the_time_only():
     x, y = blobs(500, 4, 10, seed=3)
     cold = linear.fit(x, y, 4, 1e-2, tolerance=1e-6)

@@ -1,0 +1,183 @@
+"""Whole runs: the same bytes however they were interrupted, repeated or decoded."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from ssltool.errors import Interrupted
+from ssltool.methods.find import find_method
+from ssltool.training.interrupt import StopRequest
+from ssltool.workflows import pretrain as workflow
+from ssltool.workflows.options import combine
+from ssltool.workflows.pretrain import pretrain
+
+JIGSAW = find_method("jigsaw")
+QUIET = Console(quiet=True)
+BASE = {
+    "data": ("demo:48",),
+    "image_size": 32,
+    "batch_size": 8,
+    "steps": 10,
+    "checkpoint_every": 4,
+    "log_every": 2,
+    "workers": 0,
+    "precision": "fp32",
+}
+
+
+def run(out: Path, resume: bool = False, **changes: Any) -> dict[str, Any]:
+    given = {"out": out} if resume else {**BASE, "out": out, **changes}
+    return pretrain(combine("jigsaw", JIGSAW, given), resume=resume, console=QUIET)
+
+
+def weights(out: Path) -> bytes:
+    return (out / "encoder.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run(out)
+    return out
+
+
+def test_a_run_folder_holds_what_the_docs_say(whole: Path) -> None:
+    names = {path.name for path in whole.iterdir()}
+    assert names == {"run.json", "metrics.jsonl", "encoder.safetensors", "checkpoints", "pictures"}
+    assert [path.name for path in sorted((whole / "checkpoints").iterdir())] == ["step-0000008", "step-0000010"]
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
+    assert {"loss", "accuracy", "images_per_s", "data_wait", "lr", "grad_norm"} <= set(lines[0])
+    assert {path.name for path in (whole / "pictures").iterdir()} == {
+        "task.png",
+        "answers-0000004.png",
+        "answers-0000008.png",
+        "answers-0000010.png",
+    }
+    document = json.loads((whole / "run.json").read_text())
+    assert document["options"]["backbone"] == "resnet10_w32"
+    assert document["options"]["grid"] == 2
+    assert document["task"]["permutation_set"]["K"] == 24
+
+
+def test_the_same_command_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(whole)
+
+
+def test_the_number_of_workers_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "two", workers=2)
+    assert weights(tmp_path / "two") == weights(whole)
+
+
+def test_run_json_repeats_the_run(whole: Path, tmp_path: Path) -> None:
+    choice = combine("jigsaw", JIGSAW, {"out": tmp_path / "repeat"}, config=whole / "run.json")
+    pretrain(choice, console=QUIET)
+    assert weights(tmp_path / "repeat") == weights(whole)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7, 9])
+def test_an_interrupted_and_resumed_run_ends_with_the_same_bytes(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    out, steps = tmp_path / "run", workflow.steps
+
+    def until(session: workflow.Session) -> Any:
+        for report in steps(session):
+            if report.step == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield report
+
+    monkeypatch.setattr(workflow, "steps", until)
+    with pytest.raises(Interrupted, match="--resume"):
+        run(out)
+    monkeypatch.setattr(workflow, "steps", steps)
+    run(out, resume=True)
+    assert weights(out) == weights(whole)
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()][-1] == 10
+    final = "checkpoints/step-0000010/optimizer.safetensors"
+    assert (out / final).read_bytes() == (whole / final).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
+    before = weights(whole)
+    assert run(whole, resume=True)["step"] == 10
+    assert weights(whole) == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_bytes((whole / "run.json").read_bytes())
+    run(out, resume=True)
+    assert weights(out) == weights(whole)
+
+
+def test_init_starts_from_the_weights_of_another_run(whole: Path, tmp_path: Path) -> None:
+    result = run(tmp_path / "second", init=whole, steps=1, lr=1e-12)
+    from ssltool.nn.weights import load_encoder
+
+    first, second = load_encoder(whole), load_encoder(Path(result["weights"]))
+    assert torch.allclose(first.backbone.conv1.weight, second.backbone.conv1.weight, atol=1e-6)
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    needs = pretrain(combine("jigsaw", JIGSAW, BASE), dry_run=True, console=QUIET)
+    assert {"images_per_s", "seconds", "memory_gb", "disk_gb"} <= set(needs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_second_signal_interrupts_at_once() -> None:
+    request = StopRequest()
+    request.handle(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        request.handle(signal.SIGINT, None)
+
+
+def command(out: Path, *more: str) -> list[str]:
+    flags = [part for key, value in BASE.items() for part in (f"--{key.replace('_', '-')}", str(value)) if key != "data"]
+    return [sys.executable, "-m", "ssltool", "pretrain", "jigsaw", "--data", "demo:48", *flags, "--out", str(out), *more]
+
+
+def test_ctrl_c_saves_and_leaves_with_130(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen([*command(out), "--steps", "100000"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "--resume" in errors.splitlines()[-1]
+    assert list((out / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_sigkill_at_random_moments(whole: Path, tmp_path: Path) -> None:
+    """Three kills here; benchmarks/resume.py does twenty."""
+    out, rng = tmp_path / "run", random.Random(0)
+    for _ in range(3):
+        more = ["--resume"] if (out / "run.json").is_file() else ["--overwrite"]
+        process = subprocess.Popen([*command(out), *more], stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(2, 9))
+        process.kill()
+        process.wait()
+    run(out, resume=(out / "run.json").is_file())
+    assert weights(out) == weights(whole)

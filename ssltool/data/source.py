@@ -130,7 +130,7 @@ class FolderSource(Source):
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
         self._ends = np.fromiter(accumulate(map(len, encoded)), np.int64, len(encoded))
         self._names = b"".join(encoded)
-        self.description = f"{len(names):,} pictures in {self._root}"
+        self.description = f"{len(names):,} pictures in {_printable(self._root)}"
 
     def _walk(self) -> tuple[list[str], int]:
         """List relative picture names, with ``/`` between folders, and count the other files."""
@@ -144,12 +144,13 @@ class FolderSource(Source):
             for entry in self._entries(folder, seen):
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                is_folder, is_file = _kind(entry)
+                if is_folder:
                     (linked if entry.is_symlink() else real).append(f"{folder}{entry.name}/")
                 elif not _is_picture_name(entry.name):
                     others += 1
                 # A dead link counts as a picture, to be named as unreadable later; a pipe or a device does not.
-                elif entry.is_file() or not os.path.exists(entry.path):
+                elif is_file or not os.path.exists(entry.path):
                     names.append(folder + entry.name)
         return names, others
 
@@ -333,8 +334,10 @@ def _open_one(spec: str) -> Source:
 
 
 def _demo_count(spec: str, count: str) -> int:
-    if not (count.isascii() and count.isdigit() and int(count) > 0):
-        raise UsageError(f"{spec!r}: what follows the colon is a number of pictures, as in demo:{DEMO_COUNT}")
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", count):
+        raise UsageError(
+            f"{spec!r}: what follows the colon is a number of pictures below a billion, as in demo:{DEMO_COUNT}"
+        )
     return int(count)
 
 
@@ -363,12 +366,21 @@ def _no_pictures(root: str, others: int, unlisted: Mapping[str, str]) -> str:
 
 
 def _is_picture_name(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in EXTENSIONS
+    _, dot, ending = name.rpartition(".")
+    return dot != "" and ending.lower() in EXTENSIONS
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether an entry, or what it links to, is a folder, and whether a file; a link to itself is neither."""
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError:
+        return False, False
 
 
 def _printable(path: str) -> str:
     """A path as it is, or with escapes where it holds line breaks, control characters or undecodable bytes."""
-    return path if path.isprintable() else ascii(path)[1:-1]
+    return path if path.isprintable() and path else ascii(path)[1:-1] or "''"
 
 
 def _sha256(count: int, *parts: bytes) -> str:

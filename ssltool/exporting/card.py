@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssltool.nn.weights import WeightsCard
+from ssltool.nn.card import WeightsCard
 
 
 def model_card(card: WeightsCard, file: str) -> str:

@@ -18,8 +18,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from ssltool.nn.card import ColorSpace
 from ssltool.nn.encoders import Encoder
-from ssltool.nn.weights import ColorSpace
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain as joined
-from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,24 +30,12 @@ from torchvision.models import VisionTransformer
 
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.nn.caffenet import CaffeNet
+from ssltool.nn.card import Stage, Stem, WeightsCard
 from ssltool.nn.small_resnet import SMALL_RESNETS
-
-if TYPE_CHECKING:
-    from ssltool.nn.weights import WeightsCard
-
-Stem = Literal["imagenet", "small"]
 
 # Shapes are traced at this side: large enough that AlexNet's unpadded reductions round to their true strides.
 _TRACE_SIDE = 256
 _LARGEST_SEARCHED = 512
-
-
-class Stage(NamedTuple):
-    """A named place in the encoder: channels of its map, and input pixels per step of the map."""
-
-    name: str
-    width: int
-    stride: int
 
 
 @dataclass(frozen=True)

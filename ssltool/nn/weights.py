@@ -13,50 +13,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ssltool.atomic import atomic_file
 from ssltool.errors import UsageError, WeightsError
-from ssltool.nn.encoders import Encoder, Stage, Stem, build_encoder
+from ssltool.nn.card import ColorSpace, WeightsCard
+from ssltool.nn.encoders import Encoder, build_encoder
 
 FILE_NAME = "encoder.safetensors"
 FORMAT_VERSION = 1
 _METADATA_KEY = "ssltool"
 _NAMED_FAULTS = 3
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-
-ColorSpace = Literal["rgb", "lightness", "lab"]
-
-
-class WeightsCard(BaseModel):
-    """What a weights file says about itself. Only facts that the same run would give again: no dates, no host."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    format_version: Literal[1] = 1
-    method: str = Field(description="pretext task that trained the weights")
-    backbone: str = Field(description="name of the backbone")
-    stem: Stem = Field(description="imagenet: the backbone's own; small: 3x3 stride-1 without max-pool")
-    in_channels: Literal[1, 3] = Field(description="input channels")
-    color_space: ColorSpace = Field(description="what the channels are")
-    image_size: int = Field(ge=1, description="side in pixels at which features should be read")
-    mean: tuple[float, ...] = Field(description="per channel, on a 0..1 scale, subtracted from the input")
-    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="per channel, divides what is left")
-    stages: tuple[Stage, ...] = Field(description="name, channels and stride in pixels of each stage")
-    width: int = Field(ge=1, description="length of the pooled feature")
-    training: dict[str, str | int | float] = Field(default={}, description="summary: steps, pictures, versions")
-
-    @model_validator(mode="after")
-    def _one_value_per_channel(self) -> WeightsCard:
-        if not len(self.mean) == len(self.std) == self.in_channels:
-            raise ValueError(f"mean and std need {self.in_channels} values, one per input channel")
-        return self
 
 
 def describe(

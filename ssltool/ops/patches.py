@@ -52,22 +52,24 @@ def assemble(patches: Tensor, columns: int, gap: int = 0, fill: float = 0) -> Te
     return grid
 
 
-def standardize(patches: Tensor, floor: float = 1 / 255) -> Tensor:
+def standardize(patches: Tensor, level: float = 1 / 255) -> Tensor:
     """Give each channel of each patch zero mean and unit (population) deviation.
 
     Args:
-        patches: float ``[..., C, t, t]`` on a 0..1 scale.
-        floor: Least deviation divided by, so that a constant patch becomes exactly zero, never NaN.
+        patches: float ``[..., C, t, t]``.
+        level: One gray level on the scale of ``patches``, the least deviation divided by. A constant patch becomes
+            exactly zero, never NaN.
 
     Returns:
         float of the same shape.
     """
-    mean = patches.mean(dim=(-2, -1), keepdim=True)
-    centred = patches - mean
-    # The mean of a constant patch is rounded: clear what is left, which is far below a gray level.
-    centred = torch.where(centred.abs() < floor * 1e-3, 0.0, centred)
-    deviation = centred.square().mean(dim=(-2, -1), keepdim=True).sqrt()
-    return centred / deviation.clamp_min(floor)
+    flat = patches.flatten(-2)
+    centred = flat - flat.mean(dim=-1, keepdim=True)
+    # The norm is one vectorised pass; torch's own deviation took ten times as long on a CPU.
+    deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / flat.shape[-1] ** 0.5
+    # What a constant patch has left is the rounding of its mean, far below a gray level.
+    scale = torch.where(deviation < 1e-3 * level, 0.0, 1 / deviation.clamp_min(level))
+    return centred.mul_(scale).view_as(patches)
 
 
 def resize(patches: Tensor, size: int) -> Tensor:

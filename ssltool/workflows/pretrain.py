@@ -23,9 +23,10 @@ from ssltool.data.source import Source, open_source, survey
 from ssltool.errors import CheckpointError, DiskFullError, Interrupted, NonFiniteLossError, UsageError
 from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.find import find_method
+from ssltool.nn.card import WeightsCard
 from ssltool.nn.encoders import check_input
-from ssltool.nn.weights import WeightsCard, find_weights, load_backbone, save_encoder
 from ssltool.nn.weights import describe as describe_weights
+from ssltool.nn.weights import find_weights, load_backbone, save_encoder
 from ssltool.ops.random import mix
 from ssltool.training import checkpoint, report
 from ssltool.training.device import Precision, best_device, choose_precision

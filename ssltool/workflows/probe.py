@@ -14,8 +14,9 @@ from torch import Tensor
 from ssltool.data.batches import AllPictures
 from ssltool.data.source import Source, open_source
 from ssltool.errors import DataError, UsageError
+from ssltool.nn.card import WeightsCard
 from ssltool.nn.encoders import Encoder, build_encoder
-from ssltool.nn.weights import WeightsCard, find_weights, load_encoder
+from ssltool.nn.weights import find_weights, load_encoder
 from ssltool.ops.random import mix
 from ssltool.probing import features, linear
 from ssltool.probing.knn import knn_accuracy

@@ -171,7 +171,9 @@ def test_solved_pictures_are_restored_with_the_predicted_permutation() -> None:
     assert all(caption.startswith("9 of 9") for caption in answers.captions)
     tile = view.raw.shape[-1]
     inside = slice(2 + 4, 2 + tile - 4)  # within the frame of the first tile
-    assert torch.equal(answers.pictures["answer"][:, :, inside, inside], answers.pictures["truth"][:, :, inside, inside])
+    assert torch.equal(
+        answers.pictures["answer"][:, :, inside, inside], answers.pictures["truth"][:, :, inside, inside]
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -251,4 +253,3 @@ def test_a_file_of_permutations_must_fit_the_grid(tmp_path: Any) -> None:
     assert options.permutations == 2
     with pytest.raises(UsageError, match="--grid 2"):
         Jigsaw(options, build_encoder("resnet10_w32", stem="small"), DataInfo(64, 96))
-

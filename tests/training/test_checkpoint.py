@@ -46,7 +46,9 @@ def test_a_loaded_state_goes_on_to_the_same_bytes(name: str, tmp_path: Path) -> 
     assert state == {"step": 3, "scaler": {"scale": 2.0}}
     advance(module, optimizer, 4)
     advance(other, fresh, 4)
-    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 def test_the_last_few_are_kept_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from ssltool.training.loop import StepReport
 
 
 def step(number: int, loss: float) -> StepReport:
-    return StepReport(number, 0, torch.tensor(loss), {"accuracy": torch.tensor(loss / 10)}, torch.tensor(1.5), 0.1, 8, 0.0, None)
+    return StepReport(
+        number, 0, torch.tensor(loss), {"accuracy": torch.tensor(loss / 10)}, torch.tensor(1.5), 0.1, 8, 0.0, None
+    )
 
 
 def test_a_line_averages_the_steps_since_the_last() -> None:

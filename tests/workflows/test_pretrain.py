@@ -148,8 +148,22 @@ def test_the_second_signal_interrupts_at_once() -> None:
 
 
 def command(out: Path, *more: str) -> list[str]:
-    flags = [part for key, value in BASE.items() for part in (f"--{key.replace('_', '-')}", str(value)) if key != "data"]
-    return [sys.executable, "-m", "ssltool", "pretrain", "jigsaw", "--data", "demo:48", *flags, "--out", str(out), *more]
+    flags = [
+        part for key, value in BASE.items() for part in (f"--{key.replace('_', '-')}", str(value)) if key != "data"
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "ssltool",
+        "pretrain",
+        "jigsaw",
+        "--data",
+        "demo:48",
+        *flags,
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 def test_ctrl_c_saves_and_leaves_with_130(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ squares are kept in memory when all of them fit; everything random happens later
 
 from __future__ import annotations
 
+import atexit
 import mmap
 import os
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
@@ -113,7 +115,7 @@ class TrainBatches:
         """
         self.close()
         requests = _requests(len(self._source), self._batch, self._seed, self._rank, self._world, step)
-        self._stream = iter(_loader(self._pictures, requests, self._workers, self._device))
+        self._stream = _started(self._pictures, requests, self._workers, self._device)
         return self._full(_delivered(self._stream, self.skipped, self._device))
 
     def _full(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -182,8 +184,7 @@ class AllPictures:
     def __iter__(self) -> Iterator[Batch]:
         starts = range(0, len(self._places), self._batch_size)
         groups = [_Request(0, list(self._places[s : s + self._batch_size])) for s in starts]
-        loader = _loader(self._pictures, groups, self._workers, self._device)
-        self._stream = iter(loader)
+        self._stream = _started(self._pictures, groups, self._workers, self._device)
         for batch in _delivered(self._stream, self.skipped, self._device):
             if len(batch.indices):
                 yield batch
@@ -294,10 +295,12 @@ class _Squares(Dataset[_Loaded]):
         return square
 
 
-def _loader(
-    pictures: _Squares, requests: Iterable[_Request], workers: int, device: torch.device
-) -> DataLoader[_Loaded]:
-    return DataLoader(
+_running: weakref.WeakSet[Iterator[_Loaded]] = weakref.WeakSet()
+
+
+def _started(pictures: _Squares, requests: Iterable[_Request], workers: int, device: torch.device) -> Iterator[_Loaded]:
+    """Start the workers on a list of requests."""
+    loader = DataLoader(
         pictures,
         batch_size=None,  # an item is a whole batch already
         sampler=requests,
@@ -310,6 +313,16 @@ def _loader(
         # The loader draws a number when it starts; it must not come from the generator that others draw from.
         generator=torch.Generator(),
     )
+    stream: Iterator[_Loaded] = iter(loader)
+    _running.add(stream)
+    return stream
+
+
+@atexit.register
+def _stop_running() -> None:
+    """End what was never closed: Python would send each worker one SIGTERM, which it ignores, and wait for ever."""
+    for stream in list(_running):
+        _stop(stream)
 
 
 def _begin_worker(number: int) -> None:

@@ -256,6 +256,7 @@ class _Squares(Dataset[_Loaded]):
 
     def __init__(self, source: Source, size: int, cache: _Cache | None, *, replace: bool) -> None:
         self._source, self._size, self._cache, self._replace = source, size, cache, replace
+        self._unreadable: dict[int, str] = {}  # so that a broken file is tried once and not in every epoch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the cache behind: a process that is not forked cannot see it, and a copy in each is too much."""
@@ -278,11 +279,13 @@ class _Squares(Dataset[_Loaded]):
     def _readable(self, place: int, skipped: dict[str, str]) -> tuple[int, NDArray[np.uint8]] | None:
         """A picture, or, if pictures are to be replaced, the next one that can be read."""
         for _ in range(len(self._source) if self._replace else 1):
-            try:
-                return place, self._square(place)
-            except UnreadablePicture as error:
-                skipped[self._source.name(place)] = str(error)
-                place = (place + 1) % len(self._source)
+            if place not in self._unreadable:
+                try:
+                    return place, self._square(place)
+                except UnreadablePicture as error:
+                    self._unreadable[place] = str(error)
+            skipped[self._source.name(place)] = self._unreadable[place]
+            place = (place + 1) % len(self._source)
         return None
 
     def _square(self, place: int) -> NDArray[np.uint8]:

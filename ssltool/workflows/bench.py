@@ -62,7 +62,7 @@ def bench(choice: Choice, *, rounds: int = 5, steps: int = 4, console: Console |
     """
     console = console or Console(stderr=True, highlight=False)
     if choice.run.workers is None and choice.run.device in {"auto", "cpu"} and not torch.cuda.is_available():
-        # In worker processes decoding goes on during the other measurements; in this one its cost stays where it belongs.
+        # Workers decode ahead, during the other measurements; in this process the cost stays where it belongs.
         choice = choice.model_copy(update={"run": choice.run.model_copy(update={"workers": 0})})
     # Every picture is decoded in every pass: a cache filled by the warm-up would flatter the loader.
     session = pretrain.open_session(choice, console, cache_bytes=0)

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from ssltool.data.source import open_source
+from ssltool.data.find import open_source
 from ssltool.errors import UnreadablePicture
 
 _SIZE = 32  # px at which pictures are compared

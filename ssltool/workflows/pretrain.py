@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 import ssltool
 from ssltool.atomic import atomic_file
 from ssltool.data.batches import AllPictures, TrainBatches
-from ssltool.data.source import Source, open_source, survey
+from ssltool.data.find import open_source
+from ssltool.data.source import Source, survey
 from ssltool.errors import CheckpointError, DiskFullError, Interrupted, NonFiniteLossError, UsageError
 from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.find import find_method

@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import Tensor
 
 from ssltool.data.batches import AllPictures
-from ssltool.data.source import Source, open_source
+from ssltool.data.find import open_source
+from ssltool.data.source import Source
 from ssltool.errors import DataError, UsageError
 from ssltool.nn.card import WeightsCard
 from ssltool.nn.encoders import Encoder, build_encoder

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssltool.data.source import open_source
+from ssltool.data.find import open_source
 from ssltool.errors import UsageError
 from ssltool.methods.base import Loss, Method
 from ssltool.methods.find import find_method

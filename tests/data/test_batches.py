@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssltool.data.batches import AllPictures, Batch, TrainBatches, usual_workers
-from ssltool.data.source import FolderSource, Source
+from ssltool.data.folder import FolderSource
+from ssltool.data.source import Source
 from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
 
 WORKERS = [0, 1, 2]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssltool.data.demo import NATIVE_SIDE, DemoSource
-from ssltool.data.source import DEMO_COUNT, open_source
+from ssltool.data.find import DEMO_COUNT, open_source
 
 PRINT_DIGEST = """
 from hashlib import sha256

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from ssltool.data.demo import DemoSource
-from ssltool.data.source import DEMO_COUNT, FolderSource, JoinedSource, Source, open_source, survey
+from ssltool.data.find import DEMO_COUNT, open_source
+from ssltool.data.folder import FolderSource
+from ssltool.data.source import JoinedSource, Source, survey
 from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs links and file names of POSIX")

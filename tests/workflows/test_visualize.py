@@ -20,7 +20,15 @@ JIGSAW = find_method("jigsaw")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    given = {"data": ("demo:16",), "image_size": 32, "batch_size": 4, "steps": 4, "log_every": 1, "workers": 0, "out": out}
+    given = {
+        "data": ("demo:16",),
+        "image_size": 32,
+        "batch_size": 4,
+        "steps": 4,
+        "log_every": 1,
+        "workers": 0,
+        "out": out,
+    }
     pretrain(combine("jigsaw", JIGSAW, {**given, "precision": "fp32"}), console=Console(quiet=True))
     return out
 

@@ -21,10 +21,16 @@ from typer.core import TyperCommand
 _SIGNS = {Ge: (">=", "ge"), Gt: (">", "gt"), Le: ("<=", "le"), Lt: ("<", "lt")}
 
 
-def flags(model: type[BaseModel], only: frozenset[str] | None = None) -> list[inspect.Parameter]:
-    """One keyword parameter per field of a model, as Typer reads them; ``only`` limits them to some fields."""
+def flags(model: type[BaseModel], panel: str, only: frozenset[str] | None = None) -> list[inspect.Parameter]:
+    """One keyword parameter per field of a model, as Typer reads them.
+
+    Args:
+        model: Where the options are declared.
+        panel: Heading of these flags in the help.
+        only: Fields to take; all by default.
+    """
     fields = model.model_fields.items()
-    return [_flag(name, field) for name, field in fields if only is None or name in only]
+    return [_flag(name, field, panel) for name, field in fields if only is None or name in only]
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,11 +53,11 @@ def command(name: str, parameters: list[inspect.Parameter], body: Callable[..., 
     return built
 
 
-def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
+def _flag(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     kind = _plain(field.annotation)
     long = "--" + name.replace("_", "-")
     names = (f"{long}/--no-{long[2:]}",) if kind is bool else (long,)
-    option = typer.Option(*names, help=_help(field), show_default=False)
+    option = typer.Option(*names, help=_help(field), show_default=False, rich_help_panel=panel)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
@@ -64,7 +70,7 @@ def _help(field: FieldInfo) -> str:
     if isinstance(default, tuple):
         default = " ".join(default)
     notes = bounds + ([] if default is None else [f"default: {default}"])
-    return f"{field.description}" + (f" [{'; '.join(notes)}]" if notes else "")
+    return f"{field.description}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _plain(annotation: Any) -> Any:

@@ -55,9 +55,12 @@ def build(name: str) -> TyperCommand:
         inspect.Parameter("quiet", keyword, default=False, annotation=QuietFlag),
     ]
     skipped = {"out", "epochs", "steps", "checkpoint_every", "keep", "log_every"}
-    run_flags = flags(PretrainOptions, frozenset(PretrainOptions.model_fields) - skipped)
+    run_flags = flags(PretrainOptions, "Run", frozenset(PretrainOptions.model_fields) - skipped)
     return command(
-        name, [*run_flags, *extra, *flags(method.Options)], body, help=f"Measure how fast {name} trains here."
+        name,
+        [*extra, *flags(method.Options, f"Task: {name}"), *run_flags],
+        body,
+        help=f"Measure how fast {name} trains here.",
     )
 
 

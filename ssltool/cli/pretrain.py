@@ -84,7 +84,9 @@ def build(name: str) -> TyperCommand:
         inspect.Parameter("quiet", keyword, default=False, annotation=QuietFlag),
     ]
     summary = (inspect.getmodule(method).__doc__ or "").partition("\n")[0]
-    return command(name, [*flags(PretrainOptions), *extra, *flags(method.Options)], body, help=summary)
+    return command(
+        name, [*extra, *flags(method.Options, f"Task: {name}"), *flags(PretrainOptions, "Run")], body, help=summary
+    )
 
 
 class _Methods(MethodGroup):

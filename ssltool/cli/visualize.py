@@ -71,9 +71,12 @@ def _task(name: str) -> TyperCommand:
         inspect.Parameter("seed", keyword, default=0, annotation=SeedFlag),
         inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
     ]
-    run_flags = flags(PretrainOptions, frozenset({"data", "image_size"}))
+    run_flags = flags(PretrainOptions, "Pictures", frozenset({"data", "image_size"}))
     return command(
-        name, [*run_flags, *extra, *flags(method.Options)], body, help=f"Draw what {name} shows its network."
+        name,
+        [*extra, *run_flags, *flags(method.Options, f"Task: {name}")],
+        body,
+        help=f"Draw what {name} shows its network.",
     )
 
 

@@ -147,12 +147,13 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         return {}
 
     @classmethod
-    @abstractmethod
-    def network_size(cls, options: OptionsT) -> int:
-        """Side in pixels of the square the encoder is given during pretraining, for resolved options."""
+    def network_size(cls, options: OptionsT, info: DataInfo) -> int:
+        """Side in pixels of the square the encoder is given in pretraining; the whole picture unless overridden."""
+        del options
+        return info.image_size
 
     @classmethod
     def feature_size(cls, options: OptionsT, info: DataInfo) -> int:
-        """Side in pixels to which whole pictures are resized when features are read from the encoder."""
+        """Side in pixels to which whole pictures are resized when features are read; their own unless overridden."""
         del options
         return info.image_size

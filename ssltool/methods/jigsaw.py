@@ -213,7 +213,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
     """The puzzle, its guards and the head that solves it."""
 
     Options = JigsawOptions
-    presets = {  # noqa: RUF012
+    presets = {
         "paper": {
             "backbone": "caffenet",
             "image_size": 256,
@@ -272,8 +272,9 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         )
 
     @classmethod
-    def network_size(cls, options: JigsawOptions) -> int:
+    def network_size(cls, options: JigsawOptions, info: DataInfo) -> int:
         """The side of one tile."""
+        del info
         assert options.tile_input, "resolved"
         return options.tile_input
 

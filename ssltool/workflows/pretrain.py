@@ -152,7 +152,7 @@ def prepare(
         raise CheckpointError(
             f"the task of {run.folder} was built from {run.facts}, now it would be {method.facts}; start a new run"
         )
-    size = find_method(run.choice.method).network_size(run.choice.task)
+    size = find_method(run.choice.method).network_size(run.choice.task, run.info)
     check_input(method.encoder, size)
     if options.init is not None:
         matched = load_backbone(method.encoder, find_weights(options.init))

@@ -246,7 +246,6 @@ def _score(
         row: dict[str, Any] = {"features": name, "stage": stage, "numbers": train_x.shape[1]}
         labels = [y.to(train_x.device) for y in (train[1], test[1])]
         if {"linear", "layers"} & set(options.kinds):
-            console.print(f"{name}: linear probe of {stage}")
             fitted = linear.fit_and_score(train_x, labels[0], test[0][stage], labels[1], classes, options.seed)
             row |= {
                 "linear": round(fitted.accuracy, 3),
@@ -256,5 +255,7 @@ def _score(
         if stage in whole and "knn" in options.kinds:
             found = knn_accuracy(train_x, labels[0], test[0][stage], labels[1], classes, ks=_KS)
             row |= {f"knn{k}": round(accuracy, 3) for k, accuracy in found.items()}
+        found_so_far = ", ".join(f"{key} {row[key]:.2f} %" for key in ("linear", "knn20", "knn200") if key in row)
+        console.print(f"{name}, {stage}: {found_so_far}")
         rows.append(row)
     return rows

@@ -108,7 +108,7 @@ def build_method(choice: Choice, info: DataInfo) -> Method[Any, Any]:
     assert run.backbone, "resolved"
     assert run.stem != "auto", "resolved"
     encoder = build_encoder(
-        run.backbone, stem=run.stem, in_channels=run.channels, image_size=cls.network_size(choice.task)
+        run.backbone, stem=run.stem, in_channels=run.channels, image_size=cls.network_size(choice.task, info)
     )
     return cls(choice.task, encoder, info)
 

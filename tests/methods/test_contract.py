@@ -26,7 +26,7 @@ def build(name: str, stem: str = "small", **options: Any) -> tuple[Method[Any, A
     chosen = cls.Options(**options).resolved(info)
     torch.manual_seed(0)
     backbone = "resnet10_w32" if stem == "small" else "resnet18"
-    encoder = build_encoder(backbone, stem=stem, image_size=cls.network_size(chosen))
+    encoder = build_encoder(backbone, stem=stem, image_size=cls.network_size(chosen, info))
     return cls(chosen, encoder, info), info
 
 
@@ -131,7 +131,7 @@ def test_the_loss_falls_on_one_repeated_batch(name: str) -> None:
         loss.backward()
         optimizer.step()
         method.after_step(view)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert min(losses[-5:]) < 0.8 * losses[0]
 
 

@@ -1,0 +1,92 @@
+"""The documentation tells the truth: commands parse, tables are current, links lead somewhere, code runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from ssltool.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES += sorted((ROOT / "examples").rglob("*.md"))
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every ssltool command shown, with the page that shows it."""
+    found = []
+    for page in [*PAGES, ROOT / "examples" / "quickstart.sh"]:
+        text = page.read_text(encoding="utf-8")
+        blocks = [text] if page.suffix == ".sh" else re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+        for line in "\n".join(blocks).splitlines():
+            for part in re.split(r"&&|\|", line.removeprefix("$ ").partition(" # ")[0].partition("  #")[0]):
+                words = part.strip()
+                if re.match(r"(\S*/)?ssltool ", words):
+                    found.append((str(page.relative_to(ROOT)), words))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: value[:70])
+def test_a_shown_command_parses(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(line)[1:]
+    if "rotation" in words:
+        pytest.skip("needs the example package installed")
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("ssltool", words, resilient_parsing=False)
+    while context.command.name and hasattr(context.command, "resolve_command"):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = context.command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
+
+
+def test_some_commands_were_found() -> None:
+    assert len(commands()) > 20
+
+
+def test_option_tables_are_current() -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "tables.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_python_of_the_weights_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from ssltool.nn.encoders import build_encoder
+    from ssltool.nn.weights import describe, save_encoder
+
+    encoder = build_encoder("resnet18")
+    card = describe(
+        encoder, method="jigsaw", color_space="rgb", image_size=64, mean=(0.5,) * 3, std=(0.2,) * 3, training={}
+    )
+    save_encoder(encoder, card, tmp_path / "encoder.safetensors")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "weights-format.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "weights-format", "exec"), {"pictures": torch.rand(2, 3, 64, 64)})
+    example = [sys.executable, str(ROOT / "examples" / "plain_torch.py"), "encoder.safetensors"]
+    shown = subprocess.run(example, capture_output=True, text=True, check=True, env=os.environ).stdout
+    assert "missing ['fc.weight', 'fc.bias'], unexpected [], features (2, 512)" in shown
+
+
+def test_nothing_names_a_path_of_a_machine() -> None:
+    for page in PAGES:
+        assert not re.search(r"(?<![\w.])/(root|home|work)/", page.read_text(encoding="utf-8")), page

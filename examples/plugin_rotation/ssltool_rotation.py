@@ -5,20 +5,19 @@ S. Gidaris, P. Singh, N. Komodakis, "Unsupervised Representation Learning by Pre
 A picture is shown turned by 0, 90, 180 and 270 degrees, and the network names the turn, 4 ways. Whoever knows which way
 up things stand can do it. Quarter turns only move pixels: no resampling, no borders, nothing else gives them away.
 
-Letters: B pictures of side S, R turns of each, h side of the crop, D encoder width.
+Letters: B pictures of side S, R turns of each.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssltool.errors import UsageError
 from ssltool.methods.base import Answers, DataInfo, Loss, Method, MethodOptions
 from ssltool.nn.encoders import Encoder
 from ssltool.ops import frames, patches
@@ -30,33 +29,24 @@ TURNS = 4
 class RotationOptions(MethodOptions):
     """Options of ``ssltool pretrain rotation``."""
 
-    turns: int = Field(4, ge=1, le=TURNS, description="Rotations of each picture in a batch; all four in the paper")
-    crop: int | None = Field(None, ge=8, description="Side in px of the square shown; automatic: 7/8 of the picture")
     flip: float = Field(0.5, ge=0, le=1, description="Probability that a picture is mirrored before it is turned")
-
-    def resolved(self, info: DataInfo) -> Self:
-        """Decide the crop; refuse one larger than the pictures."""
-        crop = self.crop or max(8, info.image_size * 7 // 8)
-        if crop > info.image_size:
-            raise UsageError(f"--crop {crop} does not fit {info.image_size} px pictures; type --image-size {crop}")
-        return self.model_copy(update={"crop": crop})
 
 
 def quarter_turns(images: Tensor) -> Tensor:
-    """All rotations of square pictures ``[B, C, h, h]``, counter-clockwise: ``[B, 4, C, h, h]``."""
-    return torch.stack([images.rot90(turn, dims=(2, 3)) for turn in range(TURNS)], dim=1)
+    """All rotations of square pictures ``[B, C, S, S]``, counter-clockwise: ``[B, 4, C, S, S]``."""
+    return torch.stack([images.rot90(turn, dims=(-2, -1)) for turn in range(TURNS)], dim=1)
 
 
 class RotationView(NamedTuple):
     """A batch of turned pictures.
 
     Attributes:
-        shown: uint8 ``[B, R, 3, h, h]``.
-        target: int64 ``[B, R]`` in 0..3, quarter turns counter-clockwise, no two alike in a row.
+        pictures: uint8 ``[B, R, 3, S, S]``.
+        turns: int64 ``[B, R]`` in 0..3, quarter turns counter-clockwise, the target.
     """
 
-    shown: Tensor
-    target: Tensor
+    pictures: Tensor
+    turns: Tensor
 
 
 class Rotation(Method[RotationOptions, RotationView]):
@@ -65,26 +55,32 @@ class Rotation(Method[RotationOptions, RotationView]):
     Options = RotationOptions
     presets = {
         "paper": {
-            "backbone": "alexnet", "image_size": 256, "crop": 224, "optimizer": "sgd", "lr": 0.01,
-            "weight_decay": 5e-4, "batch_size": 192, "epochs": 30, "schedule": "step", "warmup": 0,
+            "backbone": "alexnet",
+            "image_size": 224,
+            "optimizer": "sgd",
+            "lr": 0.01,
+            "weight_decay": 5e-4,
+            "batch_size": 192,
+            "epochs": 30,
+            "schedule": "step",
+            "warmup": 0,
         }
-    }  # fmt: skip
+    }
 
     def __init__(self, options: RotationOptions, encoder: Encoder, info: DataInfo) -> None:
         super().__init__(options, encoder, info)
-        self.options = options
+        self.flip = options.flip
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(info.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(info.std).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(info.std).view(3, 1, 1).clamp_min(1 / 255))
         self.head = nn.Linear(encoder.width, TURNS)
         nn.init.normal_(self.head.weight, std=0.01)  # small: the first loss is ln 4, the loss of knowing nothing
 
     @classmethod
-    def network_size(cls, options: RotationOptions) -> int:
-        """The side of the crop."""
-        assert options.crop, "resolved"
-        return options.crop
+    def network_size(cls, options: RotationOptions, info: DataInfo) -> int:
+        """The side of the pictures."""
+        return info.image_size
 
     @property
     def chance(self) -> dict[str, float]:
@@ -92,46 +88,43 @@ class Rotation(Method[RotationOptions, RotationView]):
         return {"loss": math.log(TURNS), "accuracy": 1 / TURNS}
 
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> RotationView:
-        """Crop, mirror and turn; see `Method.view`."""
-        draws, side = Draws(index, generator), self.network_size(self.options)
-        target = draws.order(TURNS)[:, : self.options.turns]
-        margin = images.shape[-1] - side
+        """Mirror, and turn by all four angles in random order (R = 4); see `Method.view`."""
+        draws = Draws(index, generator)
+        turns = draws.order(TURNS)
         if self.training:
-            images = torch.where(draws.chance(self.options.flip)[:, None, None, None], images.flip(-1), images)
-            corner = draws.integers(margin + 1, 1, 2)
-        else:
-            corner = torch.full((len(images), 1, 2), margin // 2, device=images.device)
-        crops = patches.cut(images, corner[..., 0], corner[..., 1], side)[:, 0]
-        pictures = torch.arange(len(images), device=images.device)[:, None]
-        return RotationView(quarter_turns(crops)[pictures, target], target)
+            mirrored = draws.chance(self.flip)
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        rows = torch.arange(len(images), device=images.device)[:, None]
+        return RotationView(quarter_turns(images)[rows, turns], turns)
 
     def forward(self, view: RotationView) -> Loss:
         """4-way cross-entropy over all turned pictures."""
-        logits, target = self.logits(view), view.target.flatten()
+        logits, target = self.logits(view.pictures.flatten(0, 1)), view.turns.flatten()
         accuracy = (logits.argmax(dim=1) == target).float().mean()
         return Loss(F.cross_entropy(logits, target), {"accuracy": accuracy})
 
-    def logits(self, view: RotationView) -> Tensor:
-        """Scores of the turns, float32 ``[B*R, 4]``."""
-        x = (view.shown.flatten(0, 1).float() / 255 - self.mean) / self.std
+    def logits(self, pictures: Tensor) -> Tensor:
+        """Scores of the turns, float32 ``[B, 4]``, for uint8 ``[B, 3, S, S]``."""
+        x = (pictures.float() / 255 - self.mean) / self.std
+        if self.encoder.in_channels == 1:
+            x = x.mean(dim=1, keepdim=True)
         scores: Tensor = self.head(self.encoder(x))
         return scores.float()
 
     def pictures(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """The picture and the crop as it is shown first."""
-        return {"picture": images, "as shown": self.view(images, index, generator).shown[:, 0]}
+        """The picture in all four turns, in the order drawn for it."""
+        view = self.view(images, index, generator)
+        return {"picture": images, "turned": patches.assemble(view.pictures, columns=TURNS, gap=2, fill=255)}
 
     @torch.no_grad()
     def answers(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Answers:
-        """The crop as shown, and turned back by the answer, framed by whether it is right."""
+        """One turn of each picture, and that turned back by the answer, framed by whether it is right."""
         view = self.view(images, index, generator)
-        shown, target = view.shown[:, 0], view.target[:, 0]
-        confidence, guess = self.logits(RotationView(shown[:, None], target[:, None])).softmax(dim=1).max(dim=1)
-        undone = torch.stack(
-            [picture.rot90(-int(turn), dims=(1, 2)) for picture, turn in zip(shown, guess, strict=True)]
-        )
+        shown, target = view.pictures[:, 0], view.turns[:, 0]
+        confidence, guess = self.logits(shown).softmax(dim=1).max(dim=1)
+        back = quarter_turns(shown)[torch.arange(len(shown), device=shown.device), -guess % TURNS]
         colors = torch.where((guess == target)[:, None], frames.GREEN.to(guess.device), frames.RED.to(guess.device))
-        framed = frames.border(undone[:, None], colors[:, None], width=max(1, shown.shape[-1] // 32))[:, 0]
+        framed = frames.border(back[:, None], colors[:, None], width=max(1, shown.shape[-1] // 32))[:, 0]
         rows = zip(target.tolist(), guess.tolist(), confidence.tolist(), strict=True)
         captions = [f"turned by {90 * t}°, answer {90 * g}°, {sure:.0%} sure" for t, g, sure in rows]
         return Answers({"as shown": shown, "turned back": framed}, captions)

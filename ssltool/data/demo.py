@@ -29,7 +29,7 @@ from ssltool.data.source import Source
 Point = tuple[float, float]
 Floats = NDArray[np.floating[Any]]
 
-NATIVE_SIDE = 64
+NATIVE_SIDE = 32  # small, so that a first run takes a minute or two on a laptop; any size can be drawn
 
 # Ranges of hue in degrees, saturation and value. They are what makes colour predictable from shape, as in photographs.
 _PAINTS = {

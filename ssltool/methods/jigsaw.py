@@ -195,7 +195,7 @@ class JigsawView(NamedTuple):
     """A batch of puzzles.
 
     Attributes:
-        tiles: float ``[B, N, 3, h, h]``, the tiles as the encoder sees them, in the order of their cells.
+        tiles: float ``[B, N, C, h, h]``, the tiles as the encoder (C channels) sees them, in the order of their cells.
         target: int64 ``[B, P]`` in 0..K-1, the permutation of each puzzle.
         raw: uint8 ``[B, N, 3, t, t]``, the same tiles before resizing and standardisation, for pictures.
         picture: uint8 ``[B, 3, S, S]``, the picture as it was cut: mirrored or gray if that was drawn.
@@ -318,6 +318,8 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         if self.training and self.color and self.options.color_projection:
             projected = draws.chance(self.options.color_projection) & ~gray
             tiles = project_color(tiles.flatten(0, 1), projected.repeat_interleave(self.tiles)).view_as(tiles)
+        if self.encoder.in_channels == 1:
+            tiles = tiles.mean(dim=2, keepdim=True)
         tiles = patches.resize(tiles, self.tile_input)
         if self.options.standardize:
             tiles = patches.standardize(tiles, level=1.0)
@@ -383,7 +385,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             "tiles in place": patches.assemble(view.raw, self.grid, gap=2, fill=255),
             "puzzle as shown": patches.assemble(self._shown(view), self.grid, gap=2, fill=255),
             "as the network sees it": patches.assemble(
-                self._shown(view, frames.to_uint8(view.tiles)), self.grid, gap=2, fill=255
+                self._shown(view, frames.to_uint8(view.tiles).expand(-1, -1, 3, -1, -1)), self.grid, gap=2, fill=255
             ),
         }
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ssltool.atomic import atomic_file
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart with any colour vision (Okabe & Ito 2008)
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -58,7 +64,7 @@ def curves(lines: Sequence[Mapping[str, float]], chance: Mapping[str, float], ti
 
 
 def permutation_set(
-    permutations: NDArray[np.uint8], distances: NDArray[np.uint8], histogram: Sequence[int], title: str, shown: int = 40
+    permutations: NDArray[np.uint8], distances: NDArray[np.uint8], histogram: Sequence[int], title: str, shown: int = 42
 ) -> Figure:
     """A permutation set as coloured grids, its Hamming-distance matrix and the histogram of distances.
 
@@ -69,47 +75,60 @@ def permutation_set(
         title: Drawn on top, with the statistics.
         shown: How many permutations are drawn as grids, from the first.
     """
-    figure = Figure(figsize=(12, 7.2), layout="constrained")
+    figure = Figure(figsize=(12, 7.2), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
     figure.suptitle(title, fontsize=12)
-    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1.15, 1)))
-    _grids(left, permutations[:shown], len(permutations))
-    top, bottom = right.subplots(2, 1, height_ratios=(1.6, 1))
+    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1.1, 1)))
+    _grids(left.subplots(), permutations[:shown], len(permutations))
+    top, bottom = right.subplots(2, 1, height_ratios=(1.8, 1))
     tiles = permutations.shape[1]
-    image = top.imshow(distances, cmap="viridis", vmin=0, vmax=tiles, interpolation="nearest")
+    steps = colormaps["viridis"].resampled(tiles + 1)
+    image = top.imshow(distances, cmap=steps, vmin=-0.5, vmax=tiles + 0.5)
     top.set_title("Hamming distance of each pair", fontsize=10)
     top.set_xlabel("permutation", fontsize=9)
     top.set_ylabel("permutation", fontsize=9)
+    for axis in (top.xaxis, top.yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True))
     top.tick_params(labelsize=8)
-    right.colorbar(image, ax=top, ticks=range(tiles + 1), shrink=0.9).ax.tick_params(labelsize=8)
-    bars = bottom.bar(range(tiles + 1), histogram, color=BLUE)
-    bottom.bar_label(bars, [f"{count:,}" if count else "" for count in histogram], fontsize=8)
-    bottom.set_title("pairs at each distance", fontsize=10)
-    bottom.set_xlabel("slots that differ", fontsize=9)
-    bottom.set_xticks(range(tiles + 1))
-    bottom.tick_params(labelsize=8)
-    bottom.margins(y=0.15)
-    bottom.spines[["top", "right"]].set_visible(False)
+    right.colorbar(image, ax=top, ticks=range(tiles + 1)).ax.tick_params(labelsize=8)
+    _bars(bottom, histogram)
     return figure
 
 
-def _grids(figure: Any, permutations: NDArray[np.uint8], total: int) -> None:
+def _bars(axis: Axes, histogram: Sequence[int]) -> None:
+    """Draw the pairs at each distance; the numbers stand on the bars, so there is no second axis."""
+    bars = axis.bar(range(len(histogram)), histogram, color=BLUE)
+    axis.bar_label(bars, [f"{count:,}" if count else "" for count in histogram], fontsize=7)
+    axis.set_title("pairs at each distance", fontsize=10)
+    axis.set_xlabel("slots that differ", fontsize=9)
+    axis.set_xticks(range(len(histogram)))
+    axis.set_yticks([])
+    axis.tick_params(labelsize=8)
+    axis.margins(y=0.12)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _grids(axis: Axes, permutations: NDArray[np.uint8], total: int) -> None:
     """Draw each permutation as its grid of slots, coloured and numbered by the cell the tile comes from."""
     count, tiles = permutations.shape
     side = round(tiles**0.5)
-    columns = 8
-    axes = figure.subplots(-(-count // columns), columns, squeeze=False).flat
+    columns = math.ceil(math.sqrt(count * 6 / 7))
+    rows = -(-count // columns)
+    step = side + 1  # one free row and column, for the number of the permutation
+    colors = colormaps["turbo"](np.linspace(0.08, 0.92, tiles))[:, :3]
+    mosaic = np.ones((rows * step, columns * step - 1, 3))
+    size = min(11.0, 200 / max(mosaic.shape))  # points; a slot is about twice as high
+    for i, permutation in enumerate(permutations):
+        y, x = (i // columns) * step + 1, (i % columns) * step
+        mosaic[y : y + side, x : x + side] = colors[permutation].reshape(side, side, 3)
+        axis.text(x + (side - 1) / 2, y - 0.85, str(i), ha="center", va="center", fontsize=0.9 * size, color=GREY)
+        for slot, cell in enumerate(permutation):
+            ink = "black" if colors[cell] @ _LUMINANCE > 0.4 else "white"
+            place = (x + slot % side, y + slot // side)
+            axis.text(*place, str(int(cell) + 1), ha="center", va="center", fontsize=size, color=ink)
+    axis.imshow(mosaic, interpolation="nearest")
     known = f"the first {count} of {total}" if total > count else f"all {total}"
-    figure.suptitle(f"{known}: each slot shows the number and colour of the cell its tile comes from", fontsize=10)
-    for i, axis in enumerate(axes):
-        axis.set_axis_off()
-        if i >= count:
-            continue
-        axis.imshow(permutations[i].reshape(side, side), cmap="turbo", vmin=-0.5, vmax=tiles - 0.5)
-        axis.set_title(str(i), fontsize=7, pad=2, color=GREY)
-        for slot, cell in enumerate(permutations[i]):
-            dark = 0.25 * tiles < cell < 0.72 * tiles
-            axis.text(slot % side, slot // side, str(int(cell) + 1), ha="center", va="center",
-                      fontsize=7 if side < 4 else 5, color="black" if dark else "white")  # fmt: skip
+    axis.set_title(f"{known}; number and colour: the cell a slot's tile comes from", fontsize=10)
+    axis.set_axis_off()
 
 
 def filters(kernels: NDArray[np.float64], title: str) -> Figure:

@@ -10,16 +10,19 @@ from torch import Tensor
 
 from ssltool.atomic import atomic_file
 
-_CELL = 176  # px, least side of a cell: 28 px pictures are enlarged to be seen
+_CELL = 192  # px, about the side of a drawn picture: 28 px pictures are enlarged to be seen
 _GAP = 12
 _TEXT = 14
-_PAPER, _INK = (255, 255, 255), (34, 34, 34)
+_LINE = _TEXT + 6
+_PAPER, _INK, _EDGE = (255, 255, 255), (34, 34, 34), (200, 200, 200)
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def save_sheet(
     columns: Mapping[str, Tensor], path: Path, captions: Sequence[str] | None = None, title: str = ""
 ) -> Path:
-    """Draw a sheet and save it as PNG.
+    """Draw a sheet and save it as PNG. It is as wide as its pictures and captions; a longer title is broken.
 
     Args:
         columns: Title -> uint8 ``[B, 3, h, w]``; sizes may differ between columns.
@@ -32,23 +35,28 @@ def save_sheet(
     """
     pictures = {name: [_enlarged(to_image(picture)) for picture in stack] for name, stack in columns.items()}
     font = ImageFont.load_default(_TEXT)
-    widths = [max(row[0].width, round(font.getlength(name))) for name, row in pictures.items()]
+    widths = [max(row[0].width, _length(name, font)) for name, row in pictures.items()]
+    lines = [_length(caption, font) + 2 * _GAP for caption in captions or ()]
+    width = max([sum(widths) + _GAP * (len(widths) + 1), *lines])
+    heading = wrapped(title, font, width - 2 * _GAP)
+    top = _GAP + len(heading) * _LINE + (_GAP if heading else 0) + _LINE
     height = max(row[0].height for row in pictures.values())
+    step = height + _GAP + (_LINE if captions else 0)
     rows = len(next(iter(pictures.values())))
-    step = height + _GAP + (_TEXT + 8 if captions else 0)
-    top = 2 * _GAP + _TEXT + (_TEXT + _GAP if title else 0)
-    canvas = Image.new("RGB", (sum(widths) + _GAP * (len(widths) + 1), top + rows * step), _PAPER)
+    canvas = Image.new("RGB", (width, top + rows * step), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    if title:
-        draw.text((_GAP, _GAP), title, _INK, font)
+    for i, line in enumerate(heading):
+        draw.text((_GAP, _GAP + i * _LINE), line, _INK, font)
     x = _GAP
-    for (name, stack), width in zip(pictures.items(), widths, strict=True):
-        draw.text((x, top - _TEXT - _GAP // 2), name, _INK, font)
+    for (name, stack), column in zip(pictures.items(), widths, strict=True):
+        draw.text((x, top - _LINE), name, _INK, font)
         for row, picture in enumerate(stack):
-            canvas.paste(picture, (x, top + _GAP // 2 + row * step))
-        x += width + _GAP
+            y = top + row * step
+            draw.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline=_EDGE)  # for white pictures
+            canvas.paste(picture, (x, y))
+        x += column + _GAP
     for row, caption in enumerate(captions or ()):
-        draw.text((_GAP, top + _GAP // 2 + row * step + height + 4), caption, _INK, font)
+        draw.text((_GAP, top + row * step + height + 4), caption, _INK, font)
     return save_image(canvas, path)
 
 
@@ -64,7 +72,23 @@ def save_image(image: Image.Image, path: Path) -> Path:
     return path
 
 
+def wrapped(text: str, font: Font, width: int) -> list[str]:
+    """Break a text between words into lines of at most ``width`` pixels; a longer word has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _length(f"{lines[-1]} {word}", font) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _length(text: str, font: Font) -> int:
+    """Width of a line of text in pixels."""
+    return round(font.getlength(text))
+
+
 def _enlarged(image: Image.Image) -> Image.Image:
     """Repeat pixels of a small picture a whole number of times, so that they stay sharp."""
-    times = max(1, _CELL // max(image.size))
+    times = max(1, round(_CELL / max(image.size)))
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)

@@ -21,7 +21,7 @@ from ssltool.atomic import atomic_file
 from ssltool.data.batches import AllPictures, TrainBatches
 from ssltool.data.find import open_source
 from ssltool.data.source import Source, survey
-from ssltool.errors import CheckpointError, DiskFullError, Interrupted, NonFiniteLossError, UsageError
+from ssltool.errors import CheckpointError, DiskFullError, Interrupted, NonFiniteLossError, SslToolError, UsageError
 from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.find import find_method
 from ssltool.nn.card import WeightsCard
@@ -93,7 +93,14 @@ def pretrain(
         if folder is None and overwrite and run.folder.exists():
             shutil.rmtree(run.folder)
         _begin(session, console)
-        return _consume(session, console)
+        try:
+            return _consume(session, console)
+        except torch.OutOfMemoryError as error:
+            batch = session.run.choice.run.batch_size or 2
+            raise SslToolError(
+                f"the device ran out of memory with {batch} pictures per batch; "
+                f"type --batch-size {max(2, batch // 2)} --accumulate 2"
+            ) from error
 
 
 def _new(choice: Choice, overwrite: bool, dry_run: bool) -> tuple[runs.Run, Source]:
@@ -153,7 +160,7 @@ def prepare(
             f"the task of {run.folder} was built from {run.facts}, now it would be {method.facts}; start a new run"
         )
     size = find_method(run.choice.method).network_size(run.choice.task, run.info)
-    check_input(method.encoder, size)
+    _check_input(method, size, run.info.image_size)
     if options.init is not None:
         matched = load_backbone(method.encoder, find_weights(options.init))
         console.print(f"first weights: {matched} tensors from {options.init}")
@@ -203,6 +210,18 @@ def open_session(choice: Choice, console: Console, cache_bytes: int) -> Session:
     """A run that is never written anywhere, to measure it."""
     run, source = _new(choice, overwrite=False, dry_run=True)
     return prepare(run, source, console, resume=False, cache_bytes=cache_bytes)
+
+
+def _check_input(method: Method[Any, Any], size: int, picture_size: int) -> None:
+    """Make sure that the encoder can take what the task gives it, which may be a piece of a picture."""
+    try:
+        check_input(method.encoder, size)
+    except UsageError as error:
+        if size == picture_size:
+            raise
+        raise UsageError(
+            f"the task gives the encoder {size} px pieces of the {picture_size} px pictures, but {error}"
+        ) from error
 
 
 def _begin(session: Session, console: Console) -> None:

@@ -189,7 +189,7 @@ def test_joined_sources_merge_classes_by_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read(7, 16), DemoSource(3).read(2, 16))
     assert source.name(4) == str(second / "dog" / "2.png")
     assert source.name(5) == DemoSource(3).name(0)
-    assert [source.short_side(i) for i in (0, 2, 5)] == [12, 40, 64]
+    assert [source.short_side(i) for i in (0, 2, 5)] == [12, 40, 32]
     assert all(part in source.description for part in (str(first), str(second), "demo"))
 
 
@@ -378,4 +378,4 @@ def test_survey_of_nothing_readable_names_the_first(tmp_path: Path) -> None:
 
 def test_survey_of_the_demo_world() -> None:
     look = survey(DemoSource(100), sample=8)
-    assert (look.count, look.short_side, look.gray_fraction, look.unreadable) == (100, 64, 0, {})
+    assert (look.count, look.short_side, look.gray_fraction, look.unreadable) == (100, 32, 0, {})

@@ -20,13 +20,13 @@ NAMES = list(available())
 SIDES = {"small": 32, "imagenet": 96}  # px: one picture size for each stem
 
 
-def build(name: str, stem: str = "small", **options: Any) -> tuple[Method[Any, Any], DataInfo]:
+def build(name: str, stem: str = "small", channels: int = 3, **options: Any) -> tuple[Method[Any, Any], DataInfo]:
     cls = find_method(name)
     info = DataInfo(count=64, image_size=SIDES[stem])
     chosen = cls.Options(**options).resolved(info)
     torch.manual_seed(0)
     backbone = "resnet10_w32" if stem == "small" else "resnet18"
-    encoder = build_encoder(backbone, stem=stem, image_size=cls.network_size(chosen, info))
+    encoder = build_encoder(backbone, stem=stem, in_channels=channels, image_size=cls.network_size(chosen, info))
     return cls(chosen, encoder, info), info
 
 
@@ -57,6 +57,15 @@ def test_finite_loss_and_gradients_reach_every_encoder_parameter(name: str, stem
     loss.value.backward()
     missing = [key for key, p in method.encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_works_with_one_input_channel(name: str) -> None:
+    method, info = build(name, channels=1)
+    images, index = batch(info, 4)
+    assert torch.isfinite(method.train()(method.view(images, index, seeded())).value)
+    for columns in (method.pictures(images, index, seeded()), method.eval().answers(images, index, seeded()).pictures):
+        assert all(stack.shape[1] == 3 for stack in columns.values())
 
 
 @pytest.mark.parametrize("name", NAMES)

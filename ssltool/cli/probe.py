@@ -23,7 +23,7 @@ def probe(
             min=0,
             help="Also probe each stage on a grid of at most so many numbers (the papers: 9000); 0 = only its average",
         ),
-    ] = 1024,
+    ] = 512,
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Also probe random weights and raw pixels")
     ] = True,

@@ -33,6 +33,7 @@ from ssltool.ops.random import Draws
 
 PermutationMode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all", "file"]
 _SMALLEST_TILE = 6
+_GAP_GRAY = 200  # between drawn tiles, which may be white
 
 
 class JigsawOptions(MethodOptions):
@@ -382,10 +383,13 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         marked = frames.outline(view.picture, view.corner[..., 0], view.corner[..., 1], tile, frames.YELLOW)
         return {
             "picture and tiles": marked,
-            "tiles in place": patches.assemble(view.raw, self.grid, gap=2, fill=255),
-            "puzzle as shown": patches.assemble(self._shown(view), self.grid, gap=2, fill=255),
+            "tiles in place": patches.assemble(view.raw, self.grid, gap=2, fill=_GAP_GRAY),
+            "puzzle as shown": patches.assemble(self._shown(view), self.grid, gap=2, fill=_GAP_GRAY),
             "as the network sees it": patches.assemble(
-                self._shown(view, frames.to_uint8(view.tiles).expand(-1, -1, 3, -1, -1)), self.grid, gap=2, fill=255
+                self._shown(view, frames.to_uint8(view.tiles).expand(-1, -1, 3, -1, -1)),
+                self.grid,
+                gap=2,
+                fill=_GAP_GRAY,
             ),
         }
 
@@ -409,9 +413,9 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             for r, c in zip(right.sum(dim=1), confidence.tolist(), strict=True)
         ]
         columns = {
-            "puzzle": patches.assemble(shown, self.grid, gap=2, fill=255),
-            "answer": patches.assemble(solved, self.grid, gap=2, fill=255),
-            "truth": patches.assemble(view.raw, self.grid, gap=2, fill=255),
+            "puzzle": patches.assemble(shown, self.grid, gap=2, fill=_GAP_GRAY),
+            "answer": patches.assemble(solved, self.grid, gap=2, fill=_GAP_GRAY),
+            "truth": patches.assemble(view.raw, self.grid, gap=2, fill=_GAP_GRAY),
         }
         return Answers(columns, captions)
 

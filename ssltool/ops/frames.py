@@ -51,7 +51,11 @@ def outline(images: Tensor, top: Tensor, left: Tensor, size: int, color: Tensor)
 
 
 def to_uint8(patches: Tensor) -> Tensor:
-    """Stretch each float picture ``[..., C, h, w]`` from its own least to its greatest value to 0..255, uint8."""
+    """Stretch each float picture ``[..., C, h, w]`` from its own least to its greatest value to 0..255, uint8.
+
+    A constant picture, in which there is nothing to see, becomes mid-gray.
+    """
     low = patches.amin(dim=(-3, -2, -1), keepdim=True)
     high = patches.amax(dim=(-3, -2, -1), keepdim=True)
-    return ((patches - low) / (high - low).clamp_min(1e-6) * 255).round().to(torch.uint8)
+    stretched = (patches - low) / (high - low).clamp_min(1e-6) * 255
+    return torch.where(high > low, stretched, 128.0).round().to(torch.uint8)

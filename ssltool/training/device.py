@@ -15,6 +15,7 @@ from ssltool.errors import UsageError
 
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BROKEN = "torch's bf16 gradient of a strided convolution of a 1x1 map is garbage on a CPU"
 _WORTH_IT = 1.15  # bf16 loses digits, so it has to be clearly faster
 
 
@@ -62,10 +63,16 @@ def choose_precision(
         device: Where it will run.
 
     Raises:
-        UsageError: float16 was asked for where torch cannot train in it.
+        UsageError: A format was asked for in which torch cannot train this network here.
     """
     if name == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16 needs a GPU; type --precision bf16 or auto on a CPU")
+    broken = device.type == "cpu" and name in {"auto", "bf16"} and _strides_over_single_pixels(encoder, size, channels)
+    if broken and name == "bf16":
+        raise UsageError(
+            f"--precision bf16: {_BROKEN}, and this encoder comes to one at {size} px; "
+            "type --precision fp32, --stem small, or larger pictures"
+        )
     if name != "auto":
         return Precision(name, "as asked")
     if device.type == "cuda":
@@ -74,6 +81,8 @@ def choose_precision(
         return Precision("fp16", "the GPU has no bfloat16 units")
     if device.type != "cpu":
         return Precision("fp32", f"the safe choice on {device.type}")
+    if broken:
+        return Precision("fp32", _BROKEN)
     gain = _time_step(encoder, size, channels, "fp32") / _time_step(encoder, size, channels, "bf16")
     chosen: PrecisionName = "bf16" if gain >= _WORTH_IT else "fp32"
     return Precision(chosen, f"bf16 measured {gain:.1f}x as fast as fp32 on this CPU")
@@ -91,3 +100,25 @@ def _time_step(encoder: nn.Module, size: int, channels: int, name: PrecisionName
         loss.backward()
         times.append(time.process_time() - start)
     return min(times[1:])
+
+
+def _strides_over_single_pixels(encoder: nn.Module, size: int, channels: int) -> bool:
+    """Whether a strided convolution of the encoder reads a map of one pixel.
+
+    Seen in torch 2.15: the bfloat16 weight gradient of such a convolution is never written where the kernel meets
+    only padding, so it holds whatever was in memory. Training then ends in NaN, or goes on with spoilt weights.
+    """
+    met: list[nn.Conv2d] = []
+
+    def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(module, nn.Conv2d)
+        if max(module.stride) > 1 and max(module.kernel_size) > 1 and inputs[0].shape[-2:] == (1, 1):
+            met.append(module)
+
+    network = copy.deepcopy(encoder).cpu().eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(look)
+    with torch.no_grad():
+        network(torch.zeros(1, channels, size, size))
+    return bool(met)

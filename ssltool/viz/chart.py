@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,16 +19,21 @@ from numpy.typing import NDArray
 from ssltool.atomic import atomic_file
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart with any colour vision (Okabe & Ito 2008)
+_MATRIX = 500  # rows of a distance matrix that can be told apart in print
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Save a figure; the suffix says the format (.png, .svg, .pdf). The same figure gives the same bytes."""
     kind = path.suffix.lstrip(".") or "png"
+    undated: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None},
+        "pdf": {"CreationDate": None},
+    }
     FigureCanvasAgg(figure)
-    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None} if kind == "png" else {}
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
+    with atomic_file(path) as temporary, rc_context({"svg.hashsalt": "ssltool"}):
+        figure.savefig(temporary, format=kind, dpi=150, metadata=undated.get(kind))
     return path
 
 
@@ -48,12 +53,14 @@ def curves(lines: Sequence[Mapping[str, float]], chance: Mapping[str, float], ti
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     x = [line["step"] for line in lines]
-    for axis, name in zip(grid, names, strict=False):
-        axis.plot(x, [line.get(name, float("nan")) for line in lines], color=BLUE, linewidth=1.4)
+    for name, axis in zip(names, grid, strict=False):  # names first: their end takes no place from the grid
+        values = [line.get(name, float("nan")) for line in lines]
+        axis.plot(x, values, color=BLUE, linewidth=1.4, marker="o" if len(x) == 1 else None)
         if name in chance:
             axis.axhline(chance[name], color=ORANGE, linestyle="--", linewidth=1)
             place = {"xycoords": ("axes fraction", "data"), "color": ORANGE, "fontsize": 8, "va": "bottom"}
-            axis.annotate(f"chance {chance[name]:.3g}", (0.02, chance[name]), **place)
+            back = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
+            axis.annotate(f"chance {chance[name]:.3g}", (0.02, chance[name]), bbox=back, **place)
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -82,14 +89,19 @@ def permutation_set(
     top, bottom = right.subplots(2, 1, height_ratios=(1.8, 1))
     tiles = permutations.shape[1]
     steps = colormaps["viridis"].resampled(tiles + 1)
-    image = top.imshow(distances, cmap=steps, vmin=-0.5, vmax=tiles + 0.5)
-    top.set_title("Hamming distance of each pair", fontsize=10)
+    every = -(-len(distances) // _MATRIX)
+    extent = (-0.5, len(distances) - 0.5, len(distances) - 0.5, -0.5)
+    image = top.imshow(
+        distances[::every, ::every], cmap=steps, vmin=-0.5, vmax=tiles + 0.5, interpolation="nearest", extent=extent
+    )
+    some = f" (1 in {every} permutations)" if every > 1 else ""
+    top.set_title(f"Hamming distance of each pair{some}", fontsize=10)
     top.set_xlabel("permutation", fontsize=9)
     top.set_ylabel("permutation", fontsize=9)
     for axis in (top.xaxis, top.yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True))
     top.tick_params(labelsize=8)
-    right.colorbar(image, ax=top, ticks=range(tiles + 1)).ax.tick_params(labelsize=8)
+    right.colorbar(image, ax=top, ticks=_ticks(tiles)).ax.tick_params(labelsize=8)
     _bars(bottom, histogram)
     return figure
 
@@ -100,11 +112,16 @@ def _bars(axis: Axes, histogram: Sequence[int]) -> None:
     axis.bar_label(bars, [f"{count:,}" if count else "" for count in histogram], fontsize=7)
     axis.set_title("pairs at each distance", fontsize=10)
     axis.set_xlabel("slots that differ", fontsize=9)
-    axis.set_xticks(range(len(histogram)))
+    axis.set_xticks(_ticks(len(histogram) - 1))
     axis.set_yticks([])
     axis.tick_params(labelsize=8)
     axis.margins(y=0.12)
     axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _ticks(tiles: int) -> range:
+    """Distances 0..N to label: all of them while there is room."""
+    return range(0, tiles + 1, 1 if tiles <= 16 else 5)
 
 
 def _grids(axis: Axes, permutations: NDArray[np.uint8], total: int) -> None:
@@ -141,7 +158,7 @@ def filters(kernels: NDArray[np.float64], title: str) -> Figure:
     count = len(kernels)
     columns = min(16, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(0.62 * columns + 0.3, 0.62 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 0.62 * columns + 0.3), 0.62 * rows + 0.6), layout="constrained")
     figure.suptitle(title, fontsize=10)
     low = kernels.min(axis=(1, 2, 3), keepdims=True)
     high = kernels.max(axis=(1, 2, 3), keepdims=True)

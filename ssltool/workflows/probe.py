@@ -42,7 +42,7 @@ class ProbeOptions(BaseModel):
     data: tuple[str, ...]
     test_data: tuple[str, ...] = ()
     kinds: tuple[Kind, ...] = ("linear", "layers", "knn")
-    grid_numbers: int = Field(1024, ge=0)
+    grid_numbers: int = Field(512, ge=0)
     baselines: bool = True
     recalibrate: bool = True
     batch_size: int = Field(256, ge=1)

@@ -47,7 +47,7 @@ def draw_permutations(
     title = (
         f"{chosen.count} permutations of {chosen.tiles} tiles ({name}): Hamming distance "
         f"mean {chosen.mean_distance:.4f} (at most {permutations.mean_bound(chosen.count, chosen.tiles):.4f}), "
-        f"least {chosen.min_distance} ({chosen.pairs_at_min:,} pairs)"
+        f"least {chosen.min_distance} ({chosen.pairs_at_min:,} pair{'s' * (chosen.pairs_at_min != 1)})"
     )
     figure = chart.permutation_set(chosen.permutations, chosen.distances, [int(n) for n in chosen.histogram], title)
     return {**facts, "path": str(chart.save_figure(figure, path))}
@@ -92,7 +92,8 @@ def draw_answers(
         for key, value in scores.items()
         if key in method.chance and key != "loss"
     )
-    title = f"{run.choice.method} on {len(images)} pictures of {source.description}: {numbers}"
+    scored = "" if len(images) == len(source) else f"{len(images)} of "
+    title = f"{run.choice.method} on {scored}{source.description}: {numbers}"
     save_sheet(answers.pictures, path, captions=answers.captions, title=title)
     return {"path": str(path), "method": run.choice.method, "pictures": len(images), **scores, "chance": method.chance}
 

@@ -26,4 +26,4 @@ def test_outline_marks_squares_at_their_place() -> None:
 
 def test_to_uint8_stretches_each_picture() -> None:
     out = frames.to_uint8(torch.tensor([[-1.0, 0.0, 1.0, 3.0], [5.0, 5.0, 5.0, 5.0]]).view(2, 1, 2, 2))
-    assert out.flatten().tolist() == [0, 64, 128, 255, 0, 0, 0, 0]
+    assert out.flatten().tolist() == [0, 64, 128, 255, 128, 128, 128, 128]

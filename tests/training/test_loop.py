@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ssltool.data.batches import Batch
+from ssltool.errors import UsageError
 from ssltool.methods.base import Loss
+from ssltool.nn.encoders import build_encoder
 from ssltool.training.device import Precision, choose_precision
 from ssltool.training.loop import Plan, train
 
@@ -96,6 +98,19 @@ def test_a_group_may_scale_its_rate() -> None:
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     list(train(method, batches(), optimizer, plan(steps=1), scaler))
     assert float(method.weight.detach()) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("size", "broken"), [(16, True), (64, False)])
+def test_bf16_is_refused_where_torch_computes_garbage(size: int, broken: bool) -> None:
+    """A resnet18 with its own stem comes to 1x1 maps at 16 px; a strided convolution follows."""
+    encoder = build_encoder("resnet18")
+    if not broken:
+        assert choose_precision("bf16", encoder, size, 3, torch.device("cpu")).name == "bf16"
+        return
+    chosen = choose_precision("auto", encoder, size, 3, torch.device("cpu"))
+    assert (chosen.name, "garbage" in chosen.reason) == ("fp32", True)
+    with pytest.raises(UsageError, match="--precision fp32"):
+        choose_precision("bf16", encoder, size, 3, torch.device("cpu"))
 
 
 def test_precision_is_decided_and_explained() -> None:

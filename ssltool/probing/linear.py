@@ -389,9 +389,9 @@ def _beyond_the_end(table: dict[float, float]) -> list[float]:
     """The next value to try if the best one is an end of the grid and better than its neighbour, else nothing."""
     values, best = sorted(table), _best(table)
     if best == values[0]:
-        return [best / 10]
+        return [float(f"{best / 10:.3g}")]  # without the rounding error, which would be shown
     if best == values[-1] and table[best] > table[values[-2]]:
-        return [best * 10]
+        return [float(f"{best * 10:.3g}")]
     return []
 
 

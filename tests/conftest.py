@@ -1,4 +1,4 @@
-"""One thread per test process: the suite runs in several processes, and small tensors gain nothing from more threads."""
+"""One thread per test process: the suite runs in several processes, and small tensors gain nothing from threads."""
 
 from __future__ import annotations
 

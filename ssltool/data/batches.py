@@ -55,7 +55,41 @@ class _Loaded(NamedTuple):
     skipped: dict[str, str]
 
 
-class TrainBatches:
+class _Workers:
+    """A stream of batches and the processes that decode for it, stopped on leaving a ``with`` block.
+
+    Attributes:
+        skipped: Name and reason of what could not be read so far.
+    """
+
+    def __init__(self, workers: int | None, tiny: bool, device: torch.device | str) -> None:
+        self.skipped: dict[str, str] = {}
+        self._workers = (0 if tiny else usual_workers()) if workers is None else workers
+        self._device = torch.device(device)
+        self._stream: Iterator[_Loaded] | None = None
+
+    def _start(self, pictures: _Squares, requests: Iterable[_Request]) -> Iterator[Batch]:
+        """End the stream there is and begin another."""
+        self.close()
+        self._stream = _started(pictures, requests, self._workers, self._device)
+        return _delivered(self._stream, self.skipped, self._device)
+
+    def close(self) -> None:
+        """Stop the workers."""
+        _stop(self._stream)
+        self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        _name_dead_worker(value)
+
+
+class TrainBatches(_Workers):
     """Shuffled batches for ever, the same for any number of workers.
 
     The order of an epoch is a permutation drawn from (seed, epoch). Global batch g of an epoch is the g-th slice of
@@ -96,15 +130,11 @@ class TrainBatches:
                 f"{len(source)} pictures but a batch of {batch_size * world}: add pictures, or type "
                 f"--batch-size {max(2, len(source) // world)}"
             )
-        self.skipped: dict[str, str] = {}
-        self._device = torch.device(device)
         self._source, self._batch, self._seed, self._rank, self._world = source, batch_size, seed, rank, world
         decoded = len(source) * size * size * 3
         cache = _Cache(len(source), size) if decoded <= cache_bytes else None
         self._pictures = _Squares(source, size, cache, replace=True)
-        tiny = cache is not None and decoded <= _TINY
-        self._workers = (0 if tiny else usual_workers()) if workers is None else workers
-        self._stream: Iterator[_Loaded] | None = None
+        super().__init__(workers, cache is not None and decoded <= _TINY, device)
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """Batches without end, beginning with the one of step ``step`` (batches taken so far).
@@ -113,10 +143,8 @@ class TrainBatches:
             DataError: While iterating, if no picture of the whole source can be read any more.
             SslToolError: While iterating, if a worker was killed.
         """
-        self.close()
         requests = _requests(len(self._source), self._batch, self._seed, self._rank, self._world, step)
-        self._stream = _started(self._pictures, requests, self._workers, self._device)
-        return self._full(_delivered(self._stream, self.skipped, self._device))
+        return self._full(self._start(self._pictures, requests))
 
     def _full(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -128,22 +156,8 @@ class TrainBatches:
                 )
             yield batch
 
-    def close(self) -> None:
-        """Stop the workers."""
-        _stop(self._stream)
-        self._stream = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-        _name_dead_worker(value)
-
-
-class AllPictures:
+class AllPictures(_Workers):
     """Every readable picture once, in order; the last batch may be short.
 
     Args:
@@ -168,14 +182,10 @@ class AllPictures:
         device: torch.device | str = "cpu",
         indices: Sequence[int] | None = None,
     ) -> None:
-        self.skipped: dict[str, str] = {}
         self._places = range(len(source)) if indices is None else indices
         self._batch_size = batch_size
-        self._device = torch.device(device)
         self._pictures = _Squares(source, size, cache=None, replace=False)
-        tiny = len(self._places) * size * size * 3 <= _TINY // 8
-        self._workers = (0 if tiny else usual_workers()) if workers is None else workers
-        self._stream: Iterator[_Loaded] | None = None
+        super().__init__(workers, len(self._places) * size * size * 3 <= _TINY // 8, device)
 
     def __len__(self) -> int:
         """Pictures asked for, the unreadable ones included."""
@@ -184,24 +194,9 @@ class AllPictures:
     def __iter__(self) -> Iterator[Batch]:
         starts = range(0, len(self._places), self._batch_size)
         groups = [_Request(0, list(self._places[s : s + self._batch_size])) for s in starts]
-        self._stream = _started(self._pictures, groups, self._workers, self._device)
-        for batch in _delivered(self._stream, self.skipped, self._device):
+        for batch in self._start(self._pictures, groups):
             if len(batch.indices):
                 yield batch
-
-    def close(self) -> None:
-        """Stop the workers."""
-        _stop(self._stream)
-        self._stream = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-        _name_dead_worker(value)
 
 
 def usual_workers() -> int:

@@ -369,9 +369,8 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
     def logits(self, view: JigsawView) -> Tensor:
         """Scores of the permutations, ``[B*P, K]``."""
         pictures, count = view.tiles.shape[:2]
-        flat = view.tiles.flatten(
-            0, 1
-        )  # row b*N+i is cell i of picture b: one batch for the encoder and its batch norm
+        # Row b*N+i is cell i of picture b: all tiles are one batch for the encoder and its batch norm.
+        flat = view.tiles.flatten(0, 1)
         vectors = self.encoder.map(flat).flatten(1) if self.options.spatial_features else self.encoder(flat)
         scores: Tensor = self.head(vectors.view(pictures, count, -1), self.orders[view.target])
         return scores

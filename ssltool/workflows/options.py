@@ -54,7 +54,7 @@ class PretrainOptions(BaseModel):
         None, ge=2, description="Pictures per step and process; automatic: 256 up to 64 px, else 64"
     )
     accumulate: int = Field(1, ge=1, description="Batches averaged into one step")
-    optimizer: Literal["sgd", "adamw", "lars"] = Field("sgd", description="Update rule")
+    optimizer: Literal["sgd", "adamw", "lars"] = Field("adamw", description="Update rule")
     lr: float | None = Field(
         None,
         gt=0,

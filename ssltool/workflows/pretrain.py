@@ -39,6 +39,7 @@ from ssltool.viz.sheet import save_sheet
 from ssltool.workflows import runs
 from ssltool.workflows.options import FREE_ON_RESUME, Choice, automatic_size, resolved, validated
 
+_PLATEAU = 500  # steps after which a loss still at chance is worth a word
 _SHOWN = 8  # pictures drawn into the run folder
 _CACHE_BYTES = 2**30  # decoded pictures kept in memory when all of them fit
 
@@ -251,6 +252,7 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
     run, plan, options = session.run, session.plan, session.run.choice.run
     assert options.checkpoint_every, "resolved"
     meter, line, began = report.Meter(), report.read(run.folder)[-1:], time.monotonic()
+    looked = session.start >= _PLATEAU
     shown = Display(plan.steps, session.start, session.method.chance, console)
     with stop_requests() as stop, shown as display:
         for step in steps(session):
@@ -262,6 +264,9 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
                 line = [_checked_line(meter, session)]
                 report.append(run.folder, line[0])
                 display.show(line[0])
+                if step.step >= _PLATEAU and not looked:
+                    looked = True
+                    _mention_plateau(line[0], session, console)
             if due:
                 _save(session, step.step)
             if stop.asked and not last:
@@ -270,6 +275,16 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
                     f"type 'ssltool pretrain {run.choice.method} --out {run.folder} --resume' to go on"
                 )
     return _summary(session, line[0] if line else {}, time.monotonic() - began)
+
+
+def _mention_plateau(line: dict[str, float], session: Session, console: Console) -> None:
+    """Say so if the loss is still what knowing nothing would give; tasks often start with such a plateau."""
+    chance = session.method.chance.get("loss")
+    if chance is not None and line["loss"] > 0.98 * chance:
+        console.print(
+            f"after {int(line['step'])} steps the loss is still at chance, {chance:.3f}; if that lasts, "
+            f"try another --lr than {session.plan.lr:.2g} or an easier task"
+        )
 
 
 def steps(session: Session) -> Iterator[StepReport]:

@@ -133,6 +133,16 @@ def test_init_starts_from_the_weights_of_another_run(whole: Path, tmp_path: Path
     assert torch.allclose(first.backbone.conv1.weight, second.backbone.conv1.weight, atol=1e-6)
 
 
+@pytest.mark.parametrize(("lr", "mentioned"), [(1e-9, True), (0.01, False)])
+def test_a_lasting_plateau_is_mentioned_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lr: float, mentioned: bool
+) -> None:
+    monkeypatch.setattr(workflow, "_PLATEAU", 30)
+    given = {**BASE, "data": ("demo:8",), "steps": 40, "lr": lr, "dropout": 0.0, "puzzles": 8, "grayscale": 0.0}
+    pretrain(combine("jigsaw", JIGSAW, {**given, "out": tmp_path / "run"}), console=Console(stderr=True, width=300))
+    assert capsys.readouterr().err.count("still at chance") == int(mentioned)
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     needs = pretrain(combine("jigsaw", JIGSAW, BASE), dry_run=True, console=QUIET)

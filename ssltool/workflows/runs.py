@@ -86,6 +86,8 @@ def read_run(folder: Path) -> Run:
         UsageError: There is no such run folder.
         CheckpointError: Its ``run.json`` is damaged or of another version.
     """
+    if folder.is_file():  # a run's own weights file stands for its run
+        folder = folder.parent
     path = folder / RUN_FILE
     if not path.is_file():
         raise UsageError(f"{folder} is not a run folder: it has no {RUN_FILE}; 'ssltool pretrain' makes one")

@@ -68,6 +68,8 @@ def test_answers_are_scored_on_the_pictures_given(run: Path, tmp_path: Path) -> 
     assert result["pictures"] == 40
     assert 0 <= result["accuracy"] <= 1
     assert result["chance"]["accuracy"] == pytest.approx(1 / 24)
+    same = visualize.draw_answers(run / "encoder.safetensors", tmp_path / "b.png", data=("demo-test:40",))
+    assert same["accuracy"] == result["accuracy"]
     with pytest.raises(UsageError, match="a run of jigsaw, not of cpc"):
         visualize.draw_answers(run, tmp_path / "a.png", name="cpc")
 

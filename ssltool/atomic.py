@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ssltool.errors import CheckpointError, DiskFullError
 
 
@@ -58,21 +60,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that a killed process left below ``folder``."""
+    for path in list(folder.rglob(".*.tmp")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 @contextmanager
 def translated_os_errors(path: Path) -> Iterator[None]:
     """Turn what the system and the safetensors library raise while writing into our one-line errors."""
     try:
         yield
-    except (DiskFullError, CheckpointError):
-        raise
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         # safetensors reports a failed write as its own exception with the system's words in it, not as an OSError.
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if full:
             raise DiskFullError(f"no space left on the disk while writing {path}; free some and run again") from error
-        if isinstance(error, OSError) or "I/O error" in str(error):
-            raise CheckpointError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
-        raise
+        raise CheckpointError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _flush(path: Path) -> None:

@@ -382,13 +382,10 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         marked = frames.outline(view.picture, view.corner[..., 0], view.corner[..., 1], tile, frames.YELLOW)
         return {
             "picture and tiles": marked,
-            "tiles in place": patches.assemble(view.raw, self.grid, gap=2, fill=_GAP_GRAY),
-            "puzzle as shown": patches.assemble(self._shown(view), self.grid, gap=2, fill=_GAP_GRAY),
-            "as the network sees it": patches.assemble(
-                self._shown(view, frames.to_uint8(view.tiles).expand(-1, -1, 3, -1, -1)),
-                self.grid,
-                gap=2,
-                fill=_GAP_GRAY,
+            "tiles in place": self._laid_out(view.raw),
+            "puzzle as shown": self._laid_out(self._shown(view)),
+            "as the network sees it": self._laid_out(
+                self._shown(view, frames.to_uint8(view.tiles).expand(-1, -1, 3, -1, -1))
             ),
         }
 
@@ -412,11 +409,15 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             for r, c in zip(right.sum(dim=1), confidence.tolist(), strict=True)
         ]
         columns = {
-            "puzzle": patches.assemble(shown, self.grid, gap=2, fill=_GAP_GRAY),
-            "answer": patches.assemble(solved, self.grid, gap=2, fill=_GAP_GRAY),
-            "truth": patches.assemble(view.raw, self.grid, gap=2, fill=_GAP_GRAY),
+            "puzzle": self._laid_out(shown),
+            "answer": self._laid_out(solved),
+            "truth": self._laid_out(view.raw),
         }
         return Answers(columns, captions)
+
+    def _laid_out(self, tiles: Tensor) -> Tensor:
+        """Tiles uint8 ``[B, N, 3, t, t]`` as one picture each, in reading order, with gaps that show on white ones."""
+        return patches.assemble(tiles, self.grid, gap=2, fill=_GAP_GRAY)
 
     def _shown(self, view: JigsawView, tiles: Tensor | None = None) -> Tensor:
         """The tiles ``[B, N, 3, t, t]`` in the slots of each picture's first puzzle."""

@@ -83,23 +83,31 @@ def choose_precision(
         return Precision("fp32", f"the safe choice on {device.type}")
     if broken:
         return Precision("fp32", _BROKEN)
-    gain = _time_step(encoder, size, channels, "fp32") / _time_step(encoder, size, channels, "bf16")
+    gain = _gain_of_bf16(encoder, size, channels)
     chosen: PrecisionName = "bf16" if gain >= _WORTH_IT else "fp32"
     return Precision(chosen, f"bf16 measured {gain:.1f}x as fast as fp32 on this CPU")
 
 
-def _time_step(encoder: nn.Module, size: int, channels: int, name: PrecisionName) -> float:
-    """Least CPU-seconds of a forward and backward pass over a few noise pictures."""
+def _gain_of_bf16(encoder: nn.Module, size: int, channels: int) -> float:
+    """Least CPU-seconds of a forward and backward pass over noise pictures in float32, divided by those in bfloat16.
+
+    The two are timed in turn, 3 to 10 times, so that other jobs on the machine slow both alike and the least time of
+    each is a quiet one.
+    """
     network = copy.deepcopy(encoder).train()
     pictures = torch.rand(max(4, min(64, 2**16 // size**2)), channels, size, size)
-    times = []
-    for _ in range(4):
-        start = time.process_time()
-        with Precision(name, "").autocast(torch.device("cpu")):
-            loss = network(pictures).float().square().mean()
-        loss.backward()
-        times.append(time.process_time() - start)
-    return min(times[1:])
+    formats = [Precision("fp32", ""), Precision("bf16", "")]
+    times: list[list[float]] = [[], []]
+    began = time.perf_counter()
+    while len(times[1]) < 4 or (len(times[1]) < 11 and time.perf_counter() - began < 2):
+        for precision, spent in zip(formats, times, strict=True):
+            start = time.process_time()
+            with precision.autocast(torch.device("cpu")):
+                loss = network(pictures).float().square().mean()
+            loss.backward()
+            spent.append(time.process_time() - start)
+    fp32, bf16 = (min(spent[1:]) for spent in times)  # the first pass of each sets things up
+    return fp32 / bf16
 
 
 def _strides_over_single_pixels(encoder: nn.Module, size: int, channels: int) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import ssltool
+from ssltool import atomic
 from ssltool.atomic import atomic_file
 from ssltool.data.batches import AllPictures, TrainBatches
 from ssltool.data.find import open_source
@@ -228,6 +229,7 @@ def _check_input(method: Method[Any, Any], size: int, picture_size: int) -> None
 def _begin(session: Session, console: Console) -> None:
     """Make the run folder, or trim what a killed run wrote after its last checkpoint, and say what will happen."""
     run, plan = session.run, session.plan
+    atomic.remove_leftovers(run.folder)
     runs.write_run(run, plan.precision.reason, session.source.description)
     report.trim(run.folder, session.start)
     options = run.choice.run
@@ -307,13 +309,15 @@ def _save(session: Session, step: int) -> None:
     """Save a checkpoint, the encoder, the list of skipped pictures, and pictures of the answers."""
     run, options = session.run, session.run.choice.run
     try:
-        extra = {"scaler": session.scaler.state_dict()}
-        checkpoint.save(run.folder, step, session.method, session.optimizer, extra, options.keep)
+        # The checkpoint comes after the encoder: a run killed between the two takes the steps again and rewrites it,
+        # while one resumed from its last checkpoint has no step left that would.
         save_encoder(session.method.encoder, card(session, step), run.folder / runs.WEIGHTS)
         if session.batches.skipped:
             with atomic_file(run.folder / runs.SKIPPED) as temporary:
                 lines = [f"{name}: {reason}\n" for name, reason in sorted(session.batches.skipped.items())]
                 temporary.write_text("".join(lines), encoding="utf-8")
+        extra = {"scaler": session.scaler.state_dict()}
+        checkpoint.save(run.folder, step, session.method, session.optimizer, extra, options.keep)
         _draw(session, step)
     except DiskFullError as error:
         kept = checkpoint.newest(run.folder)

@@ -125,6 +125,30 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(whole: Path, tmp_
     assert weights(out) == weights(whole)
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_beside_the_last_checkpoint_loses_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    out, save = tmp_path / "run", workflow.checkpoint.save
+
+    def killed(run: Path, step: int, *rest: Any) -> Path:
+        place = save(run, step, *rest) if step < 10 or moment == "after" else run
+        if step == 10:
+            raise SystemExit
+        return place
+
+    monkeypatch.setattr(workflow.checkpoint, "save", killed)
+    with pytest.raises(SystemExit):
+        run(out)
+    monkeypatch.setattr(workflow.checkpoint, "save", save)
+    half = out / "checkpoints" / ".step-0000010.1.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    run(out, resume=True)
+    assert weights(out) == weights(whole)
+    assert not half.exists()
+
+
 def test_init_starts_from_the_weights_of_another_run(whole: Path, tmp_path: Path) -> None:
     result = run(tmp_path / "second", init=whole, steps=1, lr=1e-12)
     from ssltool.nn.weights import load_encoder

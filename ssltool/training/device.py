@@ -92,8 +92,10 @@ def _gain_of_bf16(encoder: nn.Module, size: int, channels: int) -> float:
     """Least CPU-seconds of a forward and backward pass over noise pictures in float32, divided by those in bfloat16.
 
     The two are timed in turn, 3 to 10 times, so that other jobs on the machine slow both alike and the least time of
-    each is a quiet one.
+    each is a quiet one; on one thread, because threads that wait for each other on a busy machine spend CPU time too.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     network = copy.deepcopy(encoder).train()
     pictures = torch.rand(max(4, min(64, 2**16 // size**2)), channels, size, size)
     formats = [Precision("fp32", ""), Precision("bf16", "")]
@@ -106,6 +108,7 @@ def _gain_of_bf16(encoder: nn.Module, size: int, channels: int) -> float:
                 loss = network(pictures).float().square().mean()
             loss.backward()
             spent.append(time.process_time() - start)
+    torch.set_num_threads(threads)
     fp32, bf16 = (min(spent[1:]) for spent in times)  # the first pass of each sets things up
     return fp32 / bf16
 

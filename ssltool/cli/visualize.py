@@ -26,11 +26,14 @@ def _tell(result: dict[str, Any], json: bool) -> None:
     if json:
         print_json(result)
         return
+    from ssltool.workflows.visualize import said
+
     chance = result.get("chance", {})
-    for name, known in chance.items():
-        if name in result:
-            typer.echo(f"{name.replace('_', ' ')}: {result[name]:.4g} (chance {known:.4g})", err=True)
-    typer.echo(result["path"])
+    for name, value in result.items():
+        if name in chance or isinstance(value, float):
+            typer.echo(said(name, value, chance), err=True)
+    for path in [result["path"], *result.get("charts", ())]:
+        typer.echo(path)
 
 
 @app.command()

@@ -10,7 +10,7 @@ A new method is one file here, or a class in any installed package with an entry
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
@@ -82,6 +82,61 @@ class Answers(NamedTuple):
     captions: list[str]
 
 
+class Matrix(NamedTuple):
+    """A table of numbers to be drawn as a heat map, such as a confusion matrix.
+
+    Attributes:
+        values: float ``[R, C]``.
+        rows: Names of the rows.
+        columns: Names of the columns.
+        row_label: What the rows are.
+        column_label: What the columns are.
+    """
+
+    values: Tensor
+    rows: Sequence[str]
+    columns: Sequence[str]
+    row_label: str
+    column_label: str
+
+
+class Lines(NamedTuple):
+    """Curves over one axis.
+
+    Attributes:
+        x: Numbers ``[n]``, rising.
+        y: Curve's name -> numbers ``[n]``.
+        x_label: What x is, with its unit.
+        y_label: What y is, with its unit.
+    """
+
+    x: Sequence[float]
+    y: Mapping[str, Sequence[float]]
+    x_label: str
+    y_label: str
+
+
+class Points(NamedTuple):
+    """Coloured points in a plane with equal axes.
+
+    Attributes:
+        x: float ``[n]``.
+        y: float ``[n]``.
+        colors: uint8 ``[n, 3]``.
+        sizes: float ``[n]`` in 0..1, area of each point.
+        x_label: What x is, with its unit.
+        y_label: What y is, with its unit.
+    """
+
+    x: Tensor
+    y: Tensor
+    colors: Tensor
+    sizes: Tensor
+    x_label: str
+    y_label: str
+
+
+Chart = Matrix | Lines | Points
 OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 ViewT = TypeVar("ViewT", bound=tuple[Any, ...])
 
@@ -124,6 +179,24 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     def forward(self, view: ViewT) -> Loss:
         """Run encoder and head on a view and score the answer."""
 
+    def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> str:
+        """Called once before the first step of a new run: what has to be learnt from the pictures first.
+
+        What is learnt goes into buffers, which checkpoints carry; a resumed run does not call this again.
+
+        Args:
+            batches: All pictures, in an order shuffled by the seed, read as they are asked for: uint8
+                ``[B, 3, S, S]`` and their index int64 ``[B]``, on the method's device.
+
+        Returns:
+            A line to print; empty if there is nothing to say.
+
+        Raises:
+            DataError: The pictures do not suit the task.
+        """
+        del batches  # most tasks need to know nothing, and then nothing is read
+        return ""
+
     def after_step(self, view: ViewT) -> None:
         """Called once after each optimizer step; a memory bank is written here."""
         del view  # nothing to remember by default
@@ -136,10 +209,23 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     def answers(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Answers:
         """Draw what the network answers, beside the truth."""
 
+    def charts(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
+        """What is better drawn as a chart: of the task in training mode, of the answers in evaluation mode."""
+        del images, index, generator
+        return {}
+
     @property
     @abstractmethod
     def chance(self) -> dict[str, float]:
-        """The loss and the other numbers of `forward` for a network that knows nothing."""
+        """The loss and the other numbers of `forward` for a network that knows nothing.
+
+        Names say the unit: ``..._db`` is in decibels, ``loss`` in its own, everything else a share shown in percent.
+        """
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Factor on the learning rate of the parameters below a submodule, by its name; 1 for all others."""
+        return {}
 
     @property
     def facts(self) -> dict[str, Any]:

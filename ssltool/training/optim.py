@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -58,17 +58,37 @@ class LARS(Optimizer):
         parameter.sub_(state["momentum_buffer"])
 
 
-def build_optimizer(module: nn.Module, name: Name, *, lr: float, weight_decay: float, momentum: float) -> Optimizer:
-    """Build an optimizer over two groups: matrices and kernels, which are decayed, and vectors, which are not."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+def build_optimizer(
+    module: nn.Module,
+    name: Name,
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    rates: Mapping[str, float] | None = None,
+) -> Optimizer:
+    """Build an optimizer whose groups tell apart matrices and kernels, which are decayed, and vectors, which are not.
+
+    Args:
+        module: Its trainable parameters are optimized.
+        name: The update rule.
+        lr: Learning rate of a group with scale 1.
+        weight_decay: Of matrices and kernels.
+        momentum: Of sgd and lars; the first beta of adamw.
+        rates: Submodule name -> ``lr_scale`` of its parameters' own groups, which the loop multiplies the rate by.
+    """
+    scales = {p: scale for path, scale in (rates or {}).items() for p in module.get_submodule(path).parameters()}
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for p in module.parameters():
+        if p.requires_grad:
+            groups.setdefault((scales.get(p, 1.0), p.dim() > 1), []).append(p)
+    listed = [
+        {"params": members, "lr_scale": scale, "weight_decay": weight_decay if matrices else 0.0}
+        for (scale, matrices), members in sorted(groups.items(), key=lambda item: item[0], reverse=True)
     ]
-    groups = [group for group in groups if group["params"]]
-    fused = all(p.device.type in {"cpu", "cuda"} for p in parameters)
+    fused = all(p.device.type in {"cpu", "cuda"} for members in groups.values() for p in members)
     if name == "adamw":
-        return AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=fused)
+        return AdamW(listed, lr=lr, betas=(momentum, 0.999), fused=fused)
     if name == "lars":
-        return LARS(groups, lr=lr, momentum=momentum)
-    return SGD(groups, lr=lr, momentum=momentum, fused=fused)
+        return LARS(listed, lr=lr, momentum=momentum)
+    return SGD(listed, lr=lr, momentum=momentum, fused=fused)

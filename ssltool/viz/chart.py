@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from ssltool.atomic import atomic_file
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart with any colour vision (Okabe & Ito 2008)
+OKABE_ITO = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MATRIX = 500  # rows of a distance matrix that can be told apart in print
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
@@ -146,6 +148,100 @@ def _grids(axis: Axes, permutations: NDArray[np.uint8], total: int) -> None:
     known = f"the first {count} of {total}" if total > count else f"all {total}"
     axis.set_title(f"{known}; number and colour: the cell a slot's tile comes from", fontsize=10)
     axis.set_axis_off()
+
+
+def matrix(
+    values: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    row_label: str,
+    column_label: str,
+    *,
+    title: str,
+) -> Figure:
+    """A table as a heat map with its numbers written in; large tables keep the colours alone.
+
+    Args:
+        values: ``[R, C]``.
+        rows: Names of the rows.
+        columns: Names of the columns.
+        row_label: What the rows are.
+        column_label: What the columns are.
+        title: Drawn on top.
+    """
+    side = max(len(rows), len(columns))
+    figure = Figure(figsize=(max(5.0, 0.55 * len(columns) + 2), max(4.0, 0.5 * len(rows) + 1.5)), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(values, cmap="viridis", interpolation="nearest")
+    figure.colorbar(image, ax=axis)
+    if side <= 20:
+        middle = (values.min() + values.max()) / 2
+        for (y, x), value in np.ndenumerate(values):
+            ink = "black" if value > middle else "white"
+            axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+    axis.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 4 else 0, fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    axis.set_xlabel(column_label)
+    axis.set_ylabel(row_label)
+    axis.set_title(title, fontsize=10)
+    return figure
+
+
+def lines(x: Sequence[float], y: Mapping[str, Sequence[float]], x_label: str, y_label: str, *, title: str) -> Figure:
+    """Curves over one axis, told apart by colour and by dash.
+
+    Args:
+        x: Numbers ``[n]``.
+        y: Curve's name -> numbers ``[n]``.
+        x_label: What x is.
+        y_label: What y is.
+        title: Drawn on top.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    styles = zip(cycle(OKABE_ITO), cycle(("-", "--", "-.", ":")), strict=False)
+    for (name, values), (color, dash) in zip(y.items(), styles, strict=False):
+        axis.plot(
+            x, values, label=name, color=color, linestyle=dash, linewidth=1.6, marker="o" if len(x) == 1 else None
+        )
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def points(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    colors: NDArray[np.uint8],
+    sizes: NDArray[np.float64],
+    x_label: str,
+    y_label: str,
+    *,
+    title: str,
+) -> Figure:
+    """Coloured points in a plane with equal axes.
+
+    Args:
+        x: ``[n]``.
+        y: ``[n]``.
+        colors: uint8 ``[n, 3]``.
+        sizes: ``[n]`` in 0..1, area of each point.
+        x_label: What x is.
+        y_label: What y is.
+        title: Drawn on top.
+    """
+    figure = Figure(figsize=(6.4, 6.0), layout="constrained")
+    axis = figure.subplots()
+    axis.scatter(x, y, s=4 + 120 * sizes, c=colors / 255, edgecolors=GREY, linewidths=0.3)
+    axis.set_aspect("equal")
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.25)
+    return figure
 
 
 def filters(kernels: NDArray[np.float64], title: str) -> Figure:

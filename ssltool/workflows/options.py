@@ -63,7 +63,7 @@ class PretrainOptions(BaseModel):
     weight_decay: float | None = Field(
         None, ge=0, description="L2 penalty on matrices and kernels; automatic: adamw 0.05, else 0.0001"
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars, first beta of adamw")
     warmup: float | None = Field(None, ge=0, description="Epochs of linear warm-up; automatic: a twentieth of the run")
     schedule: Literal["cosine", "step", "constant"] = Field(
         "cosine", description="Fall of the learning rate; step divides by ten three times"

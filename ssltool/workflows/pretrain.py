@@ -38,7 +38,14 @@ from ssltool.training.loop import Plan, StepReport, train
 from ssltool.training.optim import build_optimizer
 from ssltool.viz.sheet import save_sheet
 from ssltool.workflows import runs
-from ssltool.workflows.options import FREE_ON_RESUME, Choice, automatic_size, resolved, validated
+from ssltool.workflows.options import (
+    FREE_ON_RESUME,
+    Choice,
+    PretrainOptions,
+    automatic_size,
+    resolved,
+    validated,
+)
 
 _PLATEAU = 500  # steps after which a loss still at chance is worth a word
 _SHOWN = 8  # pictures drawn into the run folder
@@ -173,7 +180,12 @@ def prepare(
     else:
         precision = choose_precision(options.precision, method.encoder, size, options.channels, device)
     optimizer = build_optimizer(
-        method, options.optimizer, lr=options.lr, weight_decay=options.weight_decay, momentum=options.momentum
+        method,
+        options.optimizer,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        rates=method.rates,
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     batches = TrainBatches(
@@ -202,10 +214,32 @@ def prepare(
         state = checkpoint.load(place, method, optimizer)
         scaler.load_state_dict(state["scaler"])
         start = state["step"]
+    else:
+        _look_first(method, source, options, device, console)
     if options.compile:
         method.encoder.compile()
     run = replace(run, facts=method.facts, precision=precision.name)
     return Session(run, source, method, optimizer, scaler, batches, plan, start, device)
+
+
+def _look_first(
+    method: Method[Any, Any], source: Source, options: PretrainOptions, device: torch.device, console: Console
+) -> None:
+    """Let the method learn from the pictures what it must know before the first step."""
+    assert options.image_size and options.batch_size, "resolved"
+    places = torch.randperm(len(source), generator=torch.Generator().manual_seed(mix(options.seed))).tolist()
+    pictures = AllPictures(
+        source,
+        size=options.image_size,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=device,
+        indices=places,
+    )
+    with pictures, console.status("looking at the pictures"):
+        said = method.prepare((batch.images, batch.indices) for batch in pictures)
+    if said:
+        console.print(said)
 
 
 def open_session(choice: Choice, console: Console, cache_bytes: int) -> Session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ssltool.data.find import open_source
 from ssltool.errors import UsageError
-from ssltool.methods.base import Loss, Method
+from ssltool.methods.base import Lines, Loss, Matrix, Method, Points
 from ssltool.methods.find import find_method
 from ssltool.nn.weights import find_weights, load_encoder
 from ssltool.ops import permutations
+from ssltool.ops.random import mix
 from ssltool.training import report
 from ssltool.viz import chart
 from ssltool.viz.sheet import save_sheet
@@ -58,11 +59,15 @@ def draw_task(choice: Choice, path: Path, *, count: int = 6, seed: int = 0) -> d
     source = open_source(choice.run.data)
     info = describe(source, choice.run.image_size)
     choice = resolved(choice, find_method(choice.method), info)
+    torch.manual_seed(mix(seed))
     method = runs.build_method(choice, info).train()
-    images, index = sample(source, info.image_size, count)
+    looked, places = sample(source, info.image_size, _SCORED)
+    method.prepare([(looked, places)])
+    images, index = _spread(looked, count), _spread(places, count)
     columns = method.pictures(images, index, torch.Generator().manual_seed(seed))
     save_sheet(columns, path, title=f"{choice.method}: the task, {info.image_size} px pictures")
-    return {"path": str(path), "method": choice.method, "pictures": len(images)}
+    charts = _draw_charts(method, looked, places, path, seed)
+    return {"path": str(path), "charts": charts, "method": choice.method, "pictures": len(images)}
 
 
 def draw_answers(
@@ -85,17 +90,55 @@ def draw_answers(
     source = open_source(tuple(data) or run.choice.run.data)
     images, index = sample(source, run.info.image_size, _SCORED)
     scores = score(method, images, index, seed)
-    shown = torch.linspace(0, len(images) - 1, min(count, len(images))).long()
-    answers = method.answers(images[shown], index[shown], torch.Generator().manual_seed(seed))
-    numbers = ", ".join(
-        f"{key.replace('_', ' ')} {value:.1%} (chance {method.chance[key]:.1%})"
-        for key, value in scores.items()
-        if key in method.chance and key != "loss"
-    )
+    answers = method.answers(_spread(images, count), _spread(index, count), torch.Generator().manual_seed(seed))
+    numbers = ", ".join(said(key, value, method.chance) for key, value in scores.items() if key != "loss")
     scored = "" if len(images) == len(source) else f"{len(images)} of "
     title = f"{run.choice.method} on {scored}{source.description}: {numbers}"
     save_sheet(answers.pictures, path, captions=answers.captions, title=title)
-    return {"path": str(path), "method": run.choice.method, "pictures": len(images), **scores, "chance": method.chance}
+    return {
+        "path": str(path),
+        "charts": _draw_charts(method, images, index, path, seed),
+        "method": run.choice.method,
+        "pictures": len(images),
+        **scores,
+        "chance": method.chance,
+    }
+
+
+def said(name: str, value: float, chance: Mapping[str, float]) -> str:
+    """A number of `Method.forward` in words, with its unit and what knowing nothing gives."""
+
+    def written(number: float) -> str:
+        if name == "loss":
+            return f"{number:.4g}"
+        return f"{number:.1f} dB" if name.endswith("_db") else f"{number:.1%}"
+
+    known = f" (chance {written(chance[name])})" if name in chance else ""
+    return f"{name.removesuffix('_db').replace('_', ' ')} {written(value)}{known}"
+
+
+def _spread(stack: Tensor, count: int) -> Tensor:
+    """At most ``count`` evenly spread members of a stack."""
+    return stack[torch.linspace(0, len(stack) - 1, min(count, len(stack))).long()]
+
+
+@torch.no_grad()
+def _draw_charts(method: Method[Any, Any], images: Tensor, index: Tensor, path: Path, seed: int) -> list[str]:
+    """Draw the method's charts beside the sheet ``path``, as ``NAME-chart-name.png``; their paths."""
+    drawn = []
+    for name, numbers in method.charts(images, index, torch.Generator().manual_seed(seed)).items():
+        title = f"{name}, {len(images)} pictures"
+        match numbers:
+            case Matrix():
+                figure = chart.matrix(numbers.values.numpy(), *numbers[1:], title=title)
+            case Lines():
+                figure = chart.lines(*numbers, title=title)
+            case Points(x, y, colors, sizes, x_label, y_label):
+                plane = [part.numpy() for part in (x, y, colors, sizes)]
+                figure = chart.points(plane[0], plane[1], plane[2], plane[3], x_label, y_label, title=title)
+        place = path.with_name(f"{path.stem}-{name.replace(' ', '-')}.png")
+        drawn.append(str(chart.save_figure(figure, place)))
+    return drawn
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssltool.methods.base import DataInfo, Method
+from ssltool.methods.base import DataInfo, Lines, Matrix, Method, Points
 from ssltool.methods.find import available, find_method
 from ssltool.nn.encoders import build_encoder
 
@@ -22,12 +22,21 @@ SIDES = {"small": 32, "imagenet": 96}  # px: one picture size for each stem
 
 def build(name: str, stem: str = "small", channels: int = 3, **options: Any) -> tuple[Method[Any, Any], DataInfo]:
     cls = find_method(name)
-    info = DataInfo(count=64, image_size=SIDES[stem])
+    info = facts(SIDES[stem])
     chosen = cls.Options(**options).resolved(info)
     torch.manual_seed(0)
     backbone = "resnet10_w32" if stem == "small" else "resnet18"
     encoder = build_encoder(backbone, stem=stem, in_channels=channels, image_size=cls.network_size(chosen, info))
-    return cls(chosen, encoder, info), info
+    method = cls(chosen, encoder, info)
+    method.prepare([batch(info)])
+    return method, info
+
+
+def facts(side: int) -> DataInfo:
+    """What a survey of `batch` would say."""
+    images = batch(DataInfo(count=64, image_size=side))[0] / 255
+    mean, std = images.mean(dim=(0, 2, 3)).tolist(), images.std(dim=(0, 2, 3)).tolist()
+    return DataInfo(count=64, image_size=side, mean=tuple(mean), std=tuple(std))
 
 
 def batch(info: DataInfo, count: int = 8) -> tuple[Tensor, Tensor]:
@@ -166,6 +175,33 @@ def test_pictures_are_pictures(name: str) -> None:
         for title, stack in columns.items():
             assert stack.dtype == torch.uint8, title
             assert stack.shape[:2] == (3, 3), title
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("training", [True, False])
+def test_charts_are_numbers_that_fit_together(name: str, training: bool) -> None:
+    method, info = build(name)
+    with torch.no_grad():
+        charts = method.train(training).charts(*batch(info), seeded())
+    for chart in charts.values():
+        match chart:
+            case Matrix():
+                assert chart.values.shape == (len(chart.rows), len(chart.columns))
+                assert chart.values.isfinite().all()
+            case Lines():
+                assert all(len(values) == len(chart.x) for values in chart.y.values())
+            case Points():
+                assert len(chart.x) == len(chart.y) == len(chart.colors) == len(chart.sizes)
+                assert 0 <= float(chart.sizes.min()) <= float(chart.sizes.max()) <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rates_belong_to_submodules_outside_the_encoder(name: str) -> None:
+    method, _ = build(name)
+    for path, rate in method.rates.items():
+        assert rate > 0
+        assert not path.startswith("encoder")
+        assert list(method.get_submodule(path).parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -46,3 +46,18 @@ def test_only_matrices_and_kernels_decay(name: str) -> None:
     optimizer = build_optimizer(module, name, lr=0.1, weight_decay=0.5, momentum=0.9)
     by_decay = {group["weight_decay"]: {p.dim() for p in group["params"]} for group in optimizer.param_groups}
     assert by_decay == {0.5: {2, 4}, 0.0: {1}}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_a_submodule_can_have_its_own_rate(name: str) -> None:
+    module = nn.ModuleDict({"main": nn.Linear(2, 2), "other": nn.Linear(2, 2)})
+    optimizer = build_optimizer(module, name, lr=0.1, weight_decay=0.5, momentum=0.9, rates={"other": 0.25})
+    found = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert {found[id(p)] for p in module["main"].parameters()} == {1.0}
+    assert {found[id(p)] for p in module["other"].parameters()} == {0.25}
+    assert len(optimizer.param_groups) == 4
+
+
+def test_momentum_is_the_first_beta_of_adamw() -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), "adamw", lr=0.1, weight_decay=0, momentum=0.5)
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.999)

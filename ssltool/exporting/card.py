@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ssltool.nn.card import WeightsCard
+from ssltool.nn.encoders import PAPER_NETWORKS
 
 
 def model_card(card: WeightsCard, file: str) -> str:
@@ -41,7 +42,7 @@ encoder = ssltool.load_encoder("{file}").eval()
 
 def _plain_torch(card: WeightsCard, file: str) -> str:
     """How to load the file without ssltool, where torchvision's own model fits it."""
-    if card.stem != "imagenet" or card.in_channels != 3 or card.backbone == "caffenet":
+    if card.stem != "imagenet" or card.in_channels != 3 or card.backbone in PAPER_NETWORKS:
         return ""
     return f"""
 Without ssltool:

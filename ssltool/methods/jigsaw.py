@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from ssltool.errors import UsageError
 from ssltool.methods.base import Answers, DataInfo, Loss, Method, MethodOptions
-from ssltool.nn.encoders import Encoder
+from ssltool.nn.encoders import Encoder, map_shape
 from ssltool.ops import frames, patches, permutations
 from ssltool.ops.color import project_color, to_gray
 from ssltool.ops.random import Draws
@@ -262,8 +262,10 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         self._permutations = chosen
         self.orders: Tensor
         self.register_buffer("orders", torch.from_numpy(chosen.permutations.astype("int64")))  # [K, N]
+        channels, side = map_shape(encoder, options.tile_input)
+        width = channels * side**2 if options.spatial_features else encoder.width
         self.head = Head(
-            width=_vector_width(encoder, options),
+            width=width,
             tiles=self.tiles,
             classes=len(self.orders),
             fc6=options.fc6,
@@ -437,17 +439,3 @@ def _permutation_set(options: JigsawOptions) -> permutations.PermutationSet:
             )
         return chosen
     return permutations.build(options.permutation_mode, options.permutations, options.grid, options.permutation_seed)
-
-
-def _vector_width(encoder: Encoder, options: JigsawOptions) -> int:
-    """Numbers that describe one tile: the encoder's width, or the size of its last map."""
-    if not options.spatial_features:
-        return encoder.width
-    assert options.tile_input, "resolved"
-    parameter = next(encoder.parameters())
-    tile = torch.zeros(2, encoder.in_channels, options.tile_input, options.tile_input, device=parameter.device)
-    training = encoder.training
-    with torch.no_grad():
-        width = encoder.eval().map(tile)[0].numel()
-    encoder.train(training)
-    return width

@@ -31,6 +31,8 @@ from torchvision.models import VisionTransformer
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.nn.caffenet import CaffeNet
 from ssltool.nn.card import Stage, Stem, WeightsCard
+from ssltool.nn.contextnet import ContextNet
+from ssltool.nn.inpaintnet import InpaintNet
 from ssltool.nn.small_resnet import SMALL_RESNETS
 
 # Shapes are traced at this side: large enough that AlexNet's unpadded reductions round to their true strides.
@@ -70,7 +72,14 @@ def _ends(container: str = "", /, **stages: str) -> Mapping[str, str]:
 
 _RESNET = _ends(stem="relu", layer1="layer1", layer2="layer2", layer3="layer3", layer4="layer4")
 _ALEXNET = _ends("features", conv1="1", conv2="4", conv3="7", conv4="9", conv5="11", pool5="12")
+# Networks of the papers, which torchvision does not have.
+PAPER_NETWORKS: dict[str, type[nn.Module]] = {
+    "caffenet": CaffeNet,
+    "contextnet": ContextNet,
+    "inpaintnet": InpaintNet,
+}
 _CAFFENET = _ends("features", conv1="relu1", conv2="relu2", conv3="relu3", conv4="relu4", conv5="relu5", pool5="pool5")
+_INPAINTNET = _ends("features", **{f"conv{n}": f"relu{n}" for n in range(1, 7)})
 _DENSENET = _ends(
     "features",
     stem="relu0",
@@ -86,7 +95,8 @@ FAMILIES = (
     Family("|".join(SMALL_RESNETS), "fc", _RESNET),
     Family(r"resnet\d+|resnext\d+_.*|wide_resnet\d+_.*", "fc", _RESNET, small_stem=True),
     Family("alexnet", "classifier", _ALEXNET, scaled_by_fan_in=True),
-    Family("caffenet", None, _CAFFENET, scaled_by_fan_in=True),
+    Family("caffenet|contextnet", None, _CAFFENET, scaled_by_fan_in=True),
+    Family("inpaintnet", None, _INPAINTNET),
     Family(r"vgg\d+(_bn)?", "classifier"),
     Family(r"densenet\d+", "classifier", _DENSENET, scaled_by_fan_in=True, relu_last=True),
     Family(r"efficientnet_.*", "classifier"),
@@ -148,7 +158,7 @@ class Encoder(nn.Module):
     def map(self, x: Tensor) -> Tensor:
         """Last stage's map ``[B, C_last, h, w]`` of pictures ``[B, C, H, W]``: what the pooled feature summarises.
 
-        For AlexNet, CaffeNet and VGG it is the map after the last max-pool.
+        For AlexNet, CaffeNet, ContextNet and VGG it is the map after the last max-pool.
         """
         for _, found in self._walk(x):
             last = found
@@ -207,7 +217,7 @@ class _ViTEncoder(Encoder):
 @cache
 def backbone_names() -> tuple[str, ...]:
     """Names of all backbones, sorted: torchvision's classification models of the families known here, and ours."""
-    ours = {*SMALL_RESNETS, "caffenet"}
+    ours = {*SMALL_RESNETS, *PAPER_NETWORKS}
     theirs = models.list_models(module=models)
     return tuple(sorted(ours | {name for name in theirs if any(re.fullmatch(f.pattern, name) for f in FAMILIES)}))
 
@@ -277,12 +287,24 @@ def check_input(encoder: Encoder, size: int) -> None:
     )
 
 
+@torch.no_grad()
+def map_shape(encoder: Encoder, size: int) -> tuple[int, int]:
+    """Channels C and side n of the last map ``[B, C, n, n]`` of ``size`` px pictures, found by sending two through."""
+    parameter = next(encoder.parameters())
+    pictures = torch.zeros(2, encoder.in_channels, size, size, device=parameter.device)
+    modes = {part: part.training for part in encoder.modules()}
+    channels, side = encoder.eval().map(pictures).shape[1:3]
+    for part, training in modes.items():
+        part.training = training
+    return channels, side
+
+
 def _create(name: str, side: int | None) -> nn.Module:
     """The plain model with random weights; ``side`` is given for vision transformers."""
     if name in SMALL_RESNETS:
         return SMALL_RESNETS[name]()
-    if name == "caffenet":
-        return CaffeNet()
+    if name in PAPER_NETWORKS:
+        return PAPER_NETWORKS[name]()
     sized = {} if side is None else {"image_size": side}
     model: nn.Module = models.get_model(name, weights=None, **sized)
     return model

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssltool.ops.random import Draws
+
 # The direction of lateral chromatic aberration, green against red and blue (Doersch et al. 2015, section 3.1).
 _ABERRATION = torch.tensor([-1.0, 2.0, -1.0])
 
@@ -39,3 +41,19 @@ def project_color(images: Tensor, which: Tensor) -> Tensor:
     along = torch.einsum("bchw,c->bhw", images, a) / a.dot(a)
     projected = images - along[:, None] * a[:, None, None]
     return torch.where(which[:, None, None, None], projected, images)
+
+
+def drop_channels(draws: Draws, patches: Tensor, noise: float = 0.01) -> Tensor:
+    """Keep one random channel of each patch and put noise into the others (Doersch et al. 2015, section 3.1).
+
+    Args:
+        draws: The pictures' random numbers.
+        patches: float ``[B, N, 3, h, w]`` with unit deviation.
+        noise: Deviation of the noise; the paper's is a hundredth of the kept channel's.
+
+    Returns:
+        float ``[B, N, 3, h, w]``.
+    """
+    count, channels, height, width = patches.shape[1:]
+    kept = draws.integers(channels, count)[..., None] == torch.arange(channels, device=patches.device)
+    return torch.where(kept[..., None, None], patches, noise * draws.normal(count, channels, height, width))

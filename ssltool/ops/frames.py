@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Told apart by people with any colour vision (Okabe & Ito 2008: bluish green, vermilion, yellow).
+# Told apart by people with any colour vision (Okabe & Ito 2008: bluish green, vermilion, yellow, blue).
 GREEN = torch.tensor([0, 158, 115], dtype=torch.uint8)
 RED = torch.tensor([213, 94, 0], dtype=torch.uint8)
 YELLOW = torch.tensor([240, 228, 66], dtype=torch.uint8)
+BLUE = torch.tensor([0, 114, 178], dtype=torch.uint8)
 
 
 def border(patches: Tensor, colors: Tensor, width: int) -> Tensor:

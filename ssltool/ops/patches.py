@@ -5,6 +5,8 @@ Shapes: B pictures, P patches each, C channels, t patch side in pixels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,13 +54,15 @@ def assemble(patches: Tensor, columns: int, gap: int = 0, fill: float = 0) -> Te
     return grid
 
 
-def standardize(patches: Tensor, level: float = 1 / 255) -> Tensor:
+def standardize(patches: Tensor, level: float = 1 / 255, jointly: bool = False) -> Tensor:
     """Give each channel of each patch zero mean and unit (population) deviation.
 
     Args:
         patches: float ``[..., C, t, t]``.
         level: One gray level on the scale of ``patches``, the least deviation divided by. A constant patch becomes
             exactly zero, never NaN.
+        jointly: Divide all channels of a patch by one deviation, which keeps its colours; means are still removed
+            from each.
 
     Returns:
         float of the same shape.
@@ -67,6 +71,8 @@ def standardize(patches: Tensor, level: float = 1 / 255) -> Tensor:
     centred = flat - flat.mean(dim=-1, keepdim=True)
     # The norm is one vectorised pass; torch's own deviation took ten times as long on a CPU.
     deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / flat.shape[-1] ** 0.5
+    if jointly:
+        deviation = deviation.square().mean(dim=-2, keepdim=True).sqrt()
     # What a constant patch has left is the rounding of its mean, far below a gray level.
     scale = torch.where(deviation < 1e-3 * level, 0.0, 1 / deviation.clamp_min(level))
     return centred.mul_(scale).view_as(patches)
@@ -79,3 +85,48 @@ def resize(patches: Tensor, size: int) -> Tensor:
     flat = patches.flatten(0, -4)
     shrinking = size < flat.shape[-1]
     return F.interpolate(flat, (size, size), mode="bilinear", antialias=shrinking).view(*patches.shape[:-2], size, size)
+
+
+def shrunk_side(uniform: Tensor, patch: int) -> Tensor:
+    """Side to which a patch is shrunk so that the number of its pixels is uniform (Doersch et al. 2015, section 3.2).
+
+    Args:
+        uniform: Numbers in [0, 1), any shape.
+        patch: Side of the patch in pixels.
+
+    Returns:
+        int64 of the same shape, from a tenth of the side (10 of 96, at least 6 px) to the side less 2.
+    """
+    least, most = _least_side(patch), patch - 1
+    return (uniform.double() * (most**2 - least**2) + least**2).sqrt().floor().long()
+
+
+def shrinkers(patch: int) -> Tensor:
+    """Matrices ``[n, p, p]`` that shrink a column of p pixels to each possible side and enlarge it again.
+
+    Resizing is linear along each axis, so that patches of many sides are resized by one batched product. The last
+    matrix is the identity, for the side p itself.
+    """
+    identity = torch.eye(patch)
+    found = []
+    for side in range(_least_side(patch), patch):
+        # Each column of the identity is resized along one axis; the other axis only tells the columns apart.
+        small = F.interpolate(identity[None, None], (side, patch), mode="bilinear", antialias=True)
+        found.append(F.interpolate(small, (patch, patch), mode="bilinear")[0, 0])
+    return torch.stack([*found, identity])
+
+
+def shrunk(patches: Tensor, side: Tensor, matrices: Tensor) -> Tensor:
+    """Shrink patches and enlarge them again: what only differs in sharpness.
+
+    Args:
+        patches: float ``[B, N, C, p, p]``.
+        side: int64 ``[B, N]``, as `shrunk_side` gives it, or p for a patch left as it is.
+        matrices: From `shrinkers`.
+    """
+    along = matrices[side - _least_side(patches.shape[-1])][:, :, None]  # [B, N, 1, p, p]
+    return along @ patches @ along.transpose(-1, -2)
+
+
+def _least_side(patch: int) -> int:
+    return max(6, math.floor(10 * patch / 96 + 0.5))

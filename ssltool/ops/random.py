@@ -24,12 +24,17 @@ class Draws:
     Args:
         index: int64 ``[B]``, which picture each one is; equal indices get equal numbers.
         generator: Supplies the key. Two generators in the same state give the same streams.
+
+    Attributes:
+        count: Number of pictures B.
+        device: Where the numbers are drawn.
     """
 
     def __init__(self, index: Tensor, generator: torch.Generator) -> None:
         key = torch.randint(_KEY_RANGE, (), generator=generator, device=generator.device).item()
         self._state = _scramble(_scramble(index * _GAMMA) + int(key))
         self._drawn = 0
+        self.count, self.device = len(index), index.device
 
     def bits(self, *shape: int) -> Tensor:
         """Uniform int64 ``[B, *shape]`` over all 2^64 values."""
@@ -41,6 +46,11 @@ class Draws:
     def uniform(self, *shape: int) -> Tensor:
         """Uniform float32 ``[B, *shape]`` in [0, 1), in steps of 2^-24."""
         return _shift(self.bits(*shape), 40).to(torch.float32) * 2.0**-24
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal float32 ``[B, *shape]`` (Box & Muller 1958), at most 5.8 in size."""
+        u, v = self.uniform(*shape), self.uniform(*shape)
+        return (-2 * torch.log1p(-u)).sqrt() * torch.cos(2 * math.pi * v)
 
     def integers(self, high: int | Tensor, *shape: int) -> Tensor:
         """Uniform int64 ``[B, *shape]`` in 0..high-1; ``high`` is a number or a tensor that broadcasts, below 2^31."""

@@ -31,7 +31,7 @@ class PretrainOptions(BaseModel):
     out: Path | None = Field(None, description="Run folder; automatic: runs/METHOD-N")
     backbone: str | None = Field(
         None,
-        description="A torchvision classifier, caffenet or small ResNet; automatic: resnet10_w32 or resnet18",
+        description="A torchvision, small or paper's network; automatic: resnet10_w32 or resnet18",
     )
     stem: Literal["auto", "imagenet", "small"] = Field(
         "auto", description="small = 3x3 stride 1 without max-pool (ResNets)"

@@ -158,9 +158,10 @@ def test_an_untrained_network_scores_its_chance_level(name: str) -> None:
     method, info = build(name)
     with torch.no_grad():
         losses = [method.train()(method.view(*batch(info), seeded(seed))) for seed in range(4)]
-    assert set(method.chance) == {"loss", *losses[0].numbers} & set(method.chance)
+        scored = method.eval()(method.view(*batch(info), seeded()))
+    assert set(method.chance) <= {"loss", *losses[0].numbers, *scored.numbers}
     mean = sum(float(loss.value) for loss in losses) / 4
-    assert mean == pytest.approx(method.chance["loss"], rel=0.1)
+    assert mean == pytest.approx(method.chance["loss"], rel=0.15)
     assert all(math.isfinite(value) for value in method.chance.values())
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from ssltool.ops.color import project_color, to_gray
+from ssltool.ops.color import drop_channels, project_color, to_gray
+from ssltool.ops.patches import standardize
+from ssltool.ops.random import Draws
 
 YES_NO = torch.tensor([True, False])
 
@@ -33,3 +36,42 @@ def test_projection_is_idempotent_keeps_the_sum_and_gray() -> None:
     gray = torch.rand(2, 1, 4, 4).expand(2, 3, 4, 4)
     assert torch.allclose(project_color(gray, both), gray, atol=1e-6)
     assert torch.equal(project_color(images, YES_NO)[1], images[1])
+
+
+def test_one_random_channel_of_each_patch_is_kept_and_the_others_are_noise() -> None:
+    """Which one is kept is uniform (chi-square on 3,000 patches) and independent for the patches of a picture."""
+    patches = standardize(torch.rand(1500, 2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), level=0.0)
+    dropped = drop_channels(Draws(torch.arange(1500), torch.Generator().manual_seed(2)), patches)
+    deviation = dropped.std(dim=(-1, -2), correction=0)
+    kept = deviation.argmax(dim=2)
+    assert torch.equal(dropped.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)),
+                       patches.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)))  # fmt: skip
+    assert torch.allclose(deviation.amax(dim=2), torch.ones(()), atol=1e-3)
+    others = deviation.sort(dim=2).values[..., :2]
+    assert (others - 0.01).abs().max() < 0.001
+    counts = kept.flatten().bincount(minlength=3).double()
+    assert float(((counts - 1000) ** 2 / 1000).sum()) < 13.8  # 0.1 % of a chi-square of 2 degrees
+    joint = (kept[:, 0] * 3 + kept[:, 1]).bincount(minlength=9).double()
+    assert float(((joint - 1500 / 9) ** 2 / (1500 / 9)).sum()) < 26.1  # of 8 degrees
+    noise = dropped[0, 0][deviation[0, 0] < 0.5].flatten(1)
+    assert not torch.equal(noise[0], noise[1])
+
+
+@pytest.mark.parametrize(
+    ("color", "expected"),
+    [
+        ((10, 20, 30), (10, 20, 30)),
+        ((100, 150, 200), (100, 150, 200)),
+        ((100, 100, 160), (90, 120, 150)),
+        ((0, 255, 0), (85, 85, 85)),
+        ((255, 0, 255), (170, 170, 170)),
+        ((255, 0, 0), (212.5, 85, -42.5)),
+        ((77, 77, 77), (77, 77, 77)),
+    ],
+)
+def test_projection_subtracts_the_green_magenta_axis(color: tuple[float, ...], expected: tuple[float, ...]) -> None:
+    """It removes that axis; one public docstring projects onto it. Nothing is clipped."""
+    picture = torch.tensor(color, dtype=torch.float32).view(1, 3, 1, 1)
+    assert torch.allclose(
+        project_color(picture, torch.tensor([True])).flatten(), torch.tensor(expected, dtype=torch.float32), atol=1e-4
+    )

@@ -18,7 +18,7 @@ CountFlag = Annotated[int, typer.Option(min=1, max=64, help="Pictures to draw")]
 ToFlag = Annotated[Path | None, typer.Option("--to", help="File to write; the suffix says the format")]
 WeightsFlag = Annotated[Path, typer.Option("--weights", help="Run folder or weights file")]
 
-app = typer.Typer(help="Draw tasks, answers, filters, permutation sets and curves.", no_args_is_help=True)
+app = typer.Typer(help="Draw tasks, answers, neighbours, filters, permutation sets and curves.", no_args_is_help=True)
 
 
 def _tell(result: dict[str, Any], json: bool) -> None:
@@ -111,6 +111,30 @@ def solve(
 
     path = to or weights / "pictures" / "solve.png"
     _tell(draw_answers(weights, path, name=method, data=data or (), count=count, seed=seed), json)
+
+
+@app.command()
+def neighbors(
+    weights: WeightsFlag,
+    data: Annotated[list[str] | None, typer.Option(help="Pictures to search; the run's own by default")] = None,
+    patch: Annotated[
+        int | None, typer.Option(min=4, help="Compare patches of this side in px instead of whole pictures")
+    ] = None,
+    count: CountFlag = 6,
+    nearest: Annotated[int, typer.Option(min=1, max=20, help="Neighbours of each query")] = 5,
+    seed: SeedFlag = 0,
+    to: ToFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Draw nearest neighbours in the encoder's eyes, beside random weights."""
+    from ssltool.workflows.neighbors import draw_neighbors
+
+    folder = weights if weights.is_dir() else weights.parent
+    path = to or folder / "pictures" / "neighbors.png"
+    found = draw_neighbors(weights, path, data=data or (), patch=patch, count=count, nearest=nearest, seed=seed)
+    for name, share in found["same_class"].items():
+        typer.echo(f"of the query's class by {name}: {share:.1%}", err=True)
+    _tell(found, json)
 
 
 @app.command()

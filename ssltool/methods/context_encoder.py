@@ -144,12 +144,16 @@ def adversarial_losses(
     """
     constants = {name: p.detach() for name, p in discriminator.named_parameters()}
     statistics = {name: b.clone() for name, b in discriminator.named_buffers()}
-    fooled = functional_call(discriminator, constants | statistics, (painted,)).float()
-    on_real = discriminator(real).float()
-    on_painted = discriminator(painted.detach()).float()
+    fooled = _exact(functional_call(discriminator, constants | statistics, (painted,)))
+    on_real, on_painted = _exact(discriminator(real)), _exact(discriminator(painted.detach()))
     painter = F.softplus(-fooled).mean()
     judge = F.softplus(-on_real).mean() + F.softplus(on_painted).mean()
     return painter, judge, (on_real > 0).float().mean(), (on_painted > 0).float().mean()
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """At least float32: small differences of large logits decide the adversarial loss."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class ContextEncoderView(NamedTuple):

@@ -144,7 +144,7 @@ def probe(options: ProbeOptions, console: Console | None = None) -> dict[str, An
     pictures = LabelledPictures(options)
     networks = {card.method: encoder}
     if options.baselines:
-        networks["random weights"] = _random_twin(encoder, options.seed)
+        networks["random weights"] = random_twin(encoder, options.seed)
     rows: list[dict[str, Any]] = []
     for name, network in networks.items():
         console.print(f"{name}: reading features")
@@ -179,8 +179,8 @@ def _labelled(source: Source) -> list[int]:
     return [place for place in range(len(source)) if source.label(place) is not None]
 
 
-def _random_twin(encoder: Encoder, seed: int) -> Encoder:
-    """The same network with fresh weights."""
+def random_twin(encoder: Encoder, seed: int) -> Encoder:
+    """The same network with fresh weights, a function of the seed."""
     torch.manual_seed(mix(seed))
     return build_encoder(
         encoder.name, stem=encoder.stem, in_channels=encoder.in_channels, image_size=encoder.image_size

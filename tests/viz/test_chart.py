@@ -157,3 +157,29 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path, suffix: str) -> No
         with Image.open(paths[0]) as image:
             assert image.size == (round(4.2 * 3 * 150), round(2.9 * 150))
             image.verify()
+
+
+def test_a_small_matrix_has_its_numbers_written_in() -> None:
+    values = np.array([[0.75, 0.25], [0.5, 0.5]])
+    figure = chart.matrix(values, ["a", "b"], ["c", "d"], "truth", "answer", title="confusion")
+    assert {"0.75", "0.25", "0.50", "a", "d", "truth", "answer", "confusion"} <= set(texts(figure))
+    assert inside(figure)
+    large = chart.matrix(np.eye(30), [str(i) for i in range(30)], [str(i) for i in range(30)], "r", "c", title="t")
+    assert "1.00" not in texts(large)
+
+
+def test_lines_are_named() -> None:
+    figure = chart.lines([1.0, 2, 3], {"ours": [3.0, 2, 1], "theirs": [1.0, 1, 1]}, "pixels", "error, %", title="seam")
+    assert {"ours", "theirs", "pixels", "error, %", "seam"} <= set(texts(figure))
+    styles = {line.get_linestyle() for line in figure.axes[0].lines}
+    assert len(styles) == 2
+    assert inside(figure)
+
+
+def test_points_keep_their_colours_and_equal_axes() -> None:
+    colors = np.array([[255, 0, 0], [0, 0, 255]], dtype=np.uint8)
+    figure = chart.points(np.array([0.0, 10]), np.array([5.0, 5]), colors, np.array([0.0, 1]), "a", "b", title="plane")
+    points = figure.axes[0].collections[0]
+    assert points.get_facecolors()[:, :3].tolist() == [[1, 0, 0], [0, 0, 1]]
+    assert points.get_sizes()[0] < points.get_sizes()[1]
+    assert figure.axes[0].get_aspect() == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from ssltool.errors import Interrupted
 from ssltool.methods.find import find_method
@@ -109,6 +111,37 @@ def test_an_interrupted_and_resumed_run_ends_with_the_same_bytes(
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()][-1] == 10
     final = "checkpoints/step-0000010/optimizer.safetensors"
     assert (out / final).read_bytes() == (whole / final).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("context-prediction", {}),
+        ("context-encoder", {"mask": "center", "adversarial": 0.01, "momentum": 0.5}),
+    ],
+)
+def test_other_methods_resume_exactly_too(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """The discriminator's parameters, batch statistics and optimizer state are part of it."""
+    method = find_method(name)
+
+    def take(out: Path, resume: bool = False) -> None:
+        given = {"out": out} if resume else {**BASE, **options, "out": out}
+        pretrain(combine(name, method, given), resume=resume, console=QUIET)
+
+    take(tmp_path / "whole")
+    take(tmp_path / "cut")
+    for folder in (tmp_path / "cut" / "checkpoints").iterdir():
+        if folder.name != "step-0000008":
+            shutil.rmtree(folder)
+    (tmp_path / "cut" / "encoder.safetensors").unlink()
+    take(tmp_path / "cut", resume=True)
+    for part in ("encoder.safetensors", "checkpoints/step-0000010/model.safetensors"):
+        assert (tmp_path / "cut" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes()
+    ours, theirs = (
+        load_file(tmp_path / n / "checkpoints/step-0000010/optimizer.safetensors") for n in ("cut", "whole")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
@@ -229,3 +262,25 @@ def test_sigkill_at_random_moments(whole: Path, tmp_path: Path) -> None:
         process.wait()
     run(out, resume=(out / "run.json").is_file())
     assert weights(out) == weights(whole)
+
+
+def test_a_method_learns_from_the_pictures_once_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`prepare` gets every picture once, in an order of the seed; a resumed run does not call it again."""
+    looks: list[list[int]] = []
+
+    def prepare(self: Any, batches: Any) -> str:
+        looks.append([i for images, index in batches for i in index.tolist() if images.dtype == torch.uint8])
+        return "looked"
+
+    monkeypatch.setattr(JIGSAW, "prepare", prepare)
+    console = Console(record=True, width=200)
+    pretrain(combine("jigsaw", JIGSAW, {**BASE, "out": tmp_path / "run"}), console=console)
+    assert sorted(looks[0]) == list(range(48))
+    assert looks[0] != sorted(looks[0])
+    assert "looked" in console.export_text()
+    run(tmp_path / "run", resume=True)
+    assert len(looks) == 1
+    run(tmp_path / "again")
+    assert looks[1] == looks[0]

@@ -3,14 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from ssltool.errors import UsageError
 from ssltool.methods.find import find_method
-from ssltool.workflows import visualize
+from ssltool.workflows import neighbors, visualize
 from ssltool.workflows.data import check
 from ssltool.workflows.doctor import doctor
+from ssltool.workflows.neighbors import draw_neighbors
 from ssltool.workflows.options import combine
 from ssltool.workflows.pretrain import pretrain
 
@@ -92,3 +94,46 @@ def test_doctor_tells_what_is_here() -> None:
     result = doctor()
     assert result["packages"]["torch"]
     assert result["precision"].startswith(("fp32", "bf16", "fp16"))
+
+
+@pytest.mark.parametrize("patch", [None, 12])
+def test_neighbors_stand_beside_those_of_random_weights(run: Path, tmp_path: Path, patch: int | None) -> None:
+    first = draw_neighbors(run, tmp_path / "a.png", patch=patch, count=2, nearest=3)
+    assert set(first["same_class"]) == {"jigsaw", "random weights"}
+    assert first["searched"] == (64 if patch else 16)
+    draw_neighbors(run, tmp_path / "b.png", patch=patch, count=2, nearest=3)
+    assert drawn(tmp_path / "a.png") == drawn(tmp_path / "b.png")
+
+
+def test_a_neighbor_is_never_of_the_querys_own_picture() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors, owner = torch.randn(40, 8, generator=generator), torch.arange(10).repeat_interleave(4)
+    queries = torch.tensor([0, 17, 39])
+    found = neighbors._nearest(vectors, queries, owner, 5)
+    centred = vectors - vectors.mean(dim=0)
+    for query, row in zip(queries.tolist(), found, strict=True):
+        similarity = torch.cosine_similarity(centred[query], centred, dim=1)
+        similarity[owner == owner[query]] = -2
+        assert row.tolist() == similarity.argsort(descending=True)[:5].tolist()
+
+
+def test_patches_larger_than_the_pictures_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--patch 16"):
+        draw_neighbors(run, tmp_path / "a.png", patch=40)
+
+
+@pytest.mark.parametrize("name", ["context-prediction", "context-encoder"])
+def test_charts_stand_beside_the_answers(name: str, tmp_path: Path) -> None:
+    given = {"data": ("demo:16",), "image_size": 32, "batch_size": 4, "steps": 2, "workers": 0, "precision": "fp32"}
+    choice = combine(name, find_method(name), {**given, "out": tmp_path / "run"})
+    pretrain(choice, console=Console(quiet=True))
+    result = visualize.draw_answers(tmp_path / "run", tmp_path / "solve.png", count=2)
+    assert len(result["charts"]) == 1
+    drawn(tmp_path / "solve.png")
+    drawn(Path(result["charts"][0]))
+
+
+def test_numbers_are_said_in_their_units() -> None:
+    assert visualize.said("accuracy", 0.5, {"accuracy": 0.125}) == "accuracy 50.0% (chance 12.5%)"
+    assert visualize.said("psnr_interpolation_db", 18.58, {}) == "psnr interpolation 18.6 dB"
+    assert visualize.said("loss", 2.07944, {}) == "loss 2.079"

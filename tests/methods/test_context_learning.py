@@ -1,0 +1,106 @@
+"""Context prediction and inpainting are learned where they can be, and only where they should be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssltool.methods.base import DataInfo, Method
+from ssltool.methods.context_encoder import ContextEncoder, ContextEncoderOptions
+from ssltool.methods.context_prediction import ContextPrediction, ContextPredictionOptions
+from ssltool.nn.encoders import build_encoder
+from ssltool.training.optim import build_optimizer
+
+pytestmark = pytest.mark.slow
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def trained(method: Method[Any, Any], pictures: Tensor, steps: int, lr: float) -> Any:
+    optimizer = build_optimizer(method, "adamw", lr=lr, weight_decay=0.01, momentum=0.9, rates=method.rates)
+    method.train()
+    for step in range(steps):
+        index = torch.randperm(len(pictures), generator=seeded(step))[:48]
+        loss = method(method.view(pictures[index], index, seeded(step))).value
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return method.eval()
+
+
+def context_prediction(pictures: Tensor, steps: int, **options: Any) -> ContextPrediction:
+    info = DataInfo(len(pictures), pictures.shape[-1])
+    torch.manual_seed(0)
+    chosen = ContextPredictionOptions(fc6=64, fc7=64, pairs=8, **options).resolved(info)
+    method = ContextPrediction(chosen, build_encoder("resnet10_w32"), info)
+    found: ContextPrediction = trained(method, pictures, steps, lr=0.003)
+    return found
+
+
+@torch.no_grad()
+def scores(method: Method[Any, Any], pictures: Tensor) -> dict[str, float]:
+    view = method.eval().view(pictures, torch.arange(len(pictures)), seeded(99))
+    return {name: float(value) for name, value in method(view).numbers.items()}
+
+
+def world(count: int, side: int) -> Tensor:
+    """Slopes that say where they are: red grows with x^2, green with y^2, blue with x."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
+    colors = torch.stack([x.square(), y.square(), x])
+    noise = torch.randn(count, 3, side, side, generator=seeded(1)) * 0.002
+    return ((colors + noise).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+@pytest.mark.ci
+def test_places_cannot_be_told_in_noise() -> None:
+    """New noise after training on noise: within three sigma of 1/8. Anything more is a label that leaks."""
+    noise = torch.randint(0, 256, (1000, 3, 32, 32), dtype=torch.uint8, generator=seeded(0))
+    method = context_prediction(noise[:400], steps=80)
+    found = scores(method, noise[400:])["accuracy"]
+    assert abs(found - 1 / 8) < 3 * math.sqrt(1 / 8 * 7 / 8 / (600 * 4))
+
+
+@pytest.mark.ci
+def test_places_are_told_where_the_pattern_says_them() -> None:
+    pictures = world(300, 32)
+    method = context_prediction(pictures[:200], steps=150, color_guard="none")
+    found = scores(method, pictures[200:])
+    assert found["accuracy"] > 0.95
+    assert found["both_orders"] >= found["accuracy"] - 0.02
+    assert found["swap_consistency"] > 0.9
+
+
+def test_colour_fringes_are_a_shortcut_that_dropping_closes() -> None:
+    """Gray noise whose green channel is a little larger: a lens's fringes tell the place, and nothing else does."""
+    gray = torch.rand(700, 1, 48, 48, generator=seeded(0))
+    smooth = F.avg_pool2d(F.pad(gray, (2, 2, 2, 2), mode="reflect"), 5, stride=1)
+    smooth = (smooth - 0.5) * 4 + 0.5
+    larger = F.interpolate(smooth, (54, 54), mode="bilinear")[..., 3:51, 3:51]
+    pictures = (torch.cat([smooth, larger, smooth], dim=1).clamp(0, 1) * 255).to(torch.uint8)
+    options = {"sampler": "center", "shrink": 0.0}
+    leaking = scores(context_prediction(pictures[:500], 300, color_guard="none", **options), pictures[500:])
+    closed = scores(context_prediction(pictures[:500], 300, color_guard="drop", **options), pictures[500:])
+    assert leaking["accuracy"] > 0.3
+    assert closed["accuracy"] < 0.2
+
+
+@pytest.mark.ci
+def test_a_context_encoder_learns_to_paint_better_than_the_mean_colour() -> None:
+    """Smooth colours: what is missing follows from what is there."""
+    coarse = torch.rand(200, 3, 3, 3, generator=seeded(0))
+    pictures = (F.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
+    scaled = pictures / 255
+    info = DataInfo(200, 32, False, *(tuple(f(dim=(0, 2, 3)).tolist()) for f in (scaled.mean, scaled.std)))
+    torch.manual_seed(0)
+    options = ContextEncoderOptions(mask="center", decoder_width=64, crop_min=1.0).resolved(info)
+    method = ContextEncoder(options, build_encoder("resnet10_w32"), info)
+    found = scores(trained(method, pictures[:150], steps=120, lr=0.003), pictures[150:])
+    assert found["l2"] < 0.5 * found["l2_mean_color"]
+    assert found["psnr_db"] > found["psnr_mean_color_db"] + 3

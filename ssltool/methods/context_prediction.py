@@ -31,6 +31,7 @@ from ssltool.methods.base import Answers, Chart, DataInfo, Loss, Matrix, Method,
 from ssltool.nn.encoders import Encoder, map_shape
 from ssltool.ops import frames, patches
 from ssltool.ops.color import drop_channels, project_color, to_gray
+from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.pairs import (
     SMALLEST_PATCH,
     Geometry,
@@ -82,6 +83,13 @@ class ContextPredictionOptions(MethodOptions):
         0.33, ge=0, le=1, description="Probability that a patch is shrunk and enlarged again (patches from 24 px)"
     )
     grayscale: float = Field(0.0, ge=0, le=1, description="Probability that a picture is made gray")
+    crop_min: float = Field(
+        0.33,
+        gt=0,
+        le=1,
+        description="Least share of the picture that is enlarged to its size before it is cut: the paper's random "
+        "resizing to 150,000 to 450,000 pixels; 1 = never",
+    )
     flip: float = Field(0.0, ge=0, le=1, description="Probability that a picture is mirrored before it is cut")
     pairs: int | None = Field(
         None,
@@ -273,7 +281,8 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         draws = Draws(index, generator)
         if self.training:
             mirrored = draws.chance(self.options.flip)
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            boxes = random_boxes(draws, images.shape[-1], (self.options.crop_min, 1.0), ratio=(1.0, 1.0))
+            images = resized_crop(images, boxes, images.shape[-1], mirrored).round().to(torch.uint8)
             if self.options.grayscale:
                 images = to_gray(images, draws.chance(self.options.grayscale))
             drawn = sample(self.options.sampler, draws, images.shape[-1], self.sizes, self.options.pairs)

@@ -144,7 +144,7 @@ def test_projected_patches_have_no_green_magenta_axis() -> None:
 
 
 def test_about_a_third_of_large_patches_are_less_sharp() -> None:
-    options = {"color_guard": "none", "patch": 30, "patch_input": 30}
+    options = {"color_guard": "none", "patch": 30, "patch_input": 30, "crop_min": 1.0}
     pictures, index = noise(60, 128), torch.arange(60)
     some = build(128, **options).train().view(pictures, index, seeded()).patches
     none = build(128, **options, shrink=0.0).train().view(pictures, index, seeded()).patches
@@ -168,8 +168,9 @@ def test_evaluation_is_balanced_and_unjittered() -> None:
 
 def test_a_mirrored_picture_is_cut_after_it_is_mirrored() -> None:
     """Labels come from the geometry, so mirroring before the cut is free; a mirrored patch is another task."""
-    mirrored = build(flip=1.0, color_guard="none").train().view(noise(3, 64), torch.arange(3), seeded())
-    plain = build(flip=0.0, color_guard="none").train().view(noise(3, 64).flip(-1), torch.arange(3), seeded())
+    options = {"color_guard": "none", "crop_min": 1.0}
+    mirrored = build(flip=1.0, **options).train().view(noise(3, 64), torch.arange(3), seeded())
+    plain = build(flip=0.0, **options).train().view(noise(3, 64).flip(-1), torch.arange(3), seeded())
     assert torch.equal(mirrored.raw, plain.raw)
     assert torch.equal(mirrored.target, plain.target)
 
@@ -220,3 +221,14 @@ def test_facts_say_what_the_place_alone_gives_away() -> None:
     assert build(96, sampler="center").facts["position_leak"] > 0.98
     assert build(96).facts["position_leak"] < 0.3
     assert build(96).chance["loss"] == pytest.approx(math.log(8)) == pytest.approx(2.0794, abs=1e-4)
+
+
+def test_pictures_are_enlarged_by_up_to_the_papers_range() -> None:
+    """150,000 to 450,000 pixels with patches of one size: scales from 1 to the root of 3."""
+    ramp = (torch.arange(64) * 3).to(torch.uint8).expand(1, 3, 64, 64)
+    view = build(color_guard="none").train().view(ramp.expand(400, -1, -1, -1), torch.arange(400), seeded())
+    slope = (view.picture[:, 0, 0, 40].int() - view.picture[:, 0, 0, 20].int()) / 60
+    assert 0.55 < float(slope.min()) < 0.62
+    assert 0.98 < float(slope.max()) < 1.02
+    fixed = build(color_guard="none", crop_min=1.0).train().view(ramp, torch.arange(1), seeded())
+    assert torch.equal(fixed.picture, ramp)

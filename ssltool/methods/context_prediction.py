@@ -47,6 +47,7 @@ from ssltool.ops.random import Draws
 
 _NAMES = [str(place + 1) for place in range(8)]
 _SHRINKABLE = 24  # px: shrinking smaller patches would leave nothing of them
+_DRAWN = 192  # px, about the side of a drawn picture
 _SCORED_PAIRS = 4  # pairs per picture in evaluation
 
 
@@ -347,11 +348,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             torch.arange(len(images), device=images.device) * 3 % 8 * (view.target.shape[1] // 8) % view.target.shape[1]
         )
         pair = self._pair(view, asked)
-        corners = [view.corner[torch.arange(len(pair)), pair[:, i]][:, None] for i in (0, 1)]
-        size = self.sizes.patch
-        marked = frames.outline(view.picture, view.corner[..., 0], view.corner[..., 1], size, frames.YELLOW)
-        for corner, color in zip(corners, (frames.BLUE, frames.GREEN), strict=True):
-            marked = frames.outline(marked, corner[..., 0], corner[..., 1], size, color)
+        marked = self._marked(view, pair, others=True)
         seen = frames.to_uint8(_taken(view.patches, pair)).expand(-1, -1, 3, -1, -1)
         place = view.target.gather(1, asked[:, None])[:, 0]
         return {
@@ -368,10 +365,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         belief = logits.softmax(dim=1).view(*view.target.shape, 8)[:, 0]  # the first pair of each picture
         place, guess = view.target[:, 0], belief.argmax(dim=1)
         pair = self._pair(view, torch.zeros_like(place))
-        marked = view.picture
-        for i, color in enumerate((frames.BLUE, frames.GREEN)):
-            corner = view.corner[torch.arange(len(pair)), pair[:, i]][:, None]
-            marked = frames.outline(marked, corner[..., 0], corner[..., 1], self.sizes.patch, color)
+        marked = self._marked(view, pair, others=False)
         raw = _taken(view.raw, pair)
         columns = {
             "first blue, second green": marked,
@@ -401,6 +395,17 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         """First and second patch ``[B, 2]`` of pair ``asked`` ``[B]``."""
         return torch.cat([part.gather(1, asked[:, None]) for part in (view.first, view.second)], dim=1)
 
+    def _marked(self, view: ContextPredictionView, pair: Tensor, others: bool) -> Tensor:
+        """The pictures with the first patch of the pair ``[B, 2]`` outlined in blue, the second in green."""
+        times = max(1, _DRAWN // view.picture.shape[-1])
+        marked, corner = frames.enlarged(view.picture, times), view.corner * times
+        first, second = (corner.gather(1, pair[:, i, None, None].expand(-1, -1, 2)) for i in (0, 1))
+        drawn = [(corner, frames.YELLOW)] if others else []
+        for place, color in [*drawn, (first, frames.BLUE), (second, frames.GREEN)]:
+            size = self.sizes.patch * times
+            marked = frames.outline(marked, place[..., 0], place[..., 1], size, color, width=2)
+        return marked
+
     def _neighbourhood(self, pair: Tensor, shown: Tensor, true: Tensor, belief: Tensor | None) -> Tensor:
         """A 3x3 field with the first patch in the middle and the second at place ``shown``, as one picture each.
 
@@ -410,6 +415,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             true: int64 ``[B]``, where it belongs; the frame is green there and red elsewhere.
             belief: float ``[B, 8]``, gray level of the empty places; all dark if None.
         """
+        pair = frames.enlarged(pair, max(1, _DRAWN // 3 // pair.shape[-1]))
         count, size = len(pair), pair.shape[-1]
         rows = torch.arange(count, device=pair.device)
         levels = torch.zeros(count, 8, device=pair.device) if belief is None else belief.sqrt()

@@ -5,11 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Told apart by people with any colour vision (Okabe & Ito 2008: bluish green, vermilion, yellow, blue).
+# Told apart by people with any colour vision (Okabe & Ito 2008: bluish green, vermilion, yellow, sky blue).
 GREEN = torch.tensor([0, 158, 115], dtype=torch.uint8)
 RED = torch.tensor([213, 94, 0], dtype=torch.uint8)
 YELLOW = torch.tensor([240, 228, 66], dtype=torch.uint8)
-BLUE = torch.tensor([0, 114, 178], dtype=torch.uint8)
+BLUE = torch.tensor([86, 180, 233], dtype=torch.uint8)
+
+
+def enlarged(pictures: Tensor, times: int) -> Tensor:
+    """Repeat the pixels of ``[..., h, w]`` a whole number of times, so that small pictures stay sharp under a frame."""
+    return pictures.repeat_interleave(times, dim=-1).repeat_interleave(times, dim=-2)
 
 
 def border(patches: Tensor, colors: Tensor, width: int) -> Tensor:
@@ -29,8 +34,8 @@ def border(patches: Tensor, colors: Tensor, width: int) -> Tensor:
     return torch.where(inside, patches, colors[..., None, None])
 
 
-def outline(images: Tensor, top: Tensor, left: Tensor, size: int, color: Tensor) -> Tensor:
-    """Draw one-pixel squares just inside the given places.
+def outline(images: Tensor, top: Tensor, left: Tensor, size: int, color: Tensor, width: int = 1) -> Tensor:
+    """Draw squares just inside the given places.
 
     Args:
         images: uint8 ``[B, 3, H, W]``.
@@ -38,15 +43,16 @@ def outline(images: Tensor, top: Tensor, left: Tensor, size: int, color: Tensor)
         left: int64 ``[B, P]``, its column.
         size: Side of the squares in pixels.
         color: uint8 ``[3]``.
+        width: Of the lines, in pixels.
 
     Returns:
         A copy, uint8 ``[B, 3, H, W]``.
     """
-    height, width = images.shape[-2:]
+    height, length = images.shape[-2:]
     y = torch.arange(height, device=images.device)[:, None] - top[:, :, None, None]  # [B, P, H, 1]
-    x = torch.arange(width, device=images.device)[None, :] - left[:, :, None, None]  # [B, P, 1, W]
+    x = torch.arange(length, device=images.device)[None, :] - left[:, :, None, None]  # [B, P, 1, W]
     inside = (y >= 0) & (y < size) & (x >= 0) & (x < size)
-    edge = inside & ((y == 0) | (y == size - 1) | (x == 0) | (x == size - 1))
+    edge = inside & ((y < width) | (y >= size - width) | (x < width) | (x >= size - width))
     drawn = edge.any(dim=1)[:, None]  # [B, 1, H, W]
     return torch.where(drawn, color.to(images.device)[:, None, None], images)
 

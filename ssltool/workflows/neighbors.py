@@ -132,8 +132,7 @@ def _same_class(labels: list[int | None], owner: Tensor, queries: Tensor, found:
 
 def _tiles(stack: Tensor, same: Tensor | None) -> Tensor:
     """Pictures uint8 ``[Q, n, 3, s, s]`` enlarged and laid side by side, framed by class where it is known."""
-    times = max(1, round(_TILE / stack.shape[-1]))
-    stack = stack.repeat_interleave(times, dim=-1).repeat_interleave(times, dim=-2)
+    stack = frames.enlarged(stack, max(1, round(_TILE / stack.shape[-1])))
     if same is not None:
         stack = frames.border(stack, torch.where(same[..., None], frames.GREEN, frames.RED), width=3)
     return patches.assemble(stack, stack.shape[1], gap=4, fill=255)

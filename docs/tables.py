@@ -45,7 +45,7 @@ def default(field: FieldInfo) -> str:
         return "automatic" if "automatic" in (field.description or "") else "none"
     if isinstance(field.default, bool):
         return "yes" if field.default else "no"
-    return " ".join(field.default) if isinstance(field.default, tuple) else f"{field.default}"
+    return (" ".join(field.default) or "none") if isinstance(field.default, tuple) else f"{field.default}"
 
 
 def filled(text: str) -> str:

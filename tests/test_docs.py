@@ -68,8 +68,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_python_of_the_weights_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    from ssltool.nn.card import LIGHTNESS_NORM
     from ssltool.nn.encoders import build_encoder
     from ssltool.nn.weights import describe, save_encoder
+    from ssltool.probing.features import Reader
 
     encoder = build_encoder("resnet18")
     card = describe(
@@ -79,9 +81,21 @@ def test_the_python_of_the_weights_page_runs(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "weights-format.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
+    light = build_encoder("resnet18", in_channels=1).eval()
+    mean, std = LIGHTNESS_NORM
+    of_light = describe(
+        light, method="colorization", color_space="lightness", image_size=64, mean=mean, std=std, training={}
+    )
+    save_encoder(light, of_light, tmp_path / "lightness.safetensors")
+    pictures = (torch.rand(2, 3, 64, 64) * 255).byte()
+    names: dict[str, Any] = {}
     for block in blocks:
-        exec(compile(block, "weights-format", "exec"), {"pictures": torch.rand(2, 3, 64, 64)})
+        names = {"pictures": pictures / 255}
+        exec(compile(block, "weights-format", "exec"), names)
+    with torch.no_grad():
+        expected = light(Reader.of(of_light)(pictures))
+    assert torch.allclose(names["features"], expected, atol=1e-4 * float(expected.abs().max()))
     example = [sys.executable, str(ROOT / "examples" / "plain_torch.py"), "encoder.safetensors"]
     shown = subprocess.run(example, capture_output=True, text=True, check=True, env=os.environ).stdout
     assert "missing ['fc.weight', 'fc.bias'], unexpected [], features (2, 512)" in shown

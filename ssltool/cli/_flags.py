@@ -69,7 +69,7 @@ def _help(field: FieldInfo) -> str:
     default = field.default
     if isinstance(default, tuple):
         default = " ".join(default)
-    notes = bounds + ([] if default is None else [f"default: {default}"])
+    notes = bounds + ([] if default in (None, "") else [f"default: {default}"])
     return f"{field.description}" + (f" ({'; '.join(notes)})" if notes else "")
 
 

@@ -16,7 +16,16 @@ def probe(
     test_data: Annotated[
         list[str] | None, typer.Option(help="Labelled pictures to test on; a fifth of --data by default")
     ] = None,
-    kind: Annotated[str, typer.Option(help="Comma-separated: linear, layers, knn")] = "linear,layers,knn",
+    kind: Annotated[str, typer.Option(help="Comma-separated: linear, layers, knn, finetune")] = "linear,layers,knn",
+    labels: Annotated[
+        str, typer.Option(help="Also use only these shares of the labels, such as 0.01,0.1,1 (linear, finetune)")
+    ] = "",
+    finetune_pictures: Annotated[
+        int, typer.Option(min=1, help="Pictures shown to each network that is fine-tuned, repeats included")
+    ] = 12_800,
+    to: Annotated[
+        Path | None, typer.Option(help="File for the curve over labels; pictures/labels.png beside the weights")
+    ] = None,
     grid_numbers: Annotated[
         int,
         typer.Option(
@@ -48,6 +57,9 @@ def probe(
         data=tuple(data),
         test_data=tuple(test_data or ()),
         kinds=tuple(part.strip() for part in kind.split(",")),
+        labels=tuple(part.strip() for part in labels.split(",") if part.strip()),
+        finetune_pictures=finetune_pictures,
+        to=to,
         grid_numbers=grid_numbers,
         baselines=baselines,
         recalibrate=recalibrate,
@@ -59,7 +71,10 @@ def probe(
     if json:
         print_json(result)
     else:
-        _print_table(result)
+        if result["rows"]:
+            _print_table(result)
+        if "labels" in result:
+            _print_labels(result)
 
 
 def _print_table(result: dict[str, Any]) -> None:
@@ -86,3 +101,25 @@ def _print_table(result: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(table) if console.is_terminal else Console(width=100).print(table)
+
+
+def _print_labels(result: dict[str, Any]) -> None:
+    """One line for each share of the labels, one column for each curve."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ssltool.workflows.labels import series
+
+    rows = result["labels"]
+    names = list(dict.fromkeys(series(row) for row in rows))
+    table = Table(title="accuracy in % with a share of the labels", title_justify="left")
+    for name in ("labels", "pictures", *names):
+        table.add_column(name, justify="right")
+    for share in sorted({row["share"] for row in rows}):
+        found = {series(row): row for row in rows if row["share"] == share}
+        cells = [f"{found[name]['accuracy']:.2f}" if name in found else "" for name in names]
+        table.add_row(f"{share:.3g}", str(next(iter(found.values()))["pictures"]), *cells)
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=120).print(table)
+    if "chart" in result:
+        typer.echo(result["chart"])

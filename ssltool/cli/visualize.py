@@ -1,4 +1,4 @@
-"""``ssltool visualize WHAT``: PNG files of tasks, answers, filters, permutation sets and curves."""
+"""``ssltool visualize WHAT``: PNG files of tasks, answers, features, filters, permutation sets and curves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ CountFlag = Annotated[int, typer.Option(min=1, max=64, help="Pictures to draw")]
 ToFlag = Annotated[Path | None, typer.Option("--to", help="File to write; the suffix says the format")]
 WeightsFlag = Annotated[Path, typer.Option("--weights", help="Run folder or weights file")]
 
-app = typer.Typer(help="Draw tasks, answers, neighbours, filters, permutation sets and curves.", no_args_is_help=True)
+app = typer.Typer(
+    help="Draw tasks, answers, neighbours, features, filters, permutation sets and curves.", no_args_is_help=True
+)
 
 
 def _tell(result: dict[str, Any], json: bool) -> None:
@@ -144,6 +146,27 @@ def filters(weights: WeightsFlag, to: ToFlag = None, json: JsonFlag = False) -> 
 
     folder = weights if weights.is_dir() else weights.parent
     _tell(draw_filters(weights, to or folder / "pictures" / "filters.png"), json)
+
+
+@app.command()
+def features(
+    weights: WeightsFlag,
+    data: Annotated[list[str] | None, typer.Option(help="Pictures to place; the run's own by default")] = None,
+    kind: Annotated[
+        Literal["pca", "tsne"],
+        typer.Option("--map", help="Principal components, or t-SNE, which needs the extra ssltool[maps]"),
+    ] = "pca",
+    count: Annotated[int, typer.Option(min=4, max=20_000, help="Pictures placed at most")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of t-SNE")] = 0,
+    to: ToFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Draw a map of pictures by their features, framed in the colours of their classes."""
+    from ssltool.workflows.visualize import draw_features
+
+    folder = weights if weights.is_dir() else weights.parent
+    path = to or folder / "pictures" / f"features-{kind}.png"
+    _tell(draw_features(weights, path, data=data or (), kind=kind, count=count, seed=seed), json)
 
 
 @app.command()

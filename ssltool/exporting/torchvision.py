@@ -12,26 +12,26 @@ import torch
 
 from ssltool.errors import WeightsError
 from ssltool.nn.encoders import Encoder
-from ssltool.nn.weights import load_encoder, read_card, save_encoder
+from ssltool.nn.weights import load_encoder, save_encoder
 
 _TOLERANCE = 1e-6
 
 
-def export(weights: Path, to: Path) -> Encoder:
-    """Write the encoder of a weights file to ``to``, load it back and compare features on noise pictures.
+def export(encoder: Encoder, to: Path) -> Encoder:
+    """Write an encoder to ``to``, load it back and compare features on noise pictures.
 
     Args:
-        weights: A file written by ssltool.
+        encoder: In evaluation mode, with its card.
         to: File to write, replaced atomically.
 
     Returns:
         The encoder as loaded back, its card attached.
 
     Raises:
-        WeightsError: The file is not what it should be, or the copy computes other features.
+        WeightsError: The copy computes other features.
     """
-    card = read_card(weights)
-    encoder = load_encoder(weights).eval()
+    card = encoder.card
+    assert card is not None, "load_encoder attaches it"
     save_encoder(encoder, card, to)
     copy = load_encoder(to).eval()
     generator = torch.Generator().manual_seed(0)
@@ -39,7 +39,5 @@ def export(weights: Path, to: Path) -> Encoder:
     with torch.no_grad():
         difference = float((encoder(pictures) - copy(pictures)).abs().max())
     if not difference <= _TOLERANCE:
-        raise WeightsError(
-            f"{to} computes features that differ by {difference:.2g} from those of {weights}; do not use it"
-        )
+        raise WeightsError(f"{to} computes features that differ by {difference:.2g} from the exported; do not use it")
     return copy

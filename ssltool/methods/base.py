@@ -18,8 +18,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ssltool.nn.card import ColorSpace
-from ssltool.nn.encoders import Encoder
+from ssltool.nn.card import ColorSpace, Stem
+from ssltool.nn.encoders import Encoder, build_encoder
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class DataInfo:
         gray: True when the pictures have no colour (R = G = B throughout the sample looked at).
         mean: Mean of each channel over a sample, 0..1.
         std: Standard deviation of each channel over a sample, 0..1.
+        batch_size: Pictures per batch that the run settled on; 0 = not settled yet. For what is known before a batch
+            is seen, such as a chance level; the task itself must not depend on it.
     """
 
     count: int
@@ -39,6 +41,7 @@ class DataInfo:
     gray: bool = False
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    batch_size: int = 0
 
 
 class MethodOptions(BaseModel):
@@ -76,10 +79,12 @@ class Answers(NamedTuple):
     Attributes:
         pictures: Column title -> uint8 ``[B, 3, h, w]``.
         captions: One line per picture, such as ``"7 of 9 tiles right"``.
+        places: Column title -> int64 ``[B]``, pictures of the run's data, to be read and drawn beside the others.
     """
 
     pictures: dict[str, Tensor]
     captions: list[str]
+    places: Mapping[str, Tensor] = {}
 
 
 class Matrix(NamedTuple):
@@ -219,7 +224,8 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     def chance(self) -> dict[str, float]:
         """The loss and the other numbers of `forward` for a network that knows nothing.
 
-        Names say the unit: ``..._db`` is in decibels, ``loss`` in its own, everything else a share shown in percent.
+        Names say the unit: ``..._db`` is in decibels, ``..._nats`` in nats; ``loss``, ``log_...`` and
+        ``..._similarity`` are plain numbers; everything else is a share, shown in percent.
         """
 
     @property
@@ -231,6 +237,23 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     def facts(self) -> dict[str, Any]:
         """What the task was built from beyond its options, in JSON kinds; a resumed run must find the same."""
         return {}
+
+    @classmethod
+    def build_encoder(
+        cls, options: OptionsT, info: DataInfo, backbone: str, *, stem: Stem, in_channels: int
+    ) -> Encoder:
+        """The untrained encoder; overridden by a task that needs another norm than batch norm, or fewer stages."""
+        size = cls.network_size(options, info)
+        return build_encoder(backbone, stem=stem, in_channels=in_channels, image_size=size)
+
+    @classmethod
+    def patch_grid(cls, options: OptionsT, info: DataInfo) -> tuple[int, int] | None:
+        """Side and stride in pixels of the patches to which the encoder is applied; None if it reads whole pictures.
+
+        Features are then read both ways, from patches and from whole pictures.
+        """
+        del options, info
+        return None
 
     @classmethod
     def network_size(cls, options: OptionsT, info: DataInfo) -> int:

@@ -7,7 +7,10 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Stem = Literal["imagenet", "small"]
+Norm = Literal["batch", "ln", "ln2d"]
 ColorSpace = Literal["rgb", "lightness", "lab"]
+# Mean and deviation for lightness on a 0..1 scale, L / 100: (L - 50) / 50.
+LIGHTNESS_NORM = ((0.5,), (0.5,))
 
 
 class Stage(NamedTuple):
@@ -27,9 +30,13 @@ class WeightsCard(BaseModel):
     method: str = Field(description="pretext task that trained the weights")
     backbone: str = Field(description="name of the backbone")
     stem: Stem = Field(description="imagenet: the backbone's own; small: 3x3 stride-1 without max-pool")
+    norm: Norm = Field("batch", description="what stands in place of batch norm; batch: the backbone as published")
     in_channels: Literal[1, 3] = Field(description="input channels")
-    color_space: ColorSpace = Field(description="what the channels are")
+    color_space: ColorSpace = Field(description="what the channels are; lightness is L / 100, lab is Lab / 100")
     image_size: int = Field(ge=1, description="side in pixels at which features should be read")
+    patch: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="side and stride in pixels of the patches the encoder was trained on, if it saw no more"
+    )
     mean: tuple[float, ...] = Field(description="per channel, on a 0..1 scale, subtracted from the input")
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="per channel, divides what is left")
     stages: tuple[Stage, ...] = Field(description="name, channels and stride in pixels of each stage")

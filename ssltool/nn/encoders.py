@@ -10,14 +10,14 @@ C_s channels and h_s, w_s sides of stage s.
 How it works: a torchvision model calls its parts in the order in which they are defined, ending in a pooling and a
 classifier. The *chain* is the list of the parts before the pooling; a map is read where the chain has a stage's end.
 What differs between families is one row of ``FAMILIES`` each; the vision transformer, which adds a token, overrides
-the walk along the chain.
+the walk along the chain. An encoder cut after one of its stages has the identity in place of the later parts.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain as joined
@@ -27,10 +27,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision import models
 from torchvision.models import VisionTransformer
+from torchvision.models.convnext import LayerNorm2d
 
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.nn.caffenet import CaffeNet
-from ssltool.nn.card import Stage, Stem, WeightsCard
+from ssltool.nn.card import Norm, Stage, Stem, WeightsCard
+from ssltool.nn.colornets import COLORNETS
 from ssltool.nn.contextnet import ContextNet
 from ssltool.nn.inpaintnet import InpaintNet
 from ssltool.nn.small_resnet import SMALL_RESNETS
@@ -73,13 +75,16 @@ def _ends(container: str = "", /, **stages: str) -> Mapping[str, str]:
 _RESNET = _ends(stem="relu", layer1="layer1", layer2="layer2", layer3="layer3", layer4="layer4")
 _ALEXNET = _ends("features", conv1="1", conv2="4", conv3="7", conv4="9", conv5="11", pool5="12")
 # Networks of the papers, which torchvision does not have.
-PAPER_NETWORKS: dict[str, type[nn.Module]] = {
+PAPER_NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "caffenet": CaffeNet,
     "contextnet": ContextNet,
     "inpaintnet": InpaintNet,
+    **COLORNETS,
 }
 _CAFFENET = _ends("features", conv1="relu1", conv2="relu2", conv3="relu3", conv4="relu4", conv5="relu5", pool5="pool5")
 _INPAINTNET = _ends("features", **{f"conv{n}": f"relu{n}" for n in range(1, 7)})
+_COLORNET = _ends("features", **{f"conv{n}": f"norm{n}" for n in range(1, 8)})
+_COLOR_ALEXNET = _ends("features", **{f"conv{n}": f"relu{n}" for n in range(1, 6)}, pool5="pool5")
 _DENSENET = _ends(
     "features",
     stem="relu0",
@@ -97,6 +102,8 @@ FAMILIES = (
     Family("alexnet", "classifier", _ALEXNET, scaled_by_fan_in=True),
     Family("caffenet|contextnet", None, _CAFFENET, scaled_by_fan_in=True),
     Family("inpaintnet", None, _INPAINTNET),
+    Family("colornet", None, _COLORNET, scaled_by_fan_in=True),
+    Family("color_alexnet", None, _COLOR_ALEXNET, scaled_by_fan_in=True),
     Family(r"vgg\d+(_bn)?", "classifier"),
     Family(r"densenet\d+", "classifier", _DENSENET, scaled_by_fan_in=True, relu_last=True),
     Family(r"efficientnet_.*", "classifier"),
@@ -117,6 +124,7 @@ class Encoder(nn.Module):
         name: Name of the backbone.
         stem: ``"imagenet"``, the backbone's own, or ``"small"``: 3x3, stride 1, no max-pool.
         in_channels: C, 1 or 3.
+        norm: What stands in place of batch norm; ``"batch"`` where the backbone is as it was published.
         image_size: Side in pixels of the only pictures it takes (vision transformers), else None.
         classifier: Path in the plain model of the classifier that was taken off; None where there is none.
         stages: The named stages in order. The last one is the map that :meth:`map` returns.
@@ -125,13 +133,22 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, *, name: str, stem: Stem, in_channels: int, image_size: int | None, family: Family
+        self,
+        backbone: nn.Module,
+        *,
+        name: str,
+        stem: Stem,
+        in_channels: int,
+        norm: Norm,
+        image_size: int | None,
+        family: Family,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.name = name
         self.stem = stem
         self.in_channels = in_channels
+        self.norm = norm
         self.image_size = image_size
         self.classifier = family.classifier
         self.card: WeightsCard | None = None
@@ -167,6 +184,26 @@ class Encoder(nn.Module):
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """Maps ``[B, C_s, h_s, w_s]`` of all stages by name, in the order of :attr:`stages`, channels first."""
         return dict(self._walk(x))
+
+    def cut_after(self, stage: str) -> None:
+        """Make ``stage`` the last one: what follows it becomes the identity, without parameters or keys.
+
+        Raises:
+            UnknownNameError: There is no such stage; the names are listed.
+        """
+        names = [known.name for known in self.stages]
+        if stage not in names:
+            raise UnknownNameError(f"stage of {self.name}", stage, names)
+        if stage == names[-1]:
+            return
+        end = list(self._chain.values()).index(stage) + 1
+        for path in list(self._chain)[end:]:
+            self.backbone.set_submodule(path, nn.Identity())
+        if isinstance(self.backbone, models.ConvNeXt):
+            self.backbone.set_submodule("classifier.0", nn.Identity())  # it is as wide as the stage that is gone
+        self._chain = dict(list(self._chain.items())[:end])
+        self.stages = self.stages[: names.index(stage) + 1]
+        self.width = self.stages[-1].width
 
     def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Send ``x`` along the chain and yield name and map at each stage's end."""
@@ -223,7 +260,13 @@ def backbone_names() -> tuple[str, ...]:
 
 
 def build_encoder(
-    name: str, *, stem: Stem = "imagenet", in_channels: int = 3, image_size: int | None = None
+    name: str,
+    *,
+    stem: Stem = "imagenet",
+    in_channels: int = 3,
+    image_size: int | None = None,
+    norm: Norm = "batch",
+    last_stage: str | None = None,
 ) -> Encoder:
     """Build an encoder with random weights, drawn from torch's global generator. Nothing is ever downloaded.
 
@@ -234,9 +277,13 @@ def build_encoder(
         in_channels: 1 or 3. Initial values of the first convolution follow the backbone's own rule.
         image_size: Side of the pictures in pixels, a multiple of the patch; read for vision transformers only, where
             None means 224.
+        norm: What to put in place of batch norm: ``"ln"`` normalises each picture over channels and places together
+            (a group norm of one group), ``"ln2d"`` over the channels at each place, ``"batch"`` changes nothing.
+            Neither lets pictures of a batch see each other. Keys stay, but for the running statistics.
+        last_stage: Leave out what follows this stage, see :meth:`Encoder.cut_after`; None leaves nothing out.
 
     Raises:
-        UsageError: Unknown name; a stem, channel count or picture size the backbone cannot have.
+        UsageError: Unknown name; a stem, channel count, picture size or stage the backbone cannot have.
     """
     if name not in backbone_names():
         raise UnknownNameError("backbone", name, backbone_names())
@@ -257,8 +304,47 @@ def build_encoder(
         _give_small_stem(backbone)
     if in_channels == 1:
         _make_gray(backbone, family)
+    _replace_batch_norm(backbone, norm)
     kind = _ViTEncoder if family is _VIT else Encoder
-    return kind(backbone, name=name, stem=stem, in_channels=in_channels, image_size=side, family=family)
+    encoder = kind(backbone, name=name, stem=stem, in_channels=in_channels, norm=norm, image_size=side, family=family)
+    if last_stage is not None:
+        encoder.cut_after(last_stage)
+    return encoder
+
+
+def twin(encoder: Encoder) -> Encoder:
+    """The same network with fresh weights, drawn from torch's global generator."""
+    return build_encoder(
+        encoder.name,
+        stem=encoder.stem,
+        in_channels=encoder.in_channels,
+        image_size=encoder.image_size,
+        norm=encoder.norm,
+        last_stage=encoder.stages[-1].name,
+    )
+
+
+@torch.no_grad()
+def deepest_stage(encoder: Encoder, size: int, least: int) -> str | None:
+    """The last stage whose map of a ``size`` by ``size`` pixels picture still has ``least`` by ``least`` places.
+
+    None if even the first stage's map is smaller.
+    """
+    modes = {part: part.training for part in encoder.modules()}
+    walk = encoder.eval()._walk(torch.zeros(1, encoder.in_channels, size, size))
+    deepest = None
+    try:
+        # The walk goes on stage by stage, so that none is asked for a map that it cannot have.
+        for name, found in walk:
+            if min(found.shape[2:]) < least:
+                break
+            deepest = name
+    except RuntimeError:  # torch's way to say that a map has become too small for the next part
+        pass
+    finally:
+        for part, training in modes.items():
+            part.training = training
+    return deepest
 
 
 def check_input(encoder: Encoder, size: int) -> None:
@@ -297,6 +383,31 @@ def map_shape(encoder: Encoder, size: int) -> tuple[int, int]:
     for part, training in modes.items():
         part.training = training
     return channels, side
+
+
+def keep_last_resolution(encoder: Encoder) -> None:
+    """Let a ResNet's last stage keep the resolution of the one before it, in place, with the same weights.
+
+    Its stride goes and the kernels behind it are spread out by as much (dilation), so that at every other place the
+    map is what it was. Weights trained so are those of the plain backbone.
+
+    Raises:
+        UsageError: Not a ResNet, or its last stage has no stride.
+    """
+    last = getattr(encoder.backbone, encoder.stages[-1].name, None)
+    convolutions = [m for m in last.modules() if isinstance(m, nn.Conv2d)] if isinstance(last, nn.Sequential) else []
+    if not any(conv.stride == (2, 2) for conv in convolutions):
+        raise UsageError(
+            f"{encoder.name} has no stride in its last stage to leave out, only resnet* have; "
+            "drop --last-stride 1 or type --backbone resnet18"
+        )
+    spread = False
+    for conv in convolutions:  # in the order of the forward pass; a projection has no extent to be spread
+        if spread and conv.kernel_size == (3, 3):
+            conv.dilation = conv.padding = (2, 2)
+        if conv.stride == (2, 2):
+            conv.stride = (1, 1)
+            spread = True
 
 
 def _create(name: str, side: int | None) -> nn.Module:
@@ -338,6 +449,17 @@ def _make_gray(backbone: nn.Module, family: Family) -> None:
     conv.weight = nn.Parameter(conv.weight.detach()[:, :1] * gain)
     if conv.bias is not None:
         conv.bias = nn.Parameter(conv.bias.detach() * gain)
+
+
+def _replace_batch_norm(backbone: nn.Module, norm: Norm) -> None:
+    """Exchange every batch norm for a norm within each picture, with the same key names of weight and bias."""
+    if norm == "batch":
+        return
+    for path, module in list(backbone.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            width = module.num_features
+            own = nn.GroupNorm(1, width, module.eps) if norm == "ln" else LayerNorm2d(width, module.eps)
+            backbone.set_submodule(path, own)
 
 
 def _vit_side(name: str, side: int) -> int:

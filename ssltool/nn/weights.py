@@ -41,6 +41,7 @@ def describe(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     training: dict[str, str | int | float],
+    patch: tuple[int, int] | None = None,
 ) -> WeightsCard:
     """The card of ``encoder``: what it knows of itself, and the fields given here (see :class:`WeightsCard`).
 
@@ -50,9 +51,11 @@ def describe(
         method=method,
         backbone=encoder.name,
         stem=encoder.stem,
+        norm=encoder.norm,
         in_channels=encoder.in_channels,
         color_space=color_space,
         image_size=encoder.image_size or image_size,
+        patch=patch,
         mean=mean,
         std=std,
         stages=encoder.stages,
@@ -70,8 +73,8 @@ def save_encoder(encoder: Encoder, card: WeightsCard, path: Path) -> None:
         ValueError: The card is not this encoder's; the file could not be loaded back.
         DiskFullError, CheckpointError: ``path`` cannot be written.
     """
-    said = (card.backbone, card.stem, card.in_channels, card.stages, card.width)
-    if said != (encoder.name, encoder.stem, encoder.in_channels, encoder.stages, encoder.width):
+    said = (card.backbone, card.stem, card.norm, card.in_channels, card.stages, card.width)
+    if said != (encoder.name, encoder.stem, encoder.norm, encoder.in_channels, encoder.stages, encoder.width):
         raise ValueError(f"the card describes {said}, not this {encoder.name}")
     if encoder.image_size not in (None, card.image_size):
         raise ValueError(f"{encoder.name} only takes {encoder.image_size} px pictures, the card says {card.image_size}")
@@ -126,7 +129,12 @@ def load_encoder(path: Path | str) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         try:
             encoder = build_encoder(
-                card.backbone, stem=card.stem, in_channels=card.in_channels, image_size=card.image_size
+                card.backbone,
+                stem=card.stem,
+                in_channels=card.in_channels,
+                image_size=card.image_size,
+                norm=card.norm,
+                last_stage=card.stages[-1].name if card.stages else None,
             )
         except UsageError as error:
             raise WeightsError(f"{file} asks for what cannot be built: {error}") from error
@@ -174,7 +182,8 @@ def _advice(file: Path) -> str:
     if text is None:
         return "name the --backbone and --stem it was trained with"
     card = _parse_card(text, file)
-    return f"it was written for --backbone {card.backbone} --stem {card.stem} with {card.in_channels} channels"
+    norm = "" if card.norm == "batch" else f", norm {card.norm}, up to {card.stages[-1].name}"
+    return f"it was written for --backbone {card.backbone} --stem {card.stem} with {card.in_channels} channels{norm}"
 
 
 def _faults(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:

@@ -7,6 +7,7 @@ epoch gets the same tiles whatever its batch mates, the number of workers, the r
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -35,6 +36,13 @@ class Draws:
         self._state = _scramble(_scramble(index * _GAMMA) + int(key))
         self._drawn = 0
         self.count, self.device = len(index), index.device
+
+    @classmethod
+    def seeded(cls, seeds: Tensor) -> Self:
+        """Streams that begin from numbers drawn before, int64 ``[B]``, such as the `bits` of other streams."""
+        draws = cls.__new__(cls)
+        draws._state, draws._drawn = _scramble(seeds), 0
+        return draws
 
     def bits(self, *shape: int) -> Tensor:
         """Uniform int64 ``[B, *shape]`` over all 2^64 values."""

@@ -15,7 +15,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssltool.errors import DataError, WeightsError
+from ssltool.nn.card import ColorSpace, WeightsCard
 from ssltool.nn.encoders import Encoder
+from ssltool.ops import grids
+from ssltool.ops.lab import lightness, rgb_to_lab
 
 POOLED = "pooled"
 _PIXEL_SIDE = 32  # px: raw pixels of larger pictures are read at this size, 3072 numbers
@@ -28,25 +31,81 @@ class Reader:
         size: Side in pixels to which pictures are resized (bilinear, antialiased).
         mean: Per channel of the encoder's input, subtracted (0..1 scale).
         std: Per channel, divided by.
+        color_space: ``rgb``; ``lightness``, L / 100; or ``lab``, L, a and b / 100.
     """
 
-    def __init__(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, size: int, mean: tuple[float, ...], std: tuple[float, ...], color_space: ColorSpace = "rgb"
+    ) -> None:
         self.size = size
+        self.color_space = color_space
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
 
+    @classmethod
+    def of(cls, card: WeightsCard, size: int | None = None) -> Reader:
+        """The reader that a weights file asks for, at another side if given."""
+        return cls(size or card.image_size, card.mean, card.std, card.color_space)
+
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 ``[B, 3, S, S]`` -> float32 ``[B, C, size, size]``; one channel is the plain mean of R, G and B."""
+        """uint8 ``[B, 3, S, S]`` -> float32 ``[B, C, size, size]``; of rgb, one channel is the mean of R, G and B."""
         x = _resized(images, self.size)
-        if self._mean.shape[1] == 1:
+        if self.color_space == "lightness":
+            x = lightness(x) / 100
+        elif self.color_space == "lab":
+            x = rgb_to_lab(x) / 100
+        elif self._mean.shape[1] == 1:
             x = x.mean(dim=1, keepdim=True)
         x = (x - self._mean.to(x.device)) / self._std.to(x.device)
         return x.contiguous(memory_format=torch.channels_last)
 
 
+class Patchwise(nn.Module):
+    """An encoder that reads a picture patch by patch, as one trained on a grid of patches did.
+
+    A place of its maps is one patch, encoded alone and averaged; its pooled vector is the mean over the patches.
+
+    Args:
+        encoder: The network.
+        patch: Side P of the patches in pixels.
+        stride: Pixels between their first ones.
+    """
+
+    def __init__(self, encoder: Encoder, patch: int, stride: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.stages = encoder.stages
+        self._patch, self._stride = patch, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mean of the patches' pooled vectors, ``[B, D]``, of pictures ``[B, C, H, H]``."""
+        shown, _ = self._cut(x)
+        return torch.stack([self.encoder(patches) for patches in shown.unbind(dim=1)]).mean(dim=0)
+
+    def map(self, x: Tensor) -> Tensor:
+        """Last stage's averages of the patches, ``[B, C_last, G, G]``."""
+        return self.maps(x)[self.stages[-1].name]
+
+    def maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Averages ``[B, C_s, G, G]`` of every stage's map of each patch, by the stage's name."""
+        shown, side = self._cut(x)
+        # One place of the grid at a time: the stages' maps of all patches at once would be several times the pictures.
+        rows = [
+            {name: found.mean(dim=(2, 3)) for name, found in self.encoder.maps(patches).items()}
+            for patches in shown.unbind(dim=1)
+        ]
+        averages = {name: torch.stack([row[name] for row in rows], dim=2) for name in rows[0]}  # [B, C_s, G*G]
+        return {name: values.view(len(x), -1, side, side) for name, values in averages.items()}
+
+    def _cut(self, x: Tensor) -> tuple[Tensor, int]:
+        """Patches ``[B, G*G, C, P, P]`` and G."""
+        grid = grids.Grid(self._patch, self._stride, (x.shape[-1] - self._patch) // self._stride + 1)
+        return grids.cut(x, grid), grid.count
+
+
 @torch.no_grad()
 def extract(
-    encoder: Encoder,
+    encoder: Encoder | Patchwise,
     batches: Iterable[Tensor],
     reader: Reader,
     grid_numbers: int = 0,
@@ -119,7 +178,7 @@ def pixels(batches: Iterable[Tensor], side: int | None = None, channels: int | N
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(encoder: Encoder, batches: Iterable[Tensor], reader: Reader) -> int:
+def recalibrate_batch_norm(encoder: Encoder | Patchwise, batches: Iterable[Tensor], reader: Reader) -> int:
     """Re-estimate batch norm's running statistics on whole pictures, without touching a weight.
 
     An encoder trained on tiles or patches has seen other statistics than those of whole pictures, and a random one has
@@ -160,7 +219,7 @@ def recalibrate_batch_norm(encoder: Encoder, batches: Iterable[Tensor], reader: 
 
 
 def _by_batch(
-    encoder: Encoder, batches: Iterable[Tensor], reader: Reader, grid_numbers: int, dtype: torch.dtype
+    encoder: Encoder | Patchwise, batches: Iterable[Tensor], reader: Reader, grid_numbers: int, dtype: torch.dtype
 ) -> Iterator[dict[str, Tensor]]:
     """The features of :func:`extract` for each batch."""
     device = next(encoder.parameters()).device
@@ -185,7 +244,7 @@ def _by_batch(
         }
 
 
-def _pools_by_average(encoder: Encoder, x: Tensor) -> bool:
+def _pools_by_average(encoder: Encoder | Patchwise, x: Tensor) -> bool:
     """Whether the pooled vector is the average of the last map, as it mostly is, so that one pass gives both."""
     average = encoder.map(x).mean(dim=(2, 3))
     pooled: Tensor = encoder(x)

@@ -75,7 +75,7 @@ class Display:
         shown = [
             f"loss {line['loss']:.3f}" + (f" (chance {self._chance['loss']:.3f})" if "loss" in self._chance else "")
         ]
-        for name in ("accuracy", "tile_accuracy"):
+        for name in ("accuracy", "tile_accuracy", "knn"):
             if name in line:
                 known = f" (chance {self._chance[name]:.1%})" if name in self._chance else ""
                 shown.append(f"{name.replace('_', ' ')} {line[name]:.1%}{known}")

@@ -48,15 +48,15 @@ def curves(lines: Sequence[Mapping[str, float]], chance: Mapping[str, float], ti
         title: Drawn on top.
     """
     hidden = {"step", "epoch", "images_per_s", "data_wait"}
-    names = [name for name in lines[-1] if name not in hidden]
+    names = list(dict.fromkeys(name for line in lines for name in line if name not in hidden))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).flat
-    x = [line["step"] for line in lines]
     for name, axis in zip(names, grid, strict=False):  # names first: their end takes no place from the grid
-        values = [line.get(name, float("nan")) for line in lines]
+        known = [line for line in lines if name in line]
+        x, values = [line["step"] for line in known], [line[name] for line in known]
         axis.plot(x, values, color=BLUE, linewidth=1.4, marker="o" if len(x) == 1 else None)
         if name in chance:
             axis.axhline(chance[name], color=ORANGE, linestyle="--", linewidth=1)
@@ -187,7 +187,15 @@ def matrix(
     return figure
 
 
-def lines(x: Sequence[float], y: Mapping[str, Sequence[float]], x_label: str, y_label: str, *, title: str) -> Figure:
+def lines(
+    x: Sequence[float],
+    y: Mapping[str, Sequence[float]],
+    x_label: str,
+    y_label: str,
+    *,
+    title: str,
+    log_x: bool = False,
+) -> Figure:
     """Curves over one axis, told apart by colour and by dash.
 
     Args:
@@ -196,14 +204,18 @@ def lines(x: Sequence[float], y: Mapping[str, Sequence[float]], x_label: str, y_
         x_label: What x is.
         y_label: What y is.
         title: Drawn on top.
+        log_x: Give each x a place by its logarithm and a tick with its value; the points are marked.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
+    dotted = "o" if len(x) == 1 or log_x else None
     styles = zip(cycle(OKABE_ITO), cycle(("-", "--", "-.", ":")), strict=False)
     for (name, values), (color, dash) in zip(y.items(), styles, strict=False):
-        axis.plot(
-            x, values, label=name, color=color, linestyle=dash, linewidth=1.6, marker="o" if len(x) == 1 else None
-        )
+        axis.plot(x, values, label=name, color=color, linestyle=dash, linewidth=1.6, marker=dotted, markersize=4)
+    if log_x:
+        axis.set_xscale("log")
+        axis.set_xticks(x, [f"{value:g}" for value in x])
+        axis.minorticks_off()
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.set_title(title, fontsize=10)

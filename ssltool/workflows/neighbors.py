@@ -108,7 +108,7 @@ def _vectors(encoder: Encoder, card: WeightsCard, images: Tensor, side: int) -> 
     device = best_device()
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = max(1, round(images.shape[-1] * card.image_size / side))
-    reader = features.Reader(size, card.mean, card.std)
+    reader = features.Reader.of(card, size)
     parts = [part.to(device) for part in torch.split(images, _BATCH)]
     features.recalibrate_batch_norm(encoder, parts, reader)
     return features.extract(encoder, parts, reader)[features.POOLED].cpu()

@@ -36,7 +36,11 @@ class PretrainOptions(BaseModel):
     stem: Literal["auto", "imagenet", "small"] = Field(
         "auto", description="small = 3x3 stride 1 without max-pool (ResNets)"
     )
-    channels: Literal[1, 3] = Field(3, description="Input channels of the encoder; 1 reads the mean of R, G and B")
+    channels: Literal[1, 3] | None = Field(
+        None,
+        description="Input channels of the encoder; 1 reads the mean of R, G and B; "
+        "automatic: 3, or 1 for methods that read lightness",
+    )
     init: Path | None = Field(
         None, description="Start from these weights (a run folder or a .safetensors file) instead of random ones"
     )
@@ -83,10 +87,18 @@ class PretrainOptions(BaseModel):
     )
     keep: int = Field(2, ge=1, description="Checkpoints kept")
     log_every: int = Field(10, ge=1, description="Steps averaged into one line of metrics.jsonl")
+    probe_data: tuple[str, ...] = Field(
+        (),
+        description="Labelled pictures, a folder per class, by which to follow the training: a kNN accuracy is "
+        "measured on a fifth of at most 5000 of them; the training itself does not change",
+    )
+    probe_every: int | None = Field(None, ge=1, description="Steps between these; automatic: at each checkpoint")
 
 
 # What may differ when a run is resumed: none of these changes a number of the run.
-FREE_ON_RESUME = frozenset({"out", "workers", "checkpoint_every", "keep", "log_every", "device"})
+FREE_ON_RESUME = frozenset(
+    {"out", "workers", "checkpoint_every", "keep", "log_every", "device", "probe_data", "probe_every"}
+)
 
 
 class Choice(BaseModel):
@@ -194,6 +206,7 @@ def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> 
     update = {
         "image_size": info.image_size,
         "backbone": backbone,
+        "channels": _channels(run.channels, choice.method, method),
         "stem": _stem(run.stem, backbone, small),
         "batch_size": batch,
         "epochs": None,  # said by steps from here on
@@ -209,6 +222,14 @@ def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> 
 def automatic_size(short_side: int) -> int:
     """The largest usual picture size that does not enlarge the typical picture, 28 to 256 px."""
     return max([size for size in _SIZES if size <= short_side], default=_SIZES[0])
+
+
+def _channels(asked: int | None, name: str, method: type[Method[Any, Any]]) -> int:
+    if method.color_space != "lightness":
+        return asked or 3
+    if asked == 3:
+        raise UsageError(f"--channels 3: {name} reads lightness, which is one channel; drop it or type --channels 1")
+    return 1
 
 
 def _stem(asked: str, backbone: str, small: bool) -> str:

@@ -23,9 +23,9 @@ from ssltool.data.batches import AllPictures, TrainBatches
 from ssltool.data.find import open_source
 from ssltool.data.source import Source, survey
 from ssltool.errors import CheckpointError, DiskFullError, Interrupted, NonFiniteLossError, SslToolError, UsageError
-from ssltool.methods.base import DataInfo, Method
+from ssltool.methods.base import Answers, DataInfo, Method
 from ssltool.methods.find import find_method
-from ssltool.nn.card import WeightsCard
+from ssltool.nn.card import LIGHTNESS_NORM, WeightsCard
 from ssltool.nn.encoders import check_input
 from ssltool.nn.weights import describe as describe_weights
 from ssltool.nn.weights import find_weights, load_backbone, save_encoder
@@ -46,6 +46,7 @@ from ssltool.workflows.options import (
     resolved,
     validated,
 )
+from ssltool.workflows.probe import Follower
 
 _PLATEAU = 500  # steps after which a loss still at chance is worth a word
 _SHOWN = 8  # pictures drawn into the run folder
@@ -65,6 +66,7 @@ class Session:
     plan: Plan
     start: int
     device: torch.device
+    follower: Follower | None
 
 
 def pretrain(
@@ -118,6 +120,7 @@ def _new(choice: Choice, overwrite: bool, dry_run: bool) -> tuple[runs.Run, Sour
     source = open_source(choice.run.data)
     info = describe(source, choice.run.image_size)
     decided = resolved(choice, find_method(choice.method), info)
+    info = replace(info, batch_size=decided.run.batch_size or 0)
     return runs.Run(out, decided, info, source.fingerprint(), {}, ""), source
 
 
@@ -160,7 +163,7 @@ def prepare(
     """Build everything of a run and, on resume, load its newest checkpoint."""
     options = run.choice.run
     assert options.image_size and options.batch_size and options.steps and options.lr is not None, "resolved"
-    assert options.weight_decay is not None and options.warmup is not None, "resolved"
+    assert options.weight_decay is not None and options.warmup is not None and options.channels, "resolved"
     device = best_device() if options.device == "auto" else torch.device(options.device)
     torch.manual_seed(mix(options.seed))  # first weights
     method = runs.build_method(run.choice, run.info)
@@ -219,7 +222,8 @@ def prepare(
     if options.compile:
         method.encoder.compile()
     run = replace(run, facts=method.facts, precision=precision.name)
-    return Session(run, source, method, optimizer, scaler, batches, plan, start, device)
+    follower = Follower(options.probe_data, options.batch_size, options.seed) if options.probe_data else None
+    return Session(run, source, method, optimizer, scaler, batches, plan, start, device, follower)
 
 
 def _look_first(
@@ -289,23 +293,30 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
     assert options.checkpoint_every, "resolved"
     meter, line, began = report.Meter(), report.read(run.folder)[-1:], time.monotonic()
     looked = session.start >= _PLATEAU
+    probed: dict[str, float] = {}
     shown = Display(plan.steps, session.start, session.method.chance, console)
     with stop_requests() as stop, shown as display:
         for step in steps(session):
             meter.add(step)
             display.advance(step.step)
             last = step.step == plan.steps
-            due = last or stop.asked or step.step % options.checkpoint_every == 0
-            if due or step.step % options.log_every == 0:
+            stopping = stop.asked and not last  # asked once: a signal from here on is obeyed after the next step
+            due = last or stopping or step.step % options.checkpoint_every == 0
+            probing = session.follower is not None and not stopping
+            probing = probing and (last or step.step % (options.probe_every or options.checkpoint_every) == 0)
+            if due or probing or step.step % options.log_every == 0:
                 line = [_checked_line(meter, session)]
+                if probing and session.follower is not None:
+                    probed = {"knn": session.follower.accuracy(session.method.encoder, card(session, step.step))}
+                    line[0] |= probed
                 report.append(run.folder, line[0])
-                display.show(line[0])
+                display.show({**line[0], **probed})
                 if step.step >= _PLATEAU and not looked:
                     looked = True
                     _mention_plateau(line[0], session, console)
             if due:
                 _save(session, step.step)
-            if stop.asked and not last:
+            if stopping:
                 raise Interrupted(
                     f"stopped after step {step.step} of {plan.steps} with a checkpoint saved; "
                     f"type 'ssltool pretrain {run.choice.method} --out {run.folder} --resume' to go on"
@@ -366,14 +377,20 @@ def card(session: Session, step: int) -> WeightsCard:
     """What the weights file says of itself; a function of the run, not of the clock, so equal runs give equal bytes."""
     run, encoder, options = session.run, session.method.encoder, session.run.choice.run
     cls = find_method(run.choice.method)
-    gray = encoder.in_channels == 1  # a one-channel encoder reads the mean of R, G and B
+    mean: tuple[float, ...] = run.info.mean
+    std: tuple[float, ...] = run.info.std
+    if cls.color_space == "lightness":
+        mean, std = LIGHTNESS_NORM
+    elif encoder.in_channels == 1:  # it reads the mean of R, G and B
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return describe_weights(
         encoder,
         method=run.choice.method,
         color_space=cls.color_space,
         image_size=cls.feature_size(run.choice.task, run.info),
-        mean=(sum(run.info.mean) / 3,) if gray else run.info.mean,
-        std=(sum(run.info.std) / 3,) if gray else run.info.std,
+        patch=cls.patch_grid(run.choice.task, run.info),
+        mean=mean,
+        std=std,
         training={
             "ssltool": ssltool.__version__,
             "steps": step,
@@ -396,6 +413,25 @@ def sample(source: Source, size: int, count: int) -> tuple[Tensor, Tensor]:
     return batch.images, batch.indices
 
 
+def with_places(answers: Answers, source: Source, size: int) -> Answers:
+    """Add the pictures of the run's data that answers point to as columns; one that cannot be read is gray."""
+    if not answers.places:
+        return answers
+    wanted = sorted({place for places in answers.places.values() for place in places.tolist()})
+    with AllPictures(source, size=size, batch_size=64, workers=0, indices=wanted) as pictures:
+        found = {
+            place: image
+            for batch in pictures
+            for place, image in zip(batch.indices.tolist(), batch.images, strict=True)
+        }
+    gray = torch.full((3, size, size), 128, dtype=torch.uint8)
+    columns = {
+        title: torch.stack([found.get(place, gray) for place in places.tolist()])
+        for title, places in answers.places.items()
+    }
+    return answers._replace(pictures={**answers.pictures, **columns})
+
+
 def _draw(session: Session, step: int) -> None:
     """Draw the task (at the start) or the answers (later) into the run folder. Draws from a generator of its own."""
     method, folder = session.method, session.run.folder / "pictures"
@@ -405,7 +441,7 @@ def _draw(session: Session, step: int) -> None:
     if step == 0:
         save_sheet(method.train().pictures(images, index, generator), folder / "task.png")
     else:
-        answers = method.eval().answers(images, index, generator)
+        answers = with_places(method.eval().answers(images, index, generator), session.source, images.shape[-1])
         save_sheet(answers.pictures, folder / f"answers-{step:07d}.png", captions=answers.captions)
         method.train()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,20 +17,24 @@ from ssltool.data.find import open_source
 from ssltool.data.source import Source
 from ssltool.errors import DataError, UsageError
 from ssltool.nn.card import WeightsCard
-from ssltool.nn.encoders import Encoder, build_encoder
+from ssltool.nn.encoders import Encoder, twin
 from ssltool.nn.weights import find_weights, load_encoder
 from ssltool.ops.random import mix
 from ssltool.probing import features, linear
+from ssltool.probing.finetune import Schedule
 from ssltool.probing.knn import knn_accuracy
 from ssltool.training.device import best_device
+from ssltool.viz import chart
+from ssltool.workflows import labels as label_curves
 from ssltool.workflows.options import describe_fault
 
-Kind = Literal["linear", "layers", "knn"]
+Kind = Literal["linear", "layers", "knn", "finetune"]
 Split = Literal["train", "test"]
 Features = dict[str, Tensor]  # name of the stage -> float32 [N, D]
 
 _KS = (20, 200)  # neighbours: few labels, and the paper's
 _TEST_SHARE = 0.2  # of --data, when no test pictures are given
+_FOLLOWED = 5000  # pictures read each time a network in training is looked at
 _RECALIBRATION = 1024  # pictures whose statistics batch norm is given
 
 
@@ -42,6 +47,9 @@ class ProbeOptions(BaseModel):
     data: tuple[str, ...]
     test_data: tuple[str, ...] = ()
     kinds: tuple[Kind, ...] = ("linear", "layers", "knn")
+    labels: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    finetune_pictures: int = Field(Schedule.pictures, ge=1)
+    to: Path | None = None
     grid_numbers: int = Field(512, ge=0)
     baselines: bool = True
     recalibrate: bool = True
@@ -62,23 +70,29 @@ class ProbeOptions(BaseModel):
 class LabelledPictures:
     """Labelled pictures, split into training and test once, for all encoders alike.
 
+    Args:
+        options: Where they are and how they are read and split.
+        most: Only about so many pictures of ``data``, evenly spread.
+
     Attributes:
         classes: Class names.
         skipped: Name and reason of pictures that could not be read.
     """
 
-    def __init__(self, options: ProbeOptions) -> None:
+    def __init__(self, options: ProbeOptions, most: int | None = None) -> None:
         self._options = options
         self._device = best_device()
         self.skipped: dict[str, str] = {}
         source = open_source(options.data)
         self.classes = source.classes
+        self._number = {name: i for i, name in enumerate(self.classes)}
         if len(self.classes) < 2:
             raise DataError(
                 f"{source.description} has {len(self.classes)} class folders but probing needs 2 or more; "
                 "put the pictures of each class into a folder of their own"
             )
         places = _labelled(source)
+        places = places[:: -(-len(places) // most)] if most and places else places
         if options.test_data:
             tested = open_source(options.test_data)
             unknown = sorted(set(tested.classes) - set(self.classes))
@@ -98,18 +112,32 @@ class LabelledPictures:
             if not chosen:
                 raise DataError(f"there are no labelled {split} pictures; each class needs pictures in its folder")
 
-    def read(self, split: Split, size: int, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def labels(self, split: Split) -> Tensor:
+        """Class of each picture of a split, int64 ``[N]``; those that were read and could not be are left out."""
+        source, places = self._splits[split]
+        return torch.tensor([self._class(source, place) for place in places])
+
+    def _class(self, source: Source, place: int) -> int:
+        label = source.label(place)
+        assert label is not None, "only labelled places are kept"
+        return self._number[source.classes[label]]
+
+    def read(
+        self, split: Split, size: int, most: int | None = None, only: Sequence[int] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of a split: uint8 ``[B, 3, size, size]`` on the device and classes int64 ``[B]``.
 
         Args:
             split: Which one.
             size: Side in pixels.
             most: Only about so many pictures, evenly spread.
+            only: Only these pictures, by their place in the split, in this order.
         """
         source, places = self._splits[split]
         if most is not None:
             places = places[:: max(1, len(places) // most)]
-        number = {name: i for i, name in enumerate(self.classes)}
+        if only is not None:
+            places = [places[i] for i in only]
         options = self._options
         with AllPictures(
             source,
@@ -119,13 +147,13 @@ class LabelledPictures:
             device=self._device,
             indices=places,
         ) as pictures:
+            read: list[int] = []
             for batch in pictures:
-                labels = [source.label(place) for place in batch.indices.tolist()]
-                yield (
-                    batch.images,
-                    torch.tensor([number[source.classes[label]] for label in labels if label is not None]),
-                )
+                read += batch.indices.tolist()
+                yield batch.images, torch.tensor([self._class(source, place) for place in batch.indices.tolist()])
             self.skipped.update(pictures.skipped)
+            if most is None and only is None:
+                self._splits[split] = (source, read)  # from now on a place in the split is a row of its features
 
 
 def probe(options: ProbeOptions, console: Console | None = None) -> dict[str, Any]:
@@ -134,6 +162,7 @@ def probe(options: ProbeOptions, console: Console | None = None) -> dict[str, An
     Returns:
         In JSON kinds: ``rows`` with ``features`` (the method's name, random weights, pixels), ``stage``, ``numbers``
         and accuracies in percent (``linear, knn20, knn200``); ``best``, the index of the method's best linear row;
+        ``labels``, rows with ``features, how, share, pictures, accuracy``, if asked for, and ``chart``, their curve;
         ``classes``; numbers of pictures; ``skipped``; and how it was done (``protocol``).
     """
     console = console or Console(stderr=True, highlight=False)
@@ -142,27 +171,37 @@ def probe(options: ProbeOptions, console: Console | None = None) -> dict[str, An
     card = encoder.card
     assert card is not None, "load_encoder attaches it"
     pictures = LabelledPictures(options)
-    networks = {card.method: encoder}
+    networks = _ways(card.method, encoder, card.patch)
+    own = tuple(networks)
     if options.baselines:
-        networks["random weights"] = random_twin(encoder, options.seed)
+        networks |= _ways("random weights", random_twin(encoder, options.seed), card.patch)
     rows: list[dict[str, Any]] = []
-    for name, network in networks.items():
+    few: list[dict[str, Any]] = []
+    reads = set(options.kinds) != {"finetune"}
+    for name, network in networks.items() if reads else ():
         console.print(f"{name}: reading features")
         train, test = _read(network, card, pictures, options)
         rows += _score(name, train, test, len(pictures.classes), options, console)
-    if options.baselines:
+        if options.labels and "linear" in options.kinds:
+            kept, asked = [(stages[features.POOLED], y) for stages, y in (train, test)]
+            classes = len(pictures.classes)
+            few += label_curves.frozen(name, kept, asked, classes, options.labels, options.seed, console)
+    if "finetune" in options.kinds:
+        few += _finetuned(networks, card, pictures, options, console)
+    if options.baselines and reads:
         train = _pixels(pictures, "train", _picture_size(card))
         test = _pixels(pictures, "test", _picture_size(card), like=train)
         rows += _score("pixels", train, test, len(pictures.classes), options, console)
-    measured = [i for i, row in enumerate(rows) if row["features"] == card.method and "linear" in row]
+    measured = [i for i, row in enumerate(rows) if row["features"] in own and "linear" in row]
     return {
         "weights": str(weights),
         "method": card.method,
         "rows": rows,
         "best": max(measured, key=lambda i: rows[i]["linear"], default=None),
         "classes": list(pictures.classes),
-        "train_pictures": len(train[1]),
-        "test_pictures": len(test[1]),
+        **_label_results(few, card, weights, options),
+        "train_pictures": len(pictures.labels("train")),
+        "test_pictures": len(pictures.labels("test")),
         "skipped": pictures.skipped,
         "protocol": {
             "picture_size": card.image_size,
@@ -175,6 +214,67 @@ def probe(options: ProbeOptions, console: Console | None = None) -> dict[str, An
     }
 
 
+class Follower:
+    """Follows a network in training by the kNN accuracy of its pooled features on labelled pictures.
+
+    Args:
+        data: Labelled pictures, of which a fifth is held out.
+        batch_size: Pictures per batch.
+        seed: Of the split.
+    """
+
+    def __init__(self, data: tuple[str, ...], batch_size: int, seed: int) -> None:
+        in_memory = Path()  # there is no weights file
+        self._options = ProbeOptions.checked(
+            weights=in_memory, data=data, kinds=("knn",), workers=0, batch_size=batch_size, seed=seed
+        )
+        self._pictures = LabelledPictures(self._options, most=_FOLLOWED)
+
+    def accuracy(self, encoder: Encoder, card: WeightsCard) -> float:
+        """Share of the held-out pictures whose 20 nearest training pictures name their class, 0..1.
+
+        The encoder stays as it is, since a copy is read, and nothing is drawn from a global generator.
+        """
+        train, test = _read(copy.deepcopy(encoder), card, self._pictures, self._options)
+        x, y = train[0][features.POOLED], test[0][features.POOLED]
+        labels = [part[1].to(x.device) for part in (train, test)]
+        k = _KS[0]
+        return knn_accuracy(x, labels[0], y, labels[1], len(self._pictures.classes), ks=(k,))[k] / 100
+
+
+def _finetuned(
+    networks: dict[str, Encoder | features.Patchwise],
+    card: WeightsCard,
+    pictures: LabelledPictures,
+    options: ProbeOptions,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Rows of the networks that read whole pictures, fine-tuned on each share of the labels."""
+    return label_curves.tuned(
+        {name: network for name, network in networks.items() if isinstance(network, Encoder)},
+        pictures,
+        features.Reader.of(card),
+        _picture_size(card),
+        options.labels or (1.0,),
+        Schedule(pictures=options.finetune_pictures),
+        options.seed,
+        console,
+    )
+
+
+def _label_results(
+    rows: list[dict[str, Any]], card: WeightsCard, weights: Path, options: ProbeOptions
+) -> dict[str, Any]:
+    """What the document says of the labels, with the curve drawn if there is more than one share."""
+    if not rows:
+        return {}
+    if len(options.labels) < 2:
+        return {"labels": rows}
+    path = options.to or weights.parent / "pictures" / "labels.png"
+    drawn = chart.save_figure(label_curves.figure(rows, f"{card.method}, {card.backbone}: accuracy over labels"), path)
+    return {"labels": rows, "chart": str(drawn)}
+
+
 def _labelled(source: Source) -> list[int]:
     return [place for place in range(len(source)) if source.label(place) is not None]
 
@@ -182,9 +282,14 @@ def _labelled(source: Source) -> list[int]:
 def random_twin(encoder: Encoder, seed: int) -> Encoder:
     """The same network with fresh weights, a function of the seed."""
     torch.manual_seed(mix(seed))
-    return build_encoder(
-        encoder.name, stem=encoder.stem, in_channels=encoder.in_channels, image_size=encoder.image_size
-    )
+    return twin(encoder)
+
+
+def _ways(name: str, encoder: Encoder, patch: tuple[int, int] | None) -> dict[str, Encoder | features.Patchwise]:
+    """How the network may read a picture: whole and, if it was trained on patches, patch by patch."""
+    if patch is None:
+        return {name: encoder}
+    return {f"{name} (whole)": encoder, f"{name} (patch)": features.Patchwise(encoder, *patch)}
 
 
 def _picture_size(card: WeightsCard) -> int:
@@ -193,12 +298,13 @@ def _picture_size(card: WeightsCard) -> int:
 
 
 def _read(
-    encoder: Encoder, card: WeightsCard, pictures: LabelledPictures, options: ProbeOptions
+    encoder: Encoder | features.Patchwise, card: WeightsCard, pictures: LabelledPictures, options: ProbeOptions
 ) -> tuple[tuple[Features, Tensor], tuple[Features, Tensor]]:
     """Features and classes of both splits, after batch norm has seen whole pictures."""
     encoder.to(best_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    reader = features.Reader(card.image_size, card.mean, card.std)
     size = _picture_size(card)
+    read_at = size if isinstance(encoder, features.Patchwise) else card.image_size
+    reader = features.Reader.of(card, read_at)
     if options.recalibrate:
         some = pictures.read("train", size, most=_RECALIBRATION)
         features.recalibrate_batch_norm(encoder, (images for images, _ in some), reader)

@@ -28,7 +28,6 @@ from ssltool.atomic import atomic_file
 from ssltool.errors import CheckpointError, UsageError
 from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.find import find_method
-from ssltool.nn.encoders import build_encoder
 from ssltool.training import checkpoint
 from ssltool.workflows.options import Choice, validated
 
@@ -107,11 +106,9 @@ def read_run(folder: Path) -> Run:
 def build_method(choice: Choice, info: DataInfo) -> Method[Any, Any]:
     """Build the untrained method of resolved options; weights come from torch's global generator."""
     run, cls = choice.run, find_method(choice.method)
-    assert run.backbone, "resolved"
+    assert run.backbone and run.channels, "resolved"
     assert run.stem != "auto", "resolved"
-    encoder = build_encoder(
-        run.backbone, stem=run.stem, in_channels=run.channels, image_size=cls.network_size(choice.task, info)
-    )
+    encoder = cls.build_encoder(choice.task, info, run.backbone, stem=run.stem, in_channels=run.channels)
     return cls(choice.task, encoder, info)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a task, of what a network answers, of filters, permutation sets and training curves."""
+"""Pictures of a task, of what a network answers, of features, filters, permutation sets and training curves."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from ssltool.methods.find import find_method
 from ssltool.nn.weights import find_weights, load_encoder
 from ssltool.ops import permutations
 from ssltool.ops.random import mix
+from ssltool.probing.features import POOLED, Reader, extract, recalibrate_batch_norm
 from ssltool.training import report
+from ssltool.training.device import best_device
 from ssltool.viz import chart
+from ssltool.viz.map import save_map
 from ssltool.viz.sheet import save_sheet
 from ssltool.workflows import runs
 from ssltool.workflows.options import Choice, resolved
-from ssltool.workflows.pretrain import describe, sample
+from ssltool.workflows.pretrain import describe, sample, with_places
 
 _SCORED = 512  # pictures that `solve` scores for the numbers in its title
+_READ = 128  # pictures of a map whose features are read at a time
 
 
 def draw_permutations(
@@ -89,8 +93,12 @@ def draw_answers(
     method = runs.load_method(run)
     source = open_source(tuple(data) or run.choice.run.data)
     images, index = sample(source, run.info.image_size, _SCORED)
+    if source.fingerprint() != run.fingerprint:
+        index = index + run.info.count  # pictures that the run has not seen are numbered after its own
     scores = score(method, images, index, seed)
     answers = method.answers(_spread(images, count), _spread(index, count), torch.Generator().manual_seed(seed))
+    if answers.places:
+        answers = with_places(answers, open_source(run.choice.run.data), run.info.image_size)
     numbers = ", ".join(said(key, value, method.chance) for key, value in scores.items() if key != "loss")
     scored = "" if len(images) == len(source) else f"{len(images)} of "
     title = f"{run.choice.method} on {scored}{source.description}: {numbers}"
@@ -109,12 +117,15 @@ def said(name: str, value: float, chance: Mapping[str, float]) -> str:
     """A number of `Method.forward` in words, with its unit and what knowing nothing gives."""
 
     def written(number: float) -> str:
-        if name == "loss":
+        if name == "loss" or name.startswith("log_") or name.endswith("_similarity"):
             return f"{number:.4g}"
+        if name.endswith("_nats"):
+            return f"{number:.3f} nats"
         return f"{number:.1f} dB" if name.endswith("_db") else f"{number:.1%}"
 
     known = f" (chance {written(chance[name])})" if name in chance else ""
-    return f"{name.removesuffix('_db').replace('_', ' ')} {written(value)}{known}"
+    title = name.removesuffix("_db").removesuffix("_nats").replace("_", " ")
+    return f"{title} {written(value)}{known}"
 
 
 def _spread(stack: Tensor, count: int) -> Tensor:
@@ -147,7 +158,8 @@ def score(method: Method[Any, Any], images: Tensor, index: Tensor, seed: int, ba
     method.eval()
     generator = torch.Generator()
     totals: dict[str, float] = {}
-    for part, places in zip(torch.split(images, batch), torch.split(index, batch), strict=True):
+    parts = -(-len(images) // batch)  # of one size, because a task may depend on how many pictures it sees
+    for part, places in zip(torch.tensor_split(images, parts), torch.tensor_split(index, parts), strict=True):
         loss: Loss = method(method.view(part, places, generator.manual_seed(seed)))
         for key, value in {"loss": loss.value, **loss.numbers}.items():
             totals[key] = totals.get(key, 0.0) + float(value) * len(part) / len(images)
@@ -163,6 +175,74 @@ def draw_filters(weights: Path, path: Path) -> dict[str, Any]:
     kernels = first.weight.detach().double().numpy()
     title = f"first layer of {weights}: {len(kernels)} kernels of {kernels.shape[-1]}x{kernels.shape[-2]}"
     return {"path": str(chart.save_figure(chart.filters(kernels, title), path)), "kernels": len(kernels)}
+
+
+def draw_features(
+    weights: Path, path: Path, *, data: Sequence[str] = (), kind: str = "pca", count: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Draw a map of pictures by their pooled features; frames have the colours of the classes if there are any.
+
+    Args:
+        weights: Run folder or weights file.
+        path: PNG to write.
+        data: Pictures; those of the run if empty.
+        kind: ``pca``, the plane of the largest variance, or ``tsne``, which keeps neighbours together.
+        count: Most pictures, evenly spread over the data.
+        seed: Of t-SNE.
+
+    Returns:
+        The path and the numbers of pictures; for ``pca`` the share of the variance that the map shows.
+
+    Raises:
+        UsageError: t-SNE's package is not installed, or there are too few pictures.
+    """
+    source = open_source(tuple(data) or runs.read_run(weights).choice.run.data)
+    encoder = load_encoder(find_weights(weights)).to(best_device())
+    card = encoder.card
+    assert card is not None, "load_encoder attaches it"
+    images, places = sample(source, int(card.training.get("picture_size", card.image_size)), count)
+    if len(images) < 4:
+        raise UsageError(
+            f"a map needs 4 pictures or more, but {source.description} has {len(images)}; name more --data"
+        )
+    reader = Reader.of(card)
+    parts = torch.split(images.to(best_device()), _READ)
+    recalibrate_batch_norm(encoder, parts, reader)
+    # Cosine similarity is what neighbours are measured by, so lengths are left out of the map, too.
+    features = nn.functional.normalize(extract(encoder, parts, reader)[POOLED]).double().cpu()
+    points, share = principal_plane(features) if kind == "pca" else (_tsne(features, seed), None)
+    labels = [label for place in places.tolist() if (label := source.label(place)) is not None]
+    if len(labels) < len(images) or len(source.classes) < 2:
+        labels = []
+    said = "t-SNE" if share is None else f"principal components, {share:.0%} of the variance"
+    title = f"{card.method}, pooled features of {len(images):,} pictures of {source.description}: {said}"
+    save_map(points.numpy(), images, path, labels=labels, classes=source.classes if labels else (), title=title)
+    found = {} if share is None else {"variance": share}
+    return {"path": str(path), "method": card.method, "pictures": len(images), "classes": len(source.classes), **found}
+
+
+def principal_plane(features: Tensor) -> tuple[Tensor, float]:
+    """Coordinates ``[N, 2]`` of features ``[N, D]`` on their two principal components, and their share of the variance.
+
+    Signs are chosen so that the largest weight of each component is positive: the same features give the same map.
+    """
+    centred = features - features.mean(dim=0)
+    _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2] * axes[:2].gather(1, axes[:2].abs().argmax(dim=1, keepdim=True)).sign()
+    return centred @ axes.T, float(spread[:2].square().sum() / spread.square().sum().clamp_min(1e-12))
+
+
+def _tsne(features: Tensor, seed: int) -> Tensor:
+    """Coordinates ``[N, 2]`` by t-SNE."""
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise UsageError(
+            "--map tsne needs scikit-learn, which is not installed; type pip install 'ssltool[maps]', or --map pca"
+        ) from error
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    found = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(features.numpy())
+    return torch.from_numpy(found).double()
 
 
 def draw_curves(folder: Path, path: Path) -> dict[str, Any]:

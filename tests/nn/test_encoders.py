@@ -9,12 +9,14 @@ from torch import nn
 from torchvision import models
 
 from ssltool.errors import UnknownNameError, UsageError
-from ssltool.nn.encoders import Encoder, backbone_names, build_encoder, check_input
+from ssltool.nn.encoders import Encoder, backbone_names, build_encoder, check_input, deepest_stage, twin
 
 # One small member of every family, with its stages as the papers' tables have them: name, channels, stride.
 STAGES = {
     "alexnet": "conv1:64/4 conv2:192/8 conv3:384/16 conv4:256/16 conv5:256/16 pool5:256/32",
     "caffenet": "conv1:96/2 conv2:256/4 conv3:384/8 conv4:384/8 conv5:256/8 pool5:256/16",
+    "color_alexnet": "conv1:96/4 conv2:256/8 conv3:384/16 conv4:384/16 conv5:256/16 pool5:256/16",
+    "colornet": "conv1:64/2 conv2:128/4 conv3:256/8 conv4:512/8 conv5:512/8 conv6:512/8 conv7:512/8",
     "convnext_tiny": "stage1:96/4 stage2:192/8 stage3:384/16 stage4:768/32",
     "densenet121": "stem:64/2 denseblock1:256/4 denseblock2:512/8 denseblock3:1024/16 denseblock4:1024/32",
     "efficientnet_b0": "stage1:16/2 stage2:24/4 stage3:40/8 stage4:112/16 stage5:1280/32",
@@ -198,6 +200,8 @@ def test_small_stem_keeps_the_size_and_the_keys():
 GRAY_STD = {
     "alexnet": 1 / math.sqrt(3 * 11 * 11),  # torch's default: uniform with bound 1/sqrt(fan in)
     "caffenet": math.sqrt(2 / (11 * 11)),  # normal, fan in
+    "color_alexnet": math.sqrt(2 / (11 * 11)),
+    "colornet": math.sqrt(2 / (3 * 3)),
     "convnext_tiny": 0.02,
     "densenet121": math.sqrt(2 / (7 * 7)),  # normal, fan in
     "efficientnet_b0": math.sqrt(2 / (32 * 3 * 3)),  # normal, fan out, as the next ones
@@ -290,3 +294,120 @@ def test_same_seed_gives_the_weights_of_plain_torchvision():
     torch.manual_seed(5)
     encoder = build_encoder("resnet18")
     assert all(torch.equal(value, plain.state_dict()[key]) for key, value in encoder.backbone.state_dict().items())
+
+
+NORMED = ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "shufflenet_v2_x0_5", "regnet_y_400mf")
+BATCH_NORMS = {"resnet18": 20, "mobilenet_v3_small": 34, "efficientnet_b0": 49, "densenet121": 121}
+
+
+@pytest.mark.parametrize("name", NORMED)
+@pytest.mark.parametrize("norm", ["ln", "ln2d"])
+def test_every_batch_norm_is_replaced_and_the_keys_stay(name, norm):
+    torch.manual_seed(0)
+    plain = build_encoder(name)
+    torch.manual_seed(0)
+    own = build_encoder(name, norm=norm)
+    norms = [m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == BATCH_NORMS.get(name, len(norms))
+    assert not [m for m in own.modules() if isinstance(m, nn.BatchNorm2d)]
+    state, counted = own.backbone.state_dict(), (".running_mean", ".running_var", ".num_batches_tracked")
+    assert list(state) == [key for key in plain.backbone.state_dict() if not key.endswith(counted)]
+    assert all(torch.equal(value, plain.backbone.state_dict()[key]) for key, value in state.items())
+    x = pictures(own, batch=3, side=64)
+    with torch.no_grad():
+        together = own.train().map(x) if name == "resnet18" else own.eval().map(x)
+        torch.testing.assert_close(together[:1], own.map(x[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_norms_by_hand():
+    x = torch.randn(2, 64, 5, 5) * 3 + 1
+    with torch.no_grad():
+        whole = build_encoder("resnet18", norm="ln").backbone.bn1(x)
+        place = build_encoder("resnet18", norm="ln2d").backbone.bn1(x)
+    torch.testing.assert_close(whole.mean(dim=(1, 2, 3)), torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole.std(dim=(1, 2, 3), correction=0), torch.ones(2), rtol=0, atol=1e-3)
+    torch.testing.assert_close(place.mean(dim=1), torch.zeros(2, 5, 5), rtol=0, atol=1e-5)
+    torch.testing.assert_close(place.std(dim=1, correction=0), torch.ones(2, 5, 5), rtol=0, atol=1e-3)
+
+
+def test_ln2d_reads_a_piece_as_it_reads_the_whole_away_from_borders():
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 48, 48)
+    found = {}
+    for norm in ("ln", "ln2d"):
+        encoder = build_encoder("resnet10_w32", norm=norm, last_stage="layer1").eval()
+        with torch.no_grad():
+            found[norm] = float(
+                (encoder.map(x)[..., 20:28, 20:28] - encoder.map(x[..., 8:40, 8:40])[..., 12:20, 12:20]).abs().max()
+            )
+    assert found["ln2d"] < 1e-5 < found["ln"]
+
+
+CUT = {
+    "alexnet": "conv3", "caffenet": "conv2", "convnext_tiny": "stage3", "densenet121": "denseblock3",
+    "efficientnet_b0": "stage4", "mobilenet_v3_small": "stage3", "regnet_y_400mf": "stage4", "resnet18": "layer3",
+    "shufflenet_v2_x0_5": "stage3", "swin_t": "stage2", "vgg11": "stage4", "vit_b_32": "block6",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_an_encoder_cut_after_a_stage_is_the_whole_one_up_to_there(name):
+    size = 64 if name.startswith("vit") else None
+    torch.manual_seed(0)
+    whole = build_encoder(name, image_size=size).eval()
+    torch.manual_seed(0)
+    cut = build_encoder(name, image_size=size, last_stage=CUT[name]).eval()
+    end = [stage.name for stage in whole.stages].index(CUT[name]) + 1
+    assert cut.stages == whole.stages[:end]
+    assert cut.width == whole.stages[end - 1].width
+    state, before = cut.backbone.state_dict(), whole.backbone.state_dict()
+    assert set(state) < set(before)
+    assert all(torch.equal(value, before[key]) for key, value in state.items())
+    x = pictures(cut)
+    with torch.no_grad():
+        maps = cut.maps(x)
+        assert list(maps) == [stage.name for stage in cut.stages]
+        if name != "densenet121":  # whose last map gets torchvision's closing ReLU
+            torch.testing.assert_close(
+                maps[CUT[name]], whole.maps(x)[CUT[name]] if name != "vit_b_32" else maps[CUT[name]]
+            )
+        if name != "vit_b_32":
+            torch.testing.assert_close(cut(x), cut.map(x).mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
+    cut.zero_grad()
+    cut(pictures(cut, side=64)).square().sum().backward()
+    assert [key for key, p in cut.named_parameters() if p.grad is None] == []
+
+
+def test_cutting_after_the_last_stage_changes_nothing_and_a_wrong_name_is_refused():
+    encoder = build_encoder("resnet20")
+    keys = list(encoder.state_dict())
+    encoder.cut_after("layer3")
+    assert list(encoder.state_dict()) == keys
+    with pytest.raises(UnknownNameError, match="unknown stage of resnet20 'layer4'; did you mean"):
+        encoder.cut_after("layer4")
+
+
+def test_a_twin_is_the_same_network_with_other_weights():
+    encoder = build_encoder("resnet10_w32", in_channels=1, norm="ln2d", last_stage="layer2")
+    other = twin(encoder)
+    assert (other.norm, other.stages, other.in_channels) == (encoder.norm, encoder.stages, 1)
+    assert list(other.state_dict()) == list(encoder.state_dict())
+    assert not torch.equal(other.backbone.conv1.weight, encoder.backbone.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ("stem", "size", "least", "stage"),
+    [  # sides of the maps of resnet18, after 3 and 4 stages: 24 -> 2; 64 -> 4, 2; 80 -> 5, 3; small stem 8 -> 2, 1
+        ("imagenet", 8, 2, "stem"), ("imagenet", 16, 2, "layer2"), ("imagenet", 24, 2, "layer3"),
+        ("imagenet", 64, 2, "layer4"), ("imagenet", 64, 3, "layer3"), ("imagenet", 80, 3, "layer4"),
+        ("small", 8, 2, "layer3"), ("small", 16, 2, "layer4"), ("small", 24, 4, "layer3"), ("small", 2, 3, None),
+    ],
+)  # fmt: skip
+def test_the_deepest_stage_with_places_left(stem, size, least, stage):
+    encoder = build_encoder("resnet18", stem=stem).train()
+    found = deepest_stage(encoder, size, least)
+    assert encoder.training
+    if (stem, size) == ("imagenet", 8):
+        assert found in ("stem", "layer1")
+    else:
+        assert found == stage

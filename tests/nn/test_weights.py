@@ -329,6 +329,42 @@ def test_wrong_cards_are_one_line(written):
     refused(lambda: read_card(written), "unreadable metadata")
 
 
+@pytest.mark.parametrize("norm", ["batch", "ln", "ln2d"])
+def test_norm_and_cut_survive_the_file(norm, tmp_path):
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet18", norm=norm, last_stage="layer3").eval()
+    path = tmp_path / "w.safetensors"
+    save_encoder(encoder, card_of(encoder, patch=(16, 8)), path)
+    loaded = load_encoder(path)
+    assert (loaded.norm, loaded.stages, loaded.width) == (norm, encoder.stages, 256)
+    assert loaded.card.patch == (16, 8)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), encoder(x))
+    # The kept part has torchvision's keys: only what was cut, the classifier and running statistics are missing.
+    model = torchvision.models.resnet18()
+    keys = model.load_state_dict(load_file(path), strict=False)
+    assert keys.unexpected_keys == []
+    counted = ("running_mean", "running_var", "num_batches_tracked")
+    rest = [key for key in keys.missing_keys if not key.startswith(("layer4.", "fc."))]
+    assert all(key.endswith(counted) for key in rest)
+    assert bool(rest) == (norm != "batch")
+
+
+def test_files_without_a_norm_are_of_batch_norm(written):
+    fields = read_card(written).model_dump(mode="json")
+    del fields["norm"], fields["patch"]
+    rewrite(written, json.dumps(fields))
+    assert load_encoder(written).norm == "batch"
+    assert read_card(written).patch is None
+
+
+def test_weights_of_another_norm_are_refused_with_what_they_are(tmp_path):
+    encoder = build_encoder("resnet20", norm="ln", last_stage="layer2")
+    save_encoder(encoder, card_of(encoder), tmp_path / "w.safetensors")
+    refused(lambda: load_backbone(tiny(), tmp_path / "w.safetensors"), "is missing", "norm ln, up to layer2")
+
+
 def test_a_card_must_make_sense_when_written():
     encoder = tiny()
     for change in ({"mean": (0.5,)}, {"std": (0.0, 0.1, 0.1)}, {"training": {"lr": float("nan")}}, {"image_size": 0}):

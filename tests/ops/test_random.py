@@ -76,3 +76,10 @@ def test_order_draws_permutations() -> None:
 def test_chance_has_its_probability() -> None:
     share = Draws(torch.arange(40_000), generator()).chance(0.3).double().mean()
     assert abs(float(share) - 0.3) < 0.01
+
+
+def test_streams_go_on_from_numbers_drawn_before() -> None:
+    seeds = Draws(torch.arange(4), torch.Generator().manual_seed(0)).bits()
+    first, again = Draws.seeded(seeds).uniform(5), Draws.seeded(seeds[2:]).uniform(5)
+    assert torch.equal(first[2:], again)
+    assert len(set(first.flatten().tolist())) == 20

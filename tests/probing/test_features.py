@@ -89,6 +89,15 @@ def test_reader_by_hand():
     assert gray[0, 0, 0, 0].item() == pytest.approx(((0.2 + 0.4 + 1.0) / 3 - 0.2) / 0.1, abs=1e-5)
 
 
+def test_reader_of_lightness_and_of_lab():
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    light = features.Reader(2, (0.5,), (0.5,), "lightness")(red)
+    assert light.shape == (1, 1, 2, 2)
+    assert light[0, 0, 0, 0].item() == pytest.approx((53.2406 - 50) / 50, abs=1e-4)
+    lab = features.Reader(2, (0.5, 0.0, 0.0), (0.5, 1.0, 1.0), "lab")(red)
+    assert lab[0, :, 1, 1].tolist() == pytest.approx([(53.2406 - 50) / 50, 0.800923, 0.672028], abs=1e-4)
+
+
 def test_shrinking_is_antialiased():
     # Every eighth column is white: without antialiasing some pixels would miss it or be all of it.
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
@@ -167,3 +176,30 @@ def test_encoder_without_batch_norm_is_left_alone():
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     assert features.recalibrate_batch_norm(encoder, [pictures(2, 64)], features.Reader(64, MEAN, STD)) == 0
     assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
+
+
+def test_patch_by_patch_is_each_patch_alone():
+    encoder = encoder_of(norm="ln", last_stage="layer3").eval()
+    images, patchwise = pictures(3, 20), features.Patchwise(encoder, 8, 4)
+    reader = features.Reader(20, MEAN, STD)
+    found = features.extract(patchwise, images.split(2), reader, 600)
+    x = reader(images)
+    with torch.no_grad():
+        maps = [[encoder.maps(x[:, :, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8]) for j in range(4)] for i in range(4)]
+    for stage in encoder.stages:
+        grid = torch.stack([torch.stack([cell[stage.name].mean((2, 3)) for cell in row], -1) for row in maps], -2)
+        assert torch.allclose(found[stage.name], grid.mean((2, 3)), atol=1e-5)
+        side = min(4, int((600 / stage.width) ** 0.5))
+        assert torch.allclose(found[f"{stage.name} grid"], F.adaptive_avg_pool2d(grid, side).flatten(1), atol=1e-5)
+    assert torch.allclose(found["pooled"], found["layer3"], atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(patchwise(x), found["pooled"], atol=1e-5)
+
+
+def test_patch_by_patch_and_whole_pictures_differ():
+    encoder = encoder_of(norm="ln", last_stage="layer3").eval()
+    reader = features.Reader(20, MEAN, STD)
+    whole = features.extract(encoder, [pictures(3, 20)], reader)["pooled"]
+    patch = features.extract(features.Patchwise(encoder, 8, 4), [pictures(3, 20)], reader)["pooled"]
+    assert whole.shape == patch.shape
+    assert not torch.allclose(whole, patch, atol=1e-3)

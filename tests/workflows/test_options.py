@@ -50,7 +50,7 @@ def test_all_faults_come_in_one_line() -> None:
 def test_everything_is_decided(count: int, size: int) -> None:
     run = resolved(combine("jigsaw", JIGSAW, {}), JIGSAW, DataInfo(count, size)).run
     open_fields = {name for name, value in run.model_dump().items() if value is None}
-    assert open_fields <= {"out", "init", "epochs", "workers"}
+    assert open_fields <= {"out", "init", "epochs", "workers", "probe_every"}
     assert run.batch_size is not None
     assert run.batch_size <= count
 
@@ -64,3 +64,12 @@ def test_run_options_are_described_and_no_method_reuses_their_names() -> None:
     assert all(field.description for field in PretrainOptions.model_fields.values())
     for name in available():
         assert not set(find_method(name).Options.model_fields) & set(PretrainOptions.model_fields)
+
+
+def test_channels_follow_what_the_method_reads() -> None:
+    colorization, info = find_method("colorization"), DataInfo(100, 64)
+    assert resolved(combine("jigsaw", JIGSAW, {}), JIGSAW, info).run.channels == 3
+    assert resolved(combine("jigsaw", JIGSAW, {"channels": 1}), JIGSAW, info).run.channels == 1
+    assert resolved(combine("colorization", colorization, {}), colorization, info).run.channels == 1
+    with pytest.raises(UsageError, match="--channels 3: colorization reads lightness"):
+        resolved(combine("colorization", colorization, {"channels": 3}), colorization, info)

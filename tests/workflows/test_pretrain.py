@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from ssltool.errors import Interrupted
+from ssltool.errors import DataError, Interrupted
 from ssltool.methods.find import find_method
 from ssltool.training.interrupt import StopRequest
 from ssltool.workflows import pretrain as workflow
@@ -144,6 +145,27 @@ def test_other_methods_resume_exactly_too(name: str, options: dict[str, Any], tm
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_a_memory_bank_is_resumed_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bank and ln c are buffers: a run that lost them would begin its task anew."""
+    method, steps = find_method("npid"), workflow.steps
+
+    def until(session: workflow.Session) -> Any:
+        for report in steps(session):
+            if report.step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield report
+
+    given = {**BASE, "loss": "nce", "negatives": 16, "accumulate": 2}
+    pretrain(combine("npid", method, {**given, "out": tmp_path / "whole"}), console=QUIET)
+    monkeypatch.setattr(workflow, "steps", until)
+    with pytest.raises(Interrupted):
+        pretrain(combine("npid", method, {**given, "out": tmp_path / "run"}), console=QUIET)
+    monkeypatch.setattr(workflow, "steps", steps)
+    pretrain(combine("npid", method, {"out": tmp_path / "run"}), resume=True, console=QUIET)
+    final = "checkpoints/step-0000010/model.safetensors"
+    assert (tmp_path / "run" / final).read_bytes() == (tmp_path / "whole" / final).read_bytes()
+
+
 def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
     before = weights(whole)
     assert run(whole, resume=True)["step"] == 10
@@ -180,6 +202,47 @@ def test_a_kill_beside_the_last_checkpoint_loses_nothing(
     run(out, resume=True)
     assert weights(out) == weights(whole)
     assert not half.exists()
+
+
+def test_following_a_run_changes_no_byte_of_it(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out, probe_data=("demo:100",), probe_every=3)
+    assert weights(out) == weights(whole)
+    model = "checkpoints/step-0000010/model.safetensors"
+    assert (out / model).read_bytes() == (whole / model).read_bytes()
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    probed = {line["step"]: line["knn"] for line in lines if "knn" in line}
+    assert list(probed) == [3, 6, 9, 10]
+    assert all(0 <= value <= 1 for value in probed.values())
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 8, 9, 10]
+
+
+def test_a_run_is_followed_at_its_checkpoints_and_that_can_begin_on_resume(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "checkpoints" / "step-0000010")
+    pretrain(combine("jigsaw", JIGSAW, {"out": out, "probe_data": ("demo:60",)}), resume=True, console=QUIET)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "knn" in line] == [10]
+    assert weights(out) == weights(whole)
+
+
+def test_a_signal_while_a_run_is_probed_saves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def signalled(*_: Any) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0.5
+
+    monkeypatch.setattr(workflow.Follower, "accuracy", signalled)
+    with pytest.raises(Interrupted, match="after step 4 of 10"):
+        run(tmp_path / "run", probe_data=("demo:60",), probe_every=3)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
+
+
+def test_pictures_to_follow_by_need_classes(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="folder of their own"):
+        run(tmp_path / "run", probe_data=(str(tmp_path),))
+    assert not (tmp_path / "run").exists()
 
 
 def test_init_starts_from_the_weights_of_another_run(whole: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,14 +8,16 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from ssltool.data.find import open_source
 from ssltool.errors import UsageError
+from ssltool.methods.base import Answers
 from ssltool.methods.find import find_method
 from ssltool.workflows import neighbors, visualize
 from ssltool.workflows.data import check
 from ssltool.workflows.doctor import doctor
 from ssltool.workflows.neighbors import draw_neighbors
 from ssltool.workflows.options import combine
-from ssltool.workflows.pretrain import pretrain
+from ssltool.workflows.pretrain import pretrain, with_places
 
 JIGSAW = find_method("jigsaw")
 
@@ -74,6 +77,59 @@ def test_answers_are_scored_on_the_pictures_given(run: Path, tmp_path: Path) -> 
     assert same["accuracy"] == result["accuracy"]
     with pytest.raises(UsageError, match="a run of jigsaw, not of cpc"):
         visualize.draw_answers(run, tmp_path / "a.png", name="cpc")
+
+
+@pytest.mark.parametrize("kind", ["pca", "tsne"])
+def test_a_map_of_features(run: Path, tmp_path: Path, kind: str) -> None:
+    result = visualize.draw_features(run, tmp_path / "a.png", data=("demo-test:40",), kind=kind, count=30)
+    assert (result["pictures"], result["classes"]) == (30, 10)
+    assert ("variance" in result) == (kind == "pca")
+    visualize.draw_features(
+        run / "encoder.safetensors", tmp_path / "b.png", data=("demo-test:40",), kind=kind, count=30
+    )
+    assert drawn(tmp_path / "a.png") == drawn(tmp_path / "b.png")
+    assert visualize.draw_features(run, tmp_path / "c.png")["pictures"] == 16  # the run's own
+
+
+def test_a_map_without_its_package_names_the_extra(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    with pytest.raises(UsageError, match=r"ssltool\[maps\]"):
+        visualize.draw_features(run, tmp_path / "a.png", kind="tsne")
+    with pytest.raises(UsageError, match="4 pictures or more"):
+        visualize.draw_features(run, tmp_path / "a.png", data=("demo:3",))
+
+
+def test_the_principal_plane_is_that_of_the_largest_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plane = torch.randn(50, 2, generator=generator, dtype=torch.float64) * torch.tensor([3.0, 1.0])
+    turn = torch.linalg.qr(torch.randn(5, 5, generator=generator, dtype=torch.float64)).Q[:2]
+    points, share = visualize.principal_plane(plane @ turn + 7)
+    assert share == pytest.approx(1)
+    assert torch.allclose(torch.cdist(points, points), torch.cdist(plane, plane), atol=1e-5)
+    assert points[:, 0].var() > points[:, 1].var()
+
+
+def test_answers_that_point_to_pictures_of_the_run_show_them(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    given = {"data": ("demo:16",), "image_size": 32, "batch_size": 4, "steps": 2, "workers": 0, "out": out}
+    pretrain(combine("npid", find_method("npid"), {**given, "precision": "fp32"}), console=Console(quiet=True))
+    result = visualize.draw_answers(out, tmp_path / "a.png", count=3)
+    assert result["accuracy"] >= 0
+    assert [Path(path).name for path in result["charts"]] == ["a-similarities.png"]
+    drawn(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="which of its 16 training pictures"):
+        visualize.draw_answers(out, tmp_path / "b.png", data=("demo-test:40",))
+
+
+def test_places_become_columns_and_the_unreadable_is_gray(tmp_path: Path) -> None:
+    for name, shade in (("a.png", 10), ("b.png", 20)):
+        Image.new("RGB", (8, 8), (shade, 0, 0)).save(tmp_path / name)
+    (tmp_path / "c.png").write_text("no picture")
+    source = open_source((str(tmp_path),))
+    asked = torch.tensor([1, 2, 0])
+    answers = with_places(Answers({"picture": torch.zeros(3, 3, 8, 8)}, ["", "", ""], {"nearest": asked}), source, 8)
+    assert list(answers.pictures) == ["picture", "nearest"]
+    assert [int(picture[0, 0, 0]) for picture in answers.pictures["nearest"]] == [20, 128, 10]
 
 
 def test_data_check_counts_and_finds_duplicates(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""Soft targets of colorization: how exact and how fast each way of making them is; and the conversion to Lab.
+
+    python benchmarks/colorization.py [--json]
+
+Targets: total variation to the exact ones, agreement on the nearest bin, and time, for the three encodings, all in one
+run over the same pictures. Lab: our conversion beside scikit-image's and kornia's on the same batch, those that are
+installed (pip install scikit-image kornia). Times are CPU seconds on one thread, medians of repeats that take turns; on
+a GPU (--device cuda) they are wall seconds between synchronisations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssltool.ops import ab_bins
+from ssltool.ops.ab_bins import SoftTarget
+from ssltool.ops.lab import lightness, rgb_to_lab
+
+PIXELS = (64, 28, 28)  # a batch of 64 maps of 28x28 places: 50,176 colours
+STEP, NEIGHBORS, SIGMA = 10, 10, 5.0
+BATCH, SIDE = 16, 128  # of the conversion to Lab
+
+
+def seconds(functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int = 7) -> dict[str, float]:
+    """Median seconds of each function; they take turns, so a busy moment of the machine hits all alike."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(repeats + 1):
+        for name, function in functions.items():
+            _wait(device)
+            start = clock()
+            function()
+            _wait(device)
+            if number:  # the first turn warms up
+                taken[name].append(clock() - start)
+    return {name: median(times) for name, times in taken.items()}
+
+
+def targets(device: torch.device) -> list[dict[str, Any]]:
+    """One row per encoding: accuracy beside the exact targets, milliseconds, nanoseconds per colour."""
+    rgb = torch.rand(PIXELS[0], 3, *PIXELS[1:], generator=torch.Generator().manual_seed(0)).to(device)
+    ab = rgb_to_lab(rgb)[:, 1:].movedim(1, -1).contiguous()
+    centers = ab_bins.bin_centers(STEP).float().to(device)
+    built = time.process_time()
+    table = ab_bins.Table(*(part.to(device) for part in ab_bins.build_table(STEP, NEIGHBORS, SIGMA)))
+    built = time.process_time() - built
+    ways: dict[str, Callable[[], SoftTarget]] = {
+        "exact": partial(ab_bins.encode_exact, ab, centers, NEIGHBORS, SIGMA),
+        "dense": partial(ab_bins.encode_dense, ab, centers, SIGMA),
+        "table": partial(ab_bins.look_up, ab, table, STEP),
+    }
+    times = seconds(ways, device)
+    exact = ways["exact"]()
+    rows = []
+    for name, way in ways.items():
+        target = way()
+        variation = (_dense(target, len(centers)) - _dense(exact, len(centers))).abs().sum(dim=-1) / 2
+        logits = torch.randn(PIXELS[0], len(centers), *PIXELS[1:], device=device, requires_grad=True)
+        loss = seconds({"loss": partial(_loss, logits, target)}, device, repeats=3)["loss"]
+        rows.append(
+            {
+                "encoding": name,
+                "variation_mean": float(variation.mean()),
+                "variation_max": float(variation.max()),
+                "nearest_agrees": float((target.nearest == exact.nearest).float().mean()),
+                "ms": 1e3 * times[name],
+                "ns_per_colour": 1e9 * times[name] / ab[..., 0].numel(),
+                "loss_and_gradient_ms": 1e3 * loss,
+                "memory_mb": sum(t.numel() * t.element_size() for t in table) / 1e6 if name == "table" else 0.0,
+                "build_s": built if name == "table" else 0.0,
+            }
+        )
+    return rows
+
+
+def lab(device: torch.device) -> list[dict[str, Any]]:
+    """One row per converter: milliseconds for the same batch, and its largest difference from ours."""
+    pictures = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device)
+    bytes_ = (pictures * 255).byte()
+    ways: dict[str, Callable[[], Any]] = {
+        "ssltool": partial(rgb_to_lab, pictures),
+        "ssltool, uint8": partial(rgb_to_lab, bytes_),
+        "ssltool, L of uint8": partial(lightness, bytes_),
+    }
+    skimage, kornia = _installed("skimage.color"), _installed("kornia.color")
+    if skimage and device.type == "cpu":
+        ways["scikit-image"] = partial(skimage.rgb2lab, pictures.movedim(1, -1).contiguous().numpy())
+    if kornia:
+        ways["kornia"] = partial(kornia.rgb_to_lab, pictures)
+    times = seconds(ways, device)
+    ours, rows = rgb_to_lab(pictures), []
+    for name, way in ways.items():
+        row = {"converter": name, "ms": 1e3 * times[name]}
+        if name in {"scikit-image", "kornia"}:
+            found = way()
+            found = torch.from_numpy(found).movedim(-1, 1) if isinstance(found, np.ndarray) else found
+            row["largest_difference"] = float((found.to(ours) - ours).abs().max())
+        rows.append(row)
+    return rows
+
+
+def report(encodings: list[dict[str, Any]], converters: list[dict[str, Any]]) -> None:
+    count = PIXELS[0] * PIXELS[1] * PIXELS[2]
+    print(f"Soft targets of {count:,} colours, step {STEP}, K {NEIGHBORS}, sigma {SIGMA:g}")
+    print("  encoding   variation mean / max   nearest bin        ms   loss and gradient, ms")
+    for row in encodings:
+        print(
+            f"  {row['encoding']:9}  {row['variation_mean']:.4f} / {row['variation_max']:.4f}"
+            f"        {row['nearest_agrees']:8.3%}  {row['ms']:8.2f}   {row['loss_and_gradient_ms']:8.1f}"
+        )
+    table = encodings[-1]
+    print(f"  (the table is built once, in {table['build_s']:.2f} s, and takes {table['memory_mb']:.1f} MB)")
+    print(f"\nsRGB to Lab, {BATCH} pictures of {SIDE}x{SIDE}")
+    for row in converters:
+        apart = f"   differs by {row['largest_difference']:.2g}" if "largest_difference" in row else ""
+        print(f"  {row['converter']:20} {row['ms']:8.2f} ms{apart}")
+    names = {row["converter"] for row in converters}
+    for name in sorted({"scikit-image", "kornia"} - names):
+        print(f"  {name:20} not measured: pip install {name}")
+
+
+def _installed(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
+
+
+def _dense(target: SoftTarget, count: int) -> Tensor:
+    shares = torch.zeros(*target.shares.shape[:-1], count, device=target.shares.device)
+    return shares.scatter_add(-1, target.bins, target.shares)
+
+
+def _loss(logits: Tensor, target: SoftTarget) -> None:
+    torch.autograd.grad(ab_bins.soft_cross_entropy(logits, target).mean(), logits)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Accuracy and speed of colorization's soft targets and of Lab.")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    device = torch.device(chosen.device)
+    encodings, converters = targets(device), lab(device)
+    if not chosen.json:
+        report(encodings, converters)
+        return
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    results = {"targets": encodings, "lab": converters, "device": chosen.device}
+    print(json.dumps({**results, "versions": versions, "machine": platform.machine()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

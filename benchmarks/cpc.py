@@ -1,0 +1,131 @@
+"""How fast CPC's loss and its whole training step are, against the straightforward way of writing them.
+
+    python benchmarks/cpc.py [--pictures 32] [--step-pictures 4] [--rounds 5] [--json]
+
+Two comparisons, each with its value checked in the same run. The loss: all positions of an offset at once, against a
+loop over positions, forward and backward. The step: ResNet-18 on the 49 patches of 32 px of 128 px pictures as ssltool
+takes it (one strided cut, channels-last, bf16 autocast), against the same weights in plain float32 with patches cut in
+a loop and that loop for the loss. CPU-seconds, medians of rounds that take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssltool.methods.base import DataInfo
+from ssltool.methods.cpc import Cpc, CpcOptions
+from ssltool.ops import grids
+from ssltool.ops.infonce import retrieve
+
+SCALE = 0.1
+
+
+def loop_over_positions(queries: Tensor, targets: Tensor, offset: int) -> Tensor:
+    """Mean cross-entropy, one position of the grid after the other."""
+    pictures, rows, columns, _ = targets.shape
+    candidates = targets.flatten(0, 2)
+    losses = []
+    for i in range(rows - offset):
+        for j in range(columns):
+            logits = SCALE * queries[:, i, j] @ candidates.T
+            labels = torch.arange(pictures) * rows * columns + (i + offset) * columns + j
+            losses.append(F.cross_entropy(logits, labels))
+    return torch.stack(losses).mean()
+
+
+def cpu_seconds(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median CPU-seconds of each task; they take turns, after one round that is not counted."""
+    taken: dict[str, list[float]] = {name: [] for name in tasks}
+    for number in range(rounds + 1):
+        for name, task in tasks.items():
+            start = time.process_time()
+            task()
+            if number:
+                taken[name].append(time.process_time() - start)
+    return {name: median(seconds) for name, seconds in taken.items()}
+
+
+def compare_losses(pictures: int, rounds: int) -> dict[str, float]:
+    """All offsets of one direction on a 7x7 grid of 64 numbers."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(pictures, 7, 7, 64, generator=generator, requires_grad=True)
+    queries = {k: torch.randn(pictures, 7 - k, 7, 64, generator=generator, requires_grad=True) for k in range(2, 7)}
+
+    def ours() -> Tensor:
+        return torch.stack([retrieve(q, targets, k, scale=SCALE).loss.mean() for k, q in queries.items()]).mean()
+
+    def loop() -> Tensor:
+        return torch.stack([loop_over_positions(q, targets, k) for k, q in queries.items()]).mean()
+
+    difference = abs(float(ours().detach()) - float(loop().detach()))
+    assert difference < 1e-5, difference
+    seconds = cpu_seconds({"ssltool": lambda: ours().backward(), "loop": lambda: loop().backward()}, rounds)
+    ratio = seconds["loop"] / seconds["ssltool"]
+    return {"pictures": pictures, "difference": difference, **seconds, "ratio": ratio}
+
+
+def compare_steps(pictures: int, rounds: int) -> dict[str, float]:
+    """Forward and backward pass of one batch, all four directions."""
+    info = DataInfo(count=1000, image_size=128)
+    options = CpcOptions(directions=4, last_stage="layer3", flip=0.0, augment="none").resolved(info)
+    torch.manual_seed(0)
+    method = Cpc(options, Cpc.build_encoder(options, info, "resnet18", stem="imagenet", in_channels=3), info).train()
+    plain = copy.deepcopy(method)
+    method.encoder.to(memory_format=torch.channels_last)
+    images = torch.randint(0, 256, (pictures, 3, 128, 128), dtype=torch.uint8)
+    index, generator = torch.arange(pictures), torch.Generator().manual_seed(0)
+
+    def ours(dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        view = method.view(images, index, generator)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
+            return method(view).value
+
+    def straightforward() -> Tensor:
+        corners = [(32 // 2 * i, 32 // 2 * j) for i in range(7) for j in range(7)]
+        cut = torch.stack([images[:, :, y : y + 32, x : x + 32].float() / 255 for y, x in corners], dim=1)
+        shown = (cut - plain.mean) / plain.std
+        codes = plain.encoder(shown.flatten(0, 1)).view(pictures, 7, 7, -1).permute(0, 3, 1, 2)
+        losses = []
+        for direction in plain.directions:
+            targets, predictions = plain.predictors[direction](grids.orient(codes, direction))
+            losses += [loop_over_positions(q, targets, k) for k, q in predictions.items()]
+        return torch.stack(losses).mean()
+
+    with torch.no_grad():
+        difference = abs(float(ours(torch.float32)) - float(straightforward()))
+    assert difference < 1e-4, difference
+    seconds = cpu_seconds({"ssltool": lambda: ours().backward(), "plain": lambda: straightforward().backward()}, rounds)
+    ratio = seconds["plain"] / seconds["ssltool"]
+    return {"pictures": pictures, "patches": 49 * pictures, "difference_in_fp32": difference, **seconds, "ratio": ratio}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=32, help="of the loss")
+    parser.add_argument("--step-pictures", type=int, default=4, help="of the whole step")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    given = parser.parse_args()
+    loss, step = compare_losses(given.pictures, given.rounds), compare_steps(given.step_pictures, given.rounds)
+    if given.json:
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+        print(json.dumps({"loss": loss, "step": step, "versions": versions, "machine": platform.machine()}, indent=2))
+        return
+    print(f"loss, {loss['pictures']} pictures, CPU-seconds of a forward and backward pass")
+    print(f"  all positions at once {loss['ssltool']:.4f}, loop {loss['loop']:.4f}: {loss['ratio']:.2f} times as fast")
+    print(f"step, {step['pictures']} pictures of 49 patches of 32 px, ResNet-18 to layer3")
+    print(f"  ssltool {step['ssltool']:.3f}, plain float32 {step['plain']:.3f}: {step['ratio']:.2f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

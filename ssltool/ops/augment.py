@@ -1,0 +1,97 @@
+"""Changes of pictures that leave what they show: colour jitter, gray, rotation. Batches, each picture its own way.
+
+Colours follow torchvision's functional operations, float pictures in 0..1. Random resized crops are in `crops`.
+
+Shapes: B pictures, H and W their sides.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssltool.ops.random import Draws
+
+_LUMA = torch.tensor([0.2989, 0.587, 0.114])  # ITU-R BT.601, rounded as in torchvision
+
+
+def jitter(images: Tensor, draws: Draws, strength: float, hue_strength: float) -> Tensor:
+    """Change brightness, contrast, saturation and hue of each picture, in this order.
+
+    Args:
+        images: float ``[B, 3, H, W]`` in 0..1.
+        draws: The pictures' random numbers.
+        strength: Reach s of the factors of brightness, contrast and saturation: uniform in max(0, 1 - s)..1 + s.
+        hue_strength: Reach of the turn of the colour circle, 0..0.5.
+
+    Returns:
+        float ``[B, 3, H, W]`` in 0..1.
+    """
+    low = max(0.0, 1 - strength)
+    factors = low + draws.uniform(3) * (1 + strength - low)
+    turn = (2 * draws.uniform() - 1) * hue_strength
+    images = contrast(brightness(images, factors[:, 0]), factors[:, 1])
+    return hue(saturation(images, factors[:, 2]), turn) if hue_strength else saturation(images, factors[:, 2])
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Multiply each picture ``[B, 3, H, W]`` by its factor ``[B]``: 0 is black, 1 leaves it."""
+    return _blend(images, torch.zeros_like(images[:, :, :1, :1]), factor)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Scale each picture's distance from its mean gray: 0 is plain gray, 1 leaves it."""
+    return _blend(images, luma(images).mean(dim=(1, 2, 3), keepdim=True), factor)
+
+
+def saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Scale each picture's distance from its own gray version: 0 is gray, 1 leaves it."""
+    return _blend(images, luma(images), factor)
+
+
+def luma(images: Tensor) -> Tensor:
+    """Brightness as seen: float ``[B, 3, H, W]`` -> ``[B, 1, H, W]``."""
+    weights = _LUMA.to(images.device, images.dtype)
+    return torch.einsum("bchw,c->bhw", images, weights)[:, None]
+
+
+def hue(images: Tensor, turn: Tensor) -> Tensor:
+    """Turn each picture's colours around the circle of hues, keeping saturation and value.
+
+    Args:
+        images: float ``[B, 3, H, W]`` in 0..1.
+        turn: float ``[B]``, part of the circle, -0.5..0.5.
+    """
+    value, strongest = images.max(dim=1)
+    chroma = value - images.amin(dim=1)
+    r, g, b = images.unbind(dim=1)
+    span = torch.where(chroma == 0, 1.0, chroma)
+    # Position on the circle in sixths: red 0, green 2, blue 4.
+    sixths = torch.stack([(g - b) / span, 2 + (b - r) / span, 4 + (r - g) / span]).gather(0, strongest[None])[0]
+    sixths = sixths + 6 * turn[:, None, None]
+    # A channel is at its highest within a sixth of its own hue and falls linearly to its lowest over the next.
+    offset = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
+    ramp = torch.remainder(sixths[:, None] + offset, 6)
+    return value[:, None] - chroma[:, None] * torch.minimum(ramp, 4 - ramp).clamp(0, 1)
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turn each picture counter-clockwise about its centre, bilinear; what comes in from outside is black.
+
+    Args:
+        images: float ``[B, C, S, S]``, square.
+        degrees: float ``[B]``.
+    """
+    angle = degrees.deg2rad()
+    cos, sin = angle.cos(), angle.sin()
+    zero = torch.zeros_like(cos)
+    # Rows of the map from a place in the result to the place in the picture that is shown there.
+    matrix = torch.stack([torch.stack([cos, -sin, zero], dim=1), torch.stack([sin, cos, zero], dim=1)], dim=1)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    factor = factor[:, None, None, None]
+    return (factor * images + (1 - factor) * other).clamp(0, 1)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssltool.errors import DataError
+from ssltool.nn.encoders import Encoder, build_encoder
+from ssltool.probing import finetune
+from ssltool.probing.features import Reader
+from ssltool.probing.finetune import Schedule, accuracy, shifted
+
+READER = Reader(16, (0.5,) * 3, (0.25,) * 3)
+SHORT = Schedule(pictures=320, batch_size=16)
+
+
+def stripes(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two classes, told by the direction of their stripes."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    lines = torch.randint(0, 256, (count, 1, 16, 1), generator=generator).expand(-1, 3, -1, 16)
+    return torch.where(labels[:, None, None, None] == 0, lines, lines.transpose(2, 3)).to(torch.uint8), labels
+
+
+def network(seed: int = 0) -> Encoder:
+    torch.manual_seed(seed)
+    return build_encoder("resnet20", norm="ln")
+
+
+def test_it_learns_and_moves_the_whole_network() -> None:
+    encoder = network()
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    trained = finetune.finetune(encoder, *stripes(40), READER, 2, 0, schedule=SHORT)
+    assert accuracy(trained, [stripes(30, seed=1)], READER) > 90
+    assert all(not torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    assert not trained.training
+
+
+def test_the_same_seed_gives_the_same_bytes_and_leaves_the_generator() -> None:
+    states = []
+    for seed in (3, 3, 4):
+        encoder = network()
+        before = torch.random.get_rng_state()
+        trained = finetune.finetune(
+            encoder, *stripes(20), READER, 2, seed, schedule=Schedule(pictures=40, batch_size=8)
+        )
+        assert torch.equal(torch.random.get_rng_state(), before)
+        states.append(trained.head.weight.detach())
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_one_batch_size_and_every_picture_in_turn() -> None:
+    batches = list(finetune._batches(10, Schedule(pictures=28, batch_size=4), seed=0))
+    assert [len(batch) for batch in batches] == [4] * 7
+    seen = torch.cat(batches)
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:20].tolist()) == list(range(10))
+    assert not torch.equal(seen[:10], seen[10:20])
+    assert [len(batch) for batch in finetune._batches(3, Schedule(pictures=8, batch_size=4), seed=0)] == [3, 3]
+
+
+def test_the_rate_rises_and_falls_to_nothing() -> None:
+    schedule = Schedule(pictures=640, batch_size=64, warmup=0.2)
+    rates = [finetune._rate(step, schedule) for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert 0 < rates[-1] < 0.05
+
+
+def test_pictures_are_shifted_and_mirrored_within_their_border() -> None:
+    picture = torch.arange(28 * 28).view(1, 1, 28, 28).remainder(251).to(torch.uint8)
+    found = shifted(picture.expand(300, -1, -1, -1), torch.arange(300), torch.Generator().manual_seed(0))
+    assert found.dtype == torch.uint8
+    middle = {tuple(one[0, 10:12, 10].tolist()) for one in found}
+    allowed = {
+        tuple(side[0, 0, 10 + y : 12 + y, 10 + x].tolist())
+        for side in (picture, picture.flip(-1))
+        for y in range(-2, 3)
+        for x in range(-2, 3)
+    }
+    assert middle == allowed
+
+
+def test_too_few_pictures_are_refused() -> None:
+    with pytest.raises(DataError, match="two labelled pictures"):
+        finetune.finetune(network(), *stripes(1), READER, 2, 0)
+    trained = finetune.finetune(network(), *stripes(4), READER, 2, 0, schedule=Schedule(pictures=4, batch_size=4))
+    with pytest.raises(DataError, match="no pictures to test"):
+        accuracy(trained, [], READER)

@@ -171,10 +171,11 @@ def probe(options: ProbeOptions, console: Console | None = None) -> dict[str, An
     card = encoder.card
     assert card is not None, "load_encoder attaches it"
     pictures = LabelledPictures(options)
-    networks = _ways(card.method, encoder, card.patch)
+    patch = None if options.labels else card.patch  # a curve over labels is costly enough in one way
+    networks = _ways(card.method, encoder, patch)
     own = tuple(networks)
     if options.baselines:
-        networks |= _ways("random weights", random_twin(encoder, options.seed), card.patch)
+        networks |= _ways("random weights", random_twin(encoder, options.seed), patch)
     rows: list[dict[str, Any]] = []
     few: list[dict[str, Any]] = []
     reads = set(options.kinds) != {"finetune"}
@@ -188,7 +189,7 @@ def probe(options: ProbeOptions, console: Console | None = None) -> dict[str, An
             few += label_curves.frozen(name, kept, asked, classes, options.labels, options.seed, console)
     if "finetune" in options.kinds:
         few += _finetuned(networks, card, pictures, options, console)
-    if options.baselines and reads:
+    if options.baselines and reads and not options.labels:
         train = _pixels(pictures, "train", _picture_size(card))
         test = _pixels(pictures, "test", _picture_size(card), like=train)
         rows += _score("pixels", train, test, len(pictures.classes), options, console)

@@ -32,7 +32,7 @@ def noise(seed: int) -> Tensor:
     return torch.randint(0, 256, (PICTURES, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
 
 
-def accuracy_on_noise(offset: int, steps: int = 200) -> tuple[float, int]:
+def accuracy_on_noise(offset: int, steps: int = 120) -> tuple[float, int]:
     """Share of true patches found in noise never seen, after training on noise, and the number of contexts asked."""
     method = build(offset).train()
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)

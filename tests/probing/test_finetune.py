@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -34,6 +36,24 @@ def test_it_learns_and_moves_the_whole_network() -> None:
     assert accuracy(trained, [stripes(30, seed=1)], READER) > 90
     assert all(not torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     assert not trained.training
+
+
+def test_the_classifier_learns_ten_times_as_fast_and_only_matrices_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[dict[str, Any]]] = []
+
+    class Noting(torch.optim.AdamW):
+        def __init__(self, groups: Any, **options: Any) -> None:
+            seen.append([dict(group) for group in groups])
+            super().__init__(groups, **options)
+
+    monkeypatch.setattr(finetune, "AdamW", Noting)
+    trained = finetune.finetune(network(), *stripes(4), READER, 2, 0, schedule=Schedule(pictures=4, batch_size=4))
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in seen[0] for p in group["params"]}
+    assert len(rates) == len(list(trained.parameters()))
+    assert rates[id(trained.head.weight)] == (1e-2, 0.05)
+    assert rates[id(trained.head.bias)] == (1e-2, 0.0)
+    assert rates[id(trained.encoder.backbone.conv1.weight)] == (1e-3, 0.05)
+    assert rates[id(trained.encoder.backbone.bn1.weight)] == (1e-3, 0.0)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_leaves_the_generator() -> None:

@@ -119,6 +119,19 @@ def total(x: Tensor) -> Tensor:
     return summed
 
 
+def evened(mean: Tensor, weight: Tensor) -> Tensor:
+    """Scale a process's weighted mean so that the plain mean over all processes is the weighted mean of everything.
+
+    Args:
+        mean: Scalar, averaged by this process.
+        weight: Scalar, the weights it divided by; may be 0 in some processes, then so must be the mean.
+    """
+    if world_size() == 1:
+        return mean
+    weight = weight.detach().to(mean.dtype)
+    return mean * weight * world_size() / total(weight).clamp_min(torch.finfo(mean.dtype).tiny)
+
+
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace each gradient by its mean over all processes.
 

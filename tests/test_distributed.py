@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +76,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cpc, random": ("cpc", {"negatives": "random", "offered": 3}),
 }
 
+ONE_EACH = ["jigsaw", "context-prediction", "context-encoder, region", "colorization", "npid, nce", "cpc"]
+
 
 def pictures() -> tuple[Tensor, Tensor]:
     """Smooth random pictures, the first two of them gray, so that not every process has as many with colour."""
@@ -130,7 +131,7 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
                for n in one if one[n].numel())  # fmt: skip
 
 
-# Whole runs. The parent starts two processes once, which do all of this.
+# Whole runs, by the processes that were started for the tasks above.
 RUN = {
     "data": ("demo:48",),
     "image_size": 32,
@@ -173,6 +174,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def whole_runs(folder: Path) -> dict[str, Any]:
+    """Stopped, resumed and broken runs of one task."""
     found: dict[str, Any] = {}
     result = run(folder / "whole", probe_data=("demo:40",))
     found["facts"] = [result["step"], result["run"], "knn" in result or not is_main()]
@@ -193,9 +195,17 @@ def whole_runs(folder: Path) -> dict[str, Any]:
         run(folder / "whole", resume=True, batch_size=8)
     except UsageError as error:
         found["refused"] = str(error)
-    run(folder / "bank", "npid", loss="nce", negatives=16)
-    run(folder / "alone", "npid", resume=True)  # begun by one process
     return found
+
+
+def taken_over(folder: Path) -> dict[str, Any]:
+    """A run with a memory bank that one process began goes on in these."""
+    at_step(2, lambda _: os.kill(os.getpid(), signal.SIGTERM) if rank() == world_size() - 1 else None)
+    try:
+        run(folder / "bank", "npid", resume=True)
+    except Interrupted as error:
+        return {"interrupted": str(error)}
+    return {}
 
 
 def messages() -> list[Any]:
@@ -212,51 +222,48 @@ def messages() -> list[Any]:
     ]
 
 
-def process(number: int, world: int, port: int, folder: Path) -> None:
+def process(
+    number: int, world: int, port: int, folder: Path, cases: Sequence[str], runs: Callable[[Path], dict[str, Any]]
+) -> None:
     os.environ.update(RANK=str(number), WORLD_SIZE=str(world), LOCAL_RANK=str(number), LOCAL_WORLD_SIZE=str(world))
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     with joined():
         told = messages()
-        for place, case in enumerate(CASES):
+        for place, case in enumerate(cases):
             found = gradients(case)
             if is_main():
                 save_file({k: v.contiguous() for k, v in found.items()}, folder / f"{place}.safetensors")
-    told.append(whole_runs(folder) if world == 2 else {})
+    told.append(runs(folder))
     (folder / f"{number}.json").write_text(json.dumps(told))
 
 
-def start(world: int, folder: Path) -> list[list[Any]]:
+def start(
+    world: int, folder: Path, cases: Sequence[str], runs: Callable[[Path], dict[str, Any]]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Start the processes, which must all tell the same, and compare their tasks with those of this process."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    started = [context.Process(target=process, args=(n, world, port, folder)) for n in range(world)]
+    started = [context.Process(target=process, args=(n, world, port, folder, cases, runs)) for n in range(world)]
     for child in started:
         child.start()
     for child in started:
         child.join(300)
     assert [child.exitcode for child in started] == [0] * world
-    return [json.loads((folder / f"{n}.json").read_text()) for n in range(world)]
-
-
-def check_tasks(folder: Path) -> None:
-    for place, case in enumerate(CASES):
+    told = [json.loads((folder / f"{n}.json").read_text()) for n in range(world)]
+    assert all(one == told[0] for one in told)
+    for place, case in enumerate(cases):
         off = difference(gradients(case), load_file(folder / f"{place}.safetensors"))
         assert off < 1e-6, (case, off)
+    return told[0][:-1], told[0][-1]
 
 
-def test_two_processes_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {**RUN, "out": tmp_path / "alone", "batch_size": 8, "loss": "nce", "negatives": 16}
-    workflow.pretrain(combine("npid", find_method("npid"), {**given, "steps": 6}), console=Console(quiet=True))
-    for path in (tmp_path / "alone" / "checkpoints").iterdir():
-        if path.name == "step-0000006":
-            path.rename(tmp_path / "ended alone")
-    (first, second) = start(2, tmp_path)
-    assert first == second
-    *told, found = first
+def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+    """All tasks, to 1e-6 of the largest gradient; and whole runs, which end as if nothing had happened."""
+    told, found = start(2, tmp_path, ONE_EACH, whole_runs)
     assert told == [{"from": 0, "text": "é"}, ["x", "xx"], True, False, [[3.0], [5.0]], pytest.approx(5 / 3)]
-    check_tasks(tmp_path)
     assert found["facts"] == [6, str(tmp_path / "whole"), True]
     assert "after step 3 of 6" in found["interrupted"]
     assert same(tmp_path / "cut", tmp_path / "whole")
@@ -268,3 +275,28 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.M
     assert (document["options"]["devices"], document["options"]["batch_size"]) == (2, 4)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_memory_bank_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
+    """Begun by one process, taken over by several, ended by one; beside all variants of the tasks."""
+    folder, method = tmp_path / "bank", find_method("npid")
+
+    def alone(given: dict[str, Any], resume: bool) -> None:
+        choice = combine("npid", method, {"out": folder, **given})
+        workflow.pretrain(choice, resume=resume, console=Console(quiet=True))
+
+    def rows(step: int) -> Tensor:
+        place = folder / "checkpoints" / f"step-{step:07d}"
+        return load_file(place / "model.safetensors")["bank.rows"]
+
+    at_step(1, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        alone({**RUN, "loss": "nce", "negatives": 16, "batch_size": 8, "steps": 3, "keep": 3}, resume=False)
+    _, found = start(4, tmp_path, list(CASES), taken_over)
+    assert "after step 2 of 3" in found["interrupted"]
+    alone({}, resume=True)
+    # Each step wrote the rows of its eight pictures and left the other forty as they were, whoever held them.
+    for step in (1, 2):
+        assert int((rows(step) != rows(step + 1)).any(dim=1).sum()) == 8
+    written = (rows(1) != rows(2)).any(dim=1) & (rows(2) != rows(3)).any(dim=1)
+    assert not written.any()  # nobody's batch began anew

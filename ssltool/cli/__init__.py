@@ -5,6 +5,7 @@ Nothing here imports torch before a command runs: ``ssltool --help`` answers at 
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -60,6 +61,10 @@ def run(arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="ssltool", standalone_mode=False)
     except SslToolError as error:
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:  # one of several processes; torchrun reports the first error
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            get_error_handler().record_exception(error)
         return _fail(str(error), error.exit_code)
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help page
@@ -73,5 +78,6 @@ def run(arguments: list[str]) -> int:
 
 def _fail(message: str, code: int) -> int:
     text = " ".join(message.split())
-    print(f"error: {text}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+        print(f"error: {text}", file=sys.stderr)
     return code

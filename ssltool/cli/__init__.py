@@ -5,8 +5,11 @@ Nothing here imports torch before a command runs: ``ssltool --help`` answers at 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -61,10 +64,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="ssltool", standalone_mode=False)
     except SslToolError as error:
-        if "TORCHELASTIC_ERROR_FILE" in os.environ:  # one of several processes; torchrun reports the first error
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-            get_error_handler().record_exception(error)
+        _tell_torchrun(str(error))
         return _fail(str(error), error.exit_code)
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help page
@@ -74,6 +74,14 @@ def run(arguments: list[str]) -> int:
     except (Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     return code if isinstance(code, int) else 0
+
+
+def _tell_torchrun(message: str) -> None:
+    """Leave the message where torchrun looks for it: it reports the first error of all its processes."""
+    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if place:
+        document = {"message": {"message": f"error: {message}", "extraInfo": {"timestamp": int(time.time())}}}
+        Path(place).write_text(json.dumps(document), encoding="utf-8")
 
 
 def _fail(message: str, code: int) -> int:

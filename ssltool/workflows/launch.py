@@ -81,8 +81,9 @@ def launch(request: Request, devices: int, console: Console) -> dict[str, Any]:
                 console.print(f"{died or 'the processes ended'}; starting again {where}", soft_wrap=True)
     if failure is not None:
         print(failure.message, file=sys.stderr)
+    again = f", after {restarts} restarts" if restarts else ""
     raise SslToolError(
-        f"{died or 'the processes ended without a result'}, after {restarts} restarts; "
+        f"{died or 'the processes ended without a result'}{again}; "
         f"type 'ssltool pretrain {request.choice.method} --out {out} --resume' to go on from the last checkpoint"
     )
 
@@ -114,8 +115,12 @@ def _run(folder: Path, devices: int) -> str:
         with _interrupt_as(SignalException):
             elastic_launch(config, sys.executable)("-m", "ssltool.workflows.worker", str(folder))
     except ChildFailedError as error:
-        killed = [(rank, -f.exitcode) for rank, f in sorted(error.failures.items()) if f.exitcode < 0]
-        return f"process {killed[0][0]} was killed by signal {killed[0][1]}" if killed else "a process failed"
+        # The launcher itself ends the others with SIGTERM.
+        ends = [(rank, -failure.exitcode) for rank, failure in sorted(error.failures.items())]
+        killed = [
+            f"process {rank} was killed by signal {end}" for rank, end in ends if end > 0 and end != signal.SIGTERM
+        ]
+        return killed[0] if killed else "a process failed"
     except SignalException as error:
         if _first(folder) is None:
             raise Interrupted("stopped before a step was taken, so no checkpoint was saved") from error

@@ -38,6 +38,7 @@ from ssltool.training.loop import Plan, StepReport, train
 from ssltool.training.optim import build_optimizer
 from ssltool.viz.sheet import save_sheet
 from ssltool.workflows import runs
+from ssltool.workflows.follow import Follower, Watch
 from ssltool.workflows.options import (
     FREE_ON_RESUME,
     Choice,
@@ -46,10 +47,10 @@ from ssltool.workflows.options import (
     resolved,
     validated,
 )
-from ssltool.workflows.probe import Follower
 
 _PLATEAU = 500  # steps after which a loss still at chance is worth a word
 _SHOWN = 8  # pictures drawn into the run folder
+_WATCHED = 64  # pictures whose features are looked at for a collapse
 _CACHE_BYTES = 2**30  # decoded pictures kept in memory when all of them fit
 
 
@@ -294,6 +295,7 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
     meter, line, began = report.Meter(), report.read(run.folder)[-1:], time.monotonic()
     looked = session.start >= _PLATEAU
     probed: dict[str, float] = {}
+    watch = Watch(sample(session.source, run.info.image_size, _WATCHED)[0].to(session.device))
     shown = Display(plan.steps, session.start, session.method.chance, console)
     with stop_requests() as stop, shown as display:
         for step in steps(session):
@@ -309,6 +311,11 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
                 if probing and session.follower is not None:
                     probed = {"knn": session.follower.accuracy(session.method.encoder, card(session, step.step))}
                     line[0] |= probed
+                if due:
+                    healthy, warning = watch.look(session.method.encoder, card(session, step.step))
+                    line[0] |= healthy
+                    if warning:
+                        console.print(f"after {step.step} steps {warning}", style="bold red")
                 report.append(run.folder, line[0])
                 display.show({**line[0], **probed})
                 if step.step >= _PLATEAU and not looked:

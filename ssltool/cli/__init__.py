@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ssltool import __version__
-from ssltool.cli import bench, data, doctor, export, methods, pretrain, probe, visualize
+from ssltool.cli import bench, compare, data, doctor, export, methods, pretrain, probe, visualize
 from ssltool.errors import SslToolError
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ def _root(
 
 app.add_typer(pretrain.app, name="pretrain")
 app.command("probe")(probe.probe)
+app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.add_typer(visualize.app, name="visualize")
 app.add_typer(bench.app, name="bench")

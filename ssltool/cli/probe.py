@@ -81,9 +81,9 @@ def probe(
         data=tuple(data),
         test_data=tuple(test_data or ()),
         label_file=label_file,
-        kinds=_listed(kind),
-        labels=_listed(labels),
-        shots=_listed(shots),
+        kinds=listed(kind),
+        labels=listed(labels),
+        shots=listed(shots),
         repeats=repeats,
         scratch=scratch,
         finetune_pictures=finetune_pictures,
@@ -113,7 +113,8 @@ def probe(
         typer.echo(path)
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -139,7 +140,7 @@ def _print_table(result: dict[str, Any]) -> None:
             style="bold" if i == result["best"] else "",
             end_section=last,
         )
-    _print_wide(table)
+    print_wide(table)
 
 
 def _print_health(result: dict[str, Any]) -> None:
@@ -153,7 +154,8 @@ def _print_health(result: dict[str, Any]) -> None:
             typer.echo(f"warning: {found['warning']}")
 
 
-def _print_wide(table: Any) -> None:
+def print_wide(table: Any) -> None:
+    """Print a table; to a file in a width that holds it."""
     from rich.console import Console
 
     console = Console()
@@ -177,7 +179,7 @@ def _print_labels(result: dict[str, Any]) -> None:
         few = f"{first['share']:.3g}" if "share" in first else f"{first['shots']} a class"
         cells = [_with_deviation(found[name]) if name in found else "" for name in names]
         table.add_row(few, str(count), *cells)
-    _print_wide(table)
+    print_wide(table)
 
 
 def _with_deviation(row: dict[str, Any]) -> str:

@@ -246,7 +246,8 @@ def _span(z: Tensor) -> Tensor:
     """Orthonormal directions ``[D, R]`` in which the rows ``[N, D]`` vary, N below D."""
     values, vectors = torch.linalg.eigh(z @ z.T)
     kept = values > 1e-10 * values[-1].clamp_min(1e-300)
-    return (z.T @ vectors[:, kept]) / values[kept].sqrt()
+    directions: Tensor = (z.T @ vectors[:, kept]) / values[kept].sqrt()
+    return directions
 
 
 def _times(theta: Tensor, blocks: list[Tensor]) -> Tensor:

@@ -59,7 +59,7 @@ def frozen(
 ) -> list[dict[str, Any]]:
     """Linear probes of one network's pooled features on a few of the labels: a row for each point of the curve."""
     labels, rows = pictures.labels("train"), []
-    train, test = found["train"], found["test"]
+    train, test = found.train, found.test
     row_of = torch.full((len(labels),), -1)
     row_of[train.places] = torch.arange(len(train.places))
     x, y = test.stages[features.POOLED].to(best_device()), pictures.labels("test", test.places).to(best_device())

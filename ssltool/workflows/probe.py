@@ -26,7 +26,16 @@ from ssltool.workflows import labels as label_curves
 from ssltool.workflows import runs
 from ssltool.workflows.labelled import LabelledPictures
 from ssltool.workflows.options import describe_fault
-from ssltool.workflows.reading import health_of, picture_size, random_twin, read, read_pixels, ways
+from ssltool.workflows.reading import (
+    Features,
+    hash_of_weights,
+    health_of,
+    picture_size,
+    random_twin,
+    read,
+    read_pixels,
+    ways,
+)
 from ssltool.workflows.scoring import Kind, Scored, majority, score
 
 DOCUMENT = "probe.json"
@@ -88,13 +97,19 @@ class Clock:
             setattr(self, part, getattr(self, part) + time.perf_counter() - start)
 
 
-def probe(options: ProbeOptions, console: Console | None = None, clock: Clock | None = None) -> dict[str, Any]:
+def probe(
+    options: ProbeOptions,
+    console: Console | None = None,
+    clock: Clock | None = None,
+    memory: dict[str, list[Scored]] | None = None,
+) -> dict[str, Any]:
     """Run ``ssltool probe``.
 
     Args:
         options: What to probe, on which pictures and how.
         console: Where progress goes; stderr if not given.
         clock: Told how long reading and fitting took.
+        memory: Rows of features that were probed alike before, which are not probed again; grows.
 
     Returns:
         In JSON kinds: ``rows`` with ``features`` (the method's name, random weights, pixels), ``stage``, ``numbers``
@@ -108,16 +123,10 @@ def probe(options: ProbeOptions, console: Console | None = None, clock: Clock | 
         SslToolError: The weights, the pictures or the options are not what they should be.
     """
     console, clock = console or Console(stderr=True, highlight=False), clock or Clock()
+    memory = {} if memory is None else memory
     encoder, card, weights = open_encoder(options, console)
-    pictures = LabelledPictures(
-        options.data,
-        options.test_data,
-        label_file=options.label_file,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        workers=options.workers,
-    )
-    kinds = _kinds(options, pictures)
+    pictures, kinds = _pictures(options)
+    how = _protocol(options, kinds, encoder, pictures)
     store = FeatureStore((options.cache or default_folder()) if options.keep_features else None)
     patch = None if options.labels or options.shots else card.patch  # a curve over labels is costly enough in one way
     own = ways(card.method, encoder, patch)
@@ -126,6 +135,12 @@ def probe(options: ProbeOptions, console: Console | None = None, clock: Clock | 
     few: list[dict[str, Any]] = []
     healths: dict[str, dict[str, Any]] = {}
     reads = bool(kinds - {"finetune"})
+
+    def rows_of(name: str, found: Features) -> list[Scored]:
+        if found.key not in memory:
+            memory[found.key] = score(name, found, pictures, kinds, options.seed, options.repeats, console)
+        return [Scored({**known.row, "features": name}, known.details) for known in memory[found.key]]
+
     curve = bool(options.labels or options.shots)
     grid = options.grid_numbers if "layers" in kinds else 0
     for name, network in networks.items() if reads else ():
@@ -136,14 +151,14 @@ def probe(options: ProbeOptions, console: Console | None = None, clock: Clock | 
         if healths[name]["warning"] and name in own:
             console.print(f"{name}: {healths[name]['warning']}", style="bold red")
         with clock.on("fitting"):
-            scored += score(name, found, pictures, kinds, options.seed, options.repeats, console)
+            scored += rows_of(name, found)
             if curve and "linear" in kinds:
                 few += label_curves.frozen(name, found, pictures, options, console)
     if options.baselines and reads and not curve:
         with clock.on("reading"):
             found = read_pixels(pictures, picture_size(card), store)
         with clock.on("fitting"):
-            scored += score("pixels", found, pictures, kinds, options.seed, options.repeats, console)
+            scored += rows_of("pixels", found)
         scored += majority(pictures, scored)
     if "finetune" in kinds or options.scratch:
         with clock.on("fitting"):
@@ -157,6 +172,8 @@ def probe(options: ProbeOptions, console: Console | None = None, clock: Clock | 
         "weights": str(weights),
         "method": card.method,
         "backbone": card.backbone,
+        "network": f"{card.backbone}, {card.stem} stem, {card.in_channels} channels",
+        "steps": card.training.get("steps", 0),
         "rows": [found_.row for found_ in scored],
         "best": best,
         "details": {} if best is None else scored[best].details,
@@ -166,7 +183,7 @@ def probe(options: ProbeOptions, console: Console | None = None, clock: Clock | 
         "train_pictures": pictures.count("train"),
         "test_pictures": pictures.count("test"),
         "skipped": pictures.skipped,
-        "protocol": protocol(options, kinds, card, pictures),
+        "protocol": how,
     }
     document["charts"] = [str(path) for path in _draw(document, weights, options)]
     _keep(document, weights, options)
@@ -213,14 +230,36 @@ def open_encoder(options: ProbeOptions, console: Console) -> tuple[Encoder, Weig
     return encoder, encoder.card, weights
 
 
-def protocol(
-    options: ProbeOptions, kinds: frozenset[Kind], card: WeightsCard, pictures: LabelledPictures
+def protocol_of(options: ProbeOptions) -> dict[str, Any]:
+    """The protocol that a probe with these options will have, without probing."""
+    encoder, _, _ = open_encoder(options, Console(quiet=True))
+    pictures, kinds = _pictures(options)
+    return _protocol(options, kinds, encoder, pictures)
+
+
+def _pictures(options: ProbeOptions) -> tuple[LabelledPictures, frozenset[Kind]]:
+    """The labelled pictures, and what is to be measured on them."""
+    pictures = LabelledPictures(
+        options.data,
+        options.test_data,
+        label_file=options.label_file,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        workers=options.workers,
+    )
+    return pictures, _kinds(options, pictures)
+
+
+def _protocol(
+    options: ProbeOptions, kinds: frozenset[Kind], encoder: Encoder, pictures: LabelledPictures
 ) -> dict[str, Any]:
-    """How a document came about: two documents with the same may be compared."""
+    """How a document came about: with the same protocol it would be the same."""
+    assert encoder.card is not None, "loading attaches it"
     return {
+        "weights": hash_of_weights(encoder),
         "kinds": sorted(kinds),
         "data": [pictures.fingerprint("train"), pictures.fingerprint("test")],
-        "picture_size": card.image_size,
+        "picture_size": encoder.card.image_size,
         "grid_numbers": options.grid_numbers,
         "recalibrated_batch_norm": options.recalibrate,
         "baselines": options.baselines,

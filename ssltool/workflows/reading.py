@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,21 @@ from ssltool.training.device import best_device
 from ssltool.workflows.labelled import LabelledPictures, Split
 
 Network = Encoder | features.Patchwise
-Features = dict[Split, Stored]
+
+
+class Features(NamedTuple):
+    """Features of both splits.
+
+    Attributes:
+        train: Of the training pictures.
+        test: Of the test pictures.
+        key: Equal for features that were made alike.
+    """
+
+    train: Stored
+    test: Stored
+    key: str
+
 
 _RECALIBRATION = 1024  # pictures whose statistics batch norm is given
 
@@ -93,11 +107,13 @@ def read(
         for stages in features.stream(network, batches, reader, grid):
             yield stages, places.pop()
 
-    def known_or_read(split: Split) -> Stored:
-        key = key_of(**facts, pictures=pictures.fingerprint(split), grid=grid)
-        return store.get(key) or store.put(key, rows(split))
+    def key(split: Split) -> str:
+        return key_of(**facts, pictures=pictures.fingerprint(split), grid=grid)
 
-    return {"train": known_or_read("train"), "test": known_or_read("test")}
+    def known_or_read(split: Split) -> Stored:
+        return store.get(key(split)) or store.put(key(split), rows(split))
+
+    return Features(known_or_read("train"), known_or_read("test"), key("test"))
 
 
 def hash_of_weights(network: torch.nn.Module) -> str:
@@ -117,11 +133,13 @@ def read_pixels(pictures: LabelledPictures, size: int, store: FeatureStore) -> F
         for images, places in pictures.read(split, size):
             yield {"pixels": features.pixels(images, side, channels)}, places
 
-    def known_or_read(split: Split) -> Stored:
-        key = key_of(pixels=[size, side, channels], pictures=pictures.fingerprint(split))
-        return store.get(key) or store.put(key, rows(split))
+    def key(split: Split) -> str:
+        return key_of(pixels=[size, side, channels], pictures=pictures.fingerprint(split))
 
-    return {"train": known_or_read("train"), "test": known_or_read("test")}
+    def known_or_read(split: Split) -> Stored:
+        return store.get(key(split)) or store.put(key(split), rows(split))
+
+    return Features(known_or_read("train"), known_or_read("test"), key("test"))
 
 
 def noting(batches: Iterator[tuple[Tensor, Tensor]], places: list[Tensor]) -> Iterator[Tensor]:

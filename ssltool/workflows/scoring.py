@@ -49,7 +49,7 @@ def score(
         repeats: Seeds of which the mean and the deviation are given, where the seed matters.
         console: Where progress goes.
     """
-    train, test = found["train"], found["test"]
+    train, test = found.train, found.test
     device = best_device()
     scored: list[Scored] = []
     for stage, values in train.stages.items():

@@ -268,7 +268,7 @@ def _begin(session: Session, console: Console) -> None:
     """Make the run folder, or trim what a killed run wrote after its last checkpoint, and say what will happen."""
     run, plan = session.run, session.plan
     atomic.remove_leftovers(run.folder)
-    runs.write_run(run, plan.precision.reason, session.source.description)
+    runs.write_run(run, plan.precision.reason, session.source.description, session.method.chance)
     report.trim(run.folder, session.start)
     options = run.choice.run
     console.print(f"{run.choice.method} on {session.source.description}, {options.image_size} px -> {run.folder}")

@@ -57,8 +57,8 @@ class Run:
     precision: str
 
 
-def write_run(run: Run, precision_reason: str, description: str) -> None:
-    """Write ``run.json``."""
+def write_run(run: Run, precision_reason: str, description: str, chance: dict[str, float]) -> None:
+    """Write ``run.json``; ``chance`` is said there for those who read it without building the method."""
     document = {
         "format": 1,
         "ssltool": ssltool.__version__,
@@ -67,6 +67,7 @@ def write_run(run: Run, precision_reason: str, description: str) -> None:
         "precision": {"name": run.precision, "reason": precision_reason},
         "data": {"description": description, "fingerprint": run.fingerprint, **dataclasses.asdict(run.info)},
         "task": run.facts,
+        "chance": chance,
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,

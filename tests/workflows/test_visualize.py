@@ -187,9 +187,3 @@ def test_charts_stand_beside_the_answers(name: str, tmp_path: Path) -> None:
     assert len(result["charts"]) == 1
     drawn(tmp_path / "solve.png")
     drawn(Path(result["charts"][0]))
-
-
-def test_numbers_are_said_in_their_units() -> None:
-    assert visualize.said("accuracy", 0.5, {"accuracy": 0.125}) == "accuracy 50.0% (chance 12.5%)"
-    assert visualize.said("psnr_interpolation_db", 18.58, {}) == "psnr interpolation 18.6 dB"
-    assert visualize.said("loss", 2.07944, {}) == "loss 2.079"

@@ -305,8 +305,9 @@ def _probes(folder: Path, missing: list[str]) -> tuple[list[Table], list[Curves 
         return [], [], None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(document, dict)
-    except (OSError, ValueError, AssertionError):
+    except (OSError, ValueError):
+        document = None
+    if not isinstance(document, dict):
         missing.append(f"{PROBE_FILE} is damaged: run the probe again")
         return [], [], None
     tables: list[Table] = []

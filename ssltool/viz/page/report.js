@@ -27,7 +27,8 @@
   function drawn(chart) {
     const look = shade();
     const layout = {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 44, r: 12, t: 8, b: 40 },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 44, r: 12, t: 28, b: 40 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: look.soft, activecolor: look.ink },
       font: { family: "system-ui, sans-serif", color: look.ink }, dragmode: finger ? false : "zoom",
       hoverlabel: { bgcolor: look.panel, bordercolor: look.soft, font: { color: look.ink }, namelength: -1 },
     };
@@ -51,12 +52,15 @@
         color: look.of[series.color % look.of.length], width: 2,
         dash: dashes[Math.floor(series.color / look.of.length) % dashes.length],
       },
-      hovertemplate: `${chart.x_label} %{x}: <b>%{y:.4~g}</b>` +
-        `<extra>${many ? series.name : ""}</extra>`,
+      hovertemplate: `<b>%{y:.4~g}</b><extra>${many ? series.name : ""}</extra>`,
     }));
     layout.showlegend = many;
+    layout.hovermode = "x unified";
     layout.legend = { orientation: "h", y: -0.25, yanchor: "top", font: { color: look.ink, size: 12 } };
-    layout.xaxis = axis(look, { title: label(chart.x_label, look), type: chart.log_x ? "log" : "-" });
+    layout.xaxis = axis(look, {
+      title: label(chart.x_label, look), type: chart.log_x ? "log" : "-",
+      unifiedhovertitle: { text: `${chart.x_label} %{x}` },
+    });
     layout.yaxis = axis(look, {});
     if (chart.log_x) Object.assign(layout.xaxis, { tickmode: "array", tickvals: [...new Set(chart.series.flatMap((s) => s.x))] });
     if (typeof (chart.series[0] || { x: [0] }).x[0] === "string") layout.xaxis.type = "category";
@@ -82,7 +86,7 @@
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const config = {
     responsive: true, displaylogo: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage", "autoScale2d"],
+    modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],  // none that leads outside
   };
   const seen = new Set();
 

@@ -7,8 +7,10 @@
       metrics.jsonl        one line per --log-every steps
       encoder.safetensors  the newest encoder
       checkpoints/         whole training states, to resume from
-      pictures/            the task and the answers as pictures, at the start and at each checkpoint
+      pictures/            the data, the task and the answers, at the start and at each checkpoint
+      tensorboard/         the same numbers and pictures, with --tensorboard
       skipped.txt          pictures that could not be read, with reasons
+      probe.json           what `probe` measured last, if it was asked
 """
 
 from __future__ import annotations

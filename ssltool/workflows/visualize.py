@@ -24,8 +24,9 @@ from ssltool.viz.map import save_map
 from ssltool.viz.sheet import save_sheet
 from ssltool.viz.words import said as said  # the command prints numbers in the same words
 from ssltool.workflows import runs
+from ssltool.workflows.drawing import sample, with_places
 from ssltool.workflows.options import Choice, resolved
-from ssltool.workflows.pretrain import describe, sample, with_places
+from ssltool.workflows.pretrain import describe
 
 _SCORED = 512  # pictures that `solve` scores for the numbers in its title
 _READ = 128  # pictures of a map whose features are read at a time

@@ -15,9 +15,10 @@ from ssltool.methods.find import find_method
 from ssltool.workflows import neighbors, visualize
 from ssltool.workflows.data import check
 from ssltool.workflows.doctor import doctor
+from ssltool.workflows.drawing import with_places
 from ssltool.workflows.neighbors import draw_neighbors
 from ssltool.workflows.options import combine
-from ssltool.workflows.pretrain import pretrain, with_places
+from ssltool.workflows.pretrain import pretrain
 
 JIGSAW = find_method("jigsaw")
 

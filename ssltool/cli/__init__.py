@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ssltool import __version__
-from ssltool.cli import bench, compare, data, doctor, export, methods, pretrain, probe, visualize
+from ssltool.cli import bench, compare, data, doctor, export, methods, pretrain, probe, report, visualize
 from ssltool.errors import SslToolError
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ app.command("probe")(probe.probe)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.add_typer(visualize.app, name="visualize")
+app.command("report")(report.report)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
 app.command("methods")(methods.methods)

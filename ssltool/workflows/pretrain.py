@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 from torch.optim import Optimizer
 
 import ssltool
@@ -23,7 +22,7 @@ from ssltool.data.batches import AllPictures, TrainBatches
 from ssltool.data.find import open_source
 from ssltool.data.source import Source, survey
 from ssltool.errors import CheckpointError, DiskFullError, Interrupted, NonFiniteLossError, SslToolError, UsageError
-from ssltool.methods.base import Answers, DataInfo, Method
+from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.find import find_method
 from ssltool.nn.card import LIGHTNESS_NORM, WeightsCard
 from ssltool.nn.encoders import check_input
@@ -36,8 +35,9 @@ from ssltool.training.display import Display
 from ssltool.training.interrupt import stop_requests
 from ssltool.training.loop import Plan, StepReport, train
 from ssltool.training.optim import build_optimizer
-from ssltool.viz.sheet import save_sheet
 from ssltool.workflows import runs
+from ssltool.workflows.board import BOARD, Board, require_tensorboard
+from ssltool.workflows.drawing import Place, draw, sample
 from ssltool.workflows.follow import Follower, Watch
 from ssltool.workflows.options import (
     FREE_ON_RESUME,
@@ -49,7 +49,6 @@ from ssltool.workflows.options import (
 )
 
 _PLATEAU = 500  # steps after which a loss still at chance is worth a word
-_SHOWN = 8  # pictures drawn into the run folder
 _WATCHED = 64  # pictures whose features are looked at for a collapse
 _CACHE_BYTES = 2**30  # decoded pictures kept in memory when all of them fit
 
@@ -68,6 +67,7 @@ class Session:
     start: int
     device: torch.device
     follower: Follower | None
+    board: Board | None = None  # opened when the run begins
 
 
 def pretrain(
@@ -104,8 +104,8 @@ def pretrain(
             return _rehearse(session, console)
         if folder is None and overwrite and run.folder.exists():
             shutil.rmtree(run.folder)
-        _begin(session, console)
         try:
+            _begin(session, console)
             return _consume(session, console)
         except torch.OutOfMemoryError as error:
             batch = session.run.choice.run.batch_size or 2
@@ -113,6 +113,9 @@ def pretrain(
                 f"the device ran out of memory with {batch} pictures per batch; "
                 f"type --batch-size {max(2, batch // 2)} --accumulate 2"
             ) from error
+        finally:
+            if session.board is not None:
+                session.board.close()
 
 
 def _new(choice: Choice, overwrite: bool, dry_run: bool) -> tuple[runs.Run, Source]:
@@ -165,6 +168,8 @@ def prepare(
     options = run.choice.run
     assert options.image_size and options.batch_size and options.steps and options.lr is not None, "resolved"
     assert options.weight_decay is not None and options.warmup is not None and options.channels, "resolved"
+    if options.tensorboard:
+        require_tensorboard()
     device = best_device() if options.device == "auto" else torch.device(options.device)
     torch.manual_seed(mix(options.seed))  # first weights
     method = runs.build_method(run.choice, run.info)
@@ -269,9 +274,11 @@ def _begin(session: Session, console: Console) -> None:
     """Make the run folder, or trim what a killed run wrote after its last checkpoint, and say what will happen."""
     run, plan = session.run, session.plan
     atomic.remove_leftovers(run.folder)
-    runs.write_run(run, plan.precision.reason, session.source.description)
+    runs.write_run(run, plan.precision.reason, session.source.description, session.method.chance)
     report.trim(run.folder, session.start)
     options = run.choice.run
+    if options.tensorboard:
+        session.board = Board(run.folder / BOARD, session.start, session.method.chance)
     console.print(f"{run.choice.method} on {session.source.description}, {options.image_size} px -> {run.folder}")
     console.print(
         f"{options.backbone} ({options.stem} stem), batch {options.batch_size}, {options.optimizer} lr {plan.lr:.4g}, "
@@ -317,6 +324,8 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
                     if warning:
                         console.print(f"after {step.step} steps {warning}", style="bold red")
                 report.append(run.folder, line[0])
+                if session.board is not None:
+                    session.board.line(line[0])
                 display.show({**line[0], **probed})
                 if step.step >= _PLATEAU and not looked:
                     looked = True
@@ -412,45 +421,12 @@ def card(session: Session, step: int) -> WeightsCard:
     )
 
 
-def sample(source: Source, size: int, count: int) -> tuple[Tensor, Tensor]:
-    """The first readable of ``count`` evenly spread pictures: uint8 ``[n, 3, S, S]``, int64 ``[n]``, n <= count."""
-    places = torch.linspace(0, len(source) - 1, min(count, len(source))).long().tolist()
-    with AllPictures(source, size=size, batch_size=count, workers=0, indices=places) as pictures:
-        batch = next(iter(pictures))
-    return batch.images, batch.indices
-
-
-def with_places(answers: Answers, source: Source, size: int) -> Answers:
-    """Add the pictures of the run's data that answers point to as columns; one that cannot be read is gray."""
-    if not answers.places:
-        return answers
-    wanted = sorted({place for places in answers.places.values() for place in places.tolist()})
-    with AllPictures(source, size=size, batch_size=64, workers=0, indices=wanted) as pictures:
-        found = {
-            place: image
-            for batch in pictures
-            for place, image in zip(batch.indices.tolist(), batch.images, strict=True)
-        }
-    gray = torch.full((3, size, size), 128, dtype=torch.uint8)
-    columns = {
-        title: torch.stack([found.get(place, gray) for place in places.tolist()])
-        for title, places in answers.places.items()
-    }
-    return answers._replace(pictures={**answers.pictures, **columns})
-
-
 def _draw(session: Session, step: int) -> None:
-    """Draw the task (at the start) or the answers (later) into the run folder. Draws from a generator of its own."""
-    method, folder = session.method, session.run.folder / "pictures"
-    images, index = sample(session.source, session.run.info.image_size, _SHOWN)
-    images, index = images.to(session.device), index.to(session.device)
-    generator = torch.Generator().manual_seed(session.plan.seed)
-    if step == 0:
-        save_sheet(method.train().pictures(images, index, generator), folder / "task.png")
-    else:
-        answers = with_places(method.eval().answers(images, index, generator), session.source, images.shape[-1])
-        save_sheet(answers.pictures, folder / f"answers-{step:07d}.png", captions=answers.captions)
-        method.train()
+    """Draw the data and the task (at the start) or the answers (later) into the run folder and onto the board."""
+    place = Place(session.run.folder / "pictures", step, session.plan.seed, session.device)
+    for name, path in draw(session.method, session.source, session.run.info.image_size, place).items():
+        if session.board is not None:
+            session.board.picture(name, path, step)
 
 
 def _summary(session: Session, line: dict[str, float], seconds: float) -> dict[str, Any]:

@@ -25,11 +25,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name, method, more in (
         ("a/run", "jigsaw", {"image_size": 32}),
         ("b/run", "jigsaw", {"image_size": 32, "seed": 1}),
-        ("cpc", "cpc", {"image_size": 20, "directions": 1}),
+        ("c/cpc", "cpc", {"image_size": 20, "directions": 1}),
     ):
         values = {**given, **more, "out": folder / name, "precision": "fp32"}
         pretrain(combine(method, find_method(method), values), console=QUIET)
-    return [folder / "a/run", folder / "b/run", folder / "cpc"]
+    return [folder / "a/run", folder / "b/run", folder / "c/cpc"]
 
 
 def options(tmp_path: Path) -> ProbeOptions:
@@ -51,7 +51,7 @@ def test_runs_are_probed_once_and_stand_in_one_table(
         runs, options(tmp_path), table=tmp_path / "t.csv", picture=tmp_path / "t.svg", sort="knn5", console=QUIET
     )
     names = [row["name"] for row in result["rows"]]
-    own = {"a/run", "b/run", "cpc (whole)", "cpc (patch)"}
+    own = {"a/run", "b/run", "c/cpc (whole)", "c/cpc (patch)"}
     assert own | {"pixels", "majority class"} < set(names)
     assert sum(name.startswith("random weights") for name in names) == 3  # alike for a and b, two ways for cpc
     values = [row["knn5"] for row in result["rows"]]

@@ -21,8 +21,8 @@ from ssltool.probing import features
 from ssltool.training.device import best_device
 from ssltool.viz.sheet import save_sheet
 from ssltool.workflows import runs
-from ssltool.workflows.pretrain import sample
-from ssltool.workflows.probe import random_twin
+from ssltool.workflows.drawing import sample
+from ssltool.workflows.reading import random_twin
 
 _SEARCHED = 2048  # pictures among which neighbours are looked for
 _PATCHES = 4  # of each picture, when patches are compared

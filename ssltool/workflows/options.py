@@ -110,6 +110,9 @@ class PretrainOptions(BaseModel):
         "measured on a fifth of at most 5000 of them; the training itself does not change",
     )
     probe_every: int | None = Field(None, ge=1, description="Steps between these; automatic: at each checkpoint")
+    tensorboard: bool = Field(
+        False, description="Also write numbers and pictures for TensorBoard, to RUN/tensorboard (ssltool[tensorboard])"
+    )
 
 
 # What may differ when a run is resumed: none of these changes a number of the run.
@@ -125,6 +128,7 @@ FREE_ON_RESUME = frozenset(
         "max_restarts",
         "probe_data",
         "probe_every",
+        "tensorboard",
     }
 )
 

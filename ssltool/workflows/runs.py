@@ -7,8 +7,10 @@
       metrics.jsonl        one line per --log-every steps
       encoder.safetensors  the newest encoder
       checkpoints/         whole training states, to resume from
-      pictures/            the task and the answers as pictures, at the start and at each checkpoint
+      pictures/            the data, the task and the answers, at the start and at each checkpoint
+      tensorboard/         the same numbers and pictures, with --tensorboard
       skipped.txt          pictures that could not be read, with reasons
+      probe.json           what `probe` measured last, if it was asked
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class Run:
     precision: str
 
 
-def write_run(run: Run, precision_reason: str, description: str) -> None:
-    """Write ``run.json``."""
+def write_run(run: Run, precision_reason: str, description: str, chance: dict[str, float]) -> None:
+    """Write ``run.json``; ``chance`` is said there for those who read it without building the method."""
     document = {
         "format": 1,
         "ssltool": ssltool.__version__,
@@ -67,6 +69,7 @@ def write_run(run: Run, precision_reason: str, description: str) -> None:
         "precision": {"name": run.precision, "reason": precision_reason},
         "data": {"description": description, "fingerprint": run.fingerprint, **dataclasses.asdict(run.info)},
         "task": run.facts,
+        "chance": chance,
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from ssltool.training.device import best_device
 from ssltool.viz import chart
 from ssltool.viz.map import save_map
 from ssltool.viz.sheet import save_sheet
+from ssltool.viz.words import said as said  # the command prints numbers in the same words
 from ssltool.workflows import runs
+from ssltool.workflows.drawing import sample, with_places
+from ssltool.workflows.opening import describe
 from ssltool.workflows.options import Choice, resolved
-from ssltool.workflows.pretrain import describe, sample, with_places
 
 _SCORED = 512  # pictures that `solve` scores for the numbers in its title
 _READ = 128  # pictures of a map whose features are read at a time
@@ -113,21 +115,6 @@ def draw_answers(
     }
 
 
-def said(name: str, value: float, chance: Mapping[str, float]) -> str:
-    """A number of `Method.forward` in words, with its unit and what knowing nothing gives."""
-
-    def written(number: float) -> str:
-        if name == "loss" or name.startswith("log_") or name.endswith("_similarity"):
-            return f"{number:.4g}"
-        if name.endswith("_nats"):
-            return f"{number:.3f} nats"
-        return f"{number:.1f} dB" if name.endswith("_db") else f"{number:.1%}"
-
-    known = f" (chance {written(chance[name])})" if name in chance else ""
-    title = name.removesuffix("_db").removesuffix("_nats").replace("_", " ")
-    return f"{title} {written(value)}{known}"
-
-
 def _spread(stack: Tensor, count: int) -> Tensor:
     """At most ``count`` evenly spread members of a stack."""
     return stack[torch.linspace(0, len(stack) - 1, min(count, len(stack))).long()]
@@ -214,8 +201,8 @@ def draw_features(
     labels = [label for place in places.tolist() if (label := source.label(place)) is not None]
     if len(labels) < len(images) or len(source.classes) < 2:
         labels = []
-    said = "t-SNE" if share is None else f"principal components, {share:.0%} of the variance"
-    title = f"{card.method}, pooled features of {len(images):,} pictures of {source.description}: {said}"
+    kind_said = "t-SNE" if share is None else f"principal components, {share:.0%} of the variance"
+    title = f"{card.method}, pooled features of {len(images):,} pictures of {source.description}: {kind_said}"
     save_map(points.numpy(), images, path, labels=labels, classes=source.classes if labels else (), title=title)
     found = {} if share is None else {"variance": share}
     return {"path": str(path), "method": card.method, "pictures": len(images), "classes": len(source.classes), **found}

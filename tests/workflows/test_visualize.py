@@ -15,9 +15,10 @@ from ssltool.methods.find import find_method
 from ssltool.workflows import neighbors, visualize
 from ssltool.workflows.data import check
 from ssltool.workflows.doctor import doctor
+from ssltool.workflows.drawing import with_places
 from ssltool.workflows.neighbors import draw_neighbors
 from ssltool.workflows.options import combine
-from ssltool.workflows.pretrain import pretrain, with_places
+from ssltool.workflows.pretrain import pretrain
 
 JIGSAW = find_method("jigsaw")
 
@@ -187,9 +188,3 @@ def test_charts_stand_beside_the_answers(name: str, tmp_path: Path) -> None:
     assert len(result["charts"]) == 1
     drawn(tmp_path / "solve.png")
     drawn(Path(result["charts"][0]))
-
-
-def test_numbers_are_said_in_their_units() -> None:
-    assert visualize.said("accuracy", 0.5, {"accuracy": 0.125}) == "accuracy 50.0% (chance 12.5%)"
-    assert visualize.said("psnr_interpolation_db", 18.58, {}) == "psnr interpolation 18.6 dB"
-    assert visualize.said("loss", 2.07944, {}) == "loss 2.079"

@@ -140,6 +140,15 @@ def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=centre, reducing_gap=3.0))
 
 
+def fitted(image: Image.Image, short_side: int) -> Image.Image:
+    """Resize the shorter side to ``short_side`` px keeping the aspect; smaller pictures stay as they are."""
+    scale = short_side / min(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(short_side, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
 def picture_size(file: PictureFile) -> tuple[int, int]:
     """Width and height in pixels as stored (before EXIF orientation), from the header alone.
 

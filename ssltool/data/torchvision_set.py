@@ -79,7 +79,7 @@ class TorchvisionSource(Source):
 
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         file = self._file(index)
-        return read_square(file, size) if file else square(self._picture(index), size)
+        return read_square(file, size) if file else square(np.asarray(self._picture(index)), size)
 
     def picture(self, index: int, short_side: int) -> Image.Image:
         file = self._file(index)

@@ -79,3 +79,8 @@ def with_places(answers: Answers, source: Source, size: int) -> Answers:
         for title, places in answers.places.items()
     }
     return answers._replace(pictures={**answers.pictures, **columns})
+
+
+def spread(stack: Tensor, count: int) -> Tensor:
+    """At most ``count`` evenly spread members of a stack."""
+    return stack[torch.linspace(0, len(stack) - 1, min(count, len(stack))).long()]

@@ -315,12 +315,12 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
                 if probing and session.follower is not None:
                     probed = {"knn": session.follower.accuracy(session.method.encoder, card(session, step.step))}
                     line[0] |= probed
-                if due and watch is not None:
-                    healthy, warning = watch.look(session.method.encoder, card(session, step.step))
-                    line[0] |= healthy
-                    if warning:
-                        console.print(f"after {step.step} steps {warning}", style="bold red")
                 if is_main():
+                    if due and watch is not None:
+                        healthy, warning = watch.look(session.method.encoder, card(session, step.step))
+                        line[0] |= healthy
+                        if warning:
+                            console.print(f"after {step.step} steps {warning}", style="bold red")
                     report.append(run.folder, line[0])
                 if session.board is not None:
                     session.board.line(line[0])

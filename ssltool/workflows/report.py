@@ -13,7 +13,7 @@ from PIL import Image
 
 import ssltool
 from ssltool.atomic import atomic_file
-from ssltool.errors import SslToolError, UsageError
+from ssltool.errors import UsageError
 from ssltool.training import report as metrics
 from ssltool.viz.html import Curves, Frame, HeatMap, RunPage, Table, cell, page
 from ssltool.viz.words import titled, written
@@ -45,7 +45,7 @@ def write_report(folders: Sequence[Path], to: Path | None = None, frames: int = 
     places = list({place.resolve(): place for place in places}.values())
     for place in places:
         _check(place)
-    pages = [read_page(place, name, frames) for place, name in zip(places, _names(places), strict=True)]
+    pages = [read_page(place, name, frames) for place, name in zip(places, runs.names(places), strict=True)]
     to = to or (places[0] if len(places) == 1 else Path()) / "report.html"
     title = pages[0].heading if len(pages) == 1 else f"{len(pages)} runs compared"
     text = page(pages, title, f"Made by ssltool {ssltool.__version__}.")
@@ -74,7 +74,7 @@ def read_page(folder: Path, name: str, frames: int = _FRAMES) -> RunPage:
     method = str(document.get("method", ""))
     options, data = _part(document, "options"), _part(document, "data")
     lines = _lines(folder, missing)
-    chance = _chance(folder, document)
+    chance = runs.chance(folder)
     drawn, left_out = _pictures(folder, frames, missing)
     probes, charts, best = _probes(folder, missing)
     description = str(data.get("description", "unknown pictures"))
@@ -121,16 +121,6 @@ def _check(folder: Path) -> None:
     raise UsageError(f"{folder} holds nothing of a run (no {', '.join(known)}); name a folder that pretrain made")
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell all folders apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise AssertionError("resolved folders differ")
-
-
 def _document(folder: Path, missing: list[str] | None = None) -> dict[str, Any]:
     """``run.json``, or as much as can be read of it."""
     missing = [] if missing is None else missing
@@ -173,17 +163,6 @@ def _lines(folder: Path, missing: list[str]) -> list[dict[str, int | float]]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _chance(folder: Path, document: Mapping[str, Any]) -> dict[str, float]:
-    """Chance levels as the run wrote them; of a run of an older version, of the untrained method."""
-    if isinstance(document.get("chance"), dict):
-        return {key: value for key, value in document["chance"].items() if _is_number(value)}
-    try:
-        run = runs.read_run(folder)
-        return dict(runs.build_method(run.choice, run.info).chance)
-    except SslToolError:  # no run.json, or of a method that is not installed here
-        return {}
 
 
 def _state(lines: Sequence[Mapping[str, float]], planned: object) -> str:

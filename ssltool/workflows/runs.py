@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ import torchvision
 
 import ssltool
 from ssltool.atomic import atomic_file
-from ssltool.errors import CheckpointError, UsageError
+from ssltool.errors import CheckpointError, SslToolError, UsageError
 from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.find import find_method
 from ssltool.training import checkpoint
@@ -59,8 +61,8 @@ class Run:
     precision: str
 
 
-def write_run(run: Run, precision_reason: str, description: str, chance: dict[str, float]) -> None:
-    """Write ``run.json``; ``chance`` is said there for those who read it without building the method."""
+def write_run(run: Run, precision_reason: str, description: str, chance_levels: dict[str, float]) -> None:
+    """Write ``run.json``; chance levels are said there for those who read it without building the method."""
     document = {
         "format": 1,
         "ssltool": ssltool.__version__,
@@ -69,7 +71,7 @@ def write_run(run: Run, precision_reason: str, description: str, chance: dict[st
         "precision": {"name": run.precision, "reason": precision_reason},
         "data": {"description": description, "fingerprint": run.fingerprint, **dataclasses.asdict(run.info)},
         "task": run.facts,
-        "chance": chance,
+        "chance": chance_levels,
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -129,6 +131,32 @@ def load_method(run: Run) -> Method[Any, Any]:
     method = build_method(run.choice, run.info)
     checkpoint.load_model(place, method)
     return method.eval()
+
+
+def chance(folder: Path) -> dict[str, float]:
+    """Chance levels as a run wrote them; of a run of an older version, of the untrained method.
+
+    Nothing is known of a damaged run, or of one whose method is not installed here.
+    """
+    try:
+        document = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        found = document.get("chance")
+        if found is None:
+            run = read_run(folder)
+            found = build_method(run.choice, run.info).chance
+        return {str(name): float(value) for name, value in found.items() if math.isfinite(value)}
+    except (OSError, ValueError, TypeError, AttributeError, SslToolError):
+        return {}
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell all folders apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(part[-length:]) for part in parts]
+        if len(set(found)) == len(found):
+            return found
+    raise UsageError(f"{folders[0]} is named twice; name each run once")
 
 
 def new_folder(out: Path | None, method: str, overwrite: bool) -> Path:

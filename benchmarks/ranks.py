@@ -1,0 +1,118 @@
+"""What a picture costs when several processes train together: CPU-seconds per picture at 1, 2 and 4 processes.
+
+    python benchmarks/ranks.py [--method jigsaw] [--ranks 1 2 4] [--steps 12] [--rounds 3] [--json]
+
+Each process trains on batches of its own, all alike, so with n processes a step sees n times the pictures. What is
+shared is then the price of working together: averaging the gradients, agreeing on stops, reducing the numbers. The
+settings take turns, one round after the other; the medians are of the CPU time of all processes after their start-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import socket
+import statistics
+import time
+from itertools import islice
+from multiprocessing.queues import SimpleQueue
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import multiprocessing
+
+from ssltool.distributed import any_of, is_main, total
+from ssltool.methods.find import find_method
+from ssltool.training import report
+from ssltool.training.parallel import joined
+from ssltool.workflows import pretrain
+from ssltool.workflows.options import combine
+
+WARM_UP = 2  # steps not counted
+
+
+def train(rank: int, world: int, port: int, method: str, steps: int, result: SimpleQueue[dict[str, float]]) -> None:
+    """One of the processes: take the steps of a run, as `ssltool pretrain` does, and write nothing."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world))
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    given = {"data": ["demo:512"], "image_size": 32, "batch_size": 32, "workers": 0, "precision": "fp32"}
+    choice = combine(method, find_method(method), {**given, "steps": WARM_UP + steps})
+    with joined():
+        session = pretrain.open_session(choice, Console(quiet=True), cache_bytes=2**30)
+        reports, meter = pretrain.steps(session), report.Meter()
+        for _ in islice(reports, WARM_UP):
+            pass
+        any_of(False)  # all begin together
+        wall, cpu = time.perf_counter(), time.process_time()
+        for step in islice(reports, steps):
+            any_of(False)
+            meter.add(step)
+        meter.line()
+        spent = float(total(torch.tensor(time.process_time() - cpu, dtype=torch.float64)))
+        pictures = steps * 32 * world
+        if is_main():
+            taken = time.perf_counter() - wall
+            result.put({"cpu_s_per_picture": spent / pictures, "pictures_per_s": pictures / taken})
+
+
+def measure(world: int, method: str, steps: int) -> dict[str, float]:
+    """Start the processes once and wait for what the first of them measured."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    result: SimpleQueue[dict[str, float]] = context.SimpleQueue()
+    started = [context.Process(target=train, args=(n, world, port, method, steps, result)) for n in range(world)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    if any(process.exitcode for process in started):
+        raise SystemExit(f"a process of {world} failed")
+    return result.get()
+
+
+def main() -> None:
+    """Print a table, or a JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="jigsaw")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    found: dict[int, list[dict[str, float]]] = {world: [] for world in arguments.ranks}
+    for _ in range(arguments.rounds):
+        for world in arguments.ranks:
+            found[world].append(measure(world, arguments.method, arguments.steps))
+    rows: list[dict[str, Any]] = []
+    for world, measured in found.items():
+        medians = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
+        rows.append({"processes": world, **medians})
+    for row in rows:
+        row["cost_against_first"] = row["cpu_s_per_picture"] / rows[0]["cpu_s_per_picture"]
+    result = {
+        "method": arguments.method,
+        "rows": rows,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+        return
+    print("processes  CPU ms/picture  against the first  pictures/s (wall)")
+    for row in rows:
+        print(
+            f"{row['processes']:9}  {1000 * row['cpu_s_per_picture']:14.3f}  {row['cost_against_first']:17.3f}  "
+            f"{row['pictures_per_s']:17.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -32,6 +32,7 @@ from ssltool.methods.base import Answers, Chart, DataInfo, Lines, Loss, Method, 
 from ssltool.nn.encoders import Encoder, map_shape
 from ssltool.nn.inpainting import ChannelwiseLinear, Decoder, DecoderKind, Discriminator
 from ssltool.ops import inpaint, masks
+from ssltool.ops.constants import constant
 from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.random import Draws
 
@@ -115,7 +116,7 @@ def reconstruction_loss(painted: Tensor, target: Tensor, weights: Tensor, kind: 
     error = painted - target
     error = error.square() if kind == "l2" else error.abs()
     weights = weights.expand(len(error), 1, *error.shape[2:])
-    whole = weights.sum() if normalized else torch.tensor(float(weights.numel()), device=error.device)
+    whole = weights.sum() if normalized else torch.full((), float(weights.numel()), device=error.device)
     return (error * weights).sum() / (whole * error.shape[1])
 
 
@@ -229,6 +230,8 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         self.shapes: Tensor
         self.register_buffer("shapes", shapes, persistent=False)
         self.hole: Tensor
+        self.band: Tensor
+        self.register_buffer("band", band_weights(self.side, self.overlap), persistent=False)
         self.register_buffer("hole", masks.central_hole(self.side, self.overlap), persistent=False)
 
     @property
@@ -265,7 +268,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         if self.encoder.in_channels == 1:
             picture = picture.mean(dim=1, keepdim=True)
         mask = self._mask(draws)
-        mean, std = (torch.tensor(v, device=picture.device).view(1, -1, 1, 1) for v in (self._mean, self._std))
+        mean, std = (constant(v, picture.device).view(1, -1, 1, 1) for v in (self._mean, self._std))
         # Filled after normalisation: the constant is the mean colour, which tells nothing.
         seen = torch.where(mask, 0.0, (picture - mean) / std)
         return ContextEncoderView(seen, 2 * self._windowed(picture) - 1, mask, picture)
@@ -292,7 +295,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         """Error of the painted window, plus both players' adversarial losses; L1, L2 and PSNR over the hole."""
         painted = self.paint(view)
         central = self.options.mask == "center"
-        weights = band_weights(self.side, self.overlap).to(painted.device) if central else self._windowed(view.mask)
+        weights = self.band if central else self._windowed(view.mask)
         kind = self.options.reconstruction
         loss = reconstruction_loss(painted, view.target, weights.to(painted.dtype), kind, normalized=not central)
         if not central:  # other processes have removed more or less

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssltool.ops.constants import constant
 from ssltool.ops.random import Draws
 
 _LUMA = torch.tensor([0.2989, 0.587, 0.114])  # ITU-R BT.601, rounded as in torchvision
@@ -71,7 +72,7 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
     sixths = torch.stack([(g - b) / span, 2 + (b - r) / span, 4 + (r - g) / span]).gather(0, strongest[None])[0]
     sixths = sixths + 6 * turn[:, None, None]
     # A channel is at its highest within a sixth of its own hue and falls linearly to its lowest over the next.
-    offset = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
+    offset = constant((5.0, 3.0, 1.0), images.device)[:, None, None]
     ramp = torch.remainder(sixths[:, None] + offset, 6)
     return value[:, None] - chroma[:, None] * torch.minimum(ramp, 4 - ramp).clamp(0, 1)
 

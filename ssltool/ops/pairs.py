@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import UsageError
+from ssltool.ops.constants import constant
 from ssltool.ops.random import Draws
 
 Sampler = Literal["grid", "pair", "all8", "center"]
@@ -132,7 +133,7 @@ def neighbours(count: int) -> list[Tensor]:
 def sample_pairs(draws: Draws, side: int, sizes: Geometry, count: int) -> Drawn:
     """``count`` pairs: the place uniform, then the first corner uniform over where that pair fits."""
     target = draws.integers(8, count)
-    step = torch.tensor(PLACES, device=draws.device)[target] * sizes.pitch  # [B, count, 2]
+    step = constant(PLACES, draws.device)[target] * sizes.pitch  # [B, count, 2]
     low = sizes.jitter + (-step).clamp_min(0)
     high = side - sizes.patch - sizes.jitter - step.clamp_min(0)
     first = low + draws.integers(high - low + 1, count, 2)
@@ -147,7 +148,7 @@ def sample_star(draws: Draws, side: int, sizes: Geometry, central: bool) -> Draw
     room = side - sizes.patch - sizes.jitter - sizes.pitch - low
     middle = torch.full((1, 2), (side - sizes.patch) // 2, device=draws.device)
     first = middle.expand(draws.count, 1, 2) if central else low + draws.integers(room + 1, 1, 2)
-    steps = torch.tensor([(0, 0), *PLACES], device=draws.device) * sizes.pitch
+    steps = constant(((0, 0), *PLACES), draws.device) * sizes.pitch
     target = torch.arange(8, device=draws.device).expand(draws.count, -1)
     return Drawn(_jittered(draws, first + steps, side, sizes), torch.zeros_like(target), target + 1, target)
 

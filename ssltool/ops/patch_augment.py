@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssltool.ops.constants import constant
 from ssltool.ops.random import Draws
 
 Level = Literal["none", "v1", "light", "v2"]
@@ -229,7 +230,7 @@ def _color_jitter(x: Tensor, draws: Draws, count: int) -> Tensor:
     brightness, factor, saturation, hue = draws.uniform(count, 4).flatten(0, 1).unbind(dim=1)
     angle = (2 * hue - 1) * 0.2 * 2 * math.pi
     third = torch.full((3, 3), 1 / 3, device=x.device)
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=x.device) / math.sqrt(3)
+    cross = constant(((0.0, -1, 1), (1, 0, -1), (-1, 1, 0)), x.device) / math.sqrt(3)
     around = torch.eye(3, device=x.device) - third  # colour without brightness
     turn = angle.cos()[:, None, None] * around + angle.sin()[:, None, None] * cross
     matrix = third + (0.5 + saturation)[:, None, None] * turn

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssltool.methods.base import DataInfo, Lines, Matrix, Method, Points
 from ssltool.methods.find import available, find_method
@@ -66,6 +69,45 @@ def test_finite_loss_and_gradients_reach_every_encoder_parameter(name: str, stem
     loss.value.backward()
     missing = [key for key, p in method.encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not missing
+
+
+class HostReads(TorchDispatchMode):
+    """Notes the lines of ssltool that read a tensor's numbers, which on a GPU waits for all that was asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        reads = name in {
+            "_local_scalar_dense",
+            "nonzero",
+            "masked_select",
+            "equal",
+            "is_nonzero",
+            "_unique2",
+            "bincount",
+        }
+        if name in {"index", "index_put", "index_put_", "_index_put_impl_"}:  # by a mask: the result's shape is read
+            reads = any(index is not None and index.dtype == torch.bool for index in args[1])
+        if reads:
+            frame = [f for f in traceback.extract_stack() if f"{os.sep}ssltool{os.sep}" in f.filename][-1]
+            self.found.add(f"{Path(frame.filename).name}: {frame.line}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_does_not_wait_for_a_gpu(name: str) -> None:
+    """Allowed: the key of the random numbers, from a generator on the host, and checks made on a CPU alone."""
+    method, info = build(name)
+    method.train()
+    with HostReads() as reads:
+        view = method.view(*batch(info), seeded())
+        method(view).value.backward()
+        method.after_step(view)
+    others = {line for line in reads.found if "generator=generator" not in line and 'device.type == "cpu"' not in line}
+    assert not {line for line in others if not line.startswith("npid.py: log_c, bound")}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,17 @@
+"""Small tables of numbers on the device, copied there once: a copy in every step would each time stop a GPU."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+Numbers = tuple["Numbers | float", ...]
+
+
+@cache
+def constant(values: Numbers, device: torch.device) -> Tensor:
+    """The tensor of nested tuples of numbers; it is shared, so nobody may write to it, nor need its gradient."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)

@@ -22,9 +22,7 @@ def to_gray(images: Tensor, which: Tensor) -> Tensor:
         Like ``images``.
     """
     r, g, b = images.unbind(dim=1)
-    mean = ((r.to(torch.float32) + g + b) / 3)[
-        :, None
-    ]  # faster on a CPU than a reduction over three planes
+    mean = ((r.to(torch.float32) + g + b) / 3)[:, None]  # faster on a CPU than a reduction over three planes
     if not images.is_floating_point():
         mean = mean.round()
     return torch.where(which[:, None, None, None], mean.to(images.dtype), images)

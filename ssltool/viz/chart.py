@@ -226,7 +226,8 @@ def matrix(
     column_label: str,
     *,
     title: str,
-    value_label: str = "share of the row",
+    value_label: str = "",
+    digits: int = 2,
 ) -> Figure:
     """A table as a heat map with its numbers written in; large tables keep the colours alone.
 
@@ -238,9 +239,11 @@ def matrix(
         column_label: What the columns are.
         title: Drawn on top.
         value_label: What the colours are.
+        digits: Of the numbers, after the point.
     """
     side = max(len(rows), len(columns))
-    figure = Figure(figsize=(max(5.0, 0.55 * len(columns) + 2), max(4.0, 0.5 * len(rows) + 1.5)), layout="constrained")
+    cell = 0.55 if side <= 20 else 0.26  # inches; the names of more rows stand closer, without numbers between them
+    figure = Figure(figsize=(max(5.0, cell * len(columns) + 2), max(4.0, cell * len(rows) + 1.5)), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(values, cmap="viridis", interpolation="nearest")
     figure.colorbar(image, ax=axis, label=value_label)
@@ -248,12 +251,37 @@ def matrix(
         middle = (values.min() + values.max()) / 2
         for (y, x), value in np.ndenumerate(values):
             ink = "black" if value > middle else "white"
-            axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+            axis.text(x, y, f"{value:.{digits}f}", ha="center", va="center", fontsize=8, color=ink)
     axis.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 4 else 0, fontsize=8)
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
     axis.set_xlabel(column_label)
     axis.set_ylabel(row_label)
     axis.set_title(title, fontsize=10)
+    return figure
+
+
+def bars(
+    values: Mapping[str, float], label: str, *, title: str, deviations: Mapping[str, float] | None = None
+) -> Figure:
+    """Horizontal bars from the largest to the smallest, the numbers written beside them.
+
+    Args:
+        values: Name -> length.
+        label: What the lengths are.
+        title: Drawn on top.
+        deviations: Name -> half the width of an error bar, where known.
+    """
+    names = sorted(values, key=lambda name: values[name])
+    figure = Figure(figsize=(6.4, max(2.4, 0.24 * len(names) + 1.2)), layout="constrained")
+    axis = figure.subplots()
+    errors = [(deviations or {}).get(name, 0.0) for name in names] if deviations else None
+    drawn = axis.barh(names, [values[name] for name in names], xerr=errors, color=BLUE)
+    axis.bar_label(drawn, [f"{values[name]:.1f}" for name in names], fontsize=8, padding=3)
+    axis.set_xlabel(label)
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(labelsize=8)
+    axis.margins(x=0.12, y=0.01)
+    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 

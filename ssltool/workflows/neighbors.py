@@ -21,7 +21,7 @@ from ssltool.training.device import best_device
 from ssltool.viz.sheet import save_sheet
 from ssltool.workflows.drawing import sample
 from ssltool.workflows.pictures import pictures_of, png
-from ssltool.workflows.probe import random_twin
+from ssltool.workflows.reading import random_twin
 
 _SEARCHED = 2048  # pictures among which neighbours are looked for
 _PATCHES = 4  # of each picture, when patches are compared

@@ -4,10 +4,12 @@ become metrics, checkpoints, weights and pictures.
 
 from __future__ import annotations
 
+import platform
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,16 @@ from ssltool.atomic import atomic_file
 from ssltool.data.batches import AllPictures, TrainBatches
 from ssltool.data.find import open_source
 from ssltool.data.source import Source, survey
-from ssltool.errors import CheckpointError, DiskFullError, Interrupted, NonFiniteLossError, SslToolError, UsageError
+from ssltool.distributed import any_of, copy_from_main, from_all, from_main, is_main, launched, rank, world_size
+from ssltool.errors import (
+    CheckpointError,
+    DataError,
+    DiskFullError,
+    Interrupted,
+    NonFiniteLossError,
+    SslToolError,
+    UsageError,
+)
 from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.find import find_method
 from ssltool.nn.card import LIGHTNESS_NORM, WeightsCard
@@ -30,14 +41,17 @@ from ssltool.nn.weights import describe as describe_weights
 from ssltool.nn.weights import find_weights, load_backbone, save_encoder
 from ssltool.ops.random import mix
 from ssltool.training import checkpoint, report
-from ssltool.training.device import Precision, best_device, choose_precision
+from ssltool.training.device import Precision, choose_precision
 from ssltool.training.display import Display
 from ssltool.training.interrupt import stop_requests
 from ssltool.training.loop import Plan, StepReport, train
 from ssltool.training.optim import build_optimizer
+from ssltool.training.parallel import choose_device, joined, restarts, synchronize_batch_norm
 from ssltool.workflows import runs
 from ssltool.workflows.board import BOARD, Board, require_tensorboard
-from ssltool.workflows.drawing import Place, draw
+from ssltool.workflows.drawing import Place, draw, sample
+from ssltool.workflows.follow import Follower, Watch
+from ssltool.workflows.launch import launch, only_folder
 from ssltool.workflows.options import (
     FREE_ON_RESUME,
     Choice,
@@ -46,15 +60,16 @@ from ssltool.workflows.options import (
     resolved,
     validated,
 )
-from ssltool.workflows.probe import Follower
+from ssltool.workflows.request import Request
 
 _PLATEAU = 500  # steps after which a loss still at chance is worth a word
+_WATCHED = 64  # pictures whose features are looked at for a collapse
 _CACHE_BYTES = 2**30  # decoded pictures kept in memory when all of them fit
 
 
 @dataclass
 class Session:
-    """Everything a run needs, ready to take its next step."""
+    """Everything a run needs, ready to take its next step; of several processes each has its own."""
 
     run: runs.Run
     source: Source
@@ -67,6 +82,7 @@ class Session:
     device: torch.device
     follower: Follower | None
     board: Board | None = None  # opened when the run begins
+    skipped: dict[str, str] = field(default_factory=dict)  # by any process, as of the last checkpoint
 
 
 def pretrain(
@@ -77,7 +93,8 @@ def pretrain(
     dry_run: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Run ``ssltool pretrain``.
+    """Run ``ssltool pretrain``: in this process, with those that torchrun started beside it, or, if the options name
+    several devices, in as many new processes.
 
     Args:
         choice: Method and options, see `ssltool.workflows.options.combine`; on ``resume`` only those that were typed.
@@ -95,16 +112,45 @@ def pretrain(
         SslToolError: Anything else the user can mend.
     """
     console = console or Console(stderr=True, highlight=False)
-    folder = runs.folder_to_resume(choice.run.out, choice.method) if resume else None
-    run, source = _continued(choice, folder) if folder else _new(choice, overwrite, dry_run)
+    request = Request(choice, resume, overwrite, dry_run, console.quiet)
+    if not launched():
+        located, processes = _located(request)
+        if processes > 1:
+            return launch(located, processes, console)
+    with joined():
+        return _pretrain(request, console if is_main() else Console(quiet=True))
+
+
+def _located(request: Request) -> tuple[Request, int]:
+    """Name the folder of a request's run, and say how many processes it asks for."""
+    choice, devices = request.choice, request.choice.run.devices
+    if request.resume:
+        out = runs.folder_to_resume(choice.run.out, choice.method)
+        devices = devices or runs.read_run(out).choice.run.devices
+    elif not request.dry_run:
+        out = runs.new_folder(choice.run.out, choice.method, request.overwrite)
+    else:
+        return request, devices or 1
+    located = choice.model_copy(update={"run": choice.run.model_copy(update={"out": out})})
+    return replace(request, choice=located), devices or 1
+
+
+def _pretrain(request: Request, console: Console) -> dict[str, Any]:
+    """Carry out a request in this process and those that it has joined."""
+    choice = request.choice
+    folder = _to_continue(request)
+    if folder and not request.resume:
+        choice = only_folder(choice, folder)
+    run, source = _continued(choice, folder) if folder else _new(choice, request.overwrite, request.dry_run)
     session = prepare(run, source, console, resume=folder is not None)
     with session.batches:
-        if dry_run:
+        if request.dry_run:
             return _rehearse(session, console)
-        if folder is None and overwrite and run.folder.exists():
+        if folder is None and request.overwrite and is_main() and run.folder.exists():
             shutil.rmtree(run.folder)
         try:
-            _begin(session, console)
+            if is_main():
+                _begin(session, console)
             return _consume(session, console)
         except torch.OutOfMemoryError as error:
             batch = session.run.choice.run.batch_size or 2
@@ -117,14 +163,47 @@ def pretrain(
                 session.board.close()
 
 
+def _to_continue(request: Request) -> Path | None:
+    """The folder of the run to continue, the same for all processes; None begins a new one.
+
+    When torchrun has started the processes again, that is the run which they began the first time.
+    """
+    choice, (done, allowed) = request.choice, restarts()
+    if allowed and not (request.resume or request.dry_run) and (request.overwrite or choice.run.out is None):
+        raise UsageError(
+            "with torchrun's --max-restarts a restarted command has to find its run: name a new folder with --out, "
+            "and drop --overwrite"
+        )
+
+    def find() -> str | None:
+        if request.resume:
+            return str(runs.folder_to_resume(choice.run.out, choice.method))
+        begun = done and choice.run.out is not None and (choice.run.out / runs.RUN_FILE).is_file()
+        return str(choice.run.out) if begun else None
+
+    found = from_main(find)
+    return Path(found) if found else None
+
+
 def _new(choice: Choice, overwrite: bool, dry_run: bool) -> tuple[runs.Run, Source]:
     """Look at the data and decide every open option."""
-    out = Path("-") if dry_run else runs.new_folder(choice.run.out, choice.method, overwrite)
+    out = Path(from_main(lambda: "-" if dry_run else str(runs.new_folder(choice.run.out, choice.method, overwrite))))
     source = open_source(choice.run.data)
-    info = describe(source, choice.run.image_size)
+    info = DataInfo.from_json(from_main(lambda: asdict(describe(source, choice.run.image_size))))
     decided = resolved(choice, find_method(choice.method), info)
-    info = replace(info, batch_size=decided.run.batch_size or 0)
-    return runs.Run(out, decided, info, source.fingerprint(), {}, ""), source
+    info = replace(info, batch_size=(decided.run.batch_size or 0) * world_size())
+    return runs.Run(out, decided, info, _fingerprint(source), {}, ""), source
+
+
+def _fingerprint(source: Source) -> str:
+    """What identifies the pictures, which all processes have to see alike."""
+    mine = source.fingerprint()
+    if from_main(lambda: mine) != mine:
+        raise DataError(
+            f"process {rank()} on {platform.node()} sees other pictures than process 0: {source.description}; "
+            "give all machines the same files under the same path"
+        )
+    return mine
 
 
 def describe(source: Source, image_size: int | None) -> DataInfo:
@@ -142,7 +221,8 @@ def _continued(typed: Choice, folder: Path) -> tuple[runs.Run, Source]:
             f"{folder} is a run of {run.choice.method}; type 'ssltool pretrain {run.choice.method} --resume'"
         )
     given = {**typed.run.model_dump(exclude_unset=True), **typed.task.model_dump(exclude_unset=True)}
-    saved = {**run.choice.run.model_dump(), **run.choice.task.model_dump()}
+    saved = {**run.choice.run.model_dump(), **run.choice.task.model_dump(), **_shared(run.choice.run, folder)}
+    given["devices"] = world_size()
     wanted = validated(typed.method, find_method(typed.method), {**saved, **given, "epochs": None})
     now = {**wanted.run.model_dump(), **wanted.task.model_dump()}
     changed = [name for name in given if now[name] != saved[name] and name not in FREE_ON_RESUME]
@@ -152,12 +232,24 @@ def _continued(typed: Choice, folder: Path) -> tuple[runs.Run, Source]:
             f"--resume goes on as the run began, but got {listed}; drop them, or start a new run with --init {folder}"
         )
     source = open_source(run.choice.run.data)
-    if source.fingerprint() != run.fingerprint:
+    if _fingerprint(source) != run.fingerprint:
         raise CheckpointError(
             f"the pictures of {folder} have changed since it began; "
             f"restore them, or start a new run with --init {folder}"
         )
     return replace(run, choice=wanted), source
+
+
+def _shared(options: PretrainOptions, folder: Path) -> dict[str, int]:
+    """The batch size with which this number of processes sees the batches that the run began with."""
+    whole = (options.batch_size or 0) * (options.devices or 1)
+    if whole % world_size() or whole // world_size() < 2:
+        fitting = [str(n) for n in range(1, whole // 2 + 1) if whole % n == 0]
+        raise UsageError(
+            f"{folder} trains on batches of {whole} pictures, which {world_size()} processes cannot share evenly; "
+            f"start {' or '.join(fitting)} processes"
+        )
+    return {"batch_size": whole // world_size()}
 
 
 def prepare(
@@ -169,7 +261,7 @@ def prepare(
     assert options.weight_decay is not None and options.warmup is not None and options.channels, "resolved"
     if options.tensorboard:
         require_tensorboard()
-    device = best_device() if options.device == "auto" else torch.device(options.device)
+    device = choose_device(options.device)
     torch.manual_seed(mix(options.seed))  # first weights
     method = runs.build_method(run.choice, run.info)
     if run.facts and method.facts != run.facts:
@@ -183,10 +275,9 @@ def prepare(
         console.print(f"first weights: {matched} tensors from {options.init}")
     method.to(device)
     method.encoder.to(memory_format=torch.channels_last)
-    if run.precision:
-        precision = Precision(run.precision, "as the run began")  # type: ignore[arg-type]
-    else:
-        precision = choose_precision(options.precision, method.encoder, size, options.channels, device)
+    precision = _precision(run, method, size, device)
+    if options.sync_batchnorm:
+        synchronize_batch_norm(method, device)
     optimizer = build_optimizer(
         method,
         options.optimizer,
@@ -202,6 +293,8 @@ def prepare(
         batch_size=options.batch_size,
         seed=options.seed,
         workers=options.workers,
+        rank=rank(),
+        world=world_size(),
         device=device,
         cache_bytes=cache_bytes,
     )
@@ -217,24 +310,36 @@ def prepare(
         precision=precision,
     )
     start = 0
-    place = checkpoint.newest(run.folder) if resume else None
-    if place is not None:
-        state = checkpoint.load(place, method, optimizer)
+    place = from_main(lambda: str(checkpoint.newest(run.folder) or "")) if resume else ""
+    if place:
+        state = checkpoint.load(Path(place), method, optimizer)
         scaler.load_state_dict(state["scaler"])
         start = state["step"]
     else:
         _look_first(method, source, options, device, console)
+    held = chain(method.named_parameters(), method.named_buffers())
+    copy_from_main(tensor for name, tensor in held if name not in method.sharded)
     if options.compile:
         method.encoder.compile()
     run = replace(run, facts=method.facts, precision=precision.name)
-    follower = Follower(options.probe_data, options.batch_size, options.seed) if options.probe_data else None
+    follower = None
+    if options.probe_data and is_main():
+        follower = Follower(options.probe_data, options.batch_size, options.seed)
     return Session(run, source, method, optimizer, scaler, batches, plan, start, device, follower)
+
+
+def _precision(run: runs.Run, method: Method[Any, Any], size: int, device: torch.device) -> Precision:
+    """The number format: as the run began, or what the first process finds best."""
+    if run.precision:
+        return Precision(run.precision, "as the run began")  # type: ignore[arg-type]
+    asked, channels = run.choice.run.precision, run.choice.run.channels or 3
+    return Precision(**from_main(lambda: asdict(choose_precision(asked, method.encoder, size, channels, device))))
 
 
 def _look_first(
     method: Method[Any, Any], source: Source, options: PretrainOptions, device: torch.device, console: Console
 ) -> None:
-    """Let the method learn from the pictures what it must know before the first step."""
+    """Let the method learn from the pictures what it must know before the first step; all processes learn the same."""
     assert options.image_size and options.batch_size, "resolved"
     places = torch.randperm(len(source), generator=torch.Generator().manual_seed(mix(options.seed))).tolist()
     pictures = AllPictures(
@@ -279,8 +384,9 @@ def _begin(session: Session, console: Console) -> None:
     if options.tensorboard:
         session.board = Board(run.folder / BOARD, session.start, session.method.chance)
     console.print(f"{run.choice.method} on {session.source.description}, {options.image_size} px -> {run.folder}")
+    batch = f"batch {options.batch_size}" + (f" x {options.devices} processes" if world_size() > 1 else "")
     console.print(
-        f"{options.backbone} ({options.stem} stem), batch {options.batch_size}, {options.optimizer} lr {plan.lr:.4g}, "
+        f"{options.backbone} ({options.stem} stem), {batch}, {options.optimizer} lr {plan.lr:.4g}, "
         f"{plan.steps} steps ({plan.steps * plan.accumulate / session.batches.steps_per_epoch:.1f} epochs)"
     )
     task = ", ".join(
@@ -301,24 +407,32 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
     meter, line, began = report.Meter(), report.read(run.folder)[-1:], time.monotonic()
     looked = session.start >= _PLATEAU
     probed: dict[str, float] = {}
+    watch = Watch(sample(session.source, run.info.image_size, _WATCHED)[0].to(session.device))
     shown = Display(plan.steps, session.start, session.method.chance, console)
     with stop_requests() as stop, shown as display:
         for step in steps(session):
             meter.add(step)
             display.advance(step.step)
             last = step.step == plan.steps
-            stopping = stop.asked and not last  # asked once: a signal from here on is obeyed after the next step
+            # Asked once: a signal from here on is obeyed after the next step. One to any process stops them all.
+            stopping = any_of(stop.asked) and not last
             due = last or stopping or step.step % options.checkpoint_every == 0
-            probing = session.follower is not None and not stopping
+            probing = bool(options.probe_data) and not stopping
             probing = probing and (last or step.step % (options.probe_every or options.checkpoint_every) == 0)
             if due or probing or step.step % options.log_every == 0:
                 line = [_checked_line(meter, session)]
                 if probing and session.follower is not None:
                     probed = {"knn": session.follower.accuracy(session.method.encoder, card(session, step.step))}
                     line[0] |= probed
-                report.append(run.folder, line[0])
-                if session.board is not None:
-                    session.board.line(line[0])
+                if is_main():
+                    if due:
+                        healthy, warning = watch.look(session.method.encoder, card(session, step.step))
+                        line[0] |= healthy
+                        if warning:
+                            console.print(f"after {step.step} steps {warning}", style="bold red")
+                    report.append(run.folder, line[0])
+                    if session.board is not None:
+                        session.board.line(line[0])
                 display.show({**line[0], **probed})
                 if step.step >= _PLATEAU and not looked:
                     looked = True
@@ -360,17 +474,25 @@ def _checked_line(meter: report.Meter, session: Session) -> dict[str, float]:
 
 
 def _save(session: Session, step: int) -> None:
-    """Save a checkpoint, the encoder, the list of skipped pictures, and pictures of the answers."""
+    """Save a checkpoint, the encoder, the list of skipped pictures, and pictures of the answers.
+
+    All processes call it, for what each of them knows, and the first of them writes.
+    """
     run, options = session.run, session.run.choice.run
+    extra = {"scaler": session.scaler.state_dict()}
+    for skipped in from_all(session.batches.skipped):
+        session.skipped |= skipped
+    if not is_main():
+        checkpoint.save(run.folder, step, session.method, session.optimizer, extra, options.keep)
+        return
     try:
         # The checkpoint comes after the encoder: a run killed between the two takes the steps again and rewrites it,
         # while one resumed from its last checkpoint has no step left that would.
         save_encoder(session.method.encoder, card(session, step), run.folder / runs.WEIGHTS)
-        if session.batches.skipped:
+        if session.skipped:
             with atomic_file(run.folder / runs.SKIPPED) as temporary:
-                lines = [f"{name}: {reason}\n" for name, reason in sorted(session.batches.skipped.items())]
+                lines = [f"{name}: {reason}\n" for name, reason in sorted(session.skipped.items())]
                 temporary.write_text("".join(lines), encoding="utf-8")
-        extra = {"scaler": session.scaler.state_dict()}
         checkpoint.save(run.folder, step, session.method, session.optimizer, extra, options.keep)
         _draw(session, step)
     except DiskFullError as error:
@@ -403,7 +525,7 @@ def card(session: Session, step: int) -> WeightsCard:
         training={
             "ssltool": ssltool.__version__,
             "steps": step,
-            "batch_size": (options.batch_size or 0) * options.accumulate,
+            "batch_size": (options.batch_size or 0) * (options.devices or 1) * options.accumulate,
             "pictures": run.info.count,
             "picture_size": run.info.image_size,
             "optimizer": options.optimizer,
@@ -423,7 +545,6 @@ def _draw(session: Session, step: int) -> None:
 
 
 def _summary(session: Session, line: dict[str, float], seconds: float) -> dict[str, Any]:
-    skipped = len(session.batches.skipped)
     return {
         "run": str(session.run.folder),
         "weights": str(session.run.folder / runs.WEIGHTS),
@@ -431,7 +552,7 @@ def _summary(session: Session, line: dict[str, float], seconds: float) -> dict[s
         **line,
         "chance": session.method.chance,
         "pictures": session.run.info.count,
-        "skipped": skipped,
+        "skipped": len(session.skipped),
         "seconds": round(seconds, 1),
     }
 
@@ -450,7 +571,7 @@ def _rehearse(session: Session, console: Console) -> dict[str, Any]:
         "method": session.run.choice.method,
         "options": session.run.choice.flat(),
         "precision": session.plan.precision.reason,
-        "images_per_s": step.pictures / times[-1],
+        "images_per_s": step.pictures * world_size() / times[-1],
         "seconds": times[-1] * session.plan.steps,
         "memory_gb": round(peak_memory(session.device) / 1e9, 2),
         "disk_gb": round((keep + 1) * 2 * size / 1e9, 3),

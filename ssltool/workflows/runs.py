@@ -100,7 +100,7 @@ def read_run(folder: Path) -> Run:
         data = dict(document["data"])
         fingerprint = data.pop("fingerprint")
         data.pop("description")
-        info = DataInfo(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+        info = DataInfo.from_json(data)
         name, options = document["method"], document["options"]
         facts, precision = document["task"], document["precision"]["name"]
     except (ValueError, KeyError, TypeError) as error:
@@ -169,7 +169,7 @@ def new_folder(out: Path | None, method: str, overwrite: bool) -> Path:
         return Path("runs") / f"{method}-{max(_numbers(method), default=0) + 1}"
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a new folder")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(path.suffix != ".tmp" for path in out.iterdir()):  # what a killed run left is no run
         if not overwrite:
             raise UsageError(
                 f"--out {out} is not empty; type --resume to continue it, --overwrite to replace it, or another folder"

@@ -2,8 +2,8 @@
 
     python benchmarks/probe.py --weights RUN --data fashion/train --test-data fashion/test
 
-Prints JSON. Reading is everything from files to features; fitting is linear + kNN on the pooled vector. CPU-seconds of this
-process, so read with ``--workers 0``. scikit-learn gets ``--pictures`` of the training pictures, since its solvers need minutes for
+Prints JSON. Reading is from files to features; fitting is linear + kNN on the pooled vector. CPU-seconds of this
+process. scikit-learn gets ``--pictures`` of the training pictures, since its solvers need minutes for
 60,000.
 """
 

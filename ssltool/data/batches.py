@@ -343,20 +343,52 @@ def _overhear(number: int, frame: FrameType | None) -> None:
 def _delivered(stream: Iterator[_Loaded], skipped: dict[str, str], device: torch.device) -> Iterator[Batch]:
     """Move what workers hand over to the device, timing the wait; the workers end with the iteration."""
     try:
-        while True:
-            start = time.perf_counter()
-            loaded = next(stream, None)
-            if loaded is None:
-                return
-            skipped.update(loaded.skipped)
-            images = loaded.images.to(device, non_blocking=True)
-            indices = loaded.indices.to(device, non_blocking=True)
-            yield Batch(images, indices, loaded.epoch, time.perf_counter() - start)
+        batches = _timed(stream, skipped)
+        yield from _copied_ahead(batches, device) if device.type == "cuda" else batches
     except RuntimeError as error:
         _name_dead_worker(error)
         raise
     finally:
         _stop(stream)
+
+
+def _timed(stream: Iterator[_Loaded], skipped: dict[str, str]) -> Iterator[Batch]:
+    while True:
+        start = time.perf_counter()
+        loaded = next(stream, None)
+        if loaded is None:
+            return
+        skipped.update(loaded.skipped)
+        yield Batch(loaded.images, loaded.indices, loaded.epoch, time.perf_counter() - start)
+
+
+def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copy each batch to a GPU, on a stream of its own, while the step before it is computed."""
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def copied(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
+        with torch.cuda.stream(copying):
+            # The memory is pinned, so this returns at once; torch keeps it until the copy is done.
+            images = batch.images.to(device, non_blocking=True)
+            indices = batch.indices.to(device, non_blocking=True)
+            return batch._replace(images=images, indices=indices), copying.record_event()
+
+    def handed_over(batch: Batch, done: torch.cuda.Event) -> Batch:
+        computing = torch.cuda.current_stream(device)
+        computing.wait_event(done)
+        for tensor in (batch.images, batch.indices):
+            # They were allocated for the copying stream, which must not reuse them while a step still reads them.
+            tensor.record_stream(computing)
+        return batch
+
+    ahead = None
+    for batch in batches:
+        following = copied(batch)
+        if ahead is not None:
+            yield handed_over(*ahead)
+        ahead = following
+    if ahead is not None:
+        yield handed_over(*ahead)
 
 
 def _name_dead_worker(error: BaseException | None) -> None:

@@ -12,10 +12,11 @@ Rules, the same for every format:
 Refused with :class:`~ssltool.errors.UnreadablePicture`: what is no picture, a truncated or corrupt file (never read
 as half a picture), more than 179 megapixels, and a shorter side under 8 px.
 
-JPEG files, gray or in colour, are read by simplejpeg if it is installed (the extra ``fast``), a quarter faster than by
-Pillow and with the same pixels; whatever it finds wrong is left to Pillow to judge. They are decoded at the smallest of the scales 1/1, 1/2, 1/4, 1/8 that is not below the target. That scaling
+JPEG files are decoded at the smallest of the scales 1/1, 1/2, 1/4, 1/8 that is not below the target. That scaling
 drops the high DCT frequencies of each block, a low-pass filter of its own, so decoding at twice the target would buy
-no protection against aliasing; the last step, less than a factor of two, is an antialiased resize.
+no protection against aliasing; the last step, less than a factor of two, is an antialiased resize. Gray and colour
+JPEGs are read by simplejpeg if it is installed (the extra ``fast``): a quarter faster than by Pillow, with the same
+pixels. Whatever it finds wrong is left to Pillow to judge.
 """
 
 from __future__ import annotations
@@ -145,8 +146,9 @@ def _fast_jpeg(image: Image.Image, scale: int) -> NDArray[np.uint8] | None:
     """Pixels ``[H, W, 3]`` of an opened but not yet loaded JPEG; None if Pillow must read it."""
     if simplejpeg is None or image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return None
-    file = image.fp
-    assert file is not None, "just opened"
+    file = getattr(image, "fp", None)
+    if file is None:
+        return None
     place = file.tell()
     file.seek(0)
     try:

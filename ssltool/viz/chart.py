@@ -226,8 +226,8 @@ def matrix(
     column_label: str,
     *,
     title: str,
+    value_label: str = "",
     digits: int = 2,
-    value_label: str = "share of the row",
 ) -> Figure:
     """A table as a heat map with its numbers written in; large tables keep the colours alone.
 
@@ -238,8 +238,8 @@ def matrix(
         row_label: What the rows are.
         column_label: What the columns are.
         title: Drawn on top.
-        digits: Of the numbers, after the point.
         value_label: What the colours are.
+        digits: Of the numbers, after the point.
     """
     side = max(len(rows), len(columns))
     cell = 0.55 if side <= 20 else 0.26  # inches; the names of more rows stand closer, without numbers between them

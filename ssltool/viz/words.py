@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_PLAIN = {"loss", "step", "epoch", "grad_norm", "lr", "images_per_s"}
+_PLAIN = {"loss", "step", "epoch", "grad_norm", "lr", "images_per_s", "effective_rank", "feature_std"}
 
 
 def is_share(name: str) -> bool:

@@ -18,13 +18,14 @@ from ssltool.training import report as metrics
 from ssltool.viz.html import Curves, Frame, HeatMap, RunPage, Table, cell, page
 from ssltool.viz.words import titled, written
 from ssltool.workflows import runs
+from ssltool.workflows.probe import DOCUMENT
+from ssltool.workflows.scoring import MEASURES
 
-PROBE_FILE = "probe.json"
 _FRAMES = 16  # pictures over time in the page; 20 to 40 are written by a run
 _OTHERS = 12  # further pictures
 _SKIPPED = 200  # lines of skipped.txt
 _OWN = {"task", "samples"}  # pictures with a place of their own in the page
-_MEASURES = {"linear": "linear", "knn20": "20 neighbours", "knn200": "200 neighbours"}
+_WORDS = {"knn20": "20 neighbours", "knn200": "200 neighbours", "svm": "SVM", "svm_map": "SVM, mAP", "mlp": "MLP"}
 
 
 def write_report(folders: Sequence[Path], to: Path | None = None, frames: int = _FRAMES) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def _check(folder: Path) -> None:
     """Refuse what is no run at all."""
     if not folder.exists():
         raise UsageError(f"{folder} does not exist; name a run folder, 'ssltool pretrain' makes one")
-    known = [runs.RUN_FILE, metrics.METRICS, runs.WEIGHTS, PROBE_FILE, "pictures"]
+    known = [runs.RUN_FILE, metrics.METRICS, runs.WEIGHTS, DOCUMENT, "pictures"]
     if any((folder / name).exists() for name in known):
         return
     inside = sorted(path.parent.name for path in folder.glob(f"*/{runs.RUN_FILE}"))
@@ -278,7 +279,7 @@ def _skipped(folder: Path) -> list[str]:
 
 def _probes(folder: Path, missing: list[str]) -> tuple[list[Table], list[Curves | HeatMap], tuple[float, str] | None]:
     """Tables and charts of ``probe.json`` and the best linear accuracy in percent with its stage."""
-    path = folder / PROBE_FILE
+    path = folder / DOCUMENT
     if not path.is_file():
         missing.append("no probe was run: 'ssltool probe --weights RUN --data labelled/' says what the encoder learned")
         return [], [], None
@@ -287,7 +288,7 @@ def _probes(folder: Path, missing: list[str]) -> tuple[list[Table], list[Curves 
     except (OSError, ValueError):
         document = None
     if not isinstance(document, dict):
-        missing.append(f"{PROBE_FILE} is damaged: run the probe again")
+        missing.append(f"{DOCUMENT} is damaged: run the probe again")
         return [], [], None
     tables: list[Table] = []
     charts: list[Curves | HeatMap] = []
@@ -304,9 +305,17 @@ def _probes(folder: Path, missing: list[str]) -> tuple[list[Table], list[Curves 
         charts += _label_chart(few)
         columns = list(dict.fromkeys(key for row in few for key in row))
         tables.append(
-            Table(
-                "Accuracy over shares of the labels, %", columns, [[_cell(row.get(c)) for c in columns] for row in few]
-            )
+            Table("Accuracy with few labels, %", columns, [[_cell(row.get(c)) for c in columns] for row in few])
+        )
+    health = {name: part for name, part in _part(document, "health").items() if isinstance(part, dict)}
+    if health:
+        columns = list(dict.fromkeys(key for part in health.values() for key in part))
+        rows_of = [[name, *(_cell(part.get(key)) for key in columns)] for name, part in health.items()]
+        tables.append(Table("Health of the features", ["features", *(c.replace("_", " ") for c in columns)], rows_of))
+    classes = _part(document, "details").get("per_class")
+    if isinstance(classes, dict):
+        tables.append(
+            Table("Accuracy of each class, %", ["class", "accuracy"], [[n, _cell(v)] for n, v in classes.items()])
         )
     confusion = _confusion(document)
     if confusion is not None:
@@ -324,7 +333,7 @@ def _cell(value: Any) -> str | int | float | None:
 
 
 def _probe_table(rows: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> Table:
-    known = [name for name in _MEASURES if any(name in row for row in rows)]
+    known = [name for name in MEASURES if any(name in row for row in rows)]
     columns = ["features", "stage", "numbers", *known]
     classes = document.get("classes")
     parts = [
@@ -336,8 +345,8 @@ def _probe_table(rows: Sequence[Mapping[str, Any]], document: Mapping[str, Any])
         parts.append(f"{len(classes)} classes, chance {100 / len(classes):.3g} %")
     best = document.get("best")
     return Table(
-        "Linear probes and nearest neighbours, accuracy in %",
-        [_MEASURES.get(name, name) for name in columns],
+        "Probes, accuracy in %",
+        [_WORDS.get(name, name) for name in columns],
         [[_cell(row.get(name)) for name in columns] for row in rows],
         best=best if isinstance(best, int) else None,
         note=", ".join(parts),
@@ -352,7 +361,7 @@ def _stage_chart(rows: Sequence[Mapping[str, Any]]) -> list[Curves]:
         if not _is_number(row.get("linear")):
             continue
         name, stage = str(row.get("features")), str(row.get("stage"))
-        if stage == name:  # pixels have no stages
+        if stage in {name, ""}:  # pixels and the majority class have no stages
             flat[f"{name} {row['linear']:.1f} %"] = float(row["linear"])
             continue
         x, y = series.setdefault(name, ([], []))
@@ -377,10 +386,8 @@ def _label_chart(rows: Sequence[Mapping[str, Any]]) -> list[Curves]:
 
 
 def _confusion(document: Mapping[str, Any]) -> HeatMap | None:
-    """A confusion matrix: a list of rows, or an object that has it under ``matrix`` or ``values``."""
-    found = document.get("confusion")
-    if isinstance(found, dict):
-        found = found.get("matrix", found.get("values"))
+    """The confusion matrix of the best row, each true class in percent."""
+    found = _part(document, "details").get("confusion", document.get("confusion"))
     if not isinstance(found, list) or not found or not all(isinstance(row, list) for row in found):
         return None
     side = len(found)
@@ -390,4 +397,5 @@ def _confusion(document: Mapping[str, Any]) -> HeatMap | None:
     words = (
         [str(name) for name in names] if isinstance(names, list) and len(names) == side else list(map(str, range(side)))
     )
-    return HeatMap("confusion of the best linear probe", found, words, words, "truth", "answer")
+    shares = [[round(100 * value / max(sum(row), 1), 2) for value in row] for row in found]
+    return HeatMap("answers in % of each class", shares, words, words, "true class", "answer")

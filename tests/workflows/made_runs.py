@@ -43,7 +43,9 @@ def probed(folder: Path) -> Path:
         {"features": "random weights", "stage": "layer1", "numbers": 32, "linear": 11.0},
         {"features": "pixels", "stage": "pixels", "numbers": 3072, "linear": 10.0},
     ]
-    document = {"rows": rows, "best": 0, "classes": ["a", "b"], "confusion": [[3, 1], [0, 4]]}
+    document: dict[str, Any] = {"rows": rows, "best": 0, "classes": ["a", "b"]}
+    document["details"] = {"confusion": [[3, 1], [0, 4]], "per_class": {"a": 75.0, "b": None}}
+    document["health"] = {"jigsaw": {"effective_rank": 17.5, "std": 0.04, "warning": ""}}
     document["labels"] = [
         {"features": "jigsaw", "how": "linear", "share": share, "pictures": 9, "accuracy": 20 * share + 5}
         for share in (0.1, 1)

@@ -48,13 +48,22 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
         {"name": "one", "folder": str(tmp_path / "one"), "method": "jigsaw", "step": 40, "missing": []}
     ]
     assert result["bytes"] == (tmp_path / "page.html").stat().st_size
-    for words in ("finished, 40 steps", "16 pictures", "after step 20", "resnet10_w32", "30.5%", "2.11", "demo:16"):
+    for words in (
+        "finished, 40 steps",
+        "16 pictures",
+        "after step 20",
+        "resnet10_w32",
+        "30.5%",
+        "2.11",
+        "demo:16",
+        "17.5",
+    ):
         assert words in text
     drawn = {chart["title"]: chart for chart in charts(text)}
     assert drawn["accuracy, %"]["chance"] == [{"name": "chance 4.17", "y": pytest.approx(100 / 24)}]
     assert drawn["accuracy, %"]["series"][0]["y"] == [10, 20, 30, 40]
     assert drawn["loss"]["series"][0]["x"] == [10, 20, 30, 40]
-    assert drawn["confusion of the best linear probe"]["z"] == [[3, 1], [0, 4]]
+    assert drawn["answers in % of each class"]["z"] == [[75, 25], [0, 100]]
     stages = drawn["linear probe of each stage, accuracy in %"]
     assert [series["name"] for series in stages["series"]] == ["jigsaw", "random weights"]
     assert stages["chance"] == [{"name": "pixels 10.0 %", "y": 10}]
@@ -87,7 +96,12 @@ def test_nothing_of_a_run_is_taken_for_html(tmp_path: Path) -> None:
     (folder / "run.json").write_text(json.dumps(document))
     (folder / "skipped.txt").write_text(f"{EVIL}: {EVIL}\n")
     (folder / "pictures" / "solve.png").rename(folder / "pictures" / "<img onerror=alert(3)>.png")
-    probe = {"rows": [{"features": EVIL, "stage": EVIL, "linear": 1.0}], "classes": [EVIL], "confusion": [[1]]}
+    probe = {
+        "rows": [{"features": EVIL, "stage": EVIL, "linear": 1.0}],
+        "classes": [EVIL],
+        "details": {"confusion": [[1]], "per_class": {EVIL: 1.0}},
+        "health": {EVIL: {EVIL: EVIL}},
+    }
     (folder / "probe.json").write_text(json.dumps(probe))
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 50, "loss": 1.0, EVIL: 2.0, "</script>": 1.0}) + "\n")

@@ -360,7 +360,7 @@ def _timed(stream: Iterator[_Loaded], skipped: dict[str, str]) -> Iterator[Batch
 
 def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Copy each batch to a GPU, on a stream of its own, while the step before it is computed."""
-    copying = torch.cuda.Stream(device)
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copied(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         with torch.cuda.stream(copying):

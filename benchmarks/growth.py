@@ -31,7 +31,7 @@ def step(method: str, side: int, batch: int, **options: Any) -> Callable[[], Non
     chosen = cls.Options(**options).resolved(info)
     torch.manual_seed(0)
     channels = 1 if cls.color_space == "lightness" else 3
-    encoder = cls.build_encoder(chosen, info, "resnet10_w32", stem="auto", in_channels=channels)
+    encoder = cls.build_encoder(chosen, info, "resnet10_w32", stem="imagenet", in_channels=channels)
     built = cls(chosen, encoder, info).train()
     built.encoder.to(memory_format=torch.channels_last)
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)

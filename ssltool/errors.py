@@ -11,6 +11,7 @@
     ├── CheckpointError         exit 1   a run folder that cannot be saved to or resumed from
     │   └── DiskFullError       exit 1   no space left; what was saved before is intact
     ├── NonFiniteLossError      exit 1   the loss became NaN or infinite
+    ├── ProcessLost             exit 1   another process of the same run has ended
     └── Interrupted             exit 130 stopped by Ctrl-C or SIGTERM, with a checkpoint saved
 
 Each message is one line: what was found, what was expected, what to type next.
@@ -78,6 +79,10 @@ class DiskFullError(CheckpointError):
 
 class NonFiniteLossError(SslToolError):
     """The loss became NaN or infinite; the message names the step, the last good checkpoint and what to try."""
+
+
+class ProcessLost(SslToolError):
+    """Another process of the same run has ended, so this one cannot go on; the error of that one is what counts."""
 
 
 class Interrupted(SslToolError):

@@ -5,14 +5,18 @@ Nothing here imports torch before a command runs: ``ssltool --help`` answers at 
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.exceptions import Abort, TyperException
 
 from ssltool import __version__
-from ssltool.cli import bench, data, doctor, export, methods, pretrain, probe, visualize
+from ssltool.cli import bench, compare, data, doctor, embed, export, methods, pretrain, probe, report, visualize
 from ssltool.errors import SslToolError
 
 app = typer.Typer(
@@ -42,8 +46,11 @@ def _root(
 
 app.add_typer(pretrain.app, name="pretrain")
 app.command("probe")(probe.probe)
+app.command("compare")(compare.compare)
+app.command("embed")(embed.embed)
 app.command("export")(export.export)
 app.add_typer(visualize.app, name="visualize")
+app.command("report")(report.report)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
 app.command("methods")(methods.methods)
@@ -60,6 +67,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="ssltool", standalone_mode=False)
     except SslToolError as error:
+        _tell_torchrun(str(error))
         return _fail(str(error), error.exit_code)
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help page
@@ -71,7 +79,16 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _tell_torchrun(message: str) -> None:
+    """Leave the message where torchrun looks for it: it reports the first error of all its processes."""
+    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if place:
+        document = {"message": {"message": f"error: {message}", "extraInfo": {"timestamp": int(time.time())}}}
+        Path(place).write_text(json.dumps(document), encoding="utf-8")
+
+
 def _fail(message: str, code: int) -> int:
     text = " ".join(message.split())
-    print(f"error: {text}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+        print(f"error: {text}", file=sys.stderr)
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,8 @@ def build(name: str) -> TyperCommand:
         choice = combine(name, method, given(values), preset, config)
         console = stderr_console(quiet)
         result = pretrain(choice, resume=resume, overwrite=overwrite, dry_run=dry_run, console=console)
+        if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
+            return
         if json:
             print_json(result)
         elif not dry_run:

@@ -11,20 +11,38 @@ from ssltool.cli._output import JsonFlag, QuietFlag, print_json, stderr_console
 
 
 def probe(
-    weights: Annotated[Path, typer.Option(help="Run folder or weights file")],
+    weights: Annotated[Path, typer.Option(help="Run folder, weights file, or a plain state dict (.safetensors)")],
     data: Annotated[list[str], typer.Option(help="Labelled pictures: one folder per class; may be repeated")],
     test_data: Annotated[
         list[str] | None, typer.Option(help="Labelled pictures to test on; a fifth of --data by default")
     ] = None,
-    kind: Annotated[str, typer.Option(help="Comma-separated: linear, layers, knn, finetune")] = "linear,layers,knn",
-    labels: Annotated[
-        str, typer.Option(help="Also use only these shares of the labels, such as 0.01,0.1,1 (linear, finetune)")
+    label_file: Annotated[
+        Path | None,
+        typer.Option(help="CSV file of labels, lines such as 'a/1.jpg,dog;grass', instead of a folder per class"),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="Comma-separated: linear, layers, knn, svm, mlp, finetune; default linear,layers,knn")
     ] = "",
+    labels: Annotated[
+        str, typer.Option(help="Use only these shares of the labels, such as 0.01,0.1,1 (linear, finetune)")
+    ] = "",
+    shots: Annotated[str, typer.Option(help="Or so many labelled pictures of each class, such as 1,5,10")] = "",
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Seeds for --labels, --shots, mlp and finetune: gives mean and deviation")
+    ] = 1,
+    scratch: Annotated[
+        bool, typer.Option("--scratch", help="Also train the network on all labels for as long as pretraining took")
+    ] = False,
     finetune_pictures: Annotated[
         int, typer.Option(min=1, help="Pictures shown to each network that is fine-tuned, repeats included")
     ] = 12_800,
+    backbone: Annotated[
+        str | None, typer.Option(help="What a plain state dict is of: a torchvision name such as resnet50")
+    ] = None,
+    stem: Annotated[str, typer.Option(help="Its stem: imagenet or small")] = "imagenet",
+    image_size: Annotated[int | None, typer.Option(help="Side in px at which it reads pictures; 224")] = None,
     to: Annotated[
-        Path | None, typer.Option(help="File for the curve over labels; pictures/labels.png beside the weights")
+        Path | None, typer.Option(help="Folder for probe.json and pictures; by default that of the run, if it is one")
     ] = None,
     grid_numbers: Annotated[
         int,
@@ -34,7 +52,7 @@ def probe(
         ),
     ] = 512,
     baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Also probe random weights and raw pixels")
+        bool, typer.Option("--baselines/--no-baselines", help="Also probe random weights, raw pixels, majority class")
     ] = True,
     recalibrate: Annotated[
         bool,
@@ -42,13 +60,19 @@ def probe(
             "--recalibrate/--no-recalibrate", help="Re-estimate batch-norm statistics on whole training pictures first"
         ),
     ] = True,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps features for the next command; ~/.cache/ssltool/features")
+    ] = None,
+    keep_features: Annotated[
+        bool, typer.Option("--keep-features/--no-keep-features", help="Keep features for the next command")
+    ] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per batch")] = 256,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode pictures")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and of the random weights")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of splits, subsets and of the random weights")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure features by linear probes, layer by layer, and nearest neighbours, beside random weights and pixels."""
+    """Measure features by linear probes, layer by layer, nearest neighbours, SVMs and more, beside random weights."""
     from ssltool.workflows.probe import ProbeOptions
     from ssltool.workflows.probe import probe as run
 
@@ -56,13 +80,22 @@ def probe(
         weights=weights,
         data=tuple(data),
         test_data=tuple(test_data or ()),
-        kinds=tuple(part.strip() for part in kind.split(",")),
-        labels=tuple(part.strip() for part in labels.split(",") if part.strip()),
+        label_file=label_file,
+        kinds=listed(kind),
+        labels=listed(labels),
+        shots=listed(shots),
+        repeats=repeats,
+        scratch=scratch,
         finetune_pictures=finetune_pictures,
+        backbone=backbone,
+        stem=stem,
+        image_size=image_size,
         to=to,
         grid_numbers=grid_numbers,
         baselines=baselines,
         recalibrate=recalibrate,
+        cache=cache,
+        keep_features=keep_features,
         batch_size=batch_size,
         workers=workers,
         seed=seed,
@@ -70,56 +103,84 @@ def probe(
     result = run(options, stderr_console(quiet))
     if json:
         print_json(result)
-    else:
-        if result["rows"]:
-            _print_table(result)
-        if "labels" in result:
-            _print_labels(result)
+        return
+    if result["rows"]:
+        _print_table(result)
+        _print_health(result)
+    if "labels" in result:
+        _print_labels(result)
+    for path in result["charts"]:
+        typer.echo(path)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _print_table(result: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from ssltool.workflows.scoring import MEASURES
 
     pictures = f"{result['train_pictures']} training and {result['test_pictures']} test pictures"
     title = f"accuracy in %, {pictures}, {len(result['classes'])} classes"
-    table = Table(title=title, title_justify="left")
-    measures = [name for name in ("linear", "knn20", "knn200") if any(name in row for row in result["rows"])]
+    measures = [name for name in MEASURES if any(name in row for row in result["rows"])]
     table = Table(title=title, title_justify="left")
     for name in ("features", "stage", "numbers", *measures):
-        table.add_column(name, justify="left" if name in {"features", "stage"} else "right")
+        table.add_column(name.replace("_map", " mAP"), justify="left" if name in {"features", "stage"} else "right")
     for i, row in enumerate(result["rows"]):
         last = i + 1 == len(result["rows"]) or result["rows"][i + 1]["features"] != row["features"]
         cells = [f"{row[name]:.2f}" if name in row else "" for name in measures]
         table.add_row(
             row["features"],
             row["stage"],
-            str(row["numbers"]),
+            str(row["numbers"] or ""),
             *cells,
             style="bold" if i == result["best"] else "",
             end_section=last,
         )
+    print_wide(table)
+
+
+def _print_health(result: dict[str, Any]) -> None:
+    """One line for each network: is the representation spread out, or collapsed?"""
+    for name, found in result["health"].items():
+        typer.echo(
+            f"{name}: effective rank {found['effective_rank']:.1f}, std {found['std']:.2f}, "
+            f"uniformity {found['uniformity']:.2f}, alignment with the mirror image {found['alignment']:.3f}"
+        )
+        if found["warning"]:
+            typer.echo(f"warning: {found['warning']}")
+
+
+def print_wide(table: Any) -> None:
+    """Print a table; to a file in a width that holds it."""
+    from rich.console import Console
+
     console = Console()
-    console.print(table) if console.is_terminal else Console(width=100).print(table)
+    console.print(table) if console.is_terminal else Console(width=120).print(table)
 
 
 def _print_labels(result: dict[str, Any]) -> None:
-    """One line for each share of the labels, one column for each curve."""
-    from rich.console import Console
+    """One line for each number of labels, one column for each curve."""
     from rich.table import Table
 
     from ssltool.workflows.labels import series
 
     rows = result["labels"]
     names = list(dict.fromkeys(series(row) for row in rows))
-    table = Table(title="accuracy in % with a share of the labels", title_justify="left")
+    table = Table(title="accuracy in % with some of the labels", title_justify="left")
     for name in ("labels", "pictures", *names):
         table.add_column(name, justify="right")
-    for share in sorted({row["share"] for row in rows}):
-        found = {series(row): row for row in rows if row["share"] == share}
-        cells = [f"{found[name]['accuracy']:.2f}" if name in found else "" for name in names]
-        table.add_row(f"{share:.3g}", str(next(iter(found.values()))["pictures"]), *cells)
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=120).print(table)
-    if "chart" in result:
-        typer.echo(result["chart"])
+    for count in sorted({row["pictures"] for row in rows}):
+        found = {series(row): row for row in rows if row["pictures"] == count}
+        first = next(iter(found.values()))
+        few = f"{first['share']:.3g}" if "share" in first else f"{first['shots']} a class"
+        cells = [_with_deviation(found[name]) if name in found else "" for name in names]
+        table.add_row(few, str(count), *cells)
+    print_wide(table)
+
+
+def _with_deviation(row: dict[str, Any]) -> str:
+    return f"{row['accuracy']:.2f}" + (f" ± {row['deviation']:.2f}" if "deviation" in row else "")

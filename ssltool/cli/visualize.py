@@ -1,8 +1,9 @@
-"""``ssltool visualize WHAT``: PNG files of tasks, answers, features, filters, permutation sets and curves."""
+"""``ssltool visualize WHAT``: pictures of tasks, answers, features, filters, permutation sets and curves."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,16 +16,20 @@ from ssltool.cli._output import JsonFlag, print_json
 Mode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all"]
 SeedFlag = Annotated[int, typer.Option(min=0, help="Seed of the drawn task")]
 CountFlag = Annotated[int, typer.Option(min=1, max=64, help="Pictures to draw")]
-ToFlag = Annotated[Path | None, typer.Option("--to", help="File to write; the suffix says the format")]
+ToFlag = Annotated[Path | None, typer.Option("--to", help="File to write: .png; charts also .svg or .pdf")]
+ImageFlag = Annotated[
+    list[Path] | None, typer.Option("--image", help="Picture file of your own instead; may be repeated")
+]
 WeightsFlag = Annotated[Path, typer.Option("--weights", help="Run folder or weights file")]
 
 app = typer.Typer(
-    help="Draw tasks, answers, neighbours, features, filters, permutation sets and curves.", no_args_is_help=True
+    help="Draw tasks, answers, neighbours, attribution, features, filters, permutation sets and curves.",
+    no_args_is_help=True,
 )
 
 
-def _tell(result: dict[str, Any], json: bool) -> None:
-    """Print the document, or the path and the numbers beside it."""
+def _tell(result: dict[str, Any], json: bool, shown: Iterable[str] = ()) -> None:
+    """Print the document, or the paths and, on stderr, the numbers with a chance level and those ``shown``."""
     if json:
         print_json(result)
         return
@@ -32,7 +37,7 @@ def _tell(result: dict[str, Any], json: bool) -> None:
 
     chance = result.get("chance", {})
     for name, value in result.items():
-        if name in chance or isinstance(value, float):
+        if name in chance or (isinstance(value, float) and name in shown):
             typer.echo(said(name, value, chance), err=True)
     for path in [result["path"], *result.get("charts", ())]:
         typer.echo(path)
@@ -45,14 +50,29 @@ def permutations(
     grid: Annotated[int, typer.Option(min=2, max=5, help="Cells along a side")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Relabels the canonical set; 0 leaves it")] = 0,
     file: Annotated[Path | None, typer.Option(help="Draw the set of a .npy or .bin file")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Draw the distances of the sets of all modes of this size instead")
+    ] = False,
     to: ToFlag = None,
     json: JsonFlag = False,
 ) -> None:
     """Draw a permutation set, its Hamming-distance matrix and histogram."""
-    from ssltool.workflows.visualize import draw_permutations
+    from ssltool.workflows.visualize import compare_permutations, draw_permutations
 
     path = to or Path("permutations.png")
-    _tell(draw_permutations(path, mode=mode, count=count, grid=grid, seed=seed, file=file), json)
+    if compare:
+        result = compare_permutations(path, count=count, grid=grid, seed=seed)
+        facts = list(result["modes"].values())
+    else:
+        result = draw_permutations(path, mode=mode, count=count, grid=grid, seed=seed, file=file)
+        facts = [result]
+    for each in facts if not json else ():
+        pairs = f"{each['pairs_at_min']:,} pair{'s' * (each['pairs_at_min'] != 1)}"
+        words = f"mean distance {each['mean']:.4f}, least {each['min']} ({pairs})"
+        typer.echo(f"{each['mode']}: {words}", err=True)
+    for mode, reason in result.get("refused", {}).items() if not json else ():
+        typer.echo(f"{mode}: left out, {reason}", err=True)
+    _tell(result, json)
 
 
 def _task(name: str) -> TyperCommand:
@@ -62,16 +82,17 @@ def _task(name: str) -> TyperCommand:
 
     method = find_method(name)
 
-    def body(to: Path | None, count: int, seed: int, json: bool, **values: Any) -> None:
+    def body(to: Path | None, image: list[Path] | None, count: int, seed: int, json: bool, **values: Any) -> None:
         from ssltool.workflows.options import combine
         from ssltool.workflows.visualize import draw_task
 
         choice = combine(name, method, given(values))
-        _tell(draw_task(choice, to or Path(f"task-{name}.png"), count=count, seed=seed), json)
+        _tell(draw_task(choice, to or Path(f"task-{name}.png"), image=image or (), count=count, seed=seed), json)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     extra = [
         inspect.Parameter("to", keyword, default=None, annotation=ToFlag),
+        inspect.Parameter("image", keyword, default=None, annotation=ImageFlag),
         inspect.Parameter("count", keyword, default=6, annotation=CountFlag),
         inspect.Parameter("seed", keyword, default=0, annotation=SeedFlag),
         inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
@@ -103,6 +124,7 @@ def solve(
     weights: WeightsFlag,
     method: Annotated[str | None, typer.Argument(help="The run's method, to be sure")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Pictures to ask about; the run's own by default")] = None,
+    image: ImageFlag = None,
     count: CountFlag = 6,
     seed: SeedFlag = 0,
     to: ToFlag = None,
@@ -111,14 +133,18 @@ def solve(
     """Draw what a run's network answers beside the truth, and score it."""
     from ssltool.workflows.visualize import draw_answers
 
-    path = to or weights / "pictures" / "solve.png"
-    _tell(draw_answers(weights, path, name=method, data=data or (), count=count, seed=seed), json)
+    path = to or _beside(weights, "solve.png")
+    result = draw_answers(weights, path, name=method, data=data or (), image=image or (), count=count, seed=seed)
+    _tell(result, json, result)
 
 
 @app.command()
 def neighbors(
     weights: WeightsFlag,
     data: Annotated[list[str] | None, typer.Option(help="Pictures to search; the run's own by default")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="Look for neighbours of this picture file; may be repeated")
+    ] = None,
     patch: Annotated[
         int | None, typer.Option(min=4, help="Compare patches of this side in px instead of whole pictures")
     ] = None,
@@ -131,9 +157,10 @@ def neighbors(
     """Draw nearest neighbours in the encoder's eyes, beside random weights."""
     from ssltool.workflows.neighbors import draw_neighbors
 
-    folder = weights if weights.is_dir() else weights.parent
-    path = to or folder / "pictures" / "neighbors.png"
-    found = draw_neighbors(weights, path, data=data or (), patch=patch, count=count, nearest=nearest, seed=seed)
+    path = to or _beside(weights, "neighbors.png")
+    found = draw_neighbors(
+        weights, path, data=data or (), image=image or (), patch=patch, count=count, nearest=nearest, seed=seed
+    )
     for name, share in found["same_class"].items():
         typer.echo(f"of the query's class by {name}: {share:.1%}", err=True)
     _tell(found, json)
@@ -144,8 +171,24 @@ def filters(weights: WeightsFlag, to: ToFlag = None, json: JsonFlag = False) -> 
     """Draw the kernels of the first layer."""
     from ssltool.workflows.visualize import draw_filters
 
-    folder = weights if weights.is_dir() else weights.parent
-    _tell(draw_filters(weights, to or folder / "pictures" / "filters.png"), json)
+    _tell(draw_filters(weights, to or _beside(weights, "filters.png")), json)
+
+
+@app.command()
+def attribution(
+    weights: WeightsFlag,
+    data: Annotated[list[str] | None, typer.Option(help="Pictures to look at; the run's own by default")] = None,
+    image: ImageFlag = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Draw this stage only; may be repeated")] = None,
+    count: CountFlag = 6,
+    to: ToFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Draw over pictures where each stage of an encoder responds."""
+    from ssltool.workflows.attribution import draw_attribution
+
+    path = to or _beside(weights, "attribution.png")
+    _tell(draw_attribution(weights, path, data=data or (), image=image or (), count=count, stages=stage or ()), json)
 
 
 @app.command()
@@ -164,14 +207,24 @@ def features(
     """Draw a map of pictures by their features, framed in the colours of their classes."""
     from ssltool.workflows.visualize import draw_features
 
-    folder = weights if weights.is_dir() else weights.parent
-    path = to or folder / "pictures" / f"features-{kind}.png"
-    _tell(draw_features(weights, path, data=data or (), kind=kind, count=count, seed=seed), json)
+    path = to or _beside(weights, f"features-{kind}.png")
+    _tell(draw_features(weights, path, data=data or (), kind=kind, count=count, seed=seed), json, ["variance"])
 
 
 @app.command()
-def curves(run: Annotated[Path, typer.Argument(help="Run folder")], to: ToFlag = None, json: JsonFlag = False) -> None:
-    """Draw a run's metrics over its steps."""
+def curves(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared")],
+    to: ToFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Draw the metrics of runs over their steps, with chance levels."""
     from ssltool.workflows.visualize import draw_curves
 
-    _tell(draw_curves(run, to or run / "pictures" / "curves.png"), json)
+    path = to or (_beside(runs[0], "curves.png") if len(runs) == 1 else Path("curves.png"))
+    _tell(draw_curves(runs, path), json)
+
+
+def _beside(weights: Path, name: str) -> Path:
+    """Where a picture goes if it is not said: among those of the run, or beside the weights file."""
+    folder = weights if weights.is_dir() else weights.parent
+    return folder / "pictures" / name

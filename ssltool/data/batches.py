@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssltool.data.order import Order
 from ssltool.data.source import Source
+from ssltool.distributed import local_world_size
 from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
 
 _TINY = 2**28  # bytes of a decoded set that one process reads in seconds: workers would only cost
@@ -204,9 +205,12 @@ class AllPictures(_Workers):
 
 
 def usual_workers() -> int:
-    """Processes that decode beside this one: one core is left to training, and more than eight rarely help."""
+    """Processes that decode beside this one: one core is left to training, and more than eight rarely help.
+
+    Processes that train together on this machine share its cores.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores - 1))
+    return max(1, min(_MOST_WORKERS, cores // local_world_size() - 1))
 
 
 class _Request(NamedTuple):

@@ -146,8 +146,9 @@ def _fast_jpeg(image: Image.Image, scale: int) -> NDArray[np.uint8] | None:
     """Pixels ``[H, W, 3]`` of an opened but not yet loaded JPEG; None if Pillow must read it."""
     if simplejpeg is None or image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return None
-    file: BinaryIO | None = getattr(image, "fp", None)
-    assert file is not None, "just opened"
+    file = getattr(image, "fp", None)
+    if file is None:
+        return None
     place = file.tell()
     file.seek(0)
     try:

@@ -32,8 +32,8 @@ class DataInfo:
         gray: True when the pictures have no colour (R = G = B throughout the sample looked at).
         mean: Mean of each channel over a sample, 0..1.
         std: Standard deviation of each channel over a sample, 0..1.
-        batch_size: Pictures per batch that the run settled on; 0 = not settled yet. For what is known before a batch
-            is seen, such as a chance level; the task itself must not depend on it.
+        batch_size: Pictures per batch, of all processes together, that the run settled on; 0 = not settled yet. For
+            what is known before a batch is seen, such as a chance level; the task itself must not depend on it.
     """
 
     count: int
@@ -42,6 +42,11 @@ class DataInfo:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     batch_size: int = 0
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Read back what ``dataclasses.asdict`` gave and JSON carried."""
+        return cls(**{**document, "mean": tuple(document["mean"]), "std": tuple(document["std"])})
 
 
 class MethodOptions(BaseModel):
@@ -232,6 +237,11 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     def rates(self) -> dict[str, float]:
         """Factor on the learning rate of the parameters below a submodule, by its name; 1 for all others."""
         return {}
+
+    @property
+    def sharded(self) -> frozenset[str]:
+        """Names of the buffers of which each of several processes holds a part of its own; all others are equal."""
+        return frozenset()
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssltool.distributed import evened
 from ssltool.errors import DataError
 from ssltool.methods.base import Answers, Chart, DataInfo, Lines, Loss, Method, MethodOptions, Points
 from ssltool.nn.colornets import ColorHead, color_head
@@ -342,6 +343,7 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
             loss = mean_over(self.weights[target.nearest] * cost, view.colored)
             numbers["cross_entropy_nats"] = mean_over(cost.detach(), view.colored)
             numbers["floor_nats"] = mean_over(target.entropy, view.colored)
+        loss = evened(loss, view.colored.sum())  # other processes have more or fewer pictures with colour
         with torch.no_grad(), torch.autocast(answer.device.type, enabled=False):
             every = 2 if self.training else 1  # places: a quarter of them is enough to watch a run
             told = self.colors(answer[..., ::every, ::every], self.options.temperature)

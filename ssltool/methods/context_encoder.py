@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from ssltool.distributed import evened
 from ssltool.errors import UsageError
 from ssltool.methods.base import Answers, Chart, DataInfo, Lines, Loss, Method, MethodOptions
 from ssltool.nn.encoders import Encoder, map_shape
@@ -296,6 +297,8 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         weights = band_weights(self.side, self.overlap).to(painted.device) if central else self._windowed(view.mask)
         kind = self.options.reconstruction
         loss = reconstruction_loss(painted, view.target, weights.to(painted.dtype), kind, normalized=not central)
+        if not central:  # other processes have removed more or less
+            loss = evened(loss, weights.sum())
         numbers = self._numbers(painted, view)
         weight = self.options.adversarial
         if self.discriminator is not None:

@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssltool.distributed import gather, rank, world_size
 from ssltool.errors import UsageError
 from ssltool.methods.base import Answers, Chart, DataInfo, Lines, Loss, Matrix, Method, MethodOptions
 from ssltool.nn.card import Norm, Stem
@@ -301,7 +302,7 @@ class Cpc(Method[CpcOptions, CpcView]):
         """Mean cross-entropy over directions and offsets, its ratio to log N, and how often the true patch is found."""
         found = self._search(view).values()
         loss = torch.stack([one.loss.mean() for one in found]).mean()
-        self._batch = len(view.patches)
+        self._batch = len(view.patches) * world_size()
         with torch.no_grad():
             shares = torch.stack([self._shares(one) for one in found]).mean(dim=0)
             ratio = loss.detach() / self.chance["loss"]
@@ -309,11 +310,16 @@ class Cpc(Method[CpcOptions, CpcView]):
         return Loss(loss, {"loss_ratio": ratio, **dict(zip(names, shares.unbind(), strict=True))})
 
     def _search(self, view: CpcView) -> dict[tuple[Direction, int], infonce.Retrieval]:
-        """How the true patches are found, by direction and offset; cells are numbered along the direction."""
+        """How the true patches are found, by direction and offset; cells are numbered along the direction.
+
+        With several processes the candidates are those of all of them, as if their batches were one.
+        """
         codes = self.codes(view.patches)
+        offered = gather(view.offered) if self.options.negatives == "random" else view.offered
         found: dict[tuple[Direction, int], infonce.Retrieval] = {}
         for direction in self.directions:
             targets, predictions = self.predictors[direction](grids.orient(codes, direction))
+            targets = gather(targets.to(torch.promote_types(targets.dtype, torch.float32)))
             for offset, queries in predictions.items():
                 found[direction, offset] = infonce.retrieve(
                     queries,
@@ -321,7 +327,8 @@ class Cpc(Method[CpcOptions, CpcView]):
                     offset,
                     scale=self.options.logit_scale,
                     negatives=self.options.negatives,
-                    offered=view.offered,
+                    offered=offered,
+                    first=rank() * len(codes),
                 )
         return found
 
@@ -332,7 +339,9 @@ class Cpc(Method[CpcOptions, CpcView]):
 
     def _shares(self, found: infonce.Retrieval) -> Tensor:
         """Shares of contexts whose true patch is first, is among the first five, and whose first is of its picture."""
-        own = torch.arange(self._batch, device=found.best.device).repeat_interleave(len(found.best) // self._batch)
+        pictures = self._batch // world_size()
+        own = torch.arange(pictures, device=found.best.device).repeat_interleave(len(found.best) // pictures)
+        own = own + rank() * pictures
         right = [found.rank == 0, found.rank < 5, found.best // self.grid.count**2 == own]
         return torch.stack(right).float().mean(dim=1)
 

@@ -207,8 +207,6 @@ class Npid(Method[NpidOptions, NpidView]):
             torch.float32 if options.bank_dtype == "fp32" else torch.float16,
             seed=int(torch.randint(2**31, ())),
         )
-        # Wrapped for several processes, these would be sent to all of them at every step.
-        self._ddp_params_and_buffers_to_ignore = ["bank.rows"]
         self.log_c: Tensor
         self.register_buffer("log_c", torch.tensor(nce.log_constant(options.dim, options.temperature)))
         self._mean: Tensor
@@ -227,6 +225,11 @@ class Npid(Method[NpidOptions, NpidView]):
         log_c = nce.log_constant(self.options.dim, self.temperature)
         log_sum = math.log(self.negatives + (self.loss != "nce")) + log_c
         return {"loss": log_sum + (self.loss == "nce"), "accuracy": 1 / (self.negatives + 1)}
+
+    @property
+    def sharded(self) -> frozenset[str]:
+        """The rows of the bank."""
+        return frozenset({"bank.rows"})
 
     @piecewise(2)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> NpidView:

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from ssltool.atomic import atomic_file
 from ssltool.errors import UsageError, WeightsError
-from ssltool.nn.card import ColorSpace, WeightsCard
+from ssltool.nn.card import ColorSpace, Stem, WeightsCard
 from ssltool.nn.encoders import Encoder, build_encoder
 
 FILE_NAME = "encoder.safetensors"
 FORMAT_VERSION = 1
 _METADATA_KEY = "ssltool"
 _NAMED_FAULTS = 3
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -114,6 +115,46 @@ def read_card(path: Path | str) -> WeightsCard:
             "to start from plain torchvision weights type --backbone NAME --init FILE"
         )
     return _parse_card(text, file)
+
+
+def has_card(path: Path | str) -> bool:
+    """Whether a safetensors file says what it holds; one that does not may be a plain state dict.
+
+    Raises:
+        WeightsError: It is not a safetensors file.
+    """
+    return _METADATA_KEY in _read_metadata(find_weights(path))
+
+
+def load_plain(path: Path, backbone: str, stem: Stem, image_size: int) -> tuple[Encoder, int, tuple[str, ...]]:
+    """Read a plain state dict of a torchvision model, or of one with the same keys (timm's ResNets have them).
+
+    The card says what torchvision's own weights expect: RGB pictures, normalised by ImageNet's mean and deviation.
+    torch's global generator is left as it was.
+
+    Returns:
+        The encoder in evaluation mode with ``card`` attached, the number of tensors that matched, and the keys of the
+        classifier, which were passed over.
+
+    Raises:
+        UsageError: There is no such backbone.
+        WeightsError: A tensor of the file or of the backbone is left over, or misshapen.
+    """
+    file = find_weights(path)
+    with torch.random.fork_rng(devices=[]):
+        encoder = build_encoder(backbone, stem=stem, image_size=image_size)
+    matched = load_backbone(encoder, file)
+    passed = tuple(key for key in _read_keys(file) if key not in encoder.backbone.state_dict())
+    encoder.card = describe(
+        encoder,
+        method="plain weights",
+        color_space="rgb",
+        image_size=image_size,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        training={},
+    )
+    return encoder.eval(), matched, passed
 
 
 def load_encoder(path: Path | str) -> Encoder:
@@ -241,6 +282,11 @@ def _read_metadata(file: Path) -> dict[str, str]:
             return opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _unreadable(file, error) from error
+
+
+def _read_keys(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as opened:
+        return sorted(opened.keys())
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:

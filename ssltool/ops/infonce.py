@@ -58,31 +58,35 @@ def retrieve(
     scale: float = 0.1,
     negatives: Negatives = "all",
     offered: Tensor | None = None,
+    first: int = 0,
     budget: int = BUDGET,
 ) -> Retrieval:
     """Score every prediction against its candidates; all positions at once, in parts of whole pictures.
 
     Args:
-        queries: float ``[B, R-k, G, T]``, predictions of the row k below.
+        queries: float ``[b, R-k, G, T]``, predictions of the row k below, for all B pictures or some of them.
         targets: float ``[B, R, G, T]``.
         offset: k.
         scale: Factor on the dot products.
         negatives: ``all`` cells of the batch; those of ``other-images``, of the ``same-image``, or a ``random`` few;
             always with the true one, and never with it twice.
         offered: int64 ``[B, m]``, the cells 0..R*G-1 that each picture offers to all contexts, for ``random``.
+        first: Which of the B pictures the first query is of.
         budget: Bytes of scores held at once.
 
     Raises:
         ValueError: The grid has no row at this offset, or ``queries`` has other rows than it should.
     """
     pictures, rows, columns, width = targets.shape
-    if not 0 < offset < rows or queries.shape != (pictures, rows - offset, columns, width):
+    asking = len(queries)
+    fitting = queries.shape[1:] == (rows - offset, columns, width) and 0 <= first <= pictures - asking
+    if not 0 < offset < rows or not fitting:
         raise ValueError(f"no predictions {list(queries.shape)} at offset {offset} for targets {list(targets.shape)}")
     dtype = torch.promote_types(queries.dtype, torch.float32)  # eight bits of a score are too few to rank thousands
-    asked = queries.to(dtype).flatten(1, 2) * scale  # [B, (R-k)*G, T]
+    asked = queries.to(dtype).flatten(1, 2) * scale  # [b, (R-k)*G, T]
     known = targets.to(dtype).flatten(1, 2)  # [B, R*G, T]
-    true = labels(pictures, rows, columns, offset, targets.device)
     cells = rows * columns
+    true = labels(asking, rows, columns, offset, targets.device) + first * cells
     chosen = None
     if negatives == "random":
         if offered is None:
@@ -92,10 +96,11 @@ def retrieve(
     at_once = max(1, budget // (asked.shape[1] * held * asked.element_size()))
     parts = []
     with torch.autocast(targets.device.type, enabled=False):
-        for start in range(0, pictures, at_once):
+        for start in range(0, asking, at_once):
             part = slice(start, start + at_once)
-            given = (asked[part], true[part], known[part] if negatives == "same-image" else known, negatives, chosen)
-            if at_once >= pictures:
+            own = known[first : first + asking][part]
+            given = (asked[part], true[part], own if negatives == "same-image" else known, negatives, chosen)
+            if at_once >= asking:
                 parts.append(_score(*given))
             else:
                 parts.append(checkpoint(_score, *given, use_reentrant=False, preserve_rng_state=False))

@@ -103,7 +103,6 @@ class Patchwise(nn.Module):
         return grids.cut(x, grid), grid.count
 
 
-@torch.no_grad()
 def extract(
     encoder: Encoder | Patchwise,
     batches: Iterable[Tensor],
@@ -112,31 +111,26 @@ def extract(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """Read the features of all stages in one pass, in evaluation mode.
+    """Read the features of all stages in one pass, in evaluation mode, into memory.
 
     Args:
-        encoder: The network; its modes are restored afterwards.
-        batches: uint8 ``[B, 3, S, S]``, on any device.
-        reader: Resizes and normalises.
-        grid_numbers: Also average each stage's map over the largest square grid of at most this many numbers, as the
-            papers do with about 9,000.
-        dtype: ``torch.bfloat16`` or ``torch.float16`` compute under autocast. Features decide accuracy, so float32 is
-            the default.
+        encoder: As for :func:`stream`.
+        batches: Likewise.
+        reader: Likewise.
+        grid_numbers: Likewise.
+        dtype: Likewise.
 
     Returns:
-        float32 on the encoder's device: ``pooled`` ``[N, D]``, the encoder's own vector; ``layer1`` ... (each stage's
-        name) ``[N, C_s]``, the averages of the stages' maps; and, with ``grid_numbers``, ``layer1 grid`` ...
-        ``[N, C_s * g * g]`` of the stages whose grid has more than one place.
+        Name of the stage -> float32 ``[N, D]`` on the encoder's device, see :func:`stream`.
 
     Raises:
         DataError: If there are no pictures.
         WeightsError: If a feature is NaN or infinite.
     """
     collected: dict[str, list[Tensor]] = {}
-    with _evaluating(encoder):
-        for rows in _by_batch(encoder, batches, reader, grid_numbers, dtype):
-            for name, values in rows.items():
-                collected.setdefault(name, []).append(values)
+    for rows in stream(encoder, batches, reader, grid_numbers, dtype=dtype):
+        for name, values in rows.items():
+            collected.setdefault(name, []).append(values)
     if not collected:
         raise DataError("there are no pictures to probe with; check that --data holds readable pictures")
     # Parts are let go as they are joined: the largest features are wanted in memory twice, not all of them.
@@ -150,31 +144,37 @@ def extract(
     return found
 
 
-def pixels(batches: Iterable[Tensor], side: int | None = None, channels: int | None = None) -> Tensor:
+def pixels(images: Tensor, side: int, channels: int) -> Tensor:
     """Raw pixels, the baseline every feature should beat.
 
     Args:
-        batches: uint8 ``[B, 3, S, S]``.
-        side: Side to which pictures are resized; their own up to 32 px if not given.
-        channels: 1 or 3; if not given, 1 when no picture has any colour, else 3. Test pictures need the number that
-            the training pictures got.
+        images: uint8 ``[B, 3, S, S]``.
+        side: Side to which pictures are resized.
+        channels: 3, or 1 for the plain mean of R, G and B.
 
     Returns:
-        float32 ``[N, channels * side * side]`` in 0..1; one channel is the plain mean of R, G and B.
+        float32 ``[B, channels * side * side]`` in 0..1.
+    """
+    x = _resized(images, side)
+    return (x.mean(dim=1, keepdim=True) if channels == 1 else x).flatten(1)
+
+
+def pixel_form(batches: Iterable[Tensor]) -> tuple[int, int]:
+    """Side and channels at which pictures uint8 ``[B, 3, S, S]`` are read as raw pixels.
+
+    The side is their own up to 32 px; one channel is enough when no picture has any colour.
 
     Raises:
         DataError: If there are no pictures.
     """
-    parts, colored = [], False
+    side, channels = 0, 1
     for images in batches:
-        colored = colored or not bool((images == images[:, :1]).all())
-        parts.append(_resized(images, side or min(_PIXEL_SIDE, images.shape[-1])))
-    if not parts:
+        side = min(_PIXEL_SIDE, images.shape[-1])
+        if not bool((images == images[:, :1]).all()):
+            channels = 3
+    if not side:
         raise DataError("there are no pictures to probe with; check that --data holds readable pictures")
-    stacked = torch.cat(parts)
-    if (channels or (3 if colored else 1)) == 1:
-        stacked = stacked.mean(dim=1, keepdim=True) if colored else stacked[:, :1]
-    return stacked.flatten(1)
+    return side, channels
 
 
 @torch.no_grad()
@@ -218,30 +218,52 @@ def recalibrate_batch_norm(encoder: Encoder | Patchwise, batches: Iterable[Tenso
     return used
 
 
-def _by_batch(
-    encoder: Encoder | Patchwise, batches: Iterable[Tensor], reader: Reader, grid_numbers: int, dtype: torch.dtype
+@torch.no_grad()
+def stream(
+    encoder: Encoder | Patchwise,
+    batches: Iterable[Tensor],
+    reader: Reader,
+    grid_numbers: int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[dict[str, Tensor]]:
-    """The features of :func:`extract` for each batch."""
+    """Features of all stages, batch by batch, in evaluation mode.
+
+    Args:
+        encoder: The network; its modes are restored afterwards.
+        batches: uint8 ``[B, 3, S, S]``, on any device.
+        reader: Resizes and normalises.
+        grid_numbers: Also average each stage's map over the largest square grid of at most this many numbers, as the
+            papers do with about 9,000.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` compute under autocast. Features decide accuracy, so float32 is
+            the default.
+
+    Yields:
+        float32 on the encoder's device: ``pooled`` ``[B, D]``, the encoder's own vector; ``layer1`` ... (each stage's
+        name) ``[B, C_s]``, the averages of the stages' maps; and, with ``grid_numbers``, ``layer1 grid`` ...
+        ``[B, C_s * g * g]`` of the stages whose grid has more than one place.
+    """
     device = next(encoder.parameters()).device
     averaged: bool | None = None
-    for images in batches:
-        x = reader(images.to(device))
-        if averaged is None:
-            averaged = _pools_by_average(encoder, x[:2])
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            maps = {name: values.float() for name, values in encoder.maps(x).items()}
-            pooled = None if averaged else encoder(x).float()
-        averages = {name: values.mean(dim=(2, 3)) for name, values in maps.items()}
-        sides = {name: _grid_side(values, grid_numbers) for name, values in maps.items()}
-        yield {
-            POOLED: averages[encoder.stages[-1].name] if pooled is None else pooled,
-            **averages,
-            **{
-                f"{name} grid": F.adaptive_avg_pool2d(maps[name], side).flatten(1)
-                for name, side in sides.items()
-                if side > 1
-            },
-        }
+    with _evaluating(encoder):
+        for images in batches:
+            x = reader(images.to(device))
+            if averaged is None:
+                averaged = _pools_by_average(encoder, x[:2])
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                maps = {name: values.float() for name, values in encoder.maps(x).items()}
+                pooled = None if averaged else encoder(x).float()
+            averages = {name: values.mean(dim=(2, 3)) for name, values in maps.items()}
+            sides = {name: _grid_side(values, grid_numbers) for name, values in maps.items()}
+            yield {
+                POOLED: averages[encoder.stages[-1].name] if pooled is None else pooled,
+                **averages,
+                **{
+                    f"{name} grid": F.adaptive_avg_pool2d(maps[name], side).flatten(1)
+                    for name, side in sides.items()
+                    if side > 1
+                },
+            }
 
 
 def _pools_by_average(encoder: Encoder | Patchwise, x: Tensor) -> bool:

@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 
 
-def subset(labels: Tensor, share: float, seed: int) -> Tensor:
-    """A share of every class, drawn once for all encoders that are compared.
+def subset(labels: Tensor, seed: int, *, share: float | None = None, shots: int | None = None) -> Tensor:
+    """Some pictures of every class, drawn once for all encoders that are compared.
 
-    Of a class with n pictures ``round(share * n)`` are taken, at least one. With one seed the pictures of a smaller
-    share are among those of a larger one, so that a curve over shares only ever adds labels.
+    Of a class with n pictures ``round(share * n)`` are taken, at least one, or ``shots``, at most n. With one seed the
+    pictures of a smaller subset are among those of a larger one, so that a curve over labels only ever adds some.
 
     Args:
         labels: int64 ``[N]``, the class of each picture.
-        share: Above 0, at most 1.
         seed: Decides which pictures.
+        share: Above 0, at most 1.
+        shots: Pictures of each class, at least 1; give this or ``share``.
 
     Returns:
         Indices int64 on the CPU, shuffled.
@@ -25,5 +26,6 @@ def subset(labels: Tensor, share: float, seed: int) -> Tensor:
     taken = torch.zeros(len(labels), dtype=torch.bool)
     for c in torch.unique(labels):
         members = shuffled[labels[shuffled] == c]
-        taken[members[: max(1, round(share * len(members)))]] = True
+        wanted = shots if share is None else max(1, round(share * len(members)))
+        taken[members[:wanted]] = True
     return shuffled[taken[shuffled]]

@@ -1,12 +1,9 @@
 """Linear probe: multinomial logistic regression on frozen features, solved to the optimum.
 
-The objective is convex, so the answer depends on the features alone and not on a learning rate or a number of epochs:
-
     mean cross-entropy + weight_decay / 2 * ||W||^2        (the bias is free)
 
-on features standardised by the mean and deviation of the training pictures. L-BFGS on the whole training set finds it,
-in coordinates in which the features are nearly uncorrelated, which takes a third of the iterations. The weight decay is
-chosen on a tenth of the training pictures, never on the test pictures.
+on features standardised by the mean and deviation of the training pictures, see `ssltool.probing.convex`. The weight
+decay is chosen on a tenth of the training pictures, never on the test pictures.
 
 Shapes: N pictures, D numbers per picture, C classes. ``theta`` is ``[C, D + 1]``, the weight with the bias as its last
 column.
@@ -21,25 +18,13 @@ import torch
 from torch import Tensor
 
 from ssltool.errors import DataError
+from ssltool.probing.convex import Problem, Rows, moments, scores
 
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Weight decays tried first; the search goes on beyond an end at which the best one lies."""
 
 EXTENSIONS = 3
 """Values tried beyond an end of the grid, each ten times the one before or a tenth of it."""
-
-BLOCK = 2048
-"""Features decorrelated together; wider ones are cut into blocks of at most this many."""
-
-SAMPLE = 32_768
-"""Training pictures, evenly spread, that the correlations are measured on: they steer the path, not the optimum.
-Too few miss features that are seldom active, and the search takes twice as long."""
-
-EXACT = 8_000_000
-"""Numbers up to which features are computed with in float64: few pictures do not average float32's rounding away."""
-
-ROWS_AT_ONCE = 4096
-"""Pictures per matrix product; the parts are summed in float64."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +49,7 @@ class LinearClassifier:
 
     def logits(self, x: Tensor) -> Tensor:
         """Scores float32 ``[N, C]`` of features ``[N, D]``."""
-        parts = [
-            ((part - self.mean) / self.std) @ self.weight.T + self.bias for part in torch.split(x.float(), ROWS_AT_ONCE)
-        ]
-        return torch.cat(parts)
+        return scores(x, self.weight, self.bias, self.mean, self.std)
 
     def predict(self, x: Tensor) -> Tensor:
         """Most likely class int64 ``[N]`` of features ``[N, D]``."""
@@ -174,12 +156,25 @@ def fit(
     if int(present[-1]) >= classes or int(present[0]) < 0:
         raise DataError(f"labels from {int(present[0])} to {int(present[-1])} found, 0 to {classes - 1} expected")
     mean, std = moments(x)
-    problem = _Problem((x.float() - mean).div_(std), labels, len(present))
-    theta, converged, iterations = _minimise(problem, weight_decay, start, tolerance, max_iterations)
+    found = problem(Rows(x, labels, mean, std), len(present)).minimise(weight_decay, start, tolerance, max_iterations)
     weight = x.new_zeros(classes, x.shape[1], dtype=torch.float32)
     bias = x.new_full((classes,), -torch.inf, dtype=torch.float32)
-    weight[present], bias[present] = theta[:, :-1].to(weight), theta[:, -1].to(bias)
-    return LinearClassifier(weight, bias, mean, std, converged, iterations)
+    weight[present], bias[present] = found.theta[:, :-1].to(weight), found.theta[:, -1].to(bias)
+    return LinearClassifier(weight, bias, mean, std, found.converged, found.iterations)
+
+
+def problem(rows: Rows, classes: int) -> Problem:
+    """Cross-entropy on rows whose targets are classes, int64 ``[n]``."""
+    return Problem(rows, classes, cross_entropy, 1 / classes)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the cross-entropies of logits ``[n, C]``, float64, and its gradient ``[n, C]``."""
+    log_p = logits.log_softmax(1)
+    loss = -log_p.gather(1, labels[:, None]).cpu().double().sum()
+    residual = log_p.exp_()
+    residual[torch.arange(len(labels), device=logits.device), labels] -= 1
+    return loss, residual
 
 
 def choose_weight_decay(
@@ -233,124 +228,6 @@ def split(y: Tensor, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population deviation of each feature, float32 ``[D]``, summed in float64.
-
-    The deviation of a feature that only varies by rounding is infinite: divided by it, the feature is 0.
-
-    Args:
-        x: float ``[N, D]``.
-
-    Raises:
-        DataError: If a feature is NaN or infinite.
-    """
-    parts = torch.split(x, ROWS_AT_ONCE)
-    mean = sum((part.cpu().double().sum(0) for part in parts), torch.zeros(x.shape[1], dtype=torch.float64)) / len(x)
-    if not mean.isfinite().all():
-        raise DataError("some features are NaN or infinite; the weights have diverged: probe an earlier checkpoint")
-    squares = sum(((part.cpu().double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean))
-    std = (squares / len(x)).sqrt()
-    std[std <= 1e-6 * mean.abs()] = torch.inf
-    return mean.to(x.device, torch.float32), std.to(x.device, torch.float32)
-
-
-def objective(theta: Tensor, z: Tensor, y: Tensor, weight_decay: float) -> tuple[float, Tensor]:
-    """Mean cross-entropy + weight_decay / 2 * ||W||^2, and its gradient in closed form.
-
-    Args:
-        theta: float64 ``[C, D + 1]`` on the CPU.
-        z: float32 or float64 ``[N, D]``, standardised; products are computed in its dtype.
-        y: int64 ``[N]``, on the device of ``z``.
-        weight_decay: Not applied to the bias.
-
-    Returns:
-        The value, and the gradient, float64 like ``theta``.
-    """
-    weight, bias = theta[:, :-1].to(z), theta[:, -1].to(z)
-    loss, gradient = 0.0, torch.zeros_like(theta)
-    for rows, labels in zip(torch.split(z, ROWS_AT_ONCE), torch.split(y, ROWS_AT_ONCE), strict=True):
-        log_p = torch.addmm(bias, rows, weight.T).log_softmax(1)
-        loss -= float(log_p.gather(1, labels[:, None]).cpu().double().sum())
-        residual = log_p.exp_()
-        residual[torch.arange(len(labels), device=z.device), labels] -= 1
-        gradient[:, :-1] += (residual.T @ rows).cpu()
-        gradient[:, -1] += residual.sum(0).cpu()
-    gradient /= len(z)
-    gradient[:, :-1] += weight_decay * theta[:, :-1]
-    return loss / len(z) + weight_decay / 2 * float(theta[:, :-1].square().sum()), gradient
-
-
-class _Problem:
-    """Standardised pictures ``z [N, D]``, their labels, and the covariance of the features in blocks."""
-
-    def __init__(self, z: Tensor, labels: Tensor, classes: int) -> None:
-        exact = z.numel() <= EXACT and z.device.type != "mps"  # which has no float64
-        self.z = z.double() if exact else z
-        self.labels, self.classes = labels, classes
-        some = z[:: -(-len(z) // SAMPLE)].cpu()
-        blocks = some.tensor_split(-(-z.shape[1] // BLOCK), dim=1)
-        self.covariances = [_covariance(block.double()) for block in blocks]
-
-    def coordinates(self, weight_decay: float) -> list[Tensor]:
-        """Square matrices, one for each block of features and the last for the bias: theta is u times these.
-
-        At theta = 0 the curvature for each class is covariance / C + weight_decay, on all but a constant shift of the
-        classes. With its Cholesky factor L and theta = u L^-1 it is the identity for u.
-        """
-        factors = []
-        for covariance in self.covariances:
-            curvature = covariance / self.classes
-            curvature.diagonal().add_(max(weight_decay, 1e-8))
-            factors.append(torch.linalg.cholesky(curvature))
-        factors.append(torch.full((1, 1), self.classes**-0.5, dtype=torch.float64))
-        return [torch.linalg.solve_triangular(f, torch.eye(len(f), dtype=f.dtype), upper=False) for f in factors]
-
-
-def _covariance(z: Tensor) -> Tensor:
-    return z.T @ z / len(z)
-
-
-def _times(theta: Tensor, blocks: list[Tensor]) -> Tensor:
-    """``theta [C, D + 1]`` times the block-diagonal matrix of ``blocks``."""
-    parts = theta.split_with_sizes([len(block) for block in blocks], dim=1)
-    return torch.cat([part @ block for part, block in zip(parts, blocks, strict=True)], dim=1)
-
-
-def _minimise(
-    problem: _Problem, weight_decay: float, start: Tensor | None, tolerance: float, max_iterations: int
-) -> tuple[Tensor, bool, int]:
-    """Theta at the optimum, whether it is one, and the iterations taken.
-
-    What L-BFGS remembers is small beside the features: it stays on the CPU, in float64.
-    """
-    inverses = problem.coordinates(weight_decay)
-    transposed = [inverse.T for inverse in inverses]
-    u = torch.zeros(problem.classes, problem.z.shape[1] + 1, dtype=torch.float64)
-    if start is not None:
-        u = _times(start, [torch.linalg.inv(inverse) for inverse in inverses])
-    u.requires_grad_()
-    optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
-        [u],
-        max_iter=max_iterations,
-        max_eval=2 * max_iterations,
-        tolerance_grad=tolerance,
-        tolerance_change=1e-12,
-        history_size=30,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> float:
-        value, gradient = objective(_times(u.detach(), inverses), problem.z, problem.labels, weight_decay)
-        u.grad = _times(gradient, transposed)
-        return value
-
-    optimizer.step(closure)
-    closure()  # the last point tried need not be the one accepted
-    assert u.grad is not None
-    converged = bool(u.grad.abs().max() <= tolerance)
-    return _times(u.detach(), inverses), converged, int(optimizer.state[u]["n_iter"])
-
-
 def _search(
     x: Tensor, y: Tensor, grid: Sequence[float], seed: int, holdout: float
 ) -> tuple[float, dict[float, float], Tensor | None]:
@@ -359,9 +236,9 @@ def _search(
     kept, held = (part.to(x.device) for part in split(y, holdout, seed))
     if len(grid) == 1 or not len(held):
         return sorted(grid)[len(grid) // 2], {}, None
-    mean, std = moments(x[kept])
-    train_z, held_z = ((x[part].float() - mean).div_(std) for part in (kept, held))
-    problem = _Problem(train_z, labels[kept], len(present))
+    mean, std = moments(x)  # of all training pictures: a tenth more or less of them moves no choice
+    search = problem(Rows(x, labels, mean, std, kept), len(present))
+    held_out = Rows(x, labels, mean, std, held)
     thetas: dict[float, Tensor] = {}
     table: dict[float, float] = {}
     theta: Tensor | None = None
@@ -370,15 +247,21 @@ def _search(
     while path:
         value = path.pop(0)
         # Which value is best shows long before an optimum is reached to the last digit.
-        theta, _, _ = _minimise(problem, value, theta, tolerance=5e-4, max_iterations=200)
-        scores = held_z @ theta[:, :-1].to(held_z).T + theta[:, -1].to(held_z)
-        table[value] = 100 * float((scores.argmax(1) == labels[held]).cpu().double().mean())
+        theta = search.minimise(value, theta, tolerance=2e-3, max_iterations=200).theta
+        table[value] = 100 * _share_right(theta, held_out)
         thetas[value] = theta
         if not path and len(table) < len(set(grid)) + EXTENSIONS:
             path = _beyond_the_end(table)
             theta = thetas[_best(table)]
     best = _best(table)
     return best, {value: table[value] for value in sorted(table)}, thetas[best]
+
+
+def _share_right(theta: Tensor, rows: Rows) -> float:
+    """Share of the rows whose class has the highest score."""
+    weight, bias = (part.to(rows.device, rows.dtype) for part in (theta[:, :-1], theta[:, -1]))
+    right = sum(int((torch.addmm(bias, z, weight.T).argmax(1) == labels).sum()) for z, labels in rows)
+    return right / rows.count
 
 
 def _best(table: dict[float, float]) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ssltool.atomic import atomic_folder
+from ssltool.distributed import is_main
 from ssltool.errors import CheckpointError
 
 _FOLDER = "checkpoints"
@@ -28,6 +29,8 @@ _NAME = "step-{:07d}"
 
 def save(run: Path, step: int, model: nn.Module, optimizer: Optimizer, extra: dict[str, Any], keep: int) -> Path:
     """Save the state after ``step`` steps, then delete all but the newest ``keep`` checkpoints.
+
+    All processes call it, since a memory bank's parts are put together for it; the first of them writes.
 
     Args:
         run: Run folder.
@@ -41,11 +44,12 @@ def save(run: Path, step: int, model: nn.Module, optimizer: Optimizer, extra: di
         DiskFullError: No space; the older checkpoints are intact.
     """
     place = run / _FOLDER / _NAME.format(step)
-    if place.exists():  # saved already, by an interrupt right after a regular checkpoint
+    whole = model.state_dict()
+    if not is_main() or place.exists():  # saved already, by an interrupt right after a regular checkpoint
         return place
     tensors, settings = _flatten(optimizer)
     with atomic_folder(place) as folder:
-        save_file(_ready(model.state_dict()), folder / "model.safetensors")
+        save_file(_ready(whole), folder / "model.safetensors")
         save_file(_ready(tensors), folder / "optimizer.safetensors")
         state = {"step": step, "optimizer": settings, **extra}
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")

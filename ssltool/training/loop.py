@@ -2,6 +2,7 @@
 
 It knows no method by name, prints nothing and saves nothing: its caller (`ssltool.workflows.pretrain`) does.
 Each step's randomness is a function of (seed, epoch, picture) or (seed, step), so nothing random has to be saved.
+Several processes run it at once, each on its own part of the pictures; they meet where the gradients are averaged.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ssltool.distributed import rank
+from ssltool.distributed import average_gradients, rank
 from ssltool.ops.random import mix
 from ssltool.training import schedule
 from ssltool.training.device import Precision
@@ -66,7 +67,7 @@ class Plan:
 
 
 class StepReport(NamedTuple):
-    """What one step did. Tensors stay on the device, so that reporting does not stop a GPU.
+    """What one step did, on this process's pictures. Tensors stay on the device: reporting does not stop a GPU.
 
     Attributes:
         step: Steps taken, this one included.
@@ -103,7 +104,7 @@ def train(
 
     Args:
         method: A `ssltool.methods.base.Method`.
-        batches: From the batch that step ``start`` begins with.
+        batches: From the batch that step ``start`` begins with; this process's part of them.
         optimizer: Over the method's parameters; a group's ``lr_scale``, if present, multiplies its rate.
         plan: The schedule and everything else that shapes a step.
         scaler: Loss scaler; disabled except for float16.
@@ -130,6 +131,7 @@ def train(
             losses.append(loss.value.detach())
             pictures += len(batch.indices)
             wait += batch.wait
+        average_gradients(parameters)
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, plan.clip or float("inf"))
         scaler.step(optimizer)

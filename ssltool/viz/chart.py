@@ -18,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ssltool.atomic import atomic_file
+from ssltool.errors import UsageError
+from ssltool.viz.words import headed, is_share
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart with any colour vision (Okabe & Ito 2008)
 OKABE_ITO = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -26,50 +28,87 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Save a figure; the suffix says the format (.png, .svg, .pdf). The same figure gives the same bytes."""
-    kind = path.suffix.lstrip(".") or "png"
+    """Save a figure; the suffix says the format (.png, .svg, .pdf). The same figure gives the same bytes.
+
+    Raises:
+        UsageError: Another suffix.
+    """
+    kind = path.suffix.lstrip(".")
     undated: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "svg": {"Date": None},
         "pdf": {"CreationDate": None},
     }
+    if kind not in undated:
+        raise UsageError(f"--to {path}: charts are written as .png, .svg or .pdf")
     FigureCanvasAgg(figure)
     with atomic_file(path) as temporary, rc_context({"svg.hashsalt": "ssltool"}):
-        figure.savefig(temporary, format=kind, dpi=150, metadata=undated.get(kind))
+        figure.savefig(temporary, format=kind, dpi=150, metadata=undated[kind])
     return path
 
 
-def curves(lines: Sequence[Mapping[str, float]], chance: Mapping[str, float], title: str) -> Figure:
-    """Loss, the method's numbers and the learning rate over steps, each with its chance level dashed.
+def curves(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], chance: Mapping[str, Mapping[str, float]], title: str
+) -> Figure:
+    """Loss, the methods' numbers and the learning rate over steps, each with its chance level dashed.
 
     Args:
-        lines: Lines of ``metrics.jsonl``.
-        chance: Number's name -> value for a network that knows nothing.
+        runs: Run's name -> lines of its ``metrics.jsonl``; several are told apart by colour and dash.
+        chance: Run's name -> number's name -> value for a network that knows nothing.
         title: Drawn on top.
     """
     hidden = {"step", "epoch", "images_per_s", "data_wait"}
-    names = list(dict.fromkeys(name for line in lines for name in line if name not in hidden))
-    columns = min(3, len(names))
+    known_names = (name for lines in runs.values() for line in lines for name in line)
+    names = list(dict.fromkeys(name for name in known_names if name not in hidden))
+    columns = 2 if len(names) in {2, 4} else min(3, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns, 2.9 * rows + 0.4), layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).flat
+    styles = dict(zip(runs, zip(cycle(OKABE_ITO), cycle(("-", "--", "-.", ":")), strict=False), strict=False))
     for name, axis in zip(names, grid, strict=False):  # names first: their end takes no place from the grid
-        known = [line for line in lines if name in line]
-        x, values = [line["step"] for line in known], [line[name] for line in known]
-        axis.plot(x, values, color=BLUE, linewidth=1.4, marker="o" if len(x) == 1 else None)
-        if name in chance:
-            axis.axhline(chance[name], color=ORANGE, linestyle="--", linewidth=1)
-            place = {"xycoords": ("axes fraction", "data"), "color": ORANGE, "fontsize": 8, "va": "bottom"}
-            back = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
-            axis.annotate(f"chance {chance[name]:.3g}", (0.02, chance[name]), bbox=back, **place)
-        axis.set_title(name.replace("_", " "), fontsize=10)
+        scale = 100 if is_share(name) else 1
+        for run, lines in runs.items():
+            known = [line for line in lines if name in line]
+            x, values = [line["step"] for line in known], [scale * line[name] for line in known]
+            color, dash = styles[run]
+            dot = "o" if len(x) == 1 else None
+            axis.plot(x, values, color=color, linestyle=dash, linewidth=1.3, marker=dot, label=run)
+        _levels(axis, {run: scale * chance[run][name] for run in runs if name in chance.get(run, {})}, styles)
+        axis.set_title(headed(name), fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
     for axis in list(grid):  # the iterator's rest: places without a number
         axis.set_visible(False)
+    if len(runs) > 1:
+        figure.legend(handles=figure.axes[0].lines[: len(runs)], loc="outside lower center", ncols=4, fontsize=9)
     return figure
+
+
+def _levels(axis: Axes, levels: Mapping[str, float], styles: Mapping[str, tuple[str, str]]) -> None:
+    """Draw chance levels across, each once; its words stand at the right, on the side that has more room."""
+    low, high = axis.get_ylim()
+    for value in dict.fromkeys(levels.values()):
+        of = [run for run, level in levels.items() if level == value]
+        alone = len(of) < len(levels)
+        color = styles[of[0]][0] if alone else ORANGE if len(styles) == 1 else GREY
+        words = f"chance {value:.3g}" + (f" of {', '.join(of)}" if alone else "")
+        axis.axhline(value, color=color, linestyle=(0, (4, 3)), linewidth=1)
+        below = value > (low + high) / 2
+        axis.annotate(
+            words,
+            (0.98, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, -3 if below else 3),
+            textcoords="offset points",
+            ha="right",
+            va="top" if below else "bottom",
+            color=color,
+            fontsize=8,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+        )
+    axis.margins(y=0.08)
 
 
 def permutation_set(
@@ -121,6 +160,35 @@ def _bars(axis: Axes, histogram: Sequence[int]) -> None:
     axis.spines[["top", "right", "left"]].set_visible(False)
 
 
+def permutation_modes(
+    histograms: Mapping[str, Sequence[int]], statistics: Mapping[str, tuple[float, int, int]], title: str
+) -> Figure:
+    """Permutation sets chosen in several ways, one above the other: pairs at each distance, and what they amount to.
+
+    Args:
+        histograms: Mode -> pairs at distance 0..N.
+        statistics: Mode -> mean distance, least distance, pairs at the least distance.
+        title: Drawn on top.
+    """
+    figure = Figure(figsize=(8.4, 0.9 + 1.25 * len(histograms)), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(len(histograms), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (mode, counts) in zip(axes, histograms.items(), strict=True):
+        mean, least, pairs = statistics[mode]
+        bars = axis.bar(range(len(counts)), counts, color=BLUE)
+        axis.bar_label(bars, [f"{count:,}" if count else "" for count in counts], fontsize=7)
+        axis.plot([mean], [0], marker=7, markersize=9, color=ORANGE, clip_on=False, zorder=3)
+        axis.margins(y=0.22)
+        axis.set_yticks([])
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        words = f"{mode}\nmean {mean:.4f}\nleast {least}, {pairs:,} pair{'s' * (pairs != 1)}"
+        axis.set_ylabel(words, rotation=0, ha="left", va="center", fontsize=9, labelpad=112)
+        axis.tick_params(labelsize=8)
+    axes[-1].set_xticks(_ticks(len(next(iter(histograms.values()))) - 1))
+    axes[-1].set_xlabel("slots that differ; bars: pairs of permutations, triangle: their mean", fontsize=9)
+    return figure
+
+
 def _ticks(tiles: int) -> range:
     """Distances 0..N to label: all of them while there is room."""
     return range(0, tiles + 1, 1 if tiles <= 16 else 5)
@@ -158,6 +226,8 @@ def matrix(
     column_label: str,
     *,
     title: str,
+    value_label: str = "",
+    digits: int = 2,
 ) -> Figure:
     """A table as a heat map with its numbers written in; large tables keep the colours alone.
 
@@ -168,22 +238,50 @@ def matrix(
         row_label: What the rows are.
         column_label: What the columns are.
         title: Drawn on top.
+        value_label: What the colours are.
+        digits: Of the numbers, after the point.
     """
     side = max(len(rows), len(columns))
-    figure = Figure(figsize=(max(5.0, 0.55 * len(columns) + 2), max(4.0, 0.5 * len(rows) + 1.5)), layout="constrained")
+    cell = 0.55 if side <= 20 else 0.26  # inches; the names of more rows stand closer, without numbers between them
+    figure = Figure(figsize=(max(5.0, cell * len(columns) + 2), max(4.0, cell * len(rows) + 1.5)), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(values, cmap="viridis", interpolation="nearest")
-    figure.colorbar(image, ax=axis)
+    figure.colorbar(image, ax=axis, label=value_label)
     if side <= 20:
         middle = (values.min() + values.max()) / 2
         for (y, x), value in np.ndenumerate(values):
             ink = "black" if value > middle else "white"
-            axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+            axis.text(x, y, f"{value:.{digits}f}", ha="center", va="center", fontsize=8, color=ink)
     axis.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 4 else 0, fontsize=8)
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
     axis.set_xlabel(column_label)
     axis.set_ylabel(row_label)
     axis.set_title(title, fontsize=10)
+    return figure
+
+
+def bars(
+    values: Mapping[str, float], label: str, *, title: str, deviations: Mapping[str, float] | None = None
+) -> Figure:
+    """Horizontal bars from the largest to the smallest, the numbers written beside them.
+
+    Args:
+        values: Name -> length.
+        label: What the lengths are.
+        title: Drawn on top.
+        deviations: Name -> half the width of an error bar, where known.
+    """
+    names = sorted(values, key=lambda name: values[name])
+    figure = Figure(figsize=(6.4, max(2.4, 0.24 * len(names) + 1.2)), layout="constrained")
+    axis = figure.subplots()
+    errors = [(deviations or {}).get(name, 0.0) for name in names] if deviations else None
+    drawn = axis.barh(names, [values[name] for name in names], xerr=errors, color=BLUE)
+    axis.bar_label(drawn, [f"{values[name]:.1f}" for name in names], fontsize=8, padding=3)
+    axis.set_xlabel(label)
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(labelsize=8)
+    axis.margins(x=0.12, y=0.01)
+    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -257,24 +355,23 @@ def points(
 
 
 def filters(kernels: NDArray[np.float64], title: str) -> Figure:
-    """First-layer kernels as small pictures, each stretched to its own range.
+    """First-layer kernels as small pictures: mid-gray is a weight of 0, each kernel's largest weight is full colour.
 
     Args:
-        kernels: ``[C_out, C_in, k, k]`` with C_in 1 or 3.
+        kernels: ``[C_out, C_in, k, k]``; of 1 or 3 channels as gray or colour, of others each channel's mean.
         title: Drawn on top.
     """
     count = len(kernels)
     columns = min(16, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(max(5.0, 0.62 * columns + 0.3), 0.62 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 0.62 * columns + 0.3), 0.66 * rows + 0.6), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    low = kernels.min(axis=(1, 2, 3), keepdims=True)
-    high = kernels.max(axis=(1, 2, 3), keepdims=True)
-    pictures = ((kernels - low) / np.maximum(high - low, 1e-9)).transpose(0, 2, 3, 1)
+    drawn = kernels if kernels.shape[1] == 3 else kernels.mean(axis=1, keepdims=True)
+    largest = np.abs(drawn).max(axis=(1, 2, 3), keepdims=True)
+    pictures = (0.5 + 0.5 * drawn / np.maximum(largest, 1e-12)).transpose(0, 2, 3, 1)
     for i, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axis.set_axis_off()
         if i < count:
-            axis.imshow(
-                pictures[i] if pictures.shape[-1] == 3 else pictures[i, ..., 0], cmap="gray", interpolation="nearest"
-            )
+            picture = pictures[i] if pictures.shape[-1] == 3 else pictures[i, ..., 0]
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     return figure

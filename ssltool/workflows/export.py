@@ -17,7 +17,7 @@ from ssltool.exporting.card import model_card
 from ssltool.nn.encoders import Encoder
 from ssltool.nn.weights import find_weights, load_encoder
 from ssltool.probing.features import POOLED, Reader, extract
-from ssltool.workflows.pretrain import sample
+from ssltool.workflows.drawing import sample
 
 _PICTURES, _BATCH = 512, 64  # looked at to judge a form
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.data.find import open_source
 from ssltool.errors import UsageError
 from ssltool.nn.card import WeightsCard
 from ssltool.nn.encoders import Encoder
@@ -20,9 +19,9 @@ from ssltool.ops.random import Draws
 from ssltool.probing import features
 from ssltool.training.device import best_device
 from ssltool.viz.sheet import save_sheet
-from ssltool.workflows import runs
-from ssltool.workflows.pretrain import sample
-from ssltool.workflows.probe import random_twin
+from ssltool.workflows.drawing import sample
+from ssltool.workflows.pictures import pictures_of, png
+from ssltool.workflows.reading import random_twin
 
 _SEARCHED = 2048  # pictures among which neighbours are looked for
 _PATCHES = 4  # of each picture, when patches are compared
@@ -35,6 +34,7 @@ def draw_neighbors(
     path: Path,
     *,
     data: Sequence[str] = (),
+    image: Sequence[Path] = (),
     patch: int | None = None,
     count: int = 6,
     nearest: int = 5,
@@ -49,6 +49,7 @@ def draw_neighbors(
         weights: Run folder or weights file.
         path: PNG to write.
         data: Pictures; the run's own if empty.
+        image: Look for the neighbours of these files, which need not be in ``data``.
         patch: Compare patches of this side in pixels instead of whole pictures; a patch's own picture is left out.
         count: Queries.
         nearest: Neighbours of each.
@@ -62,7 +63,10 @@ def draw_neighbors(
     encoder = load_encoder(file)
     card = encoder.card
     assert card is not None, "load_encoder attaches it"
-    source = open_source(tuple(data) or runs.read_run(weights).choice.run.data)
+    if image and patch is not None:
+        raise UsageError("--image and --patch: neighbours of whole pictures are looked for; drop one of them")
+    own, around = pictures_of(weights, data, image)
+    source = around or own
     side = int(card.training.get("picture_size", card.image_size))
     images, places = sample(source, side, _SEARCHED)
     labels = [source.label(place) for place in places.tolist()]
@@ -70,19 +74,24 @@ def draw_neighbors(
     if patch is not None:
         images, owner = _cut(images, places, patch, seed), owner.repeat_interleave(_PATCHES)
     queries = _queries(images, count, seed)
-    shown = min(nearest, len(images) - 1)
+    if image:
+        asked = sample(own, side, len(own))[0]
+        queries = torch.arange(len(images), len(images) + len(asked))
+        images, owner = torch.cat([images, asked]), torch.cat([owner, torch.full((len(asked),), -1)])
+    shown = min(nearest, len(images) - max(1, len(image)))
     columns, shares = {"query": _tiles(images[queries][:, None], None)}, {}
     for name, network in {card.method: encoder, "random weights": random_twin(encoder, seed)}.items():
         found = _nearest(_vectors(network, card, images, side), queries, owner, shown)
-        same = _same_class(labels, owner, queries, found)
+        same = None if image else _same_class(labels, owner, queries, found)
         columns[f"nearest by {name}"] = _tiles(images[found], same)
         if same is not None:
             shares[name] = float(same.float().mean())
     things = "patches" if patch else "pictures"
-    title = f"nearest of {len(images)} {things} of {source.description}"
+    searched = len(images) - len(image)
+    title = f"nearest of {searched} {things} of {source.description}"
     captions = [_caption(source.classes, labels[int(owner[q])]) for q in queries] if shares else None
-    save_sheet(columns, path, captions=captions, title=title)
-    return {"path": str(path), "searched": len(images), "same_class": shares}
+    save_sheet(columns, png(path), captions=captions, title=title)
+    return {"path": str(png(path)), "searched": searched, "same_class": shares}
 
 
 def _cut(images: Tensor, places: Tensor, patch: int, seed: int) -> Tensor:

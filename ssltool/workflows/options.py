@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ssltool.distributed import world_size
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.methods.base import DataInfo, Method, MethodOptions
 
@@ -78,6 +79,22 @@ class PretrainOptions(BaseModel):
     )
     compile: bool = Field(False, description="Use torch.compile; measured to gain nothing on a CPU")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train")
+    devices: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Processes that train together on this machine, one to a GPU; on a CPU they share the cores; "
+        "automatic: 1, or as torchrun says",
+    )
+    max_restarts: int = Field(
+        3,
+        ge=0,
+        description="With --devices: how often to go on from the last checkpoint after a process was killed",
+    )
+    sync_batchnorm: bool = Field(
+        False,
+        description="Batch norm over the batches of all processes (CUDA only); otherwise each normalises by its own",
+    )
     workers: int | None = Field(
         None, ge=0, le=256, description="Processes that decode pictures; automatic: from the cores"
     )
@@ -93,11 +110,26 @@ class PretrainOptions(BaseModel):
         "measured on a fifth of at most 5000 of them; the training itself does not change",
     )
     probe_every: int | None = Field(None, ge=1, description="Steps between these; automatic: at each checkpoint")
+    tensorboard: bool = Field(
+        False, description="Also write numbers and pictures for TensorBoard, to RUN/tensorboard (ssltool[tensorboard])"
+    )
 
 
 # What may differ when a run is resumed: none of these changes a number of the run.
 FREE_ON_RESUME = frozenset(
-    {"out", "workers", "checkpoint_every", "keep", "log_every", "device", "probe_data", "probe_every"}
+    {
+        "out",
+        "workers",
+        "checkpoint_every",
+        "keep",
+        "log_every",
+        "device",
+        "devices",
+        "max_restarts",
+        "probe_data",
+        "probe_every",
+        "tensorboard",
+    }
 )
 
 
@@ -194,13 +226,15 @@ def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> 
     run = choice.run
     small = info.image_size <= _SMALL
     backbone = run.backbone or ("resnet10_w32" if small else "resnet18")
-    batch = run.batch_size or min(256 if small else 64, 2 ** (info.count.bit_length() - 1))
-    per_epoch = max(1, info.count // (batch * run.accumulate))
+    processes = world_size()
+    batch = run.batch_size or min(256 if small else 64, 2 ** max(0, (info.count // processes).bit_length() - 1))
+    pictures = batch * processes * run.accumulate
+    per_epoch = max(1, info.count // pictures)
     epochs = run.epochs or (
         run.steps / per_epoch if run.steps else min(200, max(10, round(_PICTURES_SEEN / info.count)))
     )
     steps = run.steps or max(1, round(epochs * per_epoch))
-    scale = batch * run.accumulate / 256
+    scale = pictures / 256
     rates = {"sgd": 0.1 * scale, "lars": 4.8 * scale, "adamw": 1e-3}
     decays = {"sgd": 1e-4, "lars": 1e-4, "adamw": 0.05}
     update = {
@@ -209,6 +243,7 @@ def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> 
         "channels": _channels(run.channels, choice.method, method),
         "stem": _stem(run.stem, backbone, small),
         "batch_size": batch,
+        "devices": processes,
         "epochs": None,  # said by steps from here on
         "steps": steps,
         "lr": run.lr or rates[run.optimizer],

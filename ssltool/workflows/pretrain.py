@@ -7,23 +7,30 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 from torch.optim import Optimizer
 
 import ssltool
 from ssltool import atomic
 from ssltool.atomic import atomic_file
 from ssltool.data.batches import AllPictures, TrainBatches
-from ssltool.data.find import open_source
-from ssltool.data.source import Source, survey
-from ssltool.errors import CheckpointError, DiskFullError, Interrupted, NonFiniteLossError, SslToolError, UsageError
-from ssltool.methods.base import Answers, DataInfo, Method
+from ssltool.data.source import Source
+from ssltool.distributed import any_of, copy_from_main, from_all, from_main, is_main, launched, rank, world_size
+from ssltool.errors import (
+    CheckpointError,
+    DiskFullError,
+    Interrupted,
+    NonFiniteLossError,
+    SslToolError,
+    UsageError,
+)
+from ssltool.methods.base import Method
 from ssltool.methods.find import find_method
 from ssltool.nn.card import LIGHTNESS_NORM, WeightsCard
 from ssltool.nn.encoders import check_input
@@ -31,31 +38,32 @@ from ssltool.nn.weights import describe as describe_weights
 from ssltool.nn.weights import find_weights, load_backbone, save_encoder
 from ssltool.ops.random import mix
 from ssltool.training import checkpoint, report
-from ssltool.training.device import Precision, best_device, choose_precision
+from ssltool.training.device import Precision, choose_precision
 from ssltool.training.display import Display
 from ssltool.training.interrupt import stop_requests
 from ssltool.training.loop import Plan, StepReport, train
 from ssltool.training.optim import build_optimizer
-from ssltool.viz.sheet import save_sheet
+from ssltool.training.parallel import choose_device, joined, synchronize_batch_norm
 from ssltool.workflows import runs
+from ssltool.workflows.board import BOARD, Board, require_tensorboard
+from ssltool.workflows.drawing import Place, draw, sample
+from ssltool.workflows.follow import Follower, Watch
+from ssltool.workflows.launch import launch, only_folder
+from ssltool.workflows.opening import continued_run, located, new_run, to_continue
 from ssltool.workflows.options import (
-    FREE_ON_RESUME,
     Choice,
     PretrainOptions,
-    automatic_size,
-    resolved,
-    validated,
 )
-from ssltool.workflows.probe import Follower
+from ssltool.workflows.request import Request
 
 _PLATEAU = 500  # steps after which a loss still at chance is worth a word
-_SHOWN = 8  # pictures drawn into the run folder
+_WATCHED = 64  # pictures whose features are looked at for a collapse
 _CACHE_BYTES = 2**30  # decoded pictures kept in memory when all of them fit
 
 
 @dataclass
 class Session:
-    """Everything a run needs, ready to take its next step."""
+    """Everything a run needs, ready to take its next step; of several processes each has its own."""
 
     run: runs.Run
     source: Source
@@ -67,6 +75,8 @@ class Session:
     start: int
     device: torch.device
     follower: Follower | None
+    skipped: dict[str, str] = field(default_factory=dict)  # by any process, as of the last checkpoint
+    board: Board | None = None  # opened when the run begins
 
 
 def pretrain(
@@ -77,7 +87,8 @@ def pretrain(
     dry_run: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Run ``ssltool pretrain``.
+    """Run ``ssltool pretrain``: in this process, with those that torchrun started beside it, or, if the options name
+    several devices, in as many new processes.
 
     Args:
         choice: Method and options, see `ssltool.workflows.options.combine`; on ``resume`` only those that were typed.
@@ -95,16 +106,31 @@ def pretrain(
         SslToolError: Anything else the user can mend.
     """
     console = console or Console(stderr=True, highlight=False)
-    folder = runs.folder_to_resume(choice.run.out, choice.method) if resume else None
-    run, source = _continued(choice, folder) if folder else _new(choice, overwrite, dry_run)
+    request = Request(choice, resume, overwrite, dry_run, console.quiet)
+    if not launched():
+        placed, processes = located(request)
+        if processes > 1:
+            return launch(placed, processes, console)
+    with joined():
+        return _pretrain(request, console if is_main() else Console(quiet=True))
+
+
+def _pretrain(request: Request, console: Console) -> dict[str, Any]:
+    """Carry out a request in this process and those that it has joined."""
+    choice = request.choice
+    folder = to_continue(request)
+    if folder and not request.resume:
+        choice = only_folder(choice, folder)
+    run, source = continued_run(choice, folder) if folder else new_run(choice, request.overwrite, request.dry_run)
     session = prepare(run, source, console, resume=folder is not None)
     with session.batches:
-        if dry_run:
+        if request.dry_run:
             return _rehearse(session, console)
-        if folder is None and overwrite and run.folder.exists():
+        if folder is None and request.overwrite and is_main() and run.folder.exists():
             shutil.rmtree(run.folder)
-        _begin(session, console)
         try:
+            if is_main():
+                _begin(session, console)
             return _consume(session, console)
         except torch.OutOfMemoryError as error:
             batch = session.run.choice.run.batch_size or 2
@@ -112,49 +138,9 @@ def pretrain(
                 f"the device ran out of memory with {batch} pictures per batch; "
                 f"type --batch-size {max(2, batch // 2)} --accumulate 2"
             ) from error
-
-
-def _new(choice: Choice, overwrite: bool, dry_run: bool) -> tuple[runs.Run, Source]:
-    """Look at the data and decide every open option."""
-    out = Path("-") if dry_run else runs.new_folder(choice.run.out, choice.method, overwrite)
-    source = open_source(choice.run.data)
-    info = describe(source, choice.run.image_size)
-    decided = resolved(choice, find_method(choice.method), info)
-    info = replace(info, batch_size=decided.run.batch_size or 0)
-    return runs.Run(out, decided, info, source.fingerprint(), {}, ""), source
-
-
-def describe(source: Source, image_size: int | None) -> DataInfo:
-    """Look at a sample of the pictures; the picture size is decided here unless given."""
-    seen = survey(source)
-    size = image_size or automatic_size(seen.short_side)
-    return DataInfo(seen.count, size, seen.gray_fraction == 1.0, seen.mean, seen.std)
-
-
-def _continued(typed: Choice, folder: Path) -> tuple[runs.Run, Source]:
-    """Read a run back and make sure that it would go on as it began."""
-    run = runs.read_run(folder)
-    if run.choice.method != typed.method:
-        raise UsageError(
-            f"{folder} is a run of {run.choice.method}; type 'ssltool pretrain {run.choice.method} --resume'"
-        )
-    given = {**typed.run.model_dump(exclude_unset=True), **typed.task.model_dump(exclude_unset=True)}
-    saved = {**run.choice.run.model_dump(), **run.choice.task.model_dump()}
-    wanted = validated(typed.method, find_method(typed.method), {**saved, **given, "epochs": None})
-    now = {**wanted.run.model_dump(), **wanted.task.model_dump()}
-    changed = [name for name in given if now[name] != saved[name] and name not in FREE_ON_RESUME]
-    if changed:
-        listed = ", ".join(f"--{name.replace('_', '-')} {given[name]} (the run has {saved[name]})" for name in changed)
-        raise UsageError(
-            f"--resume goes on as the run began, but got {listed}; drop them, or start a new run with --init {folder}"
-        )
-    source = open_source(run.choice.run.data)
-    if source.fingerprint() != run.fingerprint:
-        raise CheckpointError(
-            f"the pictures of {folder} have changed since it began; "
-            f"restore them, or start a new run with --init {folder}"
-        )
-    return replace(run, choice=wanted), source
+        finally:
+            if session.board is not None:
+                session.board.close()
 
 
 def prepare(
@@ -164,7 +150,9 @@ def prepare(
     options = run.choice.run
     assert options.image_size and options.batch_size and options.steps and options.lr is not None, "resolved"
     assert options.weight_decay is not None and options.warmup is not None and options.channels, "resolved"
-    device = best_device() if options.device == "auto" else torch.device(options.device)
+    if options.tensorboard:
+        require_tensorboard()
+    device = choose_device(options.device)
     torch.manual_seed(mix(options.seed))  # first weights
     method = runs.build_method(run.choice, run.info)
     if run.facts and method.facts != run.facts:
@@ -178,10 +166,9 @@ def prepare(
         console.print(f"first weights: {matched} tensors from {options.init}")
     method.to(device)
     method.encoder.to(memory_format=torch.channels_last)
-    if run.precision:
-        precision = Precision(run.precision, "as the run began")  # type: ignore[arg-type]
-    else:
-        precision = choose_precision(options.precision, method.encoder, size, options.channels, device)
+    precision = _precision(run, method, size, device)
+    if options.sync_batchnorm:
+        synchronize_batch_norm(method, device)
     optimizer = build_optimizer(
         method,
         options.optimizer,
@@ -197,6 +184,8 @@ def prepare(
         batch_size=options.batch_size,
         seed=options.seed,
         workers=options.workers,
+        rank=rank(),
+        world=world_size(),
         device=device,
         cache_bytes=cache_bytes,
     )
@@ -212,24 +201,36 @@ def prepare(
         precision=precision,
     )
     start = 0
-    place = checkpoint.newest(run.folder) if resume else None
-    if place is not None:
-        state = checkpoint.load(place, method, optimizer)
+    place = from_main(lambda: str(checkpoint.newest(run.folder) or "")) if resume else ""
+    if place:
+        state = checkpoint.load(Path(place), method, optimizer)
         scaler.load_state_dict(state["scaler"])
         start = state["step"]
     else:
         _look_first(method, source, options, device, console)
+    held = chain(method.named_parameters(), method.named_buffers())
+    copy_from_main(tensor for name, tensor in held if name not in method.sharded)
     if options.compile:
         method.encoder.compile()
     run = replace(run, facts=method.facts, precision=precision.name)
-    follower = Follower(options.probe_data, options.batch_size, options.seed) if options.probe_data else None
+    follower = None
+    if options.probe_data and is_main():
+        follower = Follower(options.probe_data, options.batch_size, options.seed)
     return Session(run, source, method, optimizer, scaler, batches, plan, start, device, follower)
+
+
+def _precision(run: runs.Run, method: Method[Any, Any], size: int, device: torch.device) -> Precision:
+    """The number format: as the run began, or what the first process finds best."""
+    if run.precision:
+        return Precision(run.precision, "as the run began")  # type: ignore[arg-type]
+    asked, channels = run.choice.run.precision, run.choice.run.channels or 3
+    return Precision(**from_main(lambda: asdict(choose_precision(asked, method.encoder, size, channels, device))))
 
 
 def _look_first(
     method: Method[Any, Any], source: Source, options: PretrainOptions, device: torch.device, console: Console
 ) -> None:
-    """Let the method learn from the pictures what it must know before the first step."""
+    """Let the method learn from the pictures what it must know before the first step; all processes learn the same."""
     assert options.image_size and options.batch_size, "resolved"
     places = torch.randperm(len(source), generator=torch.Generator().manual_seed(mix(options.seed))).tolist()
     pictures = AllPictures(
@@ -248,7 +249,7 @@ def _look_first(
 
 def open_session(choice: Choice, console: Console, cache_bytes: int) -> Session:
     """A run that is never written anywhere, to measure it."""
-    run, source = _new(choice, overwrite=False, dry_run=True)
+    run, source = new_run(choice, overwrite=False, dry_run=True)
     return prepare(run, source, console, resume=False, cache_bytes=cache_bytes)
 
 
@@ -268,12 +269,15 @@ def _begin(session: Session, console: Console) -> None:
     """Make the run folder, or trim what a killed run wrote after its last checkpoint, and say what will happen."""
     run, plan = session.run, session.plan
     atomic.remove_leftovers(run.folder)
-    runs.write_run(run, plan.precision.reason, session.source.description)
+    runs.write_run(run, plan.precision.reason, session.source.description, session.method.chance)
     report.trim(run.folder, session.start)
     options = run.choice.run
+    if options.tensorboard:
+        session.board = Board(run.folder / BOARD, session.start, session.method.chance)
     console.print(f"{run.choice.method} on {session.source.description}, {options.image_size} px -> {run.folder}")
+    batch = f"batch {options.batch_size}" + (f" x {options.devices} processes" if world_size() > 1 else "")
     console.print(
-        f"{options.backbone} ({options.stem} stem), batch {options.batch_size}, {options.optimizer} lr {plan.lr:.4g}, "
+        f"{options.backbone} ({options.stem} stem), {batch}, {options.optimizer} lr {plan.lr:.4g}, "
         f"{plan.steps} steps ({plan.steps * plan.accumulate / session.batches.steps_per_epoch:.1f} epochs)"
     )
     task = ", ".join(
@@ -294,22 +298,32 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
     meter, line, began = report.Meter(), report.read(run.folder)[-1:], time.monotonic()
     looked = session.start >= _PLATEAU
     probed: dict[str, float] = {}
+    watch = Watch(sample(session.source, run.info.image_size, _WATCHED)[0].to(session.device)) if is_main() else None
     shown = Display(plan.steps, session.start, session.method.chance, console)
     with stop_requests() as stop, shown as display:
         for step in steps(session):
             meter.add(step)
             display.advance(step.step)
             last = step.step == plan.steps
-            stopping = stop.asked and not last  # asked once: a signal from here on is obeyed after the next step
+            # Asked once: a signal from here on is obeyed after the next step. One to any process stops them all.
+            stopping = any_of(stop.asked) and not last
             due = last or stopping or step.step % options.checkpoint_every == 0
-            probing = session.follower is not None and not stopping
+            probing = bool(options.probe_data) and not stopping
             probing = probing and (last or step.step % (options.probe_every or options.checkpoint_every) == 0)
             if due or probing or step.step % options.log_every == 0:
                 line = [_checked_line(meter, session)]
                 if probing and session.follower is not None:
                     probed = {"knn": session.follower.accuracy(session.method.encoder, card(session, step.step))}
                     line[0] |= probed
-                report.append(run.folder, line[0])
+                if is_main():
+                    if due and watch is not None:
+                        healthy, warning = watch.look(session.method.encoder, card(session, step.step))
+                        line[0] |= healthy
+                        if warning:
+                            console.print(f"after {step.step} steps {warning}", style="bold red")
+                    report.append(run.folder, line[0])
+                if session.board is not None:
+                    session.board.line(line[0])
                 display.show({**line[0], **probed})
                 if step.step >= _PLATEAU and not looked:
                     looked = True
@@ -351,17 +365,25 @@ def _checked_line(meter: report.Meter, session: Session) -> dict[str, float]:
 
 
 def _save(session: Session, step: int) -> None:
-    """Save a checkpoint, the encoder, the list of skipped pictures, and pictures of the answers."""
+    """Save a checkpoint, the encoder, the list of skipped pictures, and pictures of the answers.
+
+    All processes call it, for what each of them knows, and the first of them writes.
+    """
     run, options = session.run, session.run.choice.run
+    extra = {"scaler": session.scaler.state_dict()}
+    for skipped in from_all(session.batches.skipped):
+        session.skipped |= skipped
+    if not is_main():
+        checkpoint.save(run.folder, step, session.method, session.optimizer, extra, options.keep)
+        return
     try:
         # The checkpoint comes after the encoder: a run killed between the two takes the steps again and rewrites it,
         # while one resumed from its last checkpoint has no step left that would.
         save_encoder(session.method.encoder, card(session, step), run.folder / runs.WEIGHTS)
-        if session.batches.skipped:
+        if session.skipped:
             with atomic_file(run.folder / runs.SKIPPED) as temporary:
-                lines = [f"{name}: {reason}\n" for name, reason in sorted(session.batches.skipped.items())]
+                lines = [f"{name}: {reason}\n" for name, reason in sorted(session.skipped.items())]
                 temporary.write_text("".join(lines), encoding="utf-8")
-        extra = {"scaler": session.scaler.state_dict()}
         checkpoint.save(run.folder, step, session.method, session.optimizer, extra, options.keep)
         _draw(session, step)
     except DiskFullError as error:
@@ -394,7 +416,7 @@ def card(session: Session, step: int) -> WeightsCard:
         training={
             "ssltool": ssltool.__version__,
             "steps": step,
-            "batch_size": (options.batch_size or 0) * options.accumulate,
+            "batch_size": (options.batch_size or 0) * (options.devices or 1) * options.accumulate,
             "pictures": run.info.count,
             "picture_size": run.info.image_size,
             "optimizer": options.optimizer,
@@ -405,49 +427,15 @@ def card(session: Session, step: int) -> WeightsCard:
     )
 
 
-def sample(source: Source, size: int, count: int) -> tuple[Tensor, Tensor]:
-    """The first readable of ``count`` evenly spread pictures: uint8 ``[n, 3, S, S]``, int64 ``[n]``, n <= count."""
-    places = torch.linspace(0, len(source) - 1, min(count, len(source))).long().tolist()
-    with AllPictures(source, size=size, batch_size=count, workers=0, indices=places) as pictures:
-        batch = next(iter(pictures))
-    return batch.images, batch.indices
-
-
-def with_places(answers: Answers, source: Source, size: int) -> Answers:
-    """Add the pictures of the run's data that answers point to as columns; one that cannot be read is gray."""
-    if not answers.places:
-        return answers
-    wanted = sorted({place for places in answers.places.values() for place in places.tolist()})
-    with AllPictures(source, size=size, batch_size=64, workers=0, indices=wanted) as pictures:
-        found = {
-            place: image
-            for batch in pictures
-            for place, image in zip(batch.indices.tolist(), batch.images, strict=True)
-        }
-    gray = torch.full((3, size, size), 128, dtype=torch.uint8)
-    columns = {
-        title: torch.stack([found.get(place, gray) for place in places.tolist()])
-        for title, places in answers.places.items()
-    }
-    return answers._replace(pictures={**answers.pictures, **columns})
-
-
 def _draw(session: Session, step: int) -> None:
-    """Draw the task (at the start) or the answers (later) into the run folder. Draws from a generator of its own."""
-    method, folder = session.method, session.run.folder / "pictures"
-    images, index = sample(session.source, session.run.info.image_size, _SHOWN)
-    images, index = images.to(session.device), index.to(session.device)
-    generator = torch.Generator().manual_seed(session.plan.seed)
-    if step == 0:
-        save_sheet(method.train().pictures(images, index, generator), folder / "task.png")
-    else:
-        answers = with_places(method.eval().answers(images, index, generator), session.source, images.shape[-1])
-        save_sheet(answers.pictures, folder / f"answers-{step:07d}.png", captions=answers.captions)
-        method.train()
+    """Draw the data and the task (at the start) or the answers (later) into the run folder and onto the board."""
+    place = Place(session.run.folder / "pictures", step, session.plan.seed, session.device)
+    for name, path in draw(session.method, session.source, session.run.info.image_size, place).items():
+        if session.board is not None:
+            session.board.picture(name, path, step)
 
 
 def _summary(session: Session, line: dict[str, float], seconds: float) -> dict[str, Any]:
-    skipped = len(session.batches.skipped)
     return {
         "run": str(session.run.folder),
         "weights": str(session.run.folder / runs.WEIGHTS),
@@ -455,7 +443,7 @@ def _summary(session: Session, line: dict[str, float], seconds: float) -> dict[s
         **line,
         "chance": session.method.chance,
         "pictures": session.run.info.count,
-        "skipped": skipped,
+        "skipped": len(session.skipped),
         "seconds": round(seconds, 1),
     }
 
@@ -474,7 +462,7 @@ def _rehearse(session: Session, console: Console) -> dict[str, Any]:
         "method": session.run.choice.method,
         "options": session.run.choice.flat(),
         "precision": session.plan.precision.reason,
-        "images_per_s": step.pictures / times[-1],
+        "images_per_s": step.pictures * world_size() / times[-1],
         "seconds": times[-1] * session.plan.steps,
         "memory_gb": round(peak_memory(session.device) / 1e9, 2),
         "disk_gb": round((keep + 1) * 2 * size / 1e9, 3),

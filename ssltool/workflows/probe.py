@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
-from torch import Tensor
 
-from ssltool.data.batches import AllPictures
-from ssltool.data.find import open_source
-from ssltool.data.source import Source
-from ssltool.errors import DataError, UsageError
+from ssltool.atomic import atomic_file
+from ssltool.errors import UsageError
 from ssltool.nn.card import WeightsCard
-from ssltool.nn.encoders import Encoder, twin
-from ssltool.nn.weights import find_weights, load_encoder
-from ssltool.ops.random import mix
-from ssltool.probing import features, linear
+from ssltool.nn.encoders import Encoder
+from ssltool.nn.weights import find_weights, has_card, load_encoder, load_plain
 from ssltool.probing.finetune import Schedule
-from ssltool.probing.knn import knn_accuracy
-from ssltool.training.device import best_device
+from ssltool.probing.store import FeatureStore, default_folder
 from ssltool.viz import chart
 from ssltool.workflows import labels as label_curves
+from ssltool.workflows import runs
+from ssltool.workflows.labelled import LabelledPictures
 from ssltool.workflows.options import describe_fault
+from ssltool.workflows.reading import (
+    Features,
+    hash_of_weights,
+    health_of,
+    picture_size,
+    random_twin,
+    read,
+    read_pixels,
+    ways,
+)
+from ssltool.workflows.scoring import Kind, Scored, majority, score
 
-Kind = Literal["linear", "layers", "knn", "finetune"]
-Split = Literal["train", "test"]
-Features = dict[str, Tensor]  # name of the stage -> float32 [N, D]
-
-_KS = (20, 200)  # neighbours: few labels, and the paper's
-_TEST_SHARE = 0.2  # of --data, when no test pictures are given
-_FOLLOWED = 5000  # pictures read each time a network in training is looked at
-_RECALIBRATION = 1024  # pictures whose statistics batch norm is given
+DOCUMENT = "probe.json"
+_DRAWN = 60  # classes that a confusion matrix can be read with
 
 
 class ProbeOptions(BaseModel):
@@ -46,13 +50,22 @@ class ProbeOptions(BaseModel):
     weights: Path
     data: tuple[str, ...]
     test_data: tuple[str, ...] = ()
-    kinds: tuple[Kind, ...] = ("linear", "layers", "knn")
+    label_file: Path | None = None
+    kinds: tuple[Kind, ...] = ()
     labels: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    repeats: int = Field(1, ge=1, le=100)
+    scratch: bool = False
     finetune_pictures: int = Field(Schedule.pictures, ge=1)
+    backbone: str | None = None
+    stem: Literal["imagenet", "small"] = "imagenet"
+    image_size: int | None = Field(None, ge=8, le=1024)
     to: Path | None = None
     grid_numbers: int = Field(512, ge=0)
     baselines: bool = True
     recalibrate: bool = True
+    cache: Path | None = None
+    keep_features: bool = True
     batch_size: int = Field(256, ge=1)
     workers: int | None = Field(None, ge=0)
     seed: int = Field(0, ge=0)
@@ -67,302 +80,241 @@ class ProbeOptions(BaseModel):
             raise UsageError(faults.replace("--kinds", "--kind")) from error
 
 
-class LabelledPictures:
-    """Labelled pictures, split into training and test once, for all encoders alike.
+@dataclass
+class Clock:
+    """Seconds spent reading features and fitting probes to them."""
+
+    reading: float = 0.0
+    fitting: float = 0.0
+
+    @contextmanager
+    def on(self, part: Literal["reading", "fitting"]) -> Iterator[None]:
+        """Add the time inside to a part."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, part, getattr(self, part) + time.perf_counter() - start)
+
+
+def probe(
+    options: ProbeOptions,
+    console: Console | None = None,
+    clock: Clock | None = None,
+    memory: dict[str, list[Scored]] | None = None,
+) -> dict[str, Any]:
+    """Run ``ssltool probe``.
 
     Args:
-        options: Where they are and how they are read and split.
-        most: Only about so many pictures of ``data``, evenly spread.
-
-    Attributes:
-        classes: Class names.
-        skipped: Name and reason of pictures that could not be read.
-    """
-
-    def __init__(self, options: ProbeOptions, most: int | None = None) -> None:
-        self._options = options
-        self._device = best_device()
-        self.skipped: dict[str, str] = {}
-        source = open_source(options.data)
-        self.classes = source.classes
-        self._number = {name: i for i, name in enumerate(self.classes)}
-        if len(self.classes) < 2:
-            raise DataError(
-                f"{source.description} has {len(self.classes)} class folders but probing needs 2 or more; "
-                "put the pictures of each class into a folder of their own"
-            )
-        places = _labelled(source)
-        places = places[:: -(-len(places) // most)] if most and places else places
-        if options.test_data:
-            tested = open_source(options.test_data)
-            unknown = sorted(set(tested.classes) - set(self.classes))
-            if unknown:
-                raise DataError(
-                    f"--test-data has classes that --data lacks: {', '.join(unknown[:3])}; add pictures of them"
-                )
-            self._splits = {"train": (source, places), "test": (tested, _labelled(tested))}
-        else:
-            labels = torch.tensor([source.label(place) for place in places])
-            kept, held = linear.split(labels, _TEST_SHARE, options.seed)
-            self._splits = {
-                "train": (source, [places[i] for i in kept.tolist()]),
-                "test": (source, [places[i] for i in held.tolist()]),
-            }
-        for split, (_, chosen) in self._splits.items():
-            if not chosen:
-                raise DataError(f"there are no labelled {split} pictures; each class needs pictures in its folder")
-
-    def labels(self, split: Split) -> Tensor:
-        """Class of each picture of a split, int64 ``[N]``; those that were read and could not be are left out."""
-        source, places = self._splits[split]
-        return torch.tensor([self._class(source, place) for place in places])
-
-    def _class(self, source: Source, place: int) -> int:
-        label = source.label(place)
-        assert label is not None, "only labelled places are kept"
-        return self._number[source.classes[label]]
-
-    def read(
-        self, split: Split, size: int, most: int | None = None, only: Sequence[int] | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of a split: uint8 ``[B, 3, size, size]`` on the device and classes int64 ``[B]``.
-
-        Args:
-            split: Which one.
-            size: Side in pixels.
-            most: Only about so many pictures, evenly spread.
-            only: Only these pictures, by their place in the split, in this order.
-        """
-        source, places = self._splits[split]
-        if most is not None:
-            places = places[:: max(1, len(places) // most)]
-        if only is not None:
-            places = [places[i] for i in only]
-        options = self._options
-        with AllPictures(
-            source,
-            size=size,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            device=self._device,
-            indices=places,
-        ) as pictures:
-            read: list[int] = []
-            for batch in pictures:
-                read += batch.indices.tolist()
-                yield batch.images, torch.tensor([self._class(source, place) for place in batch.indices.tolist()])
-            self.skipped.update(pictures.skipped)
-            if most is None and only is None:
-                self._splits[split] = (source, read)  # from now on a place in the split is a row of its features
-
-
-def probe(options: ProbeOptions, console: Console | None = None) -> dict[str, Any]:
-    """Run ``ssltool probe``.
+        options: What to probe, on which pictures and how.
+        console: Where progress goes; stderr if not given.
+        clock: Told how long reading and fitting took.
+        memory: Rows of features that were probed alike before, which are not probed again; grows.
 
     Returns:
         In JSON kinds: ``rows`` with ``features`` (the method's name, random weights, pixels), ``stage``, ``numbers``
-        and accuracies in percent (``linear, knn20, knn200``); ``best``, the index of the method's best linear row;
-        ``labels``, rows with ``features, how, share, pictures, accuracy``, if asked for, and ``chart``, their curve;
-        ``classes``; numbers of pictures; ``skipped``; and how it was done (``protocol``).
+        and the measures of `MEASURES` that were asked for, in percent; ``best``, the index of the method's best row;
+        ``details`` of that row: ``per_class`` and ``confusion``; ``health`` of the features; ``labels``, rows with
+        ``features, how, share | shots, pictures, accuracy, deviation``, if asked for; ``charts`` that were drawn;
+        ``classes``; numbers of pictures; ``skipped``; and how it was done (``protocol``). The same command returns
+        the same document on a CPU.
+
+    Raises:
+        SslToolError: The weights, the pictures or the options are not what they should be.
     """
-    console = console or Console(stderr=True, highlight=False)
-    weights = find_weights(options.weights)
-    encoder = load_encoder(weights)
-    card = encoder.card
-    assert card is not None, "load_encoder attaches it"
-    pictures = LabelledPictures(options)
-    patch = None if options.labels else card.patch  # a curve over labels is costly enough in one way
-    networks = _ways(card.method, encoder, patch)
-    own = tuple(networks)
-    if options.baselines:
-        networks |= _ways("random weights", random_twin(encoder, options.seed), patch)
-    rows: list[dict[str, Any]] = []
+    console, clock = console or Console(stderr=True, highlight=False), clock or Clock()
+    memory = {} if memory is None else memory
+    encoder, card, weights = open_encoder(options, console)
+    pictures, kinds = _pictures(options)
+    how = _protocol(options, kinds, encoder, pictures)
+    store = FeatureStore((options.cache or default_folder()) if options.keep_features else None)
+    patch = None if options.labels or options.shots else card.patch  # a curve over labels is costly enough in one way
+    own = ways(card.method, encoder, patch)
+    networks = own | (ways("random weights", random_twin(encoder, options.seed), patch) if options.baselines else {})
+    scored: list[Scored] = []
     few: list[dict[str, Any]] = []
-    reads = set(options.kinds) != {"finetune"}
+    healths: dict[str, dict[str, Any]] = {}
+    reads = bool(kinds - {"finetune"})
+
+    def rows_of(name: str, found: Features) -> list[Scored]:
+        if found.key not in memory:
+            memory[found.key] = score(name, found, pictures, kinds, options.seed, options.repeats, console)
+        return [Scored({**known.row, "features": name}, known.details) for known in memory[found.key]]
+
+    curve = bool(options.labels or options.shots)
+    grid = options.grid_numbers if "layers" in kinds else 0
     for name, network in networks.items() if reads else ():
-        console.print(f"{name}: reading features")
-        train, test = _read(network, card, pictures, options)
-        rows += _score(name, train, test, len(pictures.classes), options, console)
-        if options.labels and "linear" in options.kinds:
-            kept, asked = [(stages[features.POOLED], y) for stages, y in (train, test)]
-            classes = len(pictures.classes)
-            few += label_curves.frozen(name, kept, asked, classes, options.labels, options.seed, console)
-    if "finetune" in options.kinds:
-        few += _finetuned(networks, card, pictures, options, console)
-    if options.baselines and reads and not options.labels:
-        train = _pixels(pictures, "train", _picture_size(card))
-        test = _pixels(pictures, "test", _picture_size(card), like=train)
-        rows += _score("pixels", train, test, len(pictures.classes), options, console)
-    measured = [i for i, row in enumerate(rows) if row["features"] in own and "linear" in row]
-    return {
+        with clock.on("reading"):
+            console.print(f"{name}: reading features")
+            found = read(network, card, pictures, store, grid=grid, recalibrated=options.recalibrate)
+            healths[name] = health_of(network, card, pictures)
+        if healths[name]["warning"] and name in own:
+            console.print(f"{name}: {healths[name]['warning']}", style="bold red")
+        with clock.on("fitting"):
+            scored += rows_of(name, found)
+            if curve and "linear" in kinds:
+                few += label_curves.frozen(name, found, pictures, options, console)
+    if options.baselines and reads and not curve:
+        with clock.on("reading"):
+            found = read_pixels(pictures, picture_size(card), store)
+        with clock.on("fitting"):
+            scored += rows_of("pixels", found)
+        scored += majority(pictures, scored)
+    if "finetune" in kinds or options.scratch:
+        with clock.on("fitting"):
+            few += label_curves.tuned(
+                networks, card, picture_size(card), pictures, options, "finetune" in kinds, console
+            )
+    console.print(f"reading took {clock.reading:.1f} s, fitting {clock.fitting:.1f} s")
+    mine = [i for i, found_ in enumerate(scored) if found_.row["features"] in own]
+    best = max(mine, key=lambda i: _worth(scored[i].row), default=None)
+    document = {
         "weights": str(weights),
         "method": card.method,
-        "rows": rows,
-        "best": max(measured, key=lambda i: rows[i]["linear"], default=None),
+        "backbone": card.backbone,
+        "network": f"{card.backbone}, {card.stem} stem, {card.in_channels} channels",
+        "steps": card.training.get("steps", 0),
+        "rows": [found_.row for found_ in scored],
+        "best": best,
+        "details": {} if best is None else scored[best].details,
+        "health": healths,
         "classes": list(pictures.classes),
-        **_label_results(few, card, weights, options),
-        "train_pictures": len(pictures.labels("train")),
-        "test_pictures": len(pictures.labels("test")),
+        **({"labels": few} if few else {}),
+        "train_pictures": pictures.count("train"),
+        "test_pictures": pictures.count("test"),
         "skipped": pictures.skipped,
-        "protocol": {
-            "picture_size": card.image_size,
-            "grid_numbers": options.grid_numbers,
-            "recalibrated_batch_norm": options.recalibrate,
-            "linear": "logistic regression, weight decay chosen on a tenth of the training pictures",
-            "knn": "cosine, votes weighted by exp(similarity / 0.07)",
-            "seed": options.seed,
-        },
+        "protocol": how,
+    }
+    document["charts"] = [str(path) for path in _draw(document, weights, options)]
+    _keep(document, weights, options)
+    return document
+
+
+def _worth(row: Mapping[str, Any]) -> float:
+    """What rows are compared by."""
+    return next((float(row[name]) for name in ("linear", "svm_map", "knn20", "mlp") if name in row), 0.0)
+
+
+def _kinds(options: ProbeOptions, pictures: LabelledPictures) -> frozenset[Kind]:
+    """The kinds asked for, or those that suit the labels."""
+    kinds = frozenset(options.kinds)
+    if not pictures.several:
+        return kinds or frozenset({"linear", "layers", "knn"})
+    unfit = sorted(kinds - {"svm", "layers"})
+    if unfit or options.labels or options.shots or options.scratch:
+        flags = ", ".join(unfit) or "labels"
+        raise UsageError(f"pictures have several classes each, which {flags} cannot use; type --kind svm,layers")
+    return kinds or frozenset({"svm", "layers"})
+
+
+def open_encoder(options: ProbeOptions, console: Console) -> tuple[Encoder, WeightsCard, Path]:
+    """The encoder of a run folder, a weights file, or a plain state dict of a torchvision model.
+
+    Raises:
+        WeightsError: A tensor does not match; the message names the keys.
+        UsageError: Plain weights and no ``--backbone``.
+    """
+    weights = find_weights(options.weights)
+    if has_card(weights):
+        if options.backbone is not None:
+            raise UsageError(f"--backbone {options.backbone}: {weights} says itself what it is; drop it")
+        encoder = load_encoder(weights)
+        assert encoder.card is not None, "load_encoder attaches it"
+        return encoder, encoder.card, weights
+    if options.backbone is None:
+        raise UsageError(f"{weights} does not say what it is; type --backbone NAME, such as resnet50")
+    encoder, matched, passed = load_plain(weights, options.backbone, options.stem, options.image_size or 224)
+    over = f"; passed over {', '.join(passed)}" if passed else ""
+    console.print(f"{weights}: {matched} tensors matched {options.backbone}, none was left{over}")
+    assert encoder.card is not None, "load_plain attaches it"
+    return encoder, encoder.card, weights
+
+
+def protocol_of(options: ProbeOptions) -> dict[str, Any]:
+    """The protocol that a probe with these options will have, without probing."""
+    encoder, _, _ = open_encoder(options, Console(quiet=True))
+    pictures, kinds = _pictures(options)
+    return _protocol(options, kinds, encoder, pictures)
+
+
+def _pictures(options: ProbeOptions) -> tuple[LabelledPictures, frozenset[Kind]]:
+    """The labelled pictures, and what is to be measured on them."""
+    pictures = LabelledPictures(
+        options.data,
+        options.test_data,
+        label_file=options.label_file,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        workers=options.workers,
+    )
+    return pictures, _kinds(options, pictures)
+
+
+def _protocol(
+    options: ProbeOptions, kinds: frozenset[Kind], encoder: Encoder, pictures: LabelledPictures
+) -> dict[str, Any]:
+    """How a document came about: with the same protocol it would be the same."""
+    assert encoder.card is not None, "loading attaches it"
+    return {
+        "weights": hash_of_weights(encoder),
+        "kinds": sorted(kinds),
+        "data": [pictures.fingerprint("train"), pictures.fingerprint("test")],
+        "picture_size": encoder.card.image_size,
+        "grid_numbers": options.grid_numbers,
+        "recalibrated_batch_norm": options.recalibrate,
+        "baselines": options.baselines,
+        "labels": [*options.labels, *options.shots],
+        "repeats": options.repeats,
+        "linear": "logistic regression, weight decay chosen on a tenth of the training pictures",
+        "knn": "cosine, votes weighted by exp(similarity / 0.07)",
+        "svm": "squared hinge, one against the rest, cost of each class chosen by three folds",
+        "seed": options.seed,
     }
 
 
-class Follower:
-    """Follows a network in training by the kNN accuracy of its pooled features on labelled pictures.
-
-    Args:
-        data: Labelled pictures, of which a fifth is held out.
-        batch_size: Pictures per batch.
-        seed: Of the split.
-    """
-
-    def __init__(self, data: tuple[str, ...], batch_size: int, seed: int) -> None:
-        in_memory = Path()  # there is no weights file
-        self._options = ProbeOptions.checked(
-            weights=in_memory, data=data, kinds=("knn",), workers=0, batch_size=batch_size, seed=seed
+def _draw(document: Mapping[str, Any], weights: Path, options: ProbeOptions) -> list[Path]:
+    """Draw the confusion matrix, the accuracy of each class and the curve over labels, if there is a place for them."""
+    folder = _folder(weights, options)
+    if folder is None:
+        return []
+    drawn = []
+    title = f"{document['method']}, {document['backbone']}"
+    details = document["details"]
+    if details and len(document["classes"]) <= _DRAWN:
+        stage = document["rows"][document["best"]]["stage"]
+        names = document["classes"]
+        counts = torch.tensor(details["confusion"]).double()
+        shares = (100 * counts / counts.sum(1, keepdim=True).clamp_min(1)).numpy()
+        figure = chart.matrix(
+            shares,
+            names,
+            names,
+            "true class",
+            "answer",
+            title=f"{title}, {stage}: answers in % of each class",
+            digits=0,
         )
-        self._pictures = LabelledPictures(self._options, most=_FOLLOWED)
-
-    def accuracy(self, encoder: Encoder, card: WeightsCard) -> float:
-        """Share of the held-out pictures whose 20 nearest training pictures name their class, 0..1.
-
-        The encoder stays as it is, since a copy is read, and nothing is drawn from a global generator.
-        """
-        train, test = _read(copy.deepcopy(encoder), card, self._pictures, self._options)
-        x, y = train[0][features.POOLED], test[0][features.POOLED]
-        labels = [part[1].to(x.device) for part in (train, test)]
-        k = _KS[0]
-        return knn_accuracy(x, labels[0], y, labels[1], len(self._pictures.classes), ks=(k,))[k] / 100
+        drawn.append(chart.save_figure(figure, folder / "probe-confusion.png"))
+        known = {name: share for name, share in details["per_class"].items() if share is not None}
+        figure = chart.bars(known, "test accuracy, percent", title=f"{title}, {stage}: accuracy of each class")
+        drawn.append(chart.save_figure(figure, folder / "probe-classes.png"))
+    few = [row for row in document.get("labels", ()) if "share" in row or "shots" in row]
+    if len({row["pictures"] for row in few}) > 1:
+        figure = label_curves.figure(few, f"{title}: accuracy over labels")
+        drawn.append(chart.save_figure(figure, folder / "probe-labels.png"))
+    return drawn
 
 
-def _finetuned(
-    networks: dict[str, Encoder | features.Patchwise],
-    card: WeightsCard,
-    pictures: LabelledPictures,
-    options: ProbeOptions,
-    console: Console,
-) -> list[dict[str, Any]]:
-    """Rows of the networks that read whole pictures, fine-tuned on each share of the labels."""
-    return label_curves.tuned(
-        {name: network for name, network in networks.items() if isinstance(network, Encoder)},
-        pictures,
-        features.Reader.of(card),
-        _picture_size(card),
-        options.labels or (1.0,),
-        Schedule(pictures=options.finetune_pictures),
-        options.seed,
-        console,
-    )
+def _keep(document: Mapping[str, Any], weights: Path, options: ProbeOptions) -> None:
+    """Write the document beside the weights of a run, or into the folder asked for."""
+    folder = options.to or (weights.parent if _folder(weights, options) else None)
+    if folder is not None:
+        with atomic_file(folder / DOCUMENT) as temporary:
+            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def _label_results(
-    rows: list[dict[str, Any]], card: WeightsCard, weights: Path, options: ProbeOptions
-) -> dict[str, Any]:
-    """What the document says of the labels, with the curve drawn if there is more than one share."""
-    if not rows:
-        return {}
-    if len(options.labels) < 2:
-        return {"labels": rows}
-    path = options.to or weights.parent / "pictures" / "labels.png"
-    drawn = chart.save_figure(label_curves.figure(rows, f"{card.method}, {card.backbone}: accuracy over labels"), path)
-    return {"labels": rows, "chart": str(drawn)}
-
-
-def _labelled(source: Source) -> list[int]:
-    return [place for place in range(len(source)) if source.label(place) is not None]
-
-
-def random_twin(encoder: Encoder, seed: int) -> Encoder:
-    """The same network with fresh weights, a function of the seed."""
-    torch.manual_seed(mix(seed))
-    return twin(encoder)
-
-
-def _ways(name: str, encoder: Encoder, patch: tuple[int, int] | None) -> dict[str, Encoder | features.Patchwise]:
-    """How the network may read a picture: whole and, if it was trained on patches, patch by patch."""
-    if patch is None:
-        return {name: encoder}
-    return {f"{name} (whole)": encoder, f"{name} (patch)": features.Patchwise(encoder, *patch)}
-
-
-def _picture_size(card: WeightsCard) -> int:
-    """Side at which files are read: what pretraining read; tiles may have been enlarged after that."""
-    return int(card.training.get("picture_size", card.image_size))
-
-
-def _read(
-    encoder: Encoder | features.Patchwise, card: WeightsCard, pictures: LabelledPictures, options: ProbeOptions
-) -> tuple[tuple[Features, Tensor], tuple[Features, Tensor]]:
-    """Features and classes of both splits, after batch norm has seen whole pictures."""
-    encoder.to(best_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size = _picture_size(card)
-    read_at = size if isinstance(encoder, features.Patchwise) else card.image_size
-    reader = features.Reader.of(card, read_at)
-    if options.recalibrate:
-        some = pictures.read("train", size, most=_RECALIBRATION)
-        features.recalibrate_batch_norm(encoder, (images for images, _ in some), reader)
-    grid = options.grid_numbers if "layers" in options.kinds else 0
-
-    def read(split: Split) -> tuple[Features, Tensor]:
-        labels: list[Tensor] = []
-        stages = features.extract(encoder, _noting(pictures.read(split, size), labels), reader, grid)
-        return stages, torch.cat(labels)
-
-    return read("train"), read("test")
-
-
-def _pixels(
-    pictures: LabelledPictures, split: Split, size: int, like: tuple[Features, Tensor] | None = None
-) -> tuple[Features, Tensor]:
-    """Raw pixels and classes of a split; test pictures keep as many channels as the training pictures have."""
-    side, labels = min(32, size), list[Tensor]()
-    channels = like[0]["pixels"].shape[1] // side**2 if like else None
-    values = features.pixels(_noting(pictures.read(split, size), labels), side, channels)
-    return {"pixels": values}, torch.cat(labels)
-
-
-def _noting(batches: Iterator[tuple[Tensor, Tensor]], labels: list[Tensor]) -> Iterator[Tensor]:
-    """Pass pictures on and keep their labels."""
-    for images, classes in batches:
-        labels.append(classes)
-        yield images
-
-
-def _score(
-    name: str,
-    train: tuple[Features, Tensor],
-    test: tuple[Features, Tensor],
-    classes: int,
-    options: ProbeOptions,
-    console: Console,
-) -> list[dict[str, Any]]:
-    """Rows of the table for one kind of features: the pooled one (or pixels), then every stage if asked for."""
-    rows = []
-    whole = {features.POOLED, "pixels"}
-    for stage, train_x in train[0].items():
-        if stage not in whole and "layers" not in options.kinds:
-            continue
-        row: dict[str, Any] = {"features": name, "stage": stage, "numbers": train_x.shape[1]}
-        labels = [y.to(train_x.device) for y in (train[1], test[1])]
-        if {"linear", "layers"} & set(options.kinds):
-            fitted = linear.fit_and_score(train_x, labels[0], test[0][stage], labels[1], classes, options.seed)
-            row |= {
-                "linear": round(fitted.accuracy, 3),
-                "weight_decay": fitted.weight_decay,
-                "converged": fitted.converged,
-            }
-        if stage in whole and "knn" in options.kinds:
-            found = knn_accuracy(train_x, labels[0], test[0][stage], labels[1], classes, ks=_KS)
-            row |= {f"knn{k}": round(accuracy, 3) for k, accuracy in found.items()}
-        found_so_far = ", ".join(f"{key} {row[key]:.2f} %" for key in ("linear", "knn20", "knn200") if key in row)
-        console.print(f"{name}, {stage}: {found_so_far}")
-        rows.append(row)
-    return rows
+def _folder(weights: Path, options: ProbeOptions) -> Path | None:
+    """Where pictures go: where the user said, else into a run's own folder; nowhere for a weights file alone."""
+    if options.to is not None:
+        return options.to
+    return weights.parent / "pictures" if (weights.parent / runs.RUN_FILE).is_file() else None

@@ -7,15 +7,19 @@
       metrics.jsonl        one line per --log-every steps
       encoder.safetensors  the newest encoder
       checkpoints/         whole training states, to resume from
-      pictures/            the task and the answers as pictures, at the start and at each checkpoint
+      pictures/            the data, the task and the answers, at the start and at each checkpoint
+      tensorboard/         the same numbers and pictures, with --tensorboard
       skipped.txt          pictures that could not be read, with reasons
+      probe.json           what `probe` measured last, if it was asked
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ import torchvision
 
 import ssltool
 from ssltool.atomic import atomic_file
-from ssltool.errors import CheckpointError, UsageError
+from ssltool.errors import CheckpointError, SslToolError, UsageError
 from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.find import find_method
 from ssltool.training import checkpoint
@@ -57,8 +61,8 @@ class Run:
     precision: str
 
 
-def write_run(run: Run, precision_reason: str, description: str) -> None:
-    """Write ``run.json``."""
+def write_run(run: Run, precision_reason: str, description: str, chance_levels: dict[str, float]) -> None:
+    """Write ``run.json``; chance levels are said there for those who read it without building the method."""
     document = {
         "format": 1,
         "ssltool": ssltool.__version__,
@@ -67,6 +71,7 @@ def write_run(run: Run, precision_reason: str, description: str) -> None:
         "precision": {"name": run.precision, "reason": precision_reason},
         "data": {"description": description, "fingerprint": run.fingerprint, **dataclasses.asdict(run.info)},
         "task": run.facts,
+        "chance": chance_levels,
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -95,7 +100,7 @@ def read_run(folder: Path) -> Run:
         data = dict(document["data"])
         fingerprint = data.pop("fingerprint")
         data.pop("description")
-        info = DataInfo(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+        info = DataInfo.from_json(data)
         name, options = document["method"], document["options"]
         facts, precision = document["task"], document["precision"]["name"]
     except (ValueError, KeyError, TypeError) as error:
@@ -128,6 +133,32 @@ def load_method(run: Run) -> Method[Any, Any]:
     return method.eval()
 
 
+def chance(folder: Path) -> dict[str, float]:
+    """Chance levels as a run wrote them; of a run of an older version, of the untrained method.
+
+    Nothing is known of a damaged run, or of one whose method is not installed here.
+    """
+    try:
+        document = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        found = document.get("chance")
+        if found is None:
+            run = read_run(folder)
+            found = build_method(run.choice, run.info).chance
+        return {str(name): float(value) for name, value in found.items() if math.isfinite(value)}
+    except (OSError, ValueError, TypeError, AttributeError, SslToolError):
+        return {}
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell all folders apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(part[-length:]) for part in parts]
+        if len(set(found)) == len(found):
+            return found
+    raise UsageError(f"{folders[0]} is named twice; name each run once")
+
+
 def new_folder(out: Path | None, method: str, overwrite: bool) -> Path:
     """The folder of a new run: ``out``, or the next free ``runs/METHOD-N``.
 
@@ -138,7 +169,7 @@ def new_folder(out: Path | None, method: str, overwrite: bool) -> Path:
         return Path("runs") / f"{method}-{max(_numbers(method), default=0) + 1}"
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a new folder")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(path.suffix != ".tmp" for path in out.iterdir()):  # what a killed run left is no run
         if not overwrite:
             raise UsageError(
                 f"--out {out} is not empty; type --resume to continue it, --overwrite to replace it, or another folder"

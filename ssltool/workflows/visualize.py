@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ssltool.data.files import FileSource
 from ssltool.data.find import open_source
 from ssltool.errors import UsageError
 from ssltool.methods.base import Lines, Loss, Matrix, Method, Points
@@ -22,9 +23,12 @@ from ssltool.training.device import best_device
 from ssltool.viz import chart
 from ssltool.viz.map import save_map
 from ssltool.viz.sheet import save_sheet
+from ssltool.viz.words import said as said  # the command prints numbers in the same words
 from ssltool.workflows import runs
+from ssltool.workflows.drawing import sample, spread, with_places
+from ssltool.workflows.opening import describe
 from ssltool.workflows.options import Choice, resolved
-from ssltool.workflows.pretrain import describe, sample, with_places
+from ssltool.workflows.pictures import pictures_of, png
 
 _SCORED = 512  # pictures that `solve` scores for the numbers in its title
 _READ = 128  # pictures of a map whose features are read at a time
@@ -58,53 +62,103 @@ def draw_permutations(
     return {**facts, "path": str(chart.save_figure(figure, path))}
 
 
-def draw_task(choice: Choice, path: Path, *, count: int = 6, seed: int = 0) -> dict[str, Any]:
-    """Draw what a method shows its network, with an untrained one and the options given."""
-    source = open_source(choice.run.data)
+def compare_permutations(path: Path, *, count: int = 100, grid: int = 3, seed: int = 0) -> dict[str, Any]:
+    """Draw the sets that all modes choose for one size: histograms of their distances above one another, statistics.
+
+    Args:
+        path: File to write, PNG, SVG or PDF by its suffix.
+        count: Number of permutations K.
+        grid: Cells along a side.
+        seed: Relabels the canonical sets; 0 leaves them.
+
+    Returns:
+        The facts of each mode's set, the modes that have none of this size with the reason, and the path.
+    """
+    sets, refused = {}, {}
+    for mode in permutations.MODES:
+        try:
+            sets[mode] = permutations.build(mode, count, grid, seed)
+        except UsageError as error:
+            refused[mode] = str(error)
+    if not sets:
+        raise UsageError(next(iter(refused.values())))
+    bound = permutations.mean_bound(count, grid * grid)
+    figure = chart.permutation_modes(
+        {mode: [int(n) for n in found.histogram] for mode, found in sets.items()},
+        {mode: (found.mean_distance, found.min_distance, found.pairs_at_min) for mode, found in sets.items()},
+        f"{count} permutations of {grid * grid} tiles, chosen in {len(sets)} ways; the mean can be {bound:.4f} at most",
+    )
+    facts = {mode: found.facts() for mode, found in sets.items()}
+    return {"modes": facts, "refused": refused, "path": str(chart.save_figure(figure, path))}
+
+
+def draw_task(
+    choice: Choice, path: Path, *, image: Sequence[Path] = (), count: int = 6, seed: int = 0
+) -> dict[str, Any]:
+    """Draw what a method shows its network, with an untrained one and the options given.
+
+    Args:
+        choice: Method and options, not yet resolved.
+        path: PNG to write; charts beside it may be SVG or PDF by its suffix.
+        image: Draw these files instead of the pictures of ``choice``.
+        count: Rows drawn.
+        seed: Of the task.
+    """
+    sheet = png(path)
+    source = FileSource(image) if image else open_source(choice.run.data)
     info = describe(source, choice.run.image_size)
     choice = resolved(choice, find_method(choice.method), info)
     torch.manual_seed(mix(seed))
     method = runs.build_method(choice, info).train()
     looked, places = sample(source, info.image_size, _SCORED)
     method.prepare([(looked, places)])
-    images, index = _spread(looked, count), _spread(places, count)
+    images, index = spread(looked, count), spread(places, count)
     columns = method.pictures(images, index, torch.Generator().manual_seed(seed))
-    save_sheet(columns, path, title=f"{choice.method}: the task, {info.image_size} px pictures")
+    save_sheet(columns, sheet, title=f"{choice.method}: the task, {info.image_size} px pictures")
     charts = _draw_charts(method, looked, places, path, seed)
-    return {"path": str(path), "charts": charts, "method": choice.method, "pictures": len(images)}
+    return {"path": str(sheet), "charts": charts, "method": choice.method, "pictures": len(images)}
 
 
 def draw_answers(
-    folder: Path, path: Path, *, name: str | None = None, data: Sequence[str] = (), count: int = 6, seed: int = 0
+    folder: Path,
+    path: Path,
+    *,
+    name: str | None = None,
+    data: Sequence[str] = (),
+    image: Sequence[Path] = (),
+    count: int = 6,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Draw what a run's network answers beside the truth, and score it on up to 512 pictures.
 
     Args:
         folder: A run folder.
-        path: PNG to write.
+        path: PNG to write; charts beside it may be SVG or PDF by its suffix.
         name: The method expected, to catch a mistaken folder.
         data: Pictures to ask about; the run's own if empty.
+        image: Ask about these files instead.
         count: Rows drawn.
         seed: Seed of the puzzles.
     """
+    sheet = png(path)
     run = runs.read_run(folder)
     if name is not None and name != run.choice.method:
         raise UsageError(f"{folder} is a run of {run.choice.method}, not of {name}")
     method = runs.load_method(run)
-    source = open_source(tuple(data) or run.choice.run.data)
+    source = FileSource(image) if image else open_source(tuple(data) or run.choice.run.data)
     images, index = sample(source, run.info.image_size, _SCORED)
     if source.fingerprint() != run.fingerprint:
         index = index + run.info.count  # pictures that the run has not seen are numbered after its own
     scores = score(method, images, index, seed)
-    answers = method.answers(_spread(images, count), _spread(index, count), torch.Generator().manual_seed(seed))
+    answers = method.answers(spread(images, count), spread(index, count), torch.Generator().manual_seed(seed))
     if answers.places:
         answers = with_places(answers, open_source(run.choice.run.data), run.info.image_size)
     numbers = ", ".join(said(key, value, method.chance) for key, value in scores.items() if key != "loss")
     scored = "" if len(images) == len(source) else f"{len(images)} of "
     title = f"{run.choice.method} on {scored}{source.description}: {numbers}"
-    save_sheet(answers.pictures, path, captions=answers.captions, title=title)
+    save_sheet(answers.pictures, sheet, captions=answers.captions, title=title)
     return {
-        "path": str(path),
+        "path": str(sheet),
         "charts": _draw_charts(method, images, index, path, seed),
         "method": run.choice.method,
         "pictures": len(images),
@@ -113,29 +167,9 @@ def draw_answers(
     }
 
 
-def said(name: str, value: float, chance: Mapping[str, float]) -> str:
-    """A number of `Method.forward` in words, with its unit and what knowing nothing gives."""
-
-    def written(number: float) -> str:
-        if name == "loss" or name.startswith("log_") or name.endswith("_similarity"):
-            return f"{number:.4g}"
-        if name.endswith("_nats"):
-            return f"{number:.3f} nats"
-        return f"{number:.1f} dB" if name.endswith("_db") else f"{number:.1%}"
-
-    known = f" (chance {written(chance[name])})" if name in chance else ""
-    title = name.removesuffix("_db").removesuffix("_nats").replace("_", " ")
-    return f"{title} {written(value)}{known}"
-
-
-def _spread(stack: Tensor, count: int) -> Tensor:
-    """At most ``count`` evenly spread members of a stack."""
-    return stack[torch.linspace(0, len(stack) - 1, min(count, len(stack))).long()]
-
-
 @torch.no_grad()
 def _draw_charts(method: Method[Any, Any], images: Tensor, index: Tensor, path: Path, seed: int) -> list[str]:
-    """Draw the method's charts beside the sheet ``path``, as ``NAME-chart-name.png``; their paths."""
+    """Draw the method's charts beside the sheet ``path``, as ``NAME-chart-name`` with its suffix; their paths."""
     drawn = []
     for name, numbers in method.charts(images, index, torch.Generator().manual_seed(seed)).items():
         title = f"{name}, {len(images)} pictures"
@@ -147,7 +181,7 @@ def _draw_charts(method: Method[Any, Any], images: Tensor, index: Tensor, path: 
             case Points(x, y, colors, sizes, x_label, y_label):
                 plane = [part.numpy() for part in (x, y, colors, sizes)]
                 figure = chart.points(plane[0], plane[1], plane[2], plane[3], x_label, y_label, title=title)
-        place = path.with_name(f"{path.stem}-{name.replace(' ', '-')}.png")
+        place = path.with_name(f"{path.stem}-{name.replace(' ', '-')}{path.suffix}")
         drawn.append(str(chart.save_figure(figure, place)))
     return drawn
 
@@ -173,7 +207,10 @@ def draw_filters(weights: Path, path: Path) -> dict[str, Any]:
     if first is None:
         raise UsageError(f"{encoder.name} has no convolution to draw")
     kernels = first.weight.detach().double().numpy()
-    title = f"first layer of {weights}: {len(kernels)} kernels of {kernels.shape[-1]}x{kernels.shape[-2]}"
+    card = encoder.card
+    assert card is not None, "load_encoder attaches it"
+    size = f"{kernels.shape[-1]} x {kernels.shape[-2]} of {kernels.shape[1]} channel{'s' * (kernels.shape[1] != 1)}"
+    title = f"{card.method}, {card.backbone}: {len(kernels)} first kernels, {size}; gray is 0"
     return {"path": str(chart.save_figure(chart.filters(kernels, title), path)), "kernels": len(kernels)}
 
 
@@ -196,7 +233,7 @@ def draw_features(
     Raises:
         UsageError: t-SNE's package is not installed, or there are too few pictures.
     """
-    source = open_source(tuple(data) or runs.read_run(weights).choice.run.data)
+    source, _ = pictures_of(weights, data)
     encoder = load_encoder(find_weights(weights)).to(best_device())
     card = encoder.card
     assert card is not None, "load_encoder attaches it"
@@ -214,11 +251,18 @@ def draw_features(
     labels = [label for place in places.tolist() if (label := source.label(place)) is not None]
     if len(labels) < len(images) or len(source.classes) < 2:
         labels = []
-    said = "t-SNE" if share is None else f"principal components, {share:.0%} of the variance"
-    title = f"{card.method}, pooled features of {len(images):,} pictures of {source.description}: {said}"
+    kind_said = "t-SNE" if share is None else f"principal components, {share:.0%} of the variance"
+    title = f"{card.method}, pooled features of {len(images):,} pictures of {source.description}: {kind_said}"
+    path = png(path)
     save_map(points.numpy(), images, path, labels=labels, classes=source.classes if labels else (), title=title)
     found = {} if share is None else {"variance": share}
-    return {"path": str(path), "method": card.method, "pictures": len(images), "classes": len(source.classes), **found}
+    return {
+        "path": str(png(path)),
+        "method": card.method,
+        "pictures": len(images),
+        "classes": len(source.classes),
+        **found,
+    }
 
 
 def principal_plane(features: Tensor) -> tuple[Tensor, float]:
@@ -245,12 +289,30 @@ def _tsne(features: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(found).double()
 
 
-def draw_curves(folder: Path, path: Path) -> dict[str, Any]:
-    """Draw a run's metrics over its steps, with chance levels."""
-    run = runs.read_run(folder)
-    lines = report.read(folder)
-    if not lines:
-        raise UsageError(f"{folder} has no metrics yet; they come with the first {run.choice.run.log_every} steps")
-    chance = runs.build_method(run.choice, run.info).chance
-    figure = chart.curves(lines, chance, f"{run.choice.method}, {folder}")
-    return {"path": str(chart.save_figure(figure, path)), "steps": int(lines[-1]["step"])}
+def draw_curves(folders: Sequence[Path], path: Path) -> dict[str, Any]:
+    """Draw the metrics of one or more runs over their steps, with chance levels.
+
+    Args:
+        folders: Run folders.
+        path: File to write, PNG, SVG or PDF by its suffix.
+
+    Returns:
+        The path and the steps taken by the longest run.
+
+    Raises:
+        UsageError: A run has no metrics yet.
+    """
+    curves, chance, methods = {}, {}, []
+    for folder, name in zip(folders, runs.names(folders), strict=True):
+        run = runs.read_run(folder)
+        lines = report.read(folder)
+        if not lines:
+            raise UsageError(f"{folder} has no metrics yet; they come with the first {run.choice.run.log_every} steps")
+        curves[name], chance[name] = lines, runs.chance(folder)
+        methods.append(run.choice.method)
+    title = f"{methods[0]}, {folders[0]}" if len(folders) == 1 else ", ".join(dict.fromkeys(methods))
+    figure = chart.curves(curves, chance, title)
+    return {
+        "path": str(chart.save_figure(figure, path)),
+        "steps": max(int(lines[-1]["step"]) for lines in curves.values()),
+    }

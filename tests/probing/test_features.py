@@ -121,27 +121,28 @@ def test_faults_are_named():
     with pytest.raises(DataError, match="no pictures"):
         features.extract(encoder, [], READER)
     with pytest.raises(DataError, match="no pictures"):
-        features.pixels([])
+        features.pixel_form([])
     next(encoder.parameters()).data.fill_(torch.nan)
     with pytest.raises(WeightsError, match="'pooled' features hold NaN or infinity"):
         features.extract(encoder, [pictures(2, 16)], READER)
 
 
 def test_pixels_keep_small_pictures_and_shrink_large_ones():
-    small = pictures(5, 28)
-    assert torch.equal(features.pixels(small.split(2)), (small.float() / 255).flatten(1))
-    assert features.pixels([pictures(2, 40)]).shape == (2, 3 * 32 * 32)
-    assert features.pixels([pictures(2, 40)], side=8).shape == (2, 3 * 8 * 8)
+    small = pictures(4, 28)
+    assert torch.equal(features.pixels(small, 28, 3), (small.float() / 255).flatten(1))
+    assert features.pixel_form(small.split(2)) == (28, 3)
+    assert features.pixel_form([pictures(2, 40)]) == (32, 3)
+    assert features.pixels(pictures(2, 40), 8, 3).shape == (2, 3 * 8 * 8)
 
 
 def test_pixels_of_gray_pictures_are_one_channel():
     color = pictures(4, 28)
     gray = color[:, :1].expand(-1, 3, -1, -1)
-    assert torch.equal(features.pixels([gray]), (gray[:, 0].float() / 255).flatten(1))
-    assert features.pixels([gray, color]).shape == (8, 3 * 28 * 28)
-    assert features.pixels([gray], channels=3).shape == (4, 3 * 28 * 28)
-    expected = (color.float() / 255).mean(1).flatten(1)
-    assert torch.allclose(features.pixels([color], channels=1), expected)
+    assert features.pixel_form([gray]) == (28, 1)
+    assert features.pixel_form([gray, color]) == (28, 3)
+    assert torch.allclose(features.pixels(gray, 28, 1), gray[:, 0].float().flatten(1) / 255)
+    expected = color.float().mean(1).flatten(1) / 255
+    assert torch.allclose(features.pixels(color, 28, 1), expected)
 
 
 def test_batch_norm_gets_the_statistics_of_all_pictures():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from ssltool.errors import DataError
-from ssltool.probing import linear
+from ssltool.probing import convex, linear
 
 
 def blobs(count, classes, width, seed, spread=1.5):
@@ -22,19 +22,25 @@ def blobs(count, classes, width, seed, spread=1.5):
     return x * torch.logspace(-2, 2, width) + 3, y
 
 
+def objective(theta, z, y, weight_decay):
+    """The objective of rows that are standardised already."""
+    rows = convex.Rows(z, y, torch.zeros(z.shape[1]), torch.ones(z.shape[1]))
+    return linear.problem(rows, len(theta)).objective(theta, weight_decay)
+
+
 def theta_of(classifier):
     return torch.cat([classifier.weight, classifier.bias[:, None]], 1).double()
 
 
 def standardised(x):
-    mean, std = linear.moments(x)
+    mean, std = convex.moments(x)
     return (x - mean) / std
 
 
 def test_objective_by_hand():
     # Logits (1, 0) and (-2, 0): losses ln(1 + e^-1) and ln(1 + e^-2); penalty 0.1 / 2 * 1^2.
     theta = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
-    value, gradient = linear.objective(theta, torch.tensor([[1.0], [-2.0]]), torch.tensor([0, 1]), 0.1)
+    value, gradient = objective(theta, torch.tensor([[1.0], [-2.0]]), torch.tensor([0, 1]), 0.1)
     assert value == pytest.approx((math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-2))) / 2 + 0.05, rel=1e-6)
     p, q = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(2))
     expected = [[((p - 1) - 2 * q) / 2 + 0.1, ((p - 1) + q) / 2], [((1 - p) + 2 * q) / 2, ((1 - p) - q) / 2]]
@@ -48,7 +54,7 @@ def test_gradient_agrees_with_autograd():
     loss = torch.nn.functional.cross_entropy(z.double() @ theta[:, :-1].T + theta[:, -1], y)
     loss = loss + 0.03 / 2 * theta[:, :-1].square().sum()
     loss.backward()
-    value, gradient = linear.objective(theta.detach(), z, y, 0.03)
+    value, gradient = objective(theta.detach(), z, y, 0.03)
     assert value == pytest.approx(loss.item(), rel=1e-6)
     assert torch.allclose(gradient, theta.grad, atol=1e-6)
 
@@ -61,8 +67,8 @@ def test_same_optimum_as_scikit_learn(count, classes, width, weight_decay):
     reference = LogisticRegression(C=1 / (count * weight_decay), tol=1e-8, max_iter=5000).fit(z.double().numpy(), y)
     expected = torch.from_numpy(np.column_stack([reference.coef_, reference.intercept_]))
     found = linear.fit(x, y, classes, weight_decay, tolerance=1e-6)
-    best, _ = linear.objective(expected, z, y, weight_decay)
-    value, gradient = linear.objective(theta_of(found), z, y, weight_decay)
+    best, _ = objective(expected, z, y, weight_decay)
+    value, gradient = objective(theta_of(found), z, y, weight_decay)
     assert found.converged
     assert value == pytest.approx(best, rel=1e-5)
     assert gradient.norm() < 1e-4
@@ -70,15 +76,17 @@ def test_same_optimum_as_scikit_learn(count, classes, width, weight_decay):
     assert agreement > 0.999
 
 
-@pytest.mark.parametrize(("limit", "value"), [("BLOCK", 7), ("EXACT", 0), ("SAMPLE", 100), ("ROWS_AT_ONCE", 64)])
+@pytest.mark.parametrize(
+    ("limit", "value"), [("BLOCK", 7), ("EXACT", 0), ("SAMPLE", 100), ("ROWS_AT_ONCE", 64), ("IN_MEMORY", 0)]
+)
 def test_limits_of_the_search_do_not_move_the_optimum(monkeypatch, limit, value):
     x, y = blobs(2000, 7, 20, seed=2)
     z, plain = standardised(x), linear.fit(x, y, 7, 1e-2)
-    monkeypatch.setattr(linear, limit, value)
+    monkeypatch.setattr(convex, limit, value)
     limited = linear.fit(x, y, 7, 1e-2)
     assert plain.converged
     assert limited.converged
-    values = [linear.objective(theta_of(classifier), z, y, 1e-2)[0] for classifier in (plain, limited)]
+    values = [objective(theta_of(classifier), z, y, 1e-2)[0] for classifier in (plain, limited)]
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
@@ -155,7 +163,7 @@ def test_unfinished_fit_says_so():
 
 def test_moments_of_large_offsets():
     x = torch.tensor([[4096.0, 1.0], [4097.0, 1.0], [4098.0, 1.0]])
-    mean, std = linear.moments(x)
+    mean, std = convex.moments(x)
     assert mean.tolist() == [4097.0, 1.0]
     assert std.tolist() == [pytest.approx(math.sqrt(2 / 3)), math.inf]
 
@@ -206,3 +214,13 @@ def test_split_follows_the_seed():
     y = torch.arange(200) % 4
     assert torch.equal(linear.split(y, 0.1, 3)[1], linear.split(y, 0.1, 3)[1])
     assert not torch.equal(linear.split(y, 0.1, 3)[1], linear.split(y, 0.1, 4)[1])
+
+
+@pytest.mark.parametrize("count", [40, 150])
+def test_fewer_pictures_than_numbers_have_the_same_optimum_as_scikit_learn(count):
+    x, y = blobs(count, 3, 300, seed=14)
+    z = standardised(x).double().numpy()
+    reference = LogisticRegression(C=1 / (count * 1e-2), tol=1e-8, max_iter=5000).fit(z, y)
+    found = linear.fit(x, y, 3, 1e-2, tolerance=1e-6)
+    assert found.converged
+    assert torch.allclose(found.weight.double(), torch.from_numpy(reference.coef_), atol=2e-4)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from ssltool.errors import UsageError
 from ssltool.viz import chart
 
 
@@ -97,46 +98,73 @@ LINES = [
 
 
 def test_curves_with_chance_levels() -> None:
-    figure = chart.curves(LINES, {"loss": math.log(100), "accuracy": 0.01}, "a run")
+    figure = chart.curves({"a": LINES}, {"a": {"loss": math.log(100), "accuracy": 0.01}}, "a run")
     loss, accuracy, lr = [axis for axis in figure.axes if axis.get_visible()]
-    assert [axis.get_title() for axis in (loss, accuracy, lr)] == ["loss", "accuracy", "lr"]
+    assert [axis.get_title() for axis in (loss, accuracy, lr)] == ["loss", "accuracy, %", "lr"]
     assert loss.lines[0].get_xydata().tolist() == [[10, 3.5], [20, 3.0], [30, 2.5]]
     assert loss.lines[1].get_ydata()[0] == math.log(100)
-    assert [text.get_text() for text in accuracy.texts] == ["chance 0.01"]
+    assert [text.get_text() for text in accuracy.texts] == ["chance 1"]
     assert len(lr.lines) == 1
     assert "a run" in texts(figure)
 
 
+def test_curves_of_several_runs_have_a_legend_and_name_whose_chance_it_is() -> None:
+    runs = {"a": LINES, "b": LINES[:2]}
+    same = chart.curves(runs, {"a": {"loss": 2.0}, "b": {"loss": 2.0}}, "two runs")
+    assert [text.get_text() for text in same.axes[0].texts] == ["chance 2"]
+    assert [text.get_text() for text in same.legends[0].get_texts()] == ["a", "b"]
+    unlike = chart.curves(runs, {"a": {"loss": 2.0}, "b": {"loss": 3.0}}, "two runs")
+    assert [text.get_text() for text in unlike.axes[0].texts] == ["chance 2 of a", "chance 3 of b"]
+
+
+def test_modes_stand_above_one_another_with_their_statistics() -> None:
+    counts = {"max_min": [0, 0, 3, 7], "random": [0, 2, 4, 4]}
+    figure = chart.permutation_modes(counts, {"max_min": (2.7, 2, 3), "random": (2.2, 1, 1)}, "10 pairs")
+    assert [axis.get_ylabel() for axis in figure.axes] == [
+        "max_min\nmean 2.7000\nleast 2, 3 pairs",
+        "random\nmean 2.2000\nleast 1, 1 pair",
+    ]
+    heights = [[bar.get_height() for bar in axis.patches] for axis in figure.axes]
+    assert heights == [[0, 0, 3, 7], [0, 2, 4, 4]]
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"charts are written as \.png, \.svg or \.pdf"):
+        chart.save_figure(chart.curves({"a": LINES}, {}, "a run"), tmp_path / "a.jpg")
+
+
 def test_curves_without_chance_and_with_places_left_over() -> None:
-    lines = [{**line, "top5": 0.5} for line in LINES]
-    figure = chart.curves(lines, {}, "a run")
-    assert [axis.get_visible() for axis in figure.axes] == [True] * 4 + [False] * 2
+    lines = [{**line, "top5": 0.5, "knn": 0.5} for line in LINES]
+    figure = chart.curves({"a": lines}, {"a": {}}, "a run")
+    assert [axis.get_visible() for axis in figure.axes] == [True] * 5 + [False]
     assert not any("chance" in text for text in texts(figure))
 
 
 def test_a_single_line_of_metrics_is_a_point() -> None:
-    figure = chart.curves(LINES[:1], {}, "a run")
+    figure = chart.curves({"a": LINES[:1]}, {"a": {}}, "a run")
     assert figure.axes[0].lines[0].get_marker() == "o"
 
 
 def test_a_number_that_came_later_starts_later() -> None:
-    figure = chart.curves([LINES[0], {**LINES[1], "scale": 2.0}], {}, "a run")
-    (scale,) = [axis for axis in figure.axes if axis.get_title() == "scale"]
+    figure = chart.curves({"a": [LINES[0], {**LINES[1], "log_scale": 2.0}]}, {"a": {}}, "a run")
+    (scale,) = [axis for axis in figure.axes if axis.get_title() == "log scale"]
     assert (list(scale.lines[0].get_xdata()), list(scale.lines[0].get_ydata())) == ([LINES[1]["step"]], [2.0])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("count", [1, 20, 64])
-def test_filters_use_their_whole_range(channels: int, count: int) -> None:
+def test_filters_are_gray_at_zero_and_full_at_their_largest_weight(channels: int, count: int) -> None:
     kernels = np.random.default_rng(0).normal(size=(count, channels, 5, 5))
     figure = chart.filters(kernels, "first layer of a run with a name of some length")
     pictures = [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
     assert len(pictures) == count
     for kernel, picture in zip(kernels, pictures, strict=True):
         assert picture.shape == ((5, 5, 3) if channels == 3 else (5, 5))
-        assert (picture.min(), picture.max()) == (0, pytest.approx(1))
-        place = np.unravel_index(kernel.argmax(), kernel.shape)  # channel, row, column
-        assert picture[(*place[1:], place[0])[: picture.ndim]] == picture.max()
+        place = np.unravel_index(np.abs(kernel).argmax(), kernel.shape)  # channel, row, column
+        shown = picture[(*place[1:], place[0])[: picture.ndim]]
+        assert shown == pytest.approx(1 if kernel[place] > 0 else 0)
+        expected = 0.5 + kernel / (2 * np.abs(kernel).max())
+        assert np.allclose(picture, expected.transpose(1, 2, 0).squeeze())
     assert inside(figure)
 
 
@@ -148,12 +176,13 @@ def test_a_constant_kernel_is_no_division_by_zero() -> None:
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_same_figure_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     paths = [
-        chart.save_figure(chart.curves(LINES, {}, "a run"), tmp_path / folder / f"c{suffix}") for folder in ("a", "b")
+        chart.save_figure(chart.curves({"a": LINES}, {"a": {}}, "a run"), tmp_path / folder / f"c{suffix}")
+        for folder in ("a", "b")
     ]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     if suffix == ".png":
         with Image.open(paths[0]) as image:
-            assert image.size == (round(4.2 * 3 * 150), round(2.9 * 150))
+            assert image.size == (round(4.6 * 3 * 150), round((2.9 + 0.4) * 150))
             image.verify()
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFont
 from torch import Tensor
 
-from ssltool.viz.sheet import save_sheet, to_image, wrapped
+from ssltool.viz.sheet import save_contact, save_sheet, to_image, wrapped
 
 INK = (34, 34, 34)
 
@@ -119,3 +119,28 @@ def test_to_image_keeps_channels_and_orientation() -> None:
     image = to_image(picture)
     assert image.size == (3, 2)
     assert image.getpixel((2, 1)) == (10, 20, 30)
+
+
+def test_rows_stand_side_by_side_as_far_as_they_fit(tmp_path: Path) -> None:
+    columns = {"a": shades(5), "b": shades(5)}
+    sizes = {}
+    for width in (0, 900, 5000):
+        with Image.open(save_sheet(columns, tmp_path / f"{width}.png", ["x"] * 5, width=width)) as image:
+            sizes[width] = image.size
+            found = {pixel[0] for _, pixel in image.getcolors(1 << 20) or []}  # every row is drawn in full
+            assert set(range(0, 250, 50)) <= found
+    assert sizes[0][0] < sizes[900][0] <= 900 < sizes[5000][0]
+    assert sizes[0][1] > sizes[900][1] > sizes[5000][1]
+
+
+def test_a_contact_sheet_shows_every_picture_once(tmp_path: Path) -> None:
+    with Image.open(save_contact(shades(5), tmp_path / "a.png", columns=2, side=16)) as image:
+        counts = {pixel[0]: count for count, pixel in image.getcolors(1 << 20) or []}
+    assert [counts[shade] for shade in range(0, 250, 50)] == [256] * 5
+
+
+def shades(count: int) -> torch.Tensor:
+    """Plain 8 px pictures of red 0, 50, 100 ..."""
+    stack = torch.zeros(count, 3, 8, 8, dtype=torch.uint8)
+    stack[:, 0] = 50 * torch.arange(count, dtype=torch.uint8)[:, None, None]
+    return stack

@@ -9,15 +9,19 @@ from PIL import Image
 from rich.console import Console
 
 from ssltool.data.find import open_source
-from ssltool.errors import UsageError
+from ssltool.errors import DataError, UsageError
 from ssltool.methods.base import Answers
 from ssltool.methods.find import find_method
+from ssltool.nn.weights import load_encoder
+from ssltool.probing.features import Reader
 from ssltool.workflows import neighbors, visualize
+from ssltool.workflows.attribution import draw_attribution, overlaid, responses
 from ssltool.workflows.data import check
 from ssltool.workflows.doctor import doctor
+from ssltool.workflows.drawing import with_places
 from ssltool.workflows.neighbors import draw_neighbors
 from ssltool.workflows.options import combine
-from ssltool.workflows.pretrain import pretrain, with_places
+from ssltool.workflows.pretrain import pretrain
 
 JIGSAW = find_method("jigsaw")
 
@@ -61,7 +65,7 @@ def test_the_same_command_draws_the_same_picture(run: Path, tmp_path: Path, name
         elif name == "filters":
             visualize.draw_filters(run, path)
         else:
-            visualize.draw_curves(run, path)
+            visualize.draw_curves([run], path)
 
     draw(tmp_path / "a.png")
     draw(tmp_path / "b.png")
@@ -189,7 +193,79 @@ def test_charts_stand_beside_the_answers(name: str, tmp_path: Path) -> None:
     drawn(Path(result["charts"][0]))
 
 
-def test_numbers_are_said_in_their_units() -> None:
-    assert visualize.said("accuracy", 0.5, {"accuracy": 0.125}) == "accuracy 50.0% (chance 12.5%)"
-    assert visualize.said("psnr_interpolation_db", 18.58, {}) == "psnr interpolation 18.6 dB"
-    assert visualize.said("loss", 2.07944, {}) == "loss 2.079"
+def test_modes_of_permutation_sets_are_compared(tmp_path: Path) -> None:
+    found = visualize.compare_permutations(tmp_path / "modes.png", count=24, grid=2)
+    assert "code" in found["refused"]  # it has at most 12
+    assert {facts["min"] for facts in found["modes"].values()} == {2}  # all 24 there are
+    assert len(found["modes"]) == 5
+    drawn(tmp_path / "modes.png")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    side = torch.arange(60, dtype=torch.uint8)
+    picture = torch.stack([side[:, None].expand(60, 80), (2 * side)[:, None].expand(60, 80), torch.full((60, 80), 9)])
+    Image.fromarray(picture.to(torch.uint8).permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_a_picture_of_ones_own_is_drawn(run: Path, photo: Path, tmp_path: Path) -> None:
+    choice = combine("jigsaw", JIGSAW, {"image_size": 32})
+    assert visualize.draw_task(choice, tmp_path / "task.png", image=[photo])["pictures"] == 1
+    assert visualize.draw_answers(run, tmp_path / "solve.png", image=[photo, photo])["pictures"] == 2
+    found = draw_neighbors(run, tmp_path / "near.png", image=[photo, photo], nearest=3)
+    assert (found["searched"], found["same_class"]) == (16, {})
+    assert draw_attribution(run, tmp_path / "where.png", image=[photo])["pictures"] == 1
+    weights = tmp_path / "alone" / "encoder.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes((run / "encoder.safetensors").read_bytes())
+    assert draw_attribution(weights, tmp_path / "alone.png", image=[photo])["pictures"] == 1
+    for name in ("task", "solve", "near", "where", "alone"):
+        drawn(tmp_path / f"{name}.png")
+
+
+def test_weights_without_a_run_ask_for_pictures(run: Path, photo: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "encoder.safetensors"
+    weights.write_bytes((run / "encoder.safetensors").read_bytes())
+    with pytest.raises(UsageError, match="name pictures with --data"):
+        draw_attribution(weights, tmp_path / "a.png")
+    with pytest.raises(UsageError, match=r"missing\.png is no file"):
+        draw_attribution(run, tmp_path / "a.png", image=[tmp_path / "missing.png"])
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(DataError, match="cannot be read as a picture"):
+        draw_attribution(run, tmp_path / "a.png", image=[tmp_path / "text.png"])
+    with pytest.raises(UsageError, match="has the stages stem, layer1"):
+        draw_attribution(run, tmp_path / "a.png", stages=["layer9"])
+    with pytest.raises(UsageError, match=r"pictures are written as \.png"):
+        draw_attribution(run, tmp_path / "a.jpg", image=[photo])
+
+
+def test_stages_respond_where_a_picture_is_unlike_the_others(run: Path) -> None:
+    encoder = load_encoder(run / "encoder.safetensors").eval()
+    card = encoder.card
+    assert card is not None
+    plain = torch.full((4, 3, 32, 32), 100, dtype=torch.uint8)
+    spot = plain[:1].clone()
+    spot[..., 20:24, 4:8] = 255
+    found = responses(encoder, Reader.of(card, 32), plain, spot, ["stem", "layer2"])
+    assert set(found) == {"stem", "layer2"}
+    inner = found["stem"][0, 2:-2, 2:-2]  # padding makes the border unlike, too
+    y, x = divmod(int(inner.argmax()), inner.shape[1])
+    assert 18 <= y + 2 <= 25
+    assert 2 <= x + 2 <= 9
+    assert (float(found["stem"].min()), float(found["stem"].max())) == (0, 1)
+    mixed = overlaid(spot, found["stem"])
+    assert mixed.shape == (1, 3, 32, 32)
+    assert int(mixed[0, :, 20:24, 4:8].sum(dim=0).max()) > int(mixed[0, :, 8:12, 20:24].sum(dim=0).max())
+
+
+def test_charts_may_be_svg_while_sheets_stay_png(tmp_path: Path) -> None:
+    given = {"data": ("demo:16",), "image_size": 32, "batch_size": 4, "steps": 1, "workers": 0, "precision": "fp32"}
+    name = "context-prediction"
+    pretrain(combine(name, find_method(name), {**given, "out": tmp_path / "run"}), console=Console(quiet=True))
+    for stem in ("a", "b"):
+        result = visualize.draw_answers(tmp_path / "run", tmp_path / f"{stem}.svg", count=2)
+        assert result["path"] == str(tmp_path / f"{stem}.png")
+        assert result["charts"] == [str(tmp_path / f"{stem}-confusion.svg")]
+    assert (tmp_path / "a-confusion.svg").read_bytes() == (tmp_path / "b-confusion.svg").read_bytes()
+    drawn(tmp_path / "a.png")

@@ -1,0 +1,256 @@
+"""Linear classifiers solved to their optimum: L-BFGS on all pictures, on features standardised as they are read.
+
+The objective is convex, so the answer depends on the features alone and not on a learning rate or a number of epochs:
+
+    mean loss of the scores z W^T + b + weight_decay / 2 * ||W||^2        (the bias is free)
+
+`ssltool.probing.linear` and `ssltool.probing.svm` put their loss in. The search runs in coordinates in which the
+features are nearly uncorrelated, which takes a third of the iterations.
+
+Features may lie in a file that is mapped into memory: they are then read block by block in every iteration, so a
+million pictures need no million rows in memory.
+
+Shapes: N pictures, D numbers per picture, C classes. ``theta`` is ``[C, D + 1]``, the weight with the bias as its last
+column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssltool.errors import DataError
+
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Scores ``[n, C]`` and targets ``[n, ...]`` -> sum of the losses, a scalar, and its gradient ``[n, C]``."""
+
+BLOCK = 2048
+"""Features decorrelated together; wider ones are cut into blocks of at most this many."""
+
+SAMPLE = 32_768
+"""Training pictures, evenly spread, that the correlations are measured on: they steer the path, not the optimum.
+Too few miss features that are seldom active, and the search takes twice as long."""
+
+EXACT = 1_000_000
+"""Numbers up to which features are computed with in float64: few pictures do not average float32's rounding away."""
+
+IN_MEMORY = 500_000_000
+"""Numbers up to which standardised features are kept in memory (2 GB); more are standardised anew in each iteration."""
+
+ROWS_AT_ONCE = 4096
+"""Pictures per matrix product; the parts are summed in float64."""
+
+
+class Rows:
+    """Standardised features and their targets, in blocks of at most ``ROWS_AT_ONCE`` pictures.
+
+    Args:
+        x: float ``[N, D]``, not standardised.
+        targets: ``[N, ...]``, on the device of ``x``.
+        mean: float32 ``[D]``, see `moments`.
+        std: float32 ``[D]``.
+        only: int64 ``[n]``: only these pictures, in this order.
+    """
+
+    def __init__(self, x: Tensor, targets: Tensor, mean: Tensor, std: Tensor, only: Tensor | None = None) -> None:
+        self._x, self._targets, self._only = x, targets, only
+        self._mean, self._std = mean, std
+        self.count, self.width, self.device = len(x if only is None else only), x.shape[1], x.device
+        size = self.count * self.width
+        self.dtype = torch.float64 if size <= EXACT and x.device.type != "mps" else torch.float32  # mps has no float64
+        self._kept = list(self._blocks()) if size <= IN_MEMORY else None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised rows ``[n, D]`` of ``dtype`` and their targets."""
+        return self._blocks() if self._kept is None else iter(self._kept)
+
+    def spread(self, most: int) -> Tensor:
+        """At most so many standardised rows, evenly spread, float64 on the CPU."""
+        chosen = torch.arange(0, self.count, -(-self.count // most), device=self.device)
+        chosen = chosen if self._only is None else self._only[chosen]
+        return ((self._x[chosen].float() - self._mean) / self._std).cpu().double()
+
+    def turned(self, basis: Tensor) -> Rows:
+        """The same rows in other coordinates: z times ``basis`` ``[D, R]``, float64 on the CPU; kept in memory."""
+        z = torch.cat([rows.cpu().double() @ basis for rows, _ in self]).to(self.device, torch.float32)
+        targets = self._targets if self._only is None else self._targets[self._only]
+        ones = torch.ones(z.shape[1], device=self.device)
+        return Rows(z, targets, torch.zeros_like(ones), ones)
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, self.count, ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            which = part if self._only is None else self._only[part]
+            yield ((self._x[which].float() - self._mean).div_(self._std)).to(self.dtype), self._targets[which]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where a search ended.
+
+    Attributes:
+        theta: float64 ``[C, D + 1]`` on the CPU, for standardised features.
+        converged: Whether this is the optimum, not just the last iteration.
+        iterations: Iterations of L-BFGS it took.
+    """
+
+    theta: Tensor
+    converged: bool
+    iterations: int
+
+
+class Problem:
+    """A loss on rows, and the covariance of the features that makes its search short.
+
+    Args:
+        rows: The pictures.
+        classes: C.
+        loss: What is to be small.
+        curvature: Second derivative of one picture's loss by a score at 0, averaged over pictures: it scales the
+            coordinates of the search and moves no optimum.
+    """
+
+    def __init__(self, rows: Rows, classes: int, loss: Loss, curvature: float) -> None:
+        self._classes, self._loss, self._curvature = classes, loss, curvature
+        # The optimum lies among the weighted sums of the pictures: with fewer pictures than numbers, these are enough.
+        self._basis = _span(rows.spread(rows.count)) if rows.count < rows.width else None
+        self._rows = rows = rows if self._basis is None else rows.turned(self._basis)
+        blocks = rows.spread(SAMPLE).tensor_split(-(-rows.width // BLOCK), dim=1)
+        self._covariances = [block.T @ block / len(block) for block in blocks]
+
+    def objective(self, theta: Tensor, weight_decay: Tensor | float) -> tuple[float, Tensor]:
+        """Mean loss + weight_decay / 2 * ||W||^2, and its gradient.
+
+        Args:
+            theta: float64 ``[C, D + 1]`` on the CPU.
+            weight_decay: Not applied to the bias; one for all classes, or ``[C, 1]``.
+
+        Returns:
+            The value, and the gradient, float64 like ``theta``. With fewer pictures than numbers both leave out the
+            part of ``theta`` that no picture has a share in, of which the optimum has none.
+        """
+        value, gradient = self._objective(self._inside(theta), weight_decay)
+        return value, self._outside(gradient)
+
+    def _objective(self, theta: Tensor, weight_decay: Tensor | float) -> tuple[float, Tensor]:
+        """The objective in the coordinates of the search's rows."""
+        weight, bias = (part.to(self._rows.device, self._rows.dtype) for part in (theta[:, :-1], theta[:, -1]))
+        total, gradient = 0.0, torch.zeros_like(theta)
+        for z, targets in self._rows:
+            loss, by_score = self._loss(torch.addmm(bias, z, weight.T), targets)
+            total += float(loss)
+            gradient[:, :-1] += (by_score.T @ z).cpu()
+            gradient[:, -1] += by_score.sum(0).cpu()
+        gradient /= self._rows.count
+        gradient[:, :-1] += weight_decay * theta[:, :-1]
+        penalty = float((weight_decay * theta[:, :-1].square()).sum()) / 2
+        return total / self._rows.count + penalty, gradient
+
+    def minimise(
+        self, weight_decay: Tensor | float, start: Tensor | None, tolerance: float, max_iterations: int
+    ) -> Solution:
+        """Search the optimum.
+
+        What L-BFGS remembers is small beside the features: it stays on the CPU, in float64.
+
+        Args:
+            weight_decay: As in `objective`, at least 0.
+            start: theta to start from; zeros if not given.
+            tolerance: The optimum counts as reached when no part of the gradient, in the coordinates of the search,
+                is larger.
+            max_iterations: Iterations after which to stop.
+        """
+        inverses = self._coordinates(weight_decay)
+        transposed = [inverse.T for inverse in inverses]
+        u = torch.zeros(self._classes, self._rows.width + 1, dtype=torch.float64)
+        if start is not None:
+            u = _times(self._inside(start), [torch.linalg.inv(inverse) for inverse in inverses])
+        u.requires_grad_()
+        optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
+            [u],
+            max_iter=max_iterations,
+            max_eval=2 * max_iterations,
+            tolerance_grad=tolerance,
+            tolerance_change=1e-12,
+            history_size=30,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> float:
+            value, gradient = self._objective(_times(u.detach(), inverses), weight_decay)
+            u.grad = _times(gradient, transposed)
+            return value
+
+        optimizer.step(closure)
+        closure()  # the last point tried need not be the one accepted
+        assert u.grad is not None
+        converged = bool(u.grad.abs().max() <= tolerance)
+        theta = self._outside(_times(u.detach(), inverses))
+        return Solution(theta, converged, int(optimizer.state[u]["n_iter"]))
+
+    def _inside(self, theta: Tensor) -> Tensor:
+        """Theta in the coordinates of the search's rows."""
+        return theta if self._basis is None else torch.cat([theta[:, :-1] @ self._basis, theta[:, -1:]], dim=1)
+
+    def _outside(self, theta: Tensor) -> Tensor:
+        """Theta for the features as they are."""
+        return theta if self._basis is None else torch.cat([theta[:, :-1] @ self._basis.T, theta[:, -1:]], dim=1)
+
+    def _coordinates(self, weight_decay: Tensor | float) -> list[Tensor]:
+        """Square matrices, one for each block of features and the last for the bias: theta is u times these.
+
+        At theta = 0 the second derivative for each class is curvature * covariance + weight_decay. With its Cholesky
+        factor L and theta = u L^-1 it is the identity for u.
+        """
+        decay = float(torch.as_tensor(weight_decay).double().log().mean().exp())  # one for all classes
+        factors = []
+        for covariance in self._covariances:
+            curvature = covariance * self._curvature
+            curvature.diagonal().add_(max(decay, 1e-8))
+            factors.append(torch.linalg.cholesky(curvature))
+        factors.append(torch.full((1, 1), self._curvature**0.5, dtype=torch.float64))
+        return [torch.linalg.solve_triangular(f, torch.eye(len(f), dtype=f.dtype), upper=False) for f in factors]
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population deviation of each feature, float32 ``[D]``, summed in float64.
+
+    The deviation of a feature that only varies by rounding is infinite: divided by it, the feature is 0.
+
+    Args:
+        x: float ``[N, D]``.
+
+    Raises:
+        DataError: If a feature is NaN or infinite.
+    """
+    parts = torch.split(x, ROWS_AT_ONCE)
+    mean = sum((part.cpu().double().sum(0) for part in parts), torch.zeros(x.shape[1], dtype=torch.float64)) / len(x)
+    if not mean.isfinite().all():
+        raise DataError("some features are NaN or infinite; the weights have diverged: probe an earlier checkpoint")
+    squares = sum(((part.cpu().double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean))
+    std = (squares / len(x)).sqrt()
+    std[std <= 1e-6 * mean.abs()] = torch.inf
+    return mean.to(x.device, torch.float32), std.to(x.device, torch.float32)
+
+
+def scores(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Scores float32 ``[N, C]`` of features ``[N, D]``, not standardised, of a classifier for standardised ones."""
+    parts = [((part.float() - mean) / std) @ weight.T + bias for part in torch.split(x, ROWS_AT_ONCE)]
+    return torch.cat(parts)
+
+
+def _span(z: Tensor) -> Tensor:
+    """Orthonormal directions ``[D, R]`` in which the rows ``[N, D]`` vary, N below D."""
+    values, vectors = torch.linalg.eigh(z @ z.T)
+    kept = values > 1e-10 * values[-1].clamp_min(1e-300)
+    directions: Tensor = (z.T @ vectors[:, kept]) / values[kept].sqrt()
+    return directions
+
+
+def _times(theta: Tensor, blocks: list[Tensor]) -> Tensor:
+    """``theta [C, D + 1]`` times the block-diagonal matrix of ``blocks``."""
+    parts = theta.split_with_sizes([len(block) for block in blocks], dim=1)
+    return torch.cat([part @ block for part, block in zip(parts, blocks, strict=True)], dim=1)

@@ -1,0 +1,227 @@
+"""Linear support vector machines, one against the rest, and their mean average precision: the VOC07 protocol.
+
+Goyal et al. 2019, "Scaling and Benchmarking Self-Supervised Visual Representation Learning", section 3 and the
+appendix: squared hinge loss, positive pictures weighing twice, the cost of each class chosen by the average precision
+over three folds of the training pictures. A picture may have any number of classes, and may be left out of single
+classes (VOC's "difficult" objects).
+
+All classes are solved together, to the optimum, by `ssltool.probing.convex`. With N pictures a weight decay w is the
+cost 1 / (w N) of LIBLINEAR, on standardised features and with a free bias.
+
+Shapes: N pictures, D numbers per picture, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssltool.errors import DataError
+from ssltool.probing.convex import Problem, Rows, moments, scores
+
+GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Weight decays tried for each class."""
+
+FOLDS = 3
+POSITIVE = 2.0
+"""Weight of a class's own pictures."""
+
+
+@dataclass(frozen=True)
+class SvmClassifier:
+    """Fitted machines, one for each class.
+
+    Attributes:
+        weight: float32 ``[C, D]``, for standardised features.
+        bias: float32 ``[C]``.
+        mean: float32 ``[D]``, subtracted from the features.
+        std: float32 ``[D]``, what they are then divided by.
+        converged: Whether the optimum was reached.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    std: Tensor
+    converged: bool
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Distances float32 ``[N, C]`` to the margins' middle, in margins, of features ``[N, D]``; above 0 = in it."""
+        return scores(x, self.weight, self.bias, self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class SvmResult:
+    """What the machines found.
+
+    Attributes:
+        mean_ap: Mean over the classes of the average precision on the test pictures, percent.
+        per_class: Average precision of each class, percent; None for a class without test or training pictures.
+        weight_decays: The chosen value for each class.
+        converged: Whether the final fit reached the optimum.
+        classifier: The final fit, on all training pictures.
+    """
+
+    mean_ap: float
+    per_class: tuple[float | None, ...]
+    weight_decays: tuple[float, ...]
+    converged: bool
+    classifier: SvmClassifier
+
+
+def targets_of(labels: Tensor, classes: int) -> Tensor:
+    """Targets float32 ``[N, C]``, 1 for a picture's class and -1 for the others, of classes int64 ``[N]``."""
+    return torch.full((len(labels), classes), -1.0, device=labels.device).scatter_(1, labels[:, None], 1.0)
+
+
+def fit_and_score(
+    train_x: Tensor,
+    train_t: Tensor,
+    test_x: Tensor,
+    test_t: Tensor,
+    seed: int,
+    *,
+    grid: Sequence[float] = GRID,
+    positive: float = POSITIVE,
+) -> SvmResult:
+    """Choose each class's cost by folds, fit on all training pictures, and score on the test pictures.
+
+    Args:
+        train_x: float ``[N, D]``, not standardised.
+        train_t: float ``[N, C]``: 1 in the class, -1 not in it, 0 left out of it.
+        test_x: float ``[M, D]``.
+        test_t: float ``[M, C]``, likewise.
+        seed: Decides the folds.
+        grid: Weight decays to try.
+        positive: Weight of a class's own pictures.
+
+    Raises:
+        DataError: A feature is NaN or infinite, or no class has both pictures in it and pictures not in it.
+    """
+    usable = (train_t == 1).any(0) & (train_t == -1).any(0)
+    if not usable.any():
+        raise DataError("no class has both pictures in it and pictures outside of it; an SVM needs both")
+    decays = choose_weight_decays(train_x, train_t, grid, seed, positive)
+    classifier = fit(train_x, train_t, decays, positive=positive)
+    precise = average_precisions(classifier.scores(test_x), test_t)
+    per_class = [value if known else None for value, known in zip(precise, usable.tolist(), strict=True)]
+    known = [value for value in per_class if value is not None]
+    if not known:
+        raise DataError("no class has test pictures; check --test-data")
+    return SvmResult(
+        sum(known) / len(known), tuple(per_class), tuple(decays.tolist()), classifier.converged, classifier
+    )
+
+
+def fit(
+    x: Tensor,
+    targets: Tensor,
+    weight_decay: Tensor | float,
+    *,
+    positive: float = POSITIVE,
+    tolerance: float = 5e-5,
+    max_iterations: int = 1000,
+) -> SvmClassifier:
+    """Fit the machines of all classes.
+
+    Args:
+        x: float ``[N, D]``, not standardised, on any device.
+        targets: float ``[N, C]``: 1, -1, or 0 to leave the picture out of the class.
+        weight_decay: One for all classes or float64 ``[C]``.
+        positive: Weight of a class's own pictures.
+        tolerance: See `Problem.minimise`.
+        max_iterations: Iterations after which to stop.
+
+    Raises:
+        DataError: A feature is NaN or infinite.
+    """
+    mean, std = moments(x)
+    decay = torch.as_tensor(weight_decay, dtype=torch.float64).expand(targets.shape[1])[:, None]
+    found = _problem(Rows(x, targets, mean, std), targets.shape[1], positive).minimise(
+        decay, None, tolerance, max_iterations
+    )
+    weight, bias = found.theta[:, :-1].to(x.device, torch.float32), found.theta[:, -1].to(x.device, torch.float32)
+    return SvmClassifier(weight, bias, mean, std, found.converged)
+
+
+def choose_weight_decays(x: Tensor, targets: Tensor, grid: Sequence[float], seed: int, positive: float) -> Tensor:
+    """The weight decay with the best average precision over the folds for each class, float64 ``[C]``.
+
+    The stronger one if two do equally well; a class that cannot be scored in any fold gets the grid's middle.
+    """
+    if len(grid) == 1:
+        return torch.full((targets.shape[1],), grid[0], dtype=torch.float64)
+    mean, std = moments(x)
+    path = sorted(grid, reverse=True)
+    found = torch.zeros(len(path), targets.shape[1], dtype=torch.float64)
+    counts = torch.zeros_like(found)
+    for kept, held in folds(targets, seed):
+        search = _problem(Rows(x, targets, mean, std, kept.to(x.device)), targets.shape[1], positive)
+        theta: Tensor | None = None
+        held_x, held_t = x[held.to(x.device)], targets[held.to(x.device)]
+        for row, decay in enumerate(path):
+            theta = search.minimise(decay, theta, tolerance=2e-3, max_iterations=200).theta
+            weight, bias = theta[:, :-1].to(x.device, torch.float32), theta[:, -1].to(x.device, torch.float32)
+            for c, value in enumerate(average_precisions(scores(held_x, weight, bias, mean, std), held_t)):
+                if value is not None:
+                    found[row, c] += value
+                    counts[row, c] += 1
+    best = (found / counts.clamp_min(1)).argmax(0)  # the first of equals, which is the strongest
+    best[counts.sum(0) == 0] = len(path) // 2
+    return torch.tensor(path, dtype=torch.float64)[best]
+
+
+def folds(targets: Tensor, seed: int, count: int = FOLDS) -> list[tuple[Tensor, Tensor]]:
+    """Pictures to fit on and pictures to score on, int64, for each fold.
+
+    Pictures of the same first class are dealt out one after the other, so that every fold has of every class as many
+    as any other, give or take one.
+    """
+    first = (targets == 1).float().argmax(1).cpu()
+    shuffled = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
+    dealt = shuffled[first[shuffled].sort(stable=True).indices]
+    fold = torch.empty_like(first)
+    fold[dealt] = torch.arange(len(first)) % count
+    return [((fold != f).nonzero()[:, 0], (fold == f).nonzero()[:, 0]) for f in range(count)]
+
+
+def average_precisions(found: Tensor, targets: Tensor) -> list[float | None]:
+    """Average precision of each class, percent: the mean, over its pictures, of the precision at their rank.
+
+    Args:
+        found: float ``[N, C]``, higher = more likely in the class. Pictures with equal scores share one rank.
+        targets: ``[N, C]``: 1, -1, or 0 to leave the picture out of the class.
+
+    Returns:
+        None for a class without pictures.
+    """
+    values: list[float | None] = []
+    for column, truth in zip(found.T.cpu().double(), targets.T.cpu(), strict=True):
+        column, truth = column[truth != 0], truth[truth != 0]
+        order = column.argsort(descending=True, stable=True)
+        hits = (truth[order] == 1).double()
+        if not hits.sum():
+            values.append(None)
+            continue
+        ranked = column[order]
+        last = torch.ones(len(ranked), dtype=torch.bool)
+        last[:-1] = ranked[:-1] != ranked[1:]  # a threshold takes in all pictures of one score
+        recalled = hits.cumsum(0)[last]
+        precision = recalled / (torch.arange(len(ranked)) + 1)[last]
+        gained = torch.diff(recalled, prepend=recalled.new_zeros(1))
+        values.append(100 * float((precision * gained).sum() / hits.sum()))
+    return values
+
+
+def _problem(rows: Rows, classes: int, positive: float) -> Problem:
+    def squared_hinge(found: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the weighted squares of max(0, 1 - target * score), and its gradient; a target 0 weighs nothing."""
+        targets = targets.to(found)
+        short = (1 - targets * found).clamp_min_(0)
+        weighted = short * torch.where(targets > 0, positive, 1.0) * targets.abs()
+        return (weighted * short).sum(1).cpu().double().sum(), -2 * targets * weighted
+
+    return Problem(rows, classes, squared_hinge, 2.0)

@@ -20,12 +20,19 @@ def build(name: str) -> TyperCommand:
 
     method = find_method(name)
 
-    def body(preset: str | None, rounds: int, round_steps: int, json: bool, quiet: bool, **values: Any) -> None:
-        from ssltool.workflows.bench import bench
+    def body(
+        preset: str | None, rounds: int, round_steps: int, sweep: str | None, json: bool, quiet: bool, **values: Any
+    ) -> None:
+        from ssltool.workflows import bench as workflow
         from ssltool.workflows.options import combine
 
         choice = combine(name, method, given(values), preset)
-        result = bench(choice, rounds=rounds, steps=round_steps, console=stderr_console(quiet))
+        if sweep is not None:
+            console = stderr_console(quiet)
+            swept = workflow.sweep(choice, _sizes(sweep), rounds=rounds, steps=round_steps, console=console)
+            print_json(swept) if json else _print_sweep(swept)
+            return
+        result = workflow.bench(choice, rounds=rounds, steps=round_steps, console=stderr_console(quiet))
         if json:
             print_json(result)
             return
@@ -51,6 +58,14 @@ def build(name: str) -> TyperCommand:
             default=4,
             annotation=Annotated[int, typer.Option(min=1, help="Steps in each repeat")],
         ),
+        inspect.Parameter(
+            "sweep",
+            keyword,
+            default=None,
+            annotation=Annotated[
+                str | None, typer.Option(help="Batch sizes to try, as in 32,64,128, or auto", metavar="SIZES")
+            ],
+        ),
         inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
         inspect.Parameter("quiet", keyword, default=False, annotation=QuietFlag),
     ]
@@ -62,6 +77,32 @@ def build(name: str) -> TyperCommand:
         body,
         help=f"Measure how fast {name} trains here.",
     )
+
+
+def _sizes(text: str) -> list[int] | None:
+    """Batch sizes as typed; None for ``auto``."""
+    from ssltool.errors import UsageError
+
+    if text == "auto":
+        return None
+    try:
+        sizes = sorted({int(size) for size in text.split(",")})
+    except ValueError:
+        sizes = [0]
+    if sizes[0] < 2:
+        raise UsageError(f"--sweep {text}: give batch sizes of at least 2, as in --sweep 32,64,128, or auto")
+    return sizes
+
+
+def _print_sweep(result: dict[str, Any]) -> None:
+    typer.echo(f"{'batch':>6}{'images/s':>10}{'per CPU-second':>16}{'bare images/s':>15}{'memory GB':>11}")
+    for row in result["sweep"]:
+        wall, cpu = row["images_per_s"], row["images_per_cpu_s"]
+        typer.echo(
+            f"{row['batch_size']:>6}{wall['end_to_end']:>10.1f}{cpu['end_to_end']:>16.1f}{wall['bare']:>15.1f}"
+            f"{row['peak_memory_gb']:>11}"
+        )
+    typer.echo(f"fastest {result['fastest']}, largest tried {result['largest']}: {result['stopped']}")
 
 
 class _Methods(MethodGroup):

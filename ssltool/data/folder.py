@@ -67,13 +67,14 @@ class FolderSource(Source):
         if not names:
             raise DataError(_no_pictures(self._root, others, self.unlisted))
         names.sort()
-        folders = [name.partition("/")[0] if "/" in name else None for name in names]
-        self.classes = tuple(sorted({folder for folder in folders if folder is not None}))
+        # No second list of a million: whatever is made of the names is made one by one.
+        self.classes = tuple(sorted({name.partition("/")[0] for name in names if "/" in name}))
         number = {name: label for label, name in enumerate(self.classes)}
-        self._labels = np.array([-1 if folder is None else number[folder] for folder in folders], np.int32)
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        self._ends = np.fromiter(accumulate(map(len, encoded)), np.int64, len(encoded))
-        self._names = b"".join(encoded)
+        labels = (number[name.partition("/")[0]] if "/" in name else -1 for name in names)
+        self._labels = np.fromiter(labels, np.int32, len(names))
+        lengths = (len(name.encode("utf-8", "surrogateescape")) for name in names)
+        self._ends = np.fromiter(accumulate(lengths), np.int64, len(names))
+        self._names = "".join(names).encode("utf-8", "surrogateescape")
         self.description = f"{len(names):,} pictures in {_printable(self._root)}"
 
     def _walk(self) -> tuple[list[str], int]:

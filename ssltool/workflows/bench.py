@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from ssltool.data.find import open_source
+from ssltool.errors import SslToolError
 from ssltool.methods.base import Loss, Method
 from ssltool.training.loop import TrainBatch, train
 from ssltool.workflows import pretrain
@@ -96,6 +98,86 @@ def bench(choice: Choice, *, rounds: int = 5, steps: int = 4, console: Console |
     result["precision"] = session.plan.precision.name
     result["options"] = session.run.choice.flat()
     return result
+
+
+def sweep(
+    choice: Choice,
+    sizes: Sequence[int] | None = None,
+    *,
+    rounds: int = 3,
+    steps: int = 2,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Run ``ssltool bench --sweep``: which batch sizes fit, and which is fastest.
+
+    Args:
+        choice: Method and options.
+        sizes: Batch sizes to try, rising; if None, doubled from 16 until the memory or the pictures run out or, on a
+            CPU, two sizes in a row are no faster.
+        rounds: Repeats at each size.
+        steps: Steps in each.
+        console: Where progress goes.
+
+    Returns:
+        ``sweep``: a row for each size that fits, as `bench` gives it without options, with ``batch_size``; ``largest``
+        and ``fastest`` of them by pictures per second, end to end; ``stopped``: why no larger one was tried.
+
+    Raises:
+        SslToolError: Not even the smallest size fits.
+    """
+    console = console or Console(stderr=True, highlight=False)
+    rows: list[dict[str, Any]] = []
+    pictures, stopped = len(open_source(choice.run.data)), "all sizes asked for were tried"
+    for size in sizes or (2**power for power in range(4, 31)):
+        if size > pictures:
+            stopped = f"there are {pictures} pictures"
+            break
+        if rows and _expected_memory(rows, size) > _memory(choice):
+            stopped = f"a batch of {size} would need about {_expected_memory(rows, size) / 1e9:.1f} GB of memory"
+            break
+        console.print(f"batch {size}")
+        run = choice.run.model_copy(update={"batch_size": size})
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            found = bench(choice.model_copy(update={"run": run}), rounds=rounds, steps=steps, console=console)
+        except torch.OutOfMemoryError:
+            stopped = f"the device ran out of memory with a batch of {size}"
+            torch.cuda.empty_cache()
+            break
+        del found["options"]
+        rows.append({"batch_size": size, **found})
+        speeds = [row["images_per_s"]["end_to_end"] for row in rows]
+        if sizes is None and not torch.cuda.is_available() and len(rows) > 2 and max(speeds[-2:]) < max(speeds[:-2]):
+            stopped = "two sizes in a row were no faster"
+            break
+    if not rows:
+        raise SslToolError(f"no batch size can be measured: {stopped}; give smaller ones to --sweep, or more pictures")
+    fastest = max(rows, key=lambda row: float(row["images_per_s"]["end_to_end"]))
+    return {
+        "method": choice.method,
+        "sweep": rows,
+        "largest": rows[-1]["batch_size"],
+        "fastest": fastest["batch_size"],
+        "stopped": stopped,
+    }
+
+
+def _expected_memory(rows: Sequence[dict[str, Any]], size: int) -> float:
+    """Bytes that a batch of ``size`` will need, on the line through the last two that were measured."""
+    last, before = rows[-1], rows[-2] if len(rows) > 1 else {"batch_size": 0, "peak_memory_gb": 0.0}
+    slope = (last["peak_memory_gb"] - before["peak_memory_gb"]) / (last["batch_size"] - before["batch_size"])
+    return float(last["peak_memory_gb"] + max(0.0, slope) * (size - last["batch_size"])) * 1e9
+
+
+def _memory(choice: Choice) -> float:
+    """Bytes of this machine's memory that may be filled; a GPU says by itself when it is full."""
+    if choice.run.device not in {"auto", "cpu"} or torch.cuda.is_available():
+        return float("inf")
+    try:
+        return 0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return float("inf")
 
 
 def _taking(

@@ -1,0 +1,77 @@
+"""The training step alone, at the precision that is chosen here, against the same network in plain float32.
+
+    python benchmarks/step.py [--pictures 16] [--rounds 5] [--json]
+
+The paper's jigsaw network (nine tiles of 64 px, 1000 permutations) and contrastive predictive coding with ResNet-18 on
+49 patches of 32 px, on ready pictures. Ours: channels-last, autocast as `ssltool pretrain` chooses it. Plain: the same
+weights in float32 and the usual memory layout; for contrastive predictive coding with patches and positions in loops
+(see `benchmarks/cpc.py`). CPU-seconds of forward and backward pass, one thread, medians of rounds that take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+from typing import Any
+
+import torch
+from cpc import compare_steps, cpu_seconds
+
+from ssltool.methods.base import DataInfo
+from ssltool.methods.jigsaw import Jigsaw
+from ssltool.training.device import choose_precision
+
+
+def jigsaw(pictures: int, rounds: int) -> dict[str, Any]:
+    """The paper's network and head on ready tiles."""
+    info = DataInfo(count=100_000, image_size=256)
+    names = set(Jigsaw.Options.model_fields)
+    given = {name: value for name, value in Jigsaw.presets["paper"].items() if name in names}
+    options = Jigsaw.Options(**given).resolved(info)
+    torch.manual_seed(0)
+    encoder = Jigsaw.build_encoder(options, info, "caffenet", stem="imagenet", in_channels=3)
+    plain = Jigsaw(options, encoder, info).train()
+    ours = copy.deepcopy(plain)
+    ours.encoder.to(memory_format=torch.channels_last)
+    images = torch.randint(0, 256, (pictures, 3, 256, 256), dtype=torch.uint8)
+    view = plain.view(images, torch.arange(pictures), torch.Generator().manual_seed(0))
+    precision = choose_precision("auto", ours.encoder, options.tile_input or 64, 3, torch.device("cpu"))
+
+    def fast() -> None:
+        with precision.autocast(torch.device("cpu")):
+            loss = ours(view).value
+        loss.backward()
+
+    seconds = cpu_seconds({"ssltool": fast, "plain": lambda: plain(view).value.backward()}, rounds)
+    return {
+        "pictures": pictures,
+        "precision": precision.name,
+        **seconds,
+        "ratio": seconds["plain"] / seconds["ssltool"],
+        "puzzles_per_cpu_second": pictures / seconds["ssltool"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=16, help="of jigsaw")
+    parser.add_argument("--cpc-pictures", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {"jigsaw": jigsaw(given.pictures, given.rounds), "cpc": compare_steps(given.cpc_pictures, given.rounds)}
+    if given.json:
+        print(json.dumps({**results, "versions": {"python": platform.python_version(), "torch": torch.__version__}}))
+        return
+    for name, found in results.items():
+        print(
+            f"{name:8} {found['pictures']} pictures: ssltool {found['ssltool']:.3f}, plain float32 {found['plain']:.3f} "
+            f"CPU-seconds, {found['ratio']:.2f} times"
+        )
+
+
+if __name__ == "__main__":
+    main()

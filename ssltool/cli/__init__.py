@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ssltool import __version__
-from ssltool.cli import bench, compare, data, doctor, export, methods, pretrain, probe, report, visualize
+from ssltool.cli import bench, compare, data, doctor, embed, export, methods, pretrain, probe, report, visualize
 from ssltool.errors import SslToolError
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ def _root(
 app.add_typer(pretrain.app, name="pretrain")
 app.command("probe")(probe.probe)
 app.command("compare")(compare.compare)
+app.command("embed")(embed.embed)
 app.command("export")(export.export)
 app.add_typer(visualize.app, name="visualize")
 app.command("report")(report.report)

@@ -1,14 +1,24 @@
-"""``ssltool data check``: look at a set of pictures before training on it."""
+"""``ssltool data``: look at a set of pictures before training on it, and pack it into shards."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from ssltool.cli._output import JsonFlag, QuietFlag, print_json, stderr_console
 
-app = typer.Typer(help="Look at a set of pictures.", no_args_is_help=True)
+app = typer.Typer(help="Look at a set of pictures, pack it into shards.", no_args_is_help=True)
+Sources = Annotated[list[str], typer.Argument(help="Folders, tar shards, torchvision:NAME@ROOT or demo[:N]")]
+
+
+class Form(StrEnum):
+    """How packed pictures are stored."""
+
+    auto = "auto"
+    jpeg = "jpeg"
+    png = "png"
 
 
 @app.callback()
@@ -18,7 +28,7 @@ def _group() -> None:
 
 @app.command()
 def check(
-    data: Annotated[list[str], typer.Argument(help="Folders of pictures, or demo[:N]")],
+    data: Sources,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -43,3 +53,59 @@ def check(
         typer.echo(f"unreadable: {name}: {reason}")
     for names in result["duplicates"]:
         typer.echo(f"equal at 32 px: {', '.join(names)}")
+
+
+@app.command()
+def pack(
+    data: Sources,
+    to: Annotated[str, typer.Option(help="Folder for the shards")],
+    size: Annotated[int, typer.Option(min=8, help="Shorter side in pixels; smaller pictures are not enlarged")] = 256,
+    per_shard: Annotated[int, typer.Option(min=1, help="Pictures in a shard")] = 2000,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG")] = 90,
+    form: Annotated[Form, typer.Option("--format", help="auto: PNG up to 64 px, JPEG above")] = Form.auto,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order in which pictures are spread over the shards")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; decided from the cores if not given")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove shards that are there already")] = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Write resized pictures and their classes to tar shards in WebDataset layout."""
+    from ssltool.workflows.pack import pack as run
+
+    result = run(
+        data,
+        to,
+        size=size,
+        per_shard=per_shard,
+        quality=quality,
+        form=form.value,
+        seed=seed,
+        workers=workers,
+        overwrite=overwrite,
+        console=stderr_console(quiet),
+    )
+    if json:
+        print_json(result)
+        return
+    for name, reason in result["skipped"].items():
+        typer.echo(f"skipped: {name}: {reason}")
+    typer.echo(
+        f"{result['pictures']} pictures of {len(result['classes'])} classes in {result['shards']} shards, "
+        f"{result['bytes'] / 1e6:.1f} MB, {result['seconds']} s, {len(result['skipped'])} skipped -> {result['folder']}"
+    )
+
+
+@app.command()
+def index(
+    folder: Annotated[str, typer.Argument(help="Folder of .tar files")],
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Read the headers of tar shards once and keep them beside the shards, so that runs start at once."""
+    from ssltool.workflows.pack import index as run
+
+    result = run(folder, stderr_console(quiet))
+    if json:
+        print_json(result)
+        return
+    typer.echo(f"{result['pictures']} pictures of {len(result['classes'])} classes in {result['shards']} shards")

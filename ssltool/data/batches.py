@@ -14,6 +14,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ssltool.data.order import Order
 from ssltool.data.source import Source
 from ssltool.distributed import local_world_size
 from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
@@ -93,8 +95,9 @@ class _Workers:
 class TrainBatches(_Workers):
     """Shuffled batches for ever, the same for any number of workers.
 
-    The order of an epoch is a permutation drawn from (seed, epoch). Global batch g of an epoch is the g-th slice of
-    ``batch_size * world`` pictures, of which each rank takes its part; the remainder of an epoch is left out. A picture
+    The order of an epoch is drawn from (seed, epoch), see `ssltool.data.order`. Global batch g of an epoch is the g-th
+    slice of ``batch_size * world`` pictures, of which each rank takes its part and each of its workers whole batches in
+    turn; the remainder of an epoch is left out. A picture
     that cannot be read is replaced by the next one that can, and named once in ``skipped``.
 
     Args:
@@ -144,7 +147,8 @@ class TrainBatches(_Workers):
             DataError: While iterating, if no picture of the whole source can be read any more.
             SslToolError: While iterating, if a worker was killed.
         """
-        requests = _requests(len(self._source), self._batch, self._seed, self._rank, self._world, step)
+        order = Order(len(self._source), self._source.chunks, self._seed)
+        requests = _requests(order, self.steps_per_epoch, self._batch, self._rank, self._world, step)
         return self._full(self._start(self._pictures, requests))
 
     def _full(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -216,16 +220,12 @@ class _Request(NamedTuple):
     places: list[int]
 
 
-def _requests(count: int, batch_size: int, seed: int, rank: int, world: int, start: int) -> Iterator[_Request]:
+def _requests(order: Order, per_epoch: int, batch_size: int, rank: int, world: int, start: int) -> Iterator[_Request]:
     """The requests of one rank, for ever, from batch ``start``."""
-    whole = batch_size * world
-    epoch, batch = divmod(start, count // whole)
-    while True:
-        order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
-        for g in range(batch, count // whole):
-            begin = g * whole + rank * batch_size
-            yield _Request(epoch, order[begin : begin + batch_size].tolist())
-        epoch, batch = epoch + 1, 0
+    for step in count(start):
+        epoch, g = divmod(step, per_epoch)
+        begin = (g * world + rank) * batch_size
+        yield _Request(epoch, order.slice(epoch, begin, begin + batch_size).tolist())
 
 
 class _Cache:
@@ -343,20 +343,52 @@ def _overhear(number: int, frame: FrameType | None) -> None:
 def _delivered(stream: Iterator[_Loaded], skipped: dict[str, str], device: torch.device) -> Iterator[Batch]:
     """Move what workers hand over to the device, timing the wait; the workers end with the iteration."""
     try:
-        while True:
-            start = time.perf_counter()
-            loaded = next(stream, None)
-            if loaded is None:
-                return
-            skipped.update(loaded.skipped)
-            images = loaded.images.to(device, non_blocking=True)
-            indices = loaded.indices.to(device, non_blocking=True)
-            yield Batch(images, indices, loaded.epoch, time.perf_counter() - start)
+        batches = _timed(stream, skipped)
+        yield from _copied_ahead(batches, device) if device.type == "cuda" else batches
     except RuntimeError as error:
         _name_dead_worker(error)
         raise
     finally:
         _stop(stream)
+
+
+def _timed(stream: Iterator[_Loaded], skipped: dict[str, str]) -> Iterator[Batch]:
+    while True:
+        start = time.perf_counter()
+        loaded = next(stream, None)
+        if loaded is None:
+            return
+        skipped.update(loaded.skipped)
+        yield Batch(loaded.images, loaded.indices, loaded.epoch, time.perf_counter() - start)
+
+
+def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copy each batch to a GPU, on a stream of its own, while the step before it is computed."""
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def copied(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
+        with torch.cuda.stream(copying):
+            # The memory is pinned, so this returns at once; torch keeps it until the copy is done.
+            images = batch.images.to(device, non_blocking=True)
+            indices = batch.indices.to(device, non_blocking=True)
+            return batch._replace(images=images, indices=indices), copying.record_event()
+
+    def handed_over(batch: Batch, done: torch.cuda.Event) -> Batch:
+        computing = torch.cuda.current_stream(device)
+        computing.wait_event(done)
+        for tensor in (batch.images, batch.indices):
+            # They were allocated for the copying stream, which must not reuse them while a step still reads them.
+            tensor.record_stream(computing)
+        return batch
+
+    ahead = None
+    for batch in batches:
+        following = copied(batch)
+        if ahead is not None:
+            yield handed_over(*ahead)
+        ahead = following
+    if ahead is not None:
+        yield handed_over(*ahead)
 
 
 def _name_dead_worker(error: BaseException | None) -> None:

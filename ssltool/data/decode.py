@@ -14,7 +14,9 @@ as half a picture), more than 179 megapixels, and a shorter side under 8 px.
 
 JPEG files are decoded at the smallest of the scales 1/1, 1/2, 1/4, 1/8 that is not below the target. That scaling
 drops the high DCT frequencies of each block, a low-pass filter of its own, so decoding at twice the target would buy
-no protection against aliasing; the last step, less than a factor of two, is an antialiased resize.
+no protection against aliasing; the last step, less than a factor of two, is an antialiased resize. Gray and colour
+JPEGs are read by simplejpeg if it is installed (the extra ``fast``): a quarter faster than by Pillow, with the same
+pixels. Whatever it finds wrong is left to Pillow to judge.
 """
 
 from __future__ import annotations
@@ -24,16 +26,23 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from torch.nn import functional as F
 
 from ssltool.errors import UnreadablePicture
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
 PictureFile = str | os.PathLike[str] | BinaryIO
 
@@ -68,15 +77,16 @@ _TOO_LARGE = f"more than {MAX_PIXELS / 1e6:.0f} megapixels"
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x[::-1].swapaxes(0, 1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x.swapaxes(0, 1)[::-1],
 }
+"""How pixels ``[H, W, 3]`` stored in each EXIF orientation are turned."""
 
 
 def read_square(file: PictureFile, size: int) -> NDArray[np.uint8]:
@@ -92,7 +102,7 @@ def read_square(file: PictureFile, size: int) -> NDArray[np.uint8]:
     Raises:
         UnreadablePicture: With a short reason that does not repeat the path.
     """
-    return square(decode(file, short_side=size), size)
+    return square(_pixels(file, size), size)
 
 
 def decode(file: PictureFile, short_side: int | None = None) -> Image.Image:
@@ -109,35 +119,81 @@ def decode(file: PictureFile, short_side: int | None = None) -> Image.Image:
     Raises:
         UnreadablePicture: With a short reason that does not repeat the path.
     """
+    return Image.fromarray(_pixels(file, short_side))
+
+
+def _pixels(file: PictureFile, short_side: int | None) -> NDArray[np.uint8]:
+    """As `decode`, but uint8 ``[H, W, 3]``."""
     with _opened(file) as image:
-        if short_side is not None:
+        scale = _scale(image.size, short_side)
+        pixels = _fast_jpeg(image, scale)
+        if pixels is None:
             # The request is square, so it holds for both sides and orientation need not be known yet.
-            image.draft(None, (short_side, short_side))
-        image.load()
+            image.draft(None, (image.size[0] // scale, image.size[1] // scale))
+            image.load()
+            pixels = np.asarray(_to_rgb(image))
         # Read after loading: PNG may store EXIF behind the pixels, and TIFF turns itself and drops the tag.
         orientation = _orientation(image)
-        rgb = _to_rgb(image)
-        return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+        return np.ascontiguousarray(_UPRIGHT[orientation](pixels)) if orientation in _UPRIGHT else pixels
 
 
-def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+def _scale(size: tuple[int, int], short_side: int | None) -> int:
+    """The largest of the divisors 8, 4, 2, 1 that leaves the shorter side at least this long."""
+    return next((s for s in (8, 4, 2) if short_side is not None and min(size) // s >= short_side), 1)
+
+
+def _fast_jpeg(image: Image.Image, scale: int) -> NDArray[np.uint8] | None:
+    """Pixels ``[H, W, 3]`` of an opened but not yet loaded JPEG; None if Pillow must read it."""
+    if simplejpeg is None or image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return None
+    file = getattr(image, "fp", None)
+    if file is None:
+        return None
+    place = file.tell()
+    file.seek(0)
+    try:
+        # The least size that this scale gives: no scale between Pillow's is taken, so both give the same pixels.
+        width, height = (-(-side // scale) for side in image.size)
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(file.read(), "RGB", min_height=height, min_width=width)
+    except ValueError:  # truncated, corrupt or odd
+        file.seek(place)
+        return None
+    return pixels
+
+
+def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resize the shorter side to ``size`` keeping the aspect and cut the centre square; small pictures are enlarged.
 
-    The resize is bilinear with antialiasing, as in torchvision's transforms, which users of the weights will apply.
+    The resize is bilinear with antialiasing, as in torchvision's transforms, which users of the weights will apply;
+    on bytes torch's is three times as fast as Pillow's.
 
     Args:
-        image: A picture of mode ``"RGB"``.
-        size: Side of the square in pixels.
+        pixels: uint8 ``[H, W, 3]``.
+        size: Side T of the square in pixels.
 
     Returns:
-        uint8 ``[size, size, 3]``.
+        uint8 ``[T, T, 3]``.
     """
-    width, height = image.size
+    height, width = pixels.shape[:2]
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    centre = (left, top, left + side, top + side)
-    # Cutting while resizing is the same as cutting afterwards and skips the pixels that would be thrown away.
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=centre, reducing_gap=3.0))
+    centre = pixels[top : top + side, left : left + side]
+    if side == size:
+        return centre
+    if not centre.flags.writeable:  # what Pillow lends; torch would warn
+        centre = centre.copy()
+    shown = torch.from_numpy(centre).permute(2, 0, 1)[None]
+    resized: NDArray[np.uint8] = F.interpolate(shown, (size, size), mode="bilinear", antialias=True)[0].numpy()
+    return resized.transpose(1, 2, 0)
+
+
+def fitted(image: Image.Image, short_side: int) -> Image.Image:
+    """Resize the shorter side to ``short_side`` px keeping the aspect; smaller pictures stay as they are."""
+    scale = short_side / min(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(short_side, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
 def picture_size(file: PictureFile) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ssltool.data.demo import DemoSource
 from ssltool.data.folder import FolderSource
+from ssltool.data.shards import ShardSource, shard_paths
 from ssltool.data.source import ACCEPTED, JoinedSource, Source
 from ssltool.errors import UsageError
 
@@ -18,8 +19,10 @@ def open_source(specs: Sequence[str]) -> Source:
     """Open what was typed after ``--data``.
 
     Args:
-        specs: Each a folder, ``demo[:N]`` (``N`` pictures of the demo world, 4096 by default) or ``demo-test[:N]``
-            (others of the same classes). A folder that is itself called demo is written ``./demo``.
+        specs: Each a folder, tar shards (``shards/train-{0000..0099}.tar``, one ``.tar`` file, or a folder of nothing
+            else), ``torchvision:NAME[:SPLIT]@ROOT[?download]``, ``demo[:N]`` (``N`` pictures of the demo world, 4096 by
+            default) or ``demo-test[:N]`` (others of the same classes). A folder that is itself called demo is written
+            ``./demo``.
 
     Returns:
         One source over all of them, in the order given.
@@ -38,7 +41,12 @@ def _open_one(spec: str) -> Source:
     kind, _, count = spec.partition(":")
     if kind in _DEMO_SEEDS:
         return DemoSource(_demo_count(spec, count) if ":" in spec else DEMO_COUNT, seed=_DEMO_SEEDS[kind])
-    return FolderSource(spec)
+    if kind == "torchvision":
+        from ssltool.data.torchvision_set import TorchvisionSource  # torchvision takes a second to import
+
+        return TorchvisionSource(spec)
+    shards = shard_paths(spec)
+    return ShardSource(shards, spec) if shards else FolderSource(spec)
 
 
 def _demo_count(spec: str, count: str) -> int:

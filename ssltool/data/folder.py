@@ -9,8 +9,9 @@ from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from ssltool.data.decode import picture_size, read_square
+from ssltool.data.decode import decode, fitted, picture_size, read_square
 from ssltool.data.source import ACCEPTED, Source, fingerprint_of
 from ssltool.errors import DataError, UsageError
 
@@ -117,6 +118,9 @@ class FolderSource(Source):
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         return read_square(self._path(index), size)
 
+    def picture(self, index: int, short_side: int) -> Image.Image:
+        return fitted(decode(self._path(index), short_side), short_side)
+
     def short_side(self, index: int) -> int:
         return min(picture_size(self._path(index)))
 
@@ -145,6 +149,8 @@ def _existing_folder(path: str) -> str:
         # Two letters at least: one letter and a colon is a Windows drive.
         kind = "source of this kind" if re.match(r"[\w-]{2,}:", path) else "folder"
         raise UsageError(f"no {kind} at {_printable(path)}; {ACCEPTED}")
+    if re.search(r"\.(tar\.\w+|tgz|tbz2?|txz)$", path.lower()):
+        raise UsageError(f"{_printable(path)} is compressed; shards are plain .tar files: decompress it")
     raise UsageError(f"{_printable(path)} is not a folder; {ACCEPTED}")
 
 

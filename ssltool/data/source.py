@@ -14,11 +14,13 @@ from itertools import accumulate, islice
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ssltool.errors import DataError, UnreadablePicture
 
-ACCEPTED = "give a folder of pictures, demo[:N] or demo-test[:N]"
+ACCEPTED = "give a folder of pictures, shards/{0000..0099}.tar, torchvision:NAME@ROOT, demo[:N] or demo-test[:N]"
 _SURVEY_SIZE = 64
+_PIECE = 4096
 
 
 class Source(ABC):
@@ -33,6 +35,14 @@ class Source(ABC):
     unlisted: Mapping[str, str] = {}
     """Folders that could not be looked into, with the reason; their pictures are not in the list."""
 
+    @property
+    def chunks(self) -> Sequence[int]:
+        """Where stretches of pictures end that are better read together, such as shards: rising, up to the length.
+
+        Empty if any order of reading is as good; see `ssltool.data.order`.
+        """
+        return ()
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of pictures, the unreadable ones included."""
@@ -44,6 +54,14 @@ class Source(ABC):
         Raises:
             UnreadablePicture: With a short reason that does not name the picture.
         """
+
+    def picture(self, index: int, short_side: int) -> Image.Image:
+        """One whole picture, mode ``"RGB"``, with a shorter side of at most ``short_side`` px.
+
+        Raises:
+            UnreadablePicture: As ``read``.
+        """
+        return Image.fromarray(self.read(index, short_side))
 
     @abstractmethod
     def short_side(self, index: int) -> int:
@@ -82,12 +100,26 @@ class JoinedSource(Source):
         self.unlisted = {folder: reason for part in parts for folder, reason in part.unlisted.items()}
         self.description = " + ".join(part.description for part in parts)
 
+    @property
+    def chunks(self) -> Sequence[int]:
+        if not any(part.chunks for part in self._parts):
+            return ()
+        ends, start = list[int](), 0
+        for part in self._parts:  # a folder beside shards takes part in their order in pieces
+            ends += [start + end for end in part.chunks or (*range(_PIECE, len(part), _PIECE), len(part))]
+            start += len(part)
+        return ends
+
     def __len__(self) -> int:
         return self._ends[-1]
 
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         part, local = self._locate(index)
         return self._parts[part].read(local, size)
+
+    def picture(self, index: int, short_side: int) -> Image.Image:
+        part, local = self._locate(index)
+        return self._parts[part].picture(local, short_side)
 
     def short_side(self, index: int) -> int:
         part, local = self._locate(index)

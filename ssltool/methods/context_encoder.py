@@ -33,6 +33,7 @@ from ssltool.nn.encoders import Encoder, map_shape
 from ssltool.nn.inpainting import ChannelwiseLinear, Decoder, DecoderKind, Discriminator
 from ssltool.ops import inpaint, masks
 from ssltool.ops.crops import random_boxes, resized_crop
+from ssltool.ops.pieces import piecewise
 from ssltool.ops.random import Draws
 
 _BAND_WEIGHT = 10.0  # of the visible band round a central hole (section 5.1)
@@ -254,6 +255,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         undecided = (weight + 2) * math.log(2) if weight else 0.0
         return {"loss": (1 - weight) * loss + undecided, "l2": variance}
 
+    @piecewise(8)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ContextEncoderView:
         """Crop, mirror and cut holes; see `Method.view`. In evaluation whole pictures, holes still random."""
         draws = Draws(index, generator)

@@ -43,6 +43,7 @@ from ssltool.ops.pairs import (
     sample,
     sample_pairs,
 )
+from ssltool.ops.pieces import piecewise
 from ssltool.ops.random import Draws
 
 _NAMES = [str(place + 1) for place in range(8)]
@@ -273,6 +274,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         leak = position_leak(self.options.sampler, self._side, self.sizes)
         return {"geometry": self.sizes._asdict(), "position_leak": round(leak, 4)}
 
+    @piecewise(4)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ContextPredictionView:
         """Cut patches and draw the pairs to be named; see `Method.view`.
 
@@ -283,7 +285,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         if self.training:
             mirrored = draws.chance(self.options.flip)
             boxes = random_boxes(draws, images.shape[-1], (self.options.crop_min, 1.0), ratio=(1.0, 1.0))
-            images = resized_crop(images, boxes, images.shape[-1], mirrored).round().to(torch.uint8)
+            images = resized_crop(images, boxes, images.shape[-1], mirrored)
             if self.options.grayscale:
                 images = to_gray(images, draws.chance(self.options.grayscale))
             drawn = sample(self.options.sampler, draws, images.shape[-1], self.sizes, self.options.pairs)

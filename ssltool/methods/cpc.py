@@ -34,6 +34,7 @@ from ssltool.nn.encoders import Encoder, build_encoder, deepest_stage
 from ssltool.ops import frames, grids, infonce, patches
 from ssltool.ops.grids import DIRECTIONS, Direction, Grid
 from ssltool.ops.patch_augment import Level, augment
+from ssltool.ops.pieces import piecewise
 from ssltool.ops.random import Draws
 
 _LEAST_MAP = 2  # places a side of a patch's map: with one there is nothing to average and norms fail
@@ -268,6 +269,7 @@ class Cpc(Method[CpcOptions, CpcView]):
             "right_picture": own / count,
         }
 
+    @piecewise(2)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> CpcView:
         """Cut each picture into its grid and augment the patches; see `Method.view`."""
         draws = Draws(index, generator)
@@ -276,7 +278,8 @@ class Cpc(Method[CpcOptions, CpcView]):
         device = images.device
         if self.training:
             mirrored = draws.chance(self.options.flip)
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            if self.options.flip:
+                images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
             start = draws.integers(margin + 1, 1, 2)
         else:
             start = torch.full((len(index), 1, 2), margin // 2, device=device)

@@ -29,6 +29,7 @@ from ssltool.methods.base import Answers, DataInfo, Loss, Method, MethodOptions
 from ssltool.nn.encoders import Encoder, map_shape
 from ssltool.ops import frames, patches, permutations
 from ssltool.ops.color import project_color, to_gray
+from ssltool.ops.pieces import piecewise
 from ssltool.ops.random import Draws
 
 PermutationMode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all", "file"]
@@ -304,6 +305,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         """Statistics and SHA-256 of the permutation set."""
         return {"permutation_set": self._permutations.facts()}
 
+    @piecewise(4)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> JigsawView:
         """Cut each picture into tiles and draw the orders to be named; see `Method.view`."""
         draws = Draws(index, generator)
@@ -311,7 +313,8 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         gray = torch.zeros(len(index), dtype=torch.bool, device=images.device)
         if self.training:
             mirrored = draws.chance(self.options.flip)
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            if self.options.flip:
+                images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
             if self.color:
                 gray = draws.chance(self.options.grayscale)
                 images = to_gray(images, gray)

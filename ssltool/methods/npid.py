@@ -30,6 +30,7 @@ from ssltool.nn.encoders import Encoder
 from ssltool.nn.memory_bank import MemoryBank
 from ssltool.ops import augment, nce
 from ssltool.ops.crops import random_boxes, resized_crop
+from ssltool.ops.pieces import piecewise
 from ssltool.ops.random import Draws
 
 _ALL_AT_MOST = 65_536  # pictures up to which the softmax over all of them is affordable
@@ -230,6 +231,7 @@ class Npid(Method[NpidOptions, NpidView]):
         """The rows of the bank."""
         return frozenset({"bank.rows"})
 
+    @piecewise(2)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> NpidView:
         """Draw a view of each picture; in evaluation mode it is the picture itself. See `Method.view`."""
         draws = Draws(index, generator)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ssltool.ops.random import Draws
 
-_LUMA = torch.tensor([0.2989, 0.587, 0.114])  # ITU-R BT.601, rounded as in torchvision
+_LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, rounded as in torchvision
 
 
 def jitter(images: Tensor, draws: Draws, strength: float, hue_strength: float) -> Tensor:
@@ -37,12 +37,13 @@ def jitter(images: Tensor, draws: Draws, strength: float, hue_strength: float) -
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Multiply each picture ``[B, 3, H, W]`` by its factor ``[B]``: 0 is black, 1 leaves it."""
-    return _blend(images, torch.zeros_like(images[:, :, :1, :1]), factor)
+    return (images * factor[:, None, None, None]).clamp_(0, 1)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Scale each picture's distance from its mean gray: 0 is plain gray, 1 leaves it."""
-    return _blend(images, luma(images).mean(dim=(1, 2, 3), keepdim=True), factor)
+    # The mean of the weighted sum is the weighted sum of the means, in one pass.
+    return _blend(images, luma(images.mean(dim=(2, 3), keepdim=True)), factor)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
@@ -52,8 +53,8 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def luma(images: Tensor) -> Tensor:
     """Brightness as seen: float ``[B, 3, H, W]`` -> ``[B, 1, H, W]``."""
-    weights = _LUMA.to(images.device, images.dtype)
-    return torch.einsum("bchw,c->bhw", images, weights)[:, None]
+    r, g, b = images.unbind(dim=1)
+    return (r * _LUMA[0]).add_(g, alpha=_LUMA[1]).add_(b, alpha=_LUMA[2])[:, None]
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
@@ -63,17 +64,18 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
         images: float ``[B, 3, H, W]`` in 0..1.
         turn: float ``[B]``, part of the circle, -0.5..0.5.
     """
-    value, strongest = images.max(dim=1)
-    chroma = value - images.amin(dim=1)
     r, g, b = images.unbind(dim=1)
-    span = torch.where(chroma == 0, 1.0, chroma)
-    # Position on the circle in sixths: red 0, green 2, blue 4.
-    sixths = torch.stack([(g - b) / span, 2 + (b - r) / span, 4 + (r - g) / span]).gather(0, strongest[None])[0]
-    sixths = sixths + 6 * turn[:, None, None]
+    value = torch.maximum(torch.maximum(r, g), b)
+    chroma = value - torch.minimum(torch.minimum(r, g), b)
+    scale = 1 / (6 * torch.where(chroma == 0, 1.0, chroma))
+    # Position on the circle: red 0, green 1/3, blue 2/3.
+    place = torch.where(g == value, 1 / 3 + (b - r) * scale, 2 / 3 + (r - g) * scale)
+    place = torch.where(r == value, (g - b) * scale, place) + turn[:, None, None]
     # A channel is at its highest within a sixth of its own hue and falls linearly to its lowest over the next.
-    offset = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
-    ramp = torch.remainder(sixths[:, None] + offset, 6)
-    return value[:, None] - chroma[:, None] * torch.minimum(ramp, 4 - ramp).clamp(0, 1)
+    offset = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None] / 6
+    away = place[:, None] + offset
+    ramp = away.sub_(away.floor()).mul_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+    return value[:, None] - ramp.mul_(chroma[:, None])
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
@@ -93,5 +95,4 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    factor = factor[:, None, None, None]
-    return (factor * images + (1 - factor) * other).clamp(0, 1)
+    return other.lerp(images, factor[:, None, None, None]).clamp_(0, 1)

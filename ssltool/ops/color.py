@@ -21,7 +21,8 @@ def to_gray(images: Tensor, which: Tensor) -> Tensor:
     Returns:
         Like ``images``.
     """
-    mean = images.to(torch.float32).mean(dim=1, keepdim=True)
+    r, g, b = images.unbind(dim=1)
+    mean = ((r.to(torch.float32) + g + b) / 3)[:, None]  # faster on a CPU than a reduction over three planes
     if not images.is_floating_point():
         mean = mean.round()
     return torch.where(which[:, None, None, None], mean.to(images.dtype), images)

@@ -247,7 +247,7 @@ def _search(
     while path:
         value = path.pop(0)
         # Which value is best shows long before an optimum is reached to the last digit.
-        theta = search.minimise(value, theta, tolerance=5e-4, max_iterations=200).theta
+        theta = search.minimise(value, theta, tolerance=2e-3, max_iterations=200).theta
         table[value] = 100 * _share_right(theta, held_out)
         thetas[value] = theta
         if not path and len(table) < len(set(grid)) + EXTENSIONS:

@@ -163,7 +163,7 @@ def choose_weight_decays(x: Tensor, targets: Tensor, grid: Sequence[float], seed
         theta: Tensor | None = None
         held_x, held_t = x[held.to(x.device)], targets[held.to(x.device)]
         for row, decay in enumerate(path):
-            theta = search.minimise(decay, theta, tolerance=5e-4, max_iterations=200).theta
+            theta = search.minimise(decay, theta, tolerance=2e-3, max_iterations=200).theta
             weight, bias = theta[:, :-1].to(x.device, torch.float32), theta[:, -1].to(x.device, torch.float32)
             for c, value in enumerate(average_precisions(scores(held_x, weight, bias, mean, std), held_t)):
                 if value is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import distributed, nn
@@ -14,6 +16,8 @@ from torch import distributed, nn
 from ssltool.distributed import launched, local_rank, local_world_size, world_size
 from ssltool.errors import Interrupted, ProcessLost, UsageError
 from ssltool.training.device import best_device
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _PATIENCE = timedelta(minutes=30)  # how long processes wait for one that saves, draws or probes
 _BROKEN = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|timed? ?out", re.IGNORECASE)
@@ -96,3 +100,12 @@ def synchronize_batch_norm(method: nn.Module, device: torch.device) -> None:
             "process normalises by its own batch"
         )
     nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
+
+
+def copy_alone(network: Network) -> Network:
+    """A copy of a network for this process alone: its batch norm does not wait for other processes."""
+    copied = copy.deepcopy(network)
+    for module in copied.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # the same parameters and buffers, and nothing else
+    return copied

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
@@ -13,6 +11,7 @@ from ssltool.probing import features
 from ssltool.probing.health import health
 from ssltool.probing.knn import knn_accuracy
 from ssltool.training.device import best_device
+from ssltool.training.parallel import copy_alone
 from ssltool.workflows.labelled import LabelledPictures, Split
 from ssltool.workflows.reading import noting, picture_size, reader_of, recalibrate
 
@@ -37,7 +36,7 @@ class Follower:
 
         The encoder stays as it is, since a copy is read, and nothing is drawn from a global generator.
         """
-        pictures, network = self._pictures, copy.deepcopy(encoder).to(best_device())
+        pictures, network = self._pictures, copy_alone(encoder).to(best_device())
         recalibrate(network, card, pictures)
 
         def read(split: Split) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ become metrics, checkpoints, weights and pictures.
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,19 +20,17 @@ import ssltool
 from ssltool import atomic
 from ssltool.atomic import atomic_file
 from ssltool.data.batches import AllPictures, TrainBatches
-from ssltool.data.find import open_source
-from ssltool.data.source import Source, survey
+from ssltool.data.source import Source
 from ssltool.distributed import any_of, copy_from_main, from_all, from_main, is_main, launched, rank, world_size
 from ssltool.errors import (
     CheckpointError,
-    DataError,
     DiskFullError,
     Interrupted,
     NonFiniteLossError,
     SslToolError,
     UsageError,
 )
-from ssltool.methods.base import DataInfo, Method
+from ssltool.methods.base import Method
 from ssltool.methods.find import find_method
 from ssltool.nn.card import LIGHTNESS_NORM, WeightsCard
 from ssltool.nn.encoders import check_input
@@ -46,19 +43,16 @@ from ssltool.training.display import Display
 from ssltool.training.interrupt import stop_requests
 from ssltool.training.loop import Plan, StepReport, train
 from ssltool.training.optim import build_optimizer
-from ssltool.training.parallel import choose_device, joined, restarts, synchronize_batch_norm
+from ssltool.training.parallel import choose_device, joined, synchronize_batch_norm
 from ssltool.workflows import runs
 from ssltool.workflows.board import BOARD, Board, require_tensorboard
 from ssltool.workflows.drawing import Place, draw, sample
 from ssltool.workflows.follow import Follower, Watch
 from ssltool.workflows.launch import launch, only_folder
+from ssltool.workflows.opening import continued_run, located, new_run, to_continue
 from ssltool.workflows.options import (
-    FREE_ON_RESUME,
     Choice,
     PretrainOptions,
-    automatic_size,
-    resolved,
-    validated,
 )
 from ssltool.workflows.request import Request
 
@@ -81,8 +75,8 @@ class Session:
     start: int
     device: torch.device
     follower: Follower | None
-    board: Board | None = None  # opened when the run begins
     skipped: dict[str, str] = field(default_factory=dict)  # by any process, as of the last checkpoint
+    board: Board | None = None  # opened when the run begins
 
 
 def pretrain(
@@ -114,34 +108,20 @@ def pretrain(
     console = console or Console(stderr=True, highlight=False)
     request = Request(choice, resume, overwrite, dry_run, console.quiet)
     if not launched():
-        located, processes = _located(request)
+        placed, processes = located(request)
         if processes > 1:
-            return launch(located, processes, console)
+            return launch(placed, processes, console)
     with joined():
         return _pretrain(request, console if is_main() else Console(quiet=True))
-
-
-def _located(request: Request) -> tuple[Request, int]:
-    """Name the folder of a request's run, and say how many processes it asks for."""
-    choice, devices = request.choice, request.choice.run.devices
-    if request.resume:
-        out = runs.folder_to_resume(choice.run.out, choice.method)
-        devices = devices or runs.read_run(out).choice.run.devices
-    elif not request.dry_run:
-        out = runs.new_folder(choice.run.out, choice.method, request.overwrite)
-    else:
-        return request, devices or 1
-    located = choice.model_copy(update={"run": choice.run.model_copy(update={"out": out})})
-    return replace(request, choice=located), devices or 1
 
 
 def _pretrain(request: Request, console: Console) -> dict[str, Any]:
     """Carry out a request in this process and those that it has joined."""
     choice = request.choice
-    folder = _to_continue(request)
+    folder = to_continue(request)
     if folder and not request.resume:
         choice = only_folder(choice, folder)
-    run, source = _continued(choice, folder) if folder else _new(choice, request.overwrite, request.dry_run)
+    run, source = continued_run(choice, folder) if folder else new_run(choice, request.overwrite, request.dry_run)
     session = prepare(run, source, console, resume=folder is not None)
     with session.batches:
         if request.dry_run:
@@ -161,95 +141,6 @@ def _pretrain(request: Request, console: Console) -> dict[str, Any]:
         finally:
             if session.board is not None:
                 session.board.close()
-
-
-def _to_continue(request: Request) -> Path | None:
-    """The folder of the run to continue, the same for all processes; None begins a new one.
-
-    When torchrun has started the processes again, that is the run which they began the first time.
-    """
-    choice, (done, allowed) = request.choice, restarts()
-    if allowed and not (request.resume or request.dry_run) and (request.overwrite or choice.run.out is None):
-        raise UsageError(
-            "with torchrun's --max-restarts a restarted command has to find its run: name a new folder with --out, "
-            "and drop --overwrite"
-        )
-
-    def find() -> str | None:
-        if request.resume:
-            return str(runs.folder_to_resume(choice.run.out, choice.method))
-        begun = done and choice.run.out is not None and (choice.run.out / runs.RUN_FILE).is_file()
-        return str(choice.run.out) if begun else None
-
-    found = from_main(find)
-    return Path(found) if found else None
-
-
-def _new(choice: Choice, overwrite: bool, dry_run: bool) -> tuple[runs.Run, Source]:
-    """Look at the data and decide every open option."""
-    out = Path(from_main(lambda: "-" if dry_run else str(runs.new_folder(choice.run.out, choice.method, overwrite))))
-    source = open_source(choice.run.data)
-    info = DataInfo.from_json(from_main(lambda: asdict(describe(source, choice.run.image_size))))
-    decided = resolved(choice, find_method(choice.method), info)
-    info = replace(info, batch_size=(decided.run.batch_size or 0) * world_size())
-    return runs.Run(out, decided, info, _fingerprint(source), {}, ""), source
-
-
-def _fingerprint(source: Source) -> str:
-    """What identifies the pictures, which all processes have to see alike."""
-    mine = source.fingerprint()
-    if from_main(lambda: mine) != mine:
-        raise DataError(
-            f"process {rank()} on {platform.node()} sees other pictures than process 0: {source.description}; "
-            "give all machines the same files under the same path"
-        )
-    return mine
-
-
-def describe(source: Source, image_size: int | None) -> DataInfo:
-    """Look at a sample of the pictures; the picture size is decided here unless given."""
-    seen = survey(source)
-    size = image_size or automatic_size(seen.short_side)
-    return DataInfo(seen.count, size, seen.gray_fraction == 1.0, seen.mean, seen.std)
-
-
-def _continued(typed: Choice, folder: Path) -> tuple[runs.Run, Source]:
-    """Read a run back and make sure that it would go on as it began."""
-    run = runs.read_run(folder)
-    if run.choice.method != typed.method:
-        raise UsageError(
-            f"{folder} is a run of {run.choice.method}; type 'ssltool pretrain {run.choice.method} --resume'"
-        )
-    given = {**typed.run.model_dump(exclude_unset=True), **typed.task.model_dump(exclude_unset=True)}
-    saved = {**run.choice.run.model_dump(), **run.choice.task.model_dump(), **_shared(run.choice.run, folder)}
-    given["devices"] = world_size()
-    wanted = validated(typed.method, find_method(typed.method), {**saved, **given, "epochs": None})
-    now = {**wanted.run.model_dump(), **wanted.task.model_dump()}
-    changed = [name for name in given if now[name] != saved[name] and name not in FREE_ON_RESUME]
-    if changed:
-        listed = ", ".join(f"--{name.replace('_', '-')} {given[name]} (the run has {saved[name]})" for name in changed)
-        raise UsageError(
-            f"--resume goes on as the run began, but got {listed}; drop them, or start a new run with --init {folder}"
-        )
-    source = open_source(run.choice.run.data)
-    if _fingerprint(source) != run.fingerprint:
-        raise CheckpointError(
-            f"the pictures of {folder} have changed since it began; "
-            f"restore them, or start a new run with --init {folder}"
-        )
-    return replace(run, choice=wanted), source
-
-
-def _shared(options: PretrainOptions, folder: Path) -> dict[str, int]:
-    """The batch size with which this number of processes sees the batches that the run began with."""
-    whole = (options.batch_size or 0) * (options.devices or 1)
-    if whole % world_size() or whole // world_size() < 2:
-        fitting = [str(n) for n in range(1, whole // 2 + 1) if whole % n == 0]
-        raise UsageError(
-            f"{folder} trains on batches of {whole} pictures, which {world_size()} processes cannot share evenly; "
-            f"start {' or '.join(fitting)} processes"
-        )
-    return {"batch_size": whole // world_size()}
 
 
 def prepare(
@@ -358,7 +249,7 @@ def _look_first(
 
 def open_session(choice: Choice, console: Console, cache_bytes: int) -> Session:
     """A run that is never written anywhere, to measure it."""
-    run, source = _new(choice, overwrite=False, dry_run=True)
+    run, source = new_run(choice, overwrite=False, dry_run=True)
     return prepare(run, source, console, resume=False, cache_bytes=cache_bytes)
 
 
@@ -407,7 +298,7 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
     meter, line, began = report.Meter(), report.read(run.folder)[-1:], time.monotonic()
     looked = session.start >= _PLATEAU
     probed: dict[str, float] = {}
-    watch = Watch(sample(session.source, run.info.image_size, _WATCHED)[0].to(session.device))
+    watch = Watch(sample(session.source, run.info.image_size, _WATCHED)[0].to(session.device)) if is_main() else None
     shown = Display(plan.steps, session.start, session.method.chance, console)
     with stop_requests() as stop, shown as display:
         for step in steps(session):
@@ -425,14 +316,14 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
                     probed = {"knn": session.follower.accuracy(session.method.encoder, card(session, step.step))}
                     line[0] |= probed
                 if is_main():
-                    if due:
+                    if due and watch is not None:
                         healthy, warning = watch.look(session.method.encoder, card(session, step.step))
                         line[0] |= healthy
                         if warning:
                             console.print(f"after {step.step} steps {warning}", style="bold red")
                     report.append(run.folder, line[0])
-                    if session.board is not None:
-                        session.board.line(line[0])
+                if session.board is not None:
+                    session.board.line(line[0])
                 display.show({**line[0], **probed})
                 if step.step >= _PLATEAU and not looked:
                     looked = True

@@ -26,9 +26,9 @@ from ssltool.viz.sheet import save_sheet
 from ssltool.viz.words import said as said  # the command prints numbers in the same words
 from ssltool.workflows import runs
 from ssltool.workflows.drawing import sample, spread, with_places
+from ssltool.workflows.opening import describe
 from ssltool.workflows.options import Choice, resolved
 from ssltool.workflows.pictures import pictures_of, png
-from ssltool.workflows.pretrain import describe
 
 _SCORED = 512  # pictures that `solve` scores for the numbers in its title
 _READ = 128  # pictures of a map whose features are read at a time

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.batches import AllPictures, Batch, TrainBatches, usual_workers
+from ssltool.data.batches import AllPictures, Batch, TrainBatches, _copied_ahead, usual_workers
 from ssltool.data.folder import FolderSource
 from ssltool.data.source import Source
 from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
@@ -466,3 +467,63 @@ print("done", flush=True)
 def test_a_script_that_never_closes_its_loader_still_ends() -> None:
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=30)
     assert (run.returncode, run.stdout) == (0, "done\n"), run.stderr
+
+
+# Copies to a GPU
+
+
+def test_a_batch_is_copied_before_the_one_before_it_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Stream:
+        def __init__(self, name: object) -> None:
+            self.copies = 0
+
+        def record_event(self) -> int:
+            self.copies += 1
+            log.append(f"copy {self.copies - 1}")
+            return self.copies - 1
+
+        def wait_event(self, event: int) -> None:
+            log.append(f"wait {event}")
+
+    inside: list[object] = []
+
+    @contextmanager
+    def stream(chosen: object) -> Iterator[None]:
+        inside.append(chosen)
+        yield
+        inside.pop()
+
+    computing = Stream("computing")
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, s: log.append("keep" if s is computing else "bad"))
+    batches = (Batch(torch.full((1,), i), torch.tensor([i]), 0, 0.0) for i in range(3))
+    found = []
+    for batch in _copied_ahead(batches, torch.device("cpu")):
+        log.append(f"step {int(batch.indices)}")
+        found.append(int(batch.images))
+    assert found == [0, 1, 2]
+    assert log == [
+        *("copy 0", "copy 1", "wait 0", "keep", "keep", "step 0"),
+        *("copy 2", "wait 1", "keep", "keep", "step 1"),
+        *("wait 2", "keep", "keep", "step 2"),
+    ]
+
+
+def test_nothing_to_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    assert list(_copied_ahead(iter(()), torch.device("cpu"))) == []
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@cuda
+def test_batches_arrive_whole_on_a_gpu() -> None:
+    here, there = taken(train(Numbered(40)), 12), taken(train(Numbered(40), device="cuda"), 12)
+    for expected, batch in zip(here, there, strict=True):
+        assert torch.equal(batch.images.cpu(), expected.images)
+        assert torch.equal(batch.indices.cpu(), expected.indices)

@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,7 +249,7 @@ def test_reduced_decoding_is_close_to_full_decoding() -> None:
     file = saved(image, "JPEG", quality=90)
     for size in (32, 64, 96):
         assert min(decode(file, short_side=size).size) < 400
-        difference = read_square(file, size).astype(int) - square(decode(file), size)
+        difference = read_square(file, size).astype(int) - square(np.asarray(decode(file)), size)
         assert np.abs(difference).mean() < 2
 
 
@@ -266,8 +267,8 @@ def test_the_square_is_the_centre(wide: bool) -> None:
     strip = np.zeros((10, 30, 3), np.uint8)
     strip[:, :10], strip[:, 10:20], strip[:, 20:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     image = Image.fromarray(strip if wide else strip.transpose(1, 0, 2))
-    assert (square(image, 10) == (0, 255, 0)).all()
-    assert (square(image, 40)[10:30, 10:30] == (0, 255, 0)).all()
+    assert (square(np.asarray(image), 10) == (0, 255, 0)).all()
+    assert (square(np.asarray(image), 40)[10:30, 10:30] == (0, 255, 0)).all()
 
 
 @pytest.mark.parametrize("sides", [(120, 60), (60, 120), (99, 60)])
@@ -277,12 +278,14 @@ def test_cutting_while_resizing_is_resizing_and_then_cutting(sides: tuple[int, i
     width, height = whole.size
     left, top = (width - 20) // 2, (height - 20) // 2
     cut = np.asarray(whole)[top : top + 20, left : left + 20].astype(int)
-    assert np.abs(square(image, 20) - cut).mean() < (0.5 if sides[0] % 6 == 0 else 2)  # half a pixel of shift if odd
+    assert np.abs(square(np.asarray(image), 20) - cut).mean() < (
+        0.5 if sides[0] % 6 == 0 else 2
+    )  # half a pixel of shift if odd
 
 
 def test_a_square_of_the_same_size_is_a_plain_cut() -> None:
     image = scene(40, 17)
-    np.testing.assert_array_equal(square(image, 17), np.asarray(image)[:, 11:28])
+    np.testing.assert_array_equal(square(np.asarray(image), 17), np.asarray(image)[:, 11:28])
 
 
 def test_a_path_and_a_stream_give_the_same(tmp_path: Path) -> None:
@@ -407,3 +410,37 @@ def test_damage_gives_a_square_or_a_refusal(kind: str, data: st.DataObject) -> N
     assert (read.shape, read.dtype) == ((16, 16, 3), np.uint8)
     assert reason
     assert reason.isprintable()
+
+
+# The faster JPEG reader
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 30}, {"gray": True}])
+@pytest.mark.parametrize("size", [300, 90, 40, 20])
+def test_both_jpeg_readers_give_the_same_pixels(
+    options: dict[str, Any], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("simplejpeg")
+    options = dict(options)
+    image = scene(301, 203).convert("L" if options.pop("gray", False) else "RGB")
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = io.BytesIO()
+        image.save(file, "JPEG", exif=exif, **options)
+        with monkeypatch.context() as without:
+            fast = np.asarray(decode(file, size))
+            without.setattr("ssltool.data.decode.simplejpeg", None)
+            np.testing.assert_array_equal(fast, np.asarray(decode(file, size)))
+        assert (fast.shape[0] > fast.shape[1]) == (orientation > 4)
+
+
+def test_what_the_faster_reader_refuses_is_judged_by_pillow() -> None:
+    file = saved(scene(60, 40), "JPEG")
+    plain = np.asarray(decode(file))
+    file.seek(0)
+    data = file.read()
+    odd = data[:-2] + b"some bytes too many" + data[-2:]  # Pillow reads these
+    np.testing.assert_array_equal(np.asarray(decode(io.BytesIO(odd))), plain)
+    with pytest.raises(UnreadablePicture, match="truncated"):
+        decode(io.BytesIO(data[: len(data) // 2]))

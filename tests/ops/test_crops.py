@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ssltool.ops.crops import random_boxes, resized_crop
+from ssltool.ops.crops import _resized_together, random_boxes, resized_crop
 from ssltool.ops.random import Draws
 
 
@@ -42,16 +44,21 @@ def test_a_box_that_never_fits_gives_the_whole_picture() -> None:
     assert random_boxes(draws(3), 10, (1.0, 1.0), (4.0, 5.0)).tolist() == [[0, 0, 10, 10]] * 3
 
 
-def test_agrees_with_cutting_and_interpolating_each_picture() -> None:
-    images = torch.randint(0, 256, (6, 3, 24, 24), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+@pytest.mark.parametrize("resize", [resized_crop, _resized_together])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-2), (torch.uint8, 1)])
+def test_agrees_with_cutting_and_interpolating_each_picture(
+    resize: Callable[..., torch.Tensor], dtype: torch.dtype, tolerance: float
+) -> None:
+    images = torch.randint(0, 256, (6, 3, 24, 24), generator=torch.Generator().manual_seed(1)).to(dtype)
     boxes = random_boxes(draws(6), 24, (0.2, 1.0))
     mirrored = torch.tensor([True, False] * 3)
-    got = resized_crop(images, boxes, 20, mirrored)
+    got = resize(images, boxes, 20, mirrored)
+    assert got.dtype == dtype
     for picture, box, flip, result in zip(images, boxes.tolist(), mirrored, got, strict=True):
         top, left, height, width = box
         part = picture[None, :, top : top + height, left : left + width].float()
         expected = F.interpolate(part, (20, 20), mode="bilinear", align_corners=False)[0]
-        assert torch.allclose(result, expected.flip(-1) if flip else expected, atol=1e-2)
+        assert (result - (expected.flip(-1) if flip else expected)).abs().max() <= tolerance
 
 
 def test_the_whole_picture_at_its_own_size_is_unchanged() -> None:

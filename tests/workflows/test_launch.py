@@ -17,8 +17,7 @@ from rich.console import Console
 from ssltool.errors import Interrupted, NonFiniteLossError, SslToolError, UnknownNameError, UsageError
 from ssltool.methods.find import find_method
 from ssltool.workflows import launch as launcher
-from ssltool.workflows import pretrain as workflow
-from ssltool.workflows import worker
+from ssltool.workflows import opening, worker
 from ssltool.workflows.launch import launch
 from ssltool.workflows.options import Choice, combine
 from ssltool.workflows.request import Request
@@ -121,28 +120,28 @@ def test_an_error_is_raised_as_the_first_process_raised_it(
 def test_a_batch_is_shared_by_whoever_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = choice(tmp_path, batch_size=12, devices=2).run
     for processes, batch in ((1, 24), (2, 12), (3, 8), (12, 2)):
-        monkeypatch.setattr(workflow, "world_size", lambda n=processes: n)
-        assert workflow._shared(begun, tmp_path) == {"batch_size": batch}
-    monkeypatch.setattr(workflow, "world_size", lambda: 5)
+        monkeypatch.setattr(opening, "world_size", lambda n=processes: n)
+        assert opening._shared(begun, tmp_path) == {"batch_size": batch}
+    monkeypatch.setattr(opening, "world_size", lambda: 5)
     with pytest.raises(
         UsageError, match=r"5 processes cannot share .* start 1 or 2 or 3 or 4 or 6 or 8 or 12 processes"
     ):
-        workflow._shared(begun, tmp_path)
+        opening._shared(begun, tmp_path)
 
 
 def test_torchruns_restarts_need_a_named_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     request = Request(choice(tmp_path / "run"))
-    assert workflow._to_continue(request) is None
+    assert opening.to_continue(request) is None
     with pytest.raises(UsageError, match="--out"):
-        workflow._to_continue(Request(combine("jigsaw", JIGSAW, {})))
+        opening.to_continue(Request(combine("jigsaw", JIGSAW, {})))
     with pytest.raises(UsageError, match="--overwrite"):
-        workflow._to_continue(Request(request.choice, overwrite=True))
+        opening.to_continue(Request(request.choice, overwrite=True))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert workflow._to_continue(request) is None
+    assert opening.to_continue(request) is None
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    assert workflow._to_continue(request) == tmp_path / "run"
+    assert opening.to_continue(request) == tmp_path / "run"
 
 
 BREAKS = """

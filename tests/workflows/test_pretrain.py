@@ -64,6 +64,7 @@ def test_a_run_folder_holds_what_the_docs_say(whole: Path) -> None:
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
     assert {"loss", "accuracy", "images_per_s", "data_wait", "lr", "grad_norm"} <= set(lines[0])
     assert {path.name for path in (whole / "pictures").iterdir()} == {
+        "samples.png",
         "task.png",
         "answers-0000004.png",
         "answers-0000008.png",

@@ -1,0 +1,328 @@
+"""The input pipeline alone: from JPEG files to the network's input, ssltool against the usual per-sample code.
+
+    python benchmarks/pipeline.py --pictures FOLDER [--task jigsaw] [--rounds 5] [--json]
+
+Ours is the loader (decode, centre square, batch of bytes) and the method's batched view. The other side is the same
+task as public implementations write it: a Dataset whose __getitem__ opens the file with Pillow, transforms it with
+torchvision and cuts, jitters and normalises piece by piece, and the default collate. Both on the same files, in one
+process and one thread, taking turns; pictures per CPU-second, medians. Files are made from the pictures given: of
+500x375 px, and of 2000x1500 px as mosaics of twelve, with sensor-like noise, JPEG quality 90.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+from torch.utils.data import default_collate
+from torchvision import transforms as T
+from torchvision.datasets import ImageFolder
+
+from ssltool.data import decode
+from ssltool.data.batches import Batch, TrainBatches
+from ssltool.data.find import open_source
+from ssltool.methods.base import DataInfo
+from ssltool.methods.find import find_method
+from ssltool.ops.ab_bins import bin_centers
+from ssltool.ops.crops import random_boxes, resized_crop
+from ssltool.ops.random import Draws
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMALIZE = T.Compose([T.ToTensor(), T.Normalize(MEAN, STD)])
+TARGETS = {"crop": 2.4, "jigsaw": 5.0, "npid": 3.0}  # on 500 px pictures; 2 for the others, 3 for all on 2000 px
+
+# The task of each method: side of the loader's squares, options of ours.
+TASKS: dict[str, tuple[int, dict[str, Any]]] = {
+    "crop": (224, {}),
+    "jigsaw": (256, {"tile_input": 75}),
+    "context-prediction": (255, {"sampler": "center", "patch": 64, "gap": 21, "jitter": 10, "shrink": 0.0}),
+    "context-encoder": (128, {"mask": "center"}),
+    "colorization": (176, {}),
+    "npid": (224, {}),
+    "cpc": (256, {"patch": 64, "augment": "light"}),
+}
+
+
+# The usual code, one function per task: a Pillow picture in, what the network is given out
+
+
+def crop(image: Image.Image) -> Tensor:
+    return _CROP(image)
+
+
+_CROP = T.Compose([T.RandomResizedCrop(224), T.RandomHorizontalFlip(), NORMALIZE])
+_TILE = T.Compose([T.RandomCrop(64), T.Resize((75, 75))])
+
+
+def jigsaw(image: Image.Image) -> tuple[Tensor, int]:
+    """Nine tiles, each cropped, resized, its channels jittered, and normalised by its own statistics."""
+    if random.random() < 0.3:
+        image = image.convert("LA").convert("RGB")
+    image = T.functional.center_crop(T.functional.resize(image, 256), [255, 255])
+    tiles = []
+    for number in range(9):
+        top, left = number // 3 * 85, number % 3 * 85
+        tile = np.array(_TILE(image.crop((left, top, left + 85, top + 85))), "int32")
+        for channel in range(3):
+            tile[:, :, channel] += random.randint(-2, 2)
+        shown = T.functional.to_tensor(Image.fromarray(tile.clip(0, 255).astype("uint8")))
+        mean, std = shown.view(3, -1).mean(dim=1), shown.view(3, -1).std(dim=1).clamp_min(1e-3)
+        tiles.append(T.functional.normalize(shown, mean.tolist(), std.tolist()))
+    order = random.randrange(100)
+    return torch.stack([tiles[place] for place in _ORDERS[order]]), order
+
+
+_ORDERS = [random.Random(number).sample(range(9), 9) for number in range(100)]
+_SQUARE = T.RandomResizedCrop(255, scale=(0.33, 1.0), ratio=(1.0, 1.0))
+
+
+def context_prediction(image: Image.Image) -> tuple[Tensor, Tensor]:
+    """A patch and its eight neighbours, jittered, two channels of each replaced by noise."""
+    image = _SQUARE(image)
+    patches = []
+    for row in range(3):
+        for column in range(3):
+            top = min(max(10 + row * 85 + random.randint(-10, 10), 0), 191)
+            left = min(max(10 + column * 85 + random.randint(-10, 10), 0), 191)
+            patch = T.functional.to_tensor(image.crop((left, top, left + 64, top + 64)))
+            mean, std = patch.mean(dim=(1, 2), keepdim=True), patch.std(dim=(1, 2), keepdim=True)
+            patch = (patch - mean) / std.clamp_min(1e-3)
+            kept = random.randrange(3)
+            for channel in range(3):
+                if channel != kept:
+                    patch[channel] = torch.randn(64, 64) / 100
+            patches.append(patch)
+    middle = patches.pop(4)
+    return torch.stack([torch.cat([middle, patch]) for patch in patches]), torch.arange(8)
+
+
+_PAINTED = T.Compose(
+    [
+        T.RandomResizedCrop(128, scale=(0.5, 1.0)),
+        T.RandomHorizontalFlip(),
+        T.ToTensor(),
+        T.Normalize((0.5,) * 3, (0.5,) * 3),
+    ]
+)
+
+
+def context_encoder(image: Image.Image) -> tuple[Tensor, Tensor]:
+    """A picture whose middle is filled with the mean colour, and the middle."""
+    whole = _PAINTED(image)
+    target, seen = whole[:, 32:96, 32:96].clone(), whole.clone()
+    for channel, value in enumerate((2 * 117 / 255 - 1, 2 * 104 / 255 - 1, 2 * 123 / 255 - 1)):
+        seen[channel, 39:89, 39:89] = value
+    return seen, target
+
+
+def rgb_to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The formula as numpy libraries compute it, on every pixel."""
+    linear = rgb.astype(np.float64) / 255
+    bright = linear > 0.04045
+    linear[bright] = ((linear[bright] + 0.055) / 1.055) ** 2.4
+    linear[~bright] /= 12.92
+    matrix = [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+    xyz = linear @ np.array(matrix).T / (0.95047, 1.0, 1.08883)
+    bright = xyz > 0.008856
+    xyz[bright] = np.cbrt(xyz[bright])
+    xyz[~bright] = 7.787 * xyz[~bright] + 16 / 116
+    x, y, z = xyz[..., 0], xyz[..., 1], xyz[..., 2]
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+_COLORED = T.Compose([T.RandomResizedCrop(176, scale=(0.5, 1.0)), T.RandomHorizontalFlip()])
+_CENTERS = bin_centers(10).numpy()
+_NEAREST = NearestNeighbors(n_neighbors=10).fit(_CENTERS)
+
+
+def colorization(image: Image.Image) -> tuple[Tensor, Tensor]:
+    """Lightness, and every fourth pixel's colour as Gaussian weights of its ten nearest bins."""
+    lab = rgb_to_lab(np.asarray(_COLORED(image)))
+    ab = lab[::4, ::4, 1:].reshape(-1, 2)
+    distances, bins = _NEAREST.kneighbors(ab)
+    weights = np.exp(-(distances**2) / (2 * 5**2))
+    target = np.zeros((len(ab), len(_CENTERS)), np.float32)
+    target[np.arange(len(ab))[:, None], bins] = weights / weights.sum(axis=1, keepdims=True)
+    light = torch.from_numpy((lab[..., :1] - 50) / 50).permute(2, 0, 1).float()
+    return light, torch.from_numpy(target).view(44, 44, -1).permute(2, 0, 1)
+
+
+_VIEW = T.Compose(
+    [
+        T.RandomResizedCrop(224, scale=(0.2, 1.0)),
+        T.RandomGrayscale(0.2),
+        T.ColorJitter(0.4, 0.4, 0.4, 0.4),
+        T.RandomHorizontalFlip(),
+        NORMALIZE,
+    ]
+)
+
+
+def npid(image: Image.Image) -> Tensor:
+    return _VIEW(image)
+
+
+_PATCH = T.Compose(
+    [
+        T.RandomCrop(60),
+        T.Pad(2, padding_mode="edge"),
+        T.ColorJitter(0.4, 0.4),
+        T.RandomGrayscale(0.25),
+        T.ToTensor(),
+        T.Lambda(lambda patch: (patch + 0.1 * torch.randn_like(patch)).clamp(0, 1)),
+        T.Normalize(MEAN, STD),
+    ]
+)
+_GRID = T.Compose([T.Resize(256), T.CenterCrop(256), T.RandomHorizontalFlip()])
+
+
+def cpc(image: Image.Image) -> Tensor:
+    """Seven by seven overlapping patches, each augmented."""
+    image = _GRID(image)
+    corners = [(32 * row, 32 * column) for row in range(7) for column in range(7)]
+    return torch.stack([_PATCH(image.crop((left, top, left + 64, top + 64))) for top, left in corners])
+
+
+USUAL: dict[str, Callable[[Image.Image], Any]] = {
+    "crop": crop,
+    "jigsaw": jigsaw,
+    "context-prediction": context_prediction,
+    "context-encoder": context_encoder,
+    "colorization": colorization,
+    "npid": npid,
+    "cpc": cpc,
+}
+
+
+# Ours
+
+
+def plain_crop(batch: Batch, generator: torch.Generator) -> Tensor:
+    """Random resized crop, mirror, normalise: what `ssltool.ops` has, on a batch."""
+    draws = Draws(batch.indices, generator)
+    boxes = random_boxes(draws, batch.images.shape[-1], (0.08, 1.0))
+    cropped = resized_crop(batch.images, boxes, 224, draws.chance(0.5))
+    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (MEAN, STD))
+    return (cropped - mean).div_(std)
+
+
+def view_of(task: str, side: int, options: dict[str, Any]) -> Callable[[Batch, torch.Generator], Any]:
+    """The view of a method with a small encoder; the view does not run it."""
+    if task == "crop":
+        return plain_crop
+    cls, info = find_method(task), DataInfo(1000, side)
+    chosen = cls.Options(**options).resolved(info)
+    channels = 1 if cls.color_space == "lightness" else 3
+    encoder = cls.build_encoder(chosen, info, "resnet18", stem="imagenet", in_channels=channels)
+    method = cls(chosen, encoder, info).train()
+    return lambda batch, generator: method.view(batch.images, batch.indices, generator)
+
+
+def make_pictures(given: str, folder: Path, small: int = 48, large: int = 12) -> None:
+    """JPEG files of two sizes from a folder of pictures, seeded."""
+    source = open_source([given])
+    generator = np.random.default_rng(0)
+    order = generator.permutation(len(source)).tolist()
+
+    def tile(number: int) -> Image.Image:
+        return Image.fromarray(source.read(order[number % len(order)], 500))
+
+    def save(image: Image.Image, path: Path) -> None:
+        pixels = np.asarray(image) + generator.normal(0, 3, (image.height, image.width, 3)).round()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+    for number in range(small):
+        save(tile(number).crop((0, 62, 500, 437)), folder / "500" / "a" / f"{number}.jpg")
+    for number in range(large):
+        mosaic = Image.new("RGB", (2000, 1500))
+        for place in range(12):
+            mosaic.paste(tile(12 * number + place), (place % 4 * 500, place // 4 * 500))
+        save(mosaic, folder / "2000" / "a" / f"{number}.jpg")
+
+
+def compare(task: str, folder: Path, batch: int, rounds: int) -> dict[str, float]:
+    """Pictures per CPU-second of both sides on the files of one size."""
+    side, options = TASKS[task]
+    usual = ImageFolder(str(folder), transform=USUAL[task])
+    view, generator = view_of(task, side, options), torch.Generator().manual_seed(0)
+    places: Iterator[int] = iter(())
+
+    def theirs() -> object:
+        nonlocal places
+        found = []
+        for _ in range(batch):
+            place = next(places, None)
+            if place is None:
+                places = iter(random.sample(range(len(usual)), len(usual)))
+                place = next(places)
+            found.append(usual[place])
+        return default_collate(found)
+
+    loader = TrainBatches(open_source([str(folder)]), size=side, batch_size=batch, seed=0, workers=0)
+    seconds: dict[str, list[float]] = {"ssltool": [], "loader": [], "usual": []}
+    with loader:
+        batches = loader.from_step(0)
+        for number in range(rounds + 1):
+            start = time.process_time()
+            loaded = next(batches)
+            middle = time.process_time()
+            view(loaded, generator)
+            end = time.process_time()
+            theirs()
+            if number:
+                seconds["ssltool"].append(end - start)
+                seconds["loader"].append(middle - start)
+                seconds["usual"].append(time.process_time() - end)
+    speed = {name: batch / median(values) for name, values in seconds.items()}
+    return {**speed, "ratio": speed["ssltool"] / speed["usual"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--pictures", default="demo:600", help="what the JPEG files are made from; natural ones, please"
+    )
+    parser.add_argument("--task", choices=list(TASKS), action="append", help="only this one; may be repeated")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        make_pictures(given.pictures, Path(folder))
+        for task in given.task or list(TASKS):
+            results[task] = {}
+            for pixels, batch in (("500", 16), ("2000", 6)):
+                found = compare(task, Path(folder) / pixels, batch, given.rounds)
+                target = 3.0 if pixels == "2000" else TARGETS.get(task, 2.0)
+                results[task][pixels] = {**found, "target": target}
+                if not given.json:
+                    print(
+                        f"{task:20} {pixels:>5} px: ssltool {found['ssltool']:7.1f} (loader alone "
+                        f"{found['loader']:7.1f}), usual {found['usual']:7.1f} per CPU-second, "
+                        f"{found['ratio']:5.2f} times (target {target})",
+                        flush=True,
+                    )
+    if given.json:
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        fast = decode.simplejpeg is not None
+        print(json.dumps({"tasks": results, "simplejpeg": fast, "versions": versions}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

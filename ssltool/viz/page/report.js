@@ -24,7 +24,7 @@
 
   const label = (text, look) => ({ text, font: { color: look.soft, size: 12 }, standoff: 8 });
 
-  function drawn(chart) {
+  function drawn(chart, width) {
     const look = shade();
     const layout = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 44, r: 12, t: 28, b: 40 },
@@ -36,12 +36,14 @@
       // Long names are cut on the axes, not in the hover, and margins are set, not searched for.
       const short = (name) => (name.length > 16 ? `${name.slice(0, 15)}\u2026` : name);
       const room = (names) => 40 + 5.5 * Math.max(...names.map((name) => short(name).length));
-      const names = (all) => ({
-        type: "category", showgrid: false, automargin: false, tickmode: "array", tickvals: all,
-        ticktext: all.map(short), tickfont: { color: look.soft, size: all.length > 20 ? 8 : 11 },
+      const names = (all, every = 1) => ({
+        type: "category", showgrid: false, automargin: false, tickmode: "array",
+        tickvals: all.filter((_, i) => i % every === 0), ticktext: all.filter((_, i) => i % every === 0).map(short),
+        tickfont: { color: look.soft, size: all.length > 20 ? 8 : 11 },
       });
+      const every = Math.max(1, Math.ceil((9 * chart.columns.length) / (width - room(chart.rows) - 70)));
       layout.margin = { l: room(chart.rows), r: 12, t: 28, b: room(chart.columns) };
-      layout.xaxis = axis(look, { ...names(chart.columns), title: label(chart.column_label, look), tickangle: -90 });
+      layout.xaxis = axis(look, { ...names(chart.columns, every), title: label(chart.column_label, look), tickangle: -90 });
       layout.yaxis = axis(look, {
         ...names(chart.rows), title: label(chart.row_label, look), autorange: "reversed",
       });
@@ -106,7 +108,7 @@
       place.style.height = `${200 + 13 * chart.rows.length}px`;
       place.closest(".chart").classList.add("wide");
     }
-    const { data, layout } = drawn(chart);
+    const { data, layout } = drawn(chart, Math.max(200, place.clientWidth));
     for (const name of ["xaxis", "yaxis"]) {  // a zoom outlives a change of colours
       if (seen.has(chart.id) && place.layout[name].autorange === false) layout[name].range = place.layout[name].range;
     }

@@ -415,7 +415,7 @@ class Cpc(Method[CpcOptions, CpcView]):
             "context (yellow) and target (green)": marked[0],
             "true patch": view.raw[b, true],
             f"the {_SHOWN} best candidates": patches.assemble(ranked, _SHOWN // 2, 4, _GAP_GRAY)[0],
-            "similarity in its picture": heat[0],
+            "similarity, brighter = more": heat[0],
         }
 
     def charts(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:

@@ -76,7 +76,7 @@ class Curves:
         series: Curve's name -> (x, y).
         chance: Words -> y of a dashed line across.
         log_x: Whether x is drawn by its logarithm; x may also be names.
-        color_of: Curve's name -> number of its colour; in their order if empty.
+        color_of: Name of a curve or words of a dashed line -> number of its colour; curves in their order if empty.
     """
 
     title: str
@@ -220,6 +220,8 @@ def curves(runs: Sequence[RunPage]) -> tuple[list[Curves], list[Curves]]:
                     levels.setdefault(scale * run.chance[name], []).append(run.name)
         whose = {level: f" of {', '.join(of)}" if len(of) < len(series) else "" for level, of in levels.items()}
         chance = {f"chance {level:.3g}{whose[level]}": level for level in levels}
+        if len(levels) > 1:  # each in the colour of its run
+            colors |= {words: colors[levels[level][0]] for words, level in chance.items()}
         drawn[name] = Curves(headed(name), "step", series, chance, color_of=colors)
     return [drawn[name] for name in names if name not in _PLUMBING], [drawn[n] for n in names if n in _PLUMBING]
 
@@ -313,7 +315,10 @@ def _drawable(chart: Curves | HeatMap) -> dict[str, Any]:
             }
             for i, (name, (x, y)) in enumerate(chart.series.items())
         ],
-        "chance": [{"name": html.escape(words), "y": y} for words, y in chart.chance.items()],
+        "chance": [
+            {"name": html.escape(words), "y": y, "color": chart.color_of.get(words)}
+            for words, y in chart.chance.items()
+        ],
         "log_x": chart.log_x,
     }
 

@@ -65,7 +65,7 @@ def draw_attribution(
     own, around = pictures_of(weights, data, image, optional=bool(image))
     shown = sample(own, size, len(own) if image else _SEEN)[0]
     seen = torch.cat([shown, sample(around, size, _SEEN)[0]]) if around is not None else shown
-    drawn = shown if image else spread(shown, count)
+    drawn = shown if image else shown[spread(shown, count)]
     reader = features.Reader.of(card)
     features.recalibrate_batch_norm(encoder, [seen.to(best_device())], reader)
     found = responses(encoder.eval(), reader, seen, drawn, chosen)

@@ -15,6 +15,7 @@ from ssltool.viz.sheet import save_contact, save_sheet
 
 _SHOWN = 8  # pictures of the task and of the answers
 _SAMPLES = 24  # pictures of the data
+_PLAIN = 4.0  # of 255: the contrast, as a deviation, below which a picture shows nothing
 _WIDTH = 1400  # px, about a screen: rows stand side by side as far as they fit
 
 
@@ -81,6 +82,12 @@ def with_places(answers: Answers, source: Source, size: int) -> Answers:
     return answers._replace(pictures={**answers.pictures, **columns})
 
 
-def spread(stack: Tensor, count: int) -> Tensor:
-    """At most ``count`` evenly spread members of a stack."""
-    return stack[torch.linspace(0, len(stack) - 1, min(count, len(stack))).long()]
+def spread(images: Tensor, count: int) -> Tensor:
+    """Places int64 of at most ``count`` evenly spread pictures of uint8 ``[N, 3, S, S]``.
+
+    Pictures without any contrast, on which no task can be seen, are passed over while there are enough others.
+    """
+    worthy = (images.float().std(dim=(1, 2, 3)) > _PLAIN).nonzero().flatten()
+    if len(worthy) < count:
+        worthy = torch.arange(len(images))
+    return worthy[torch.linspace(0, len(worthy) - 1, min(count, len(worthy))).long()]

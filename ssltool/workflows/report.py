@@ -25,7 +25,14 @@ _FRAMES = 16  # pictures over time in the page; 20 to 40 are written by a run
 _OTHERS = 12  # further pictures
 _SKIPPED = 200  # lines of skipped.txt
 _OWN = {"task", "samples"}  # pictures with a place of their own in the page
-_WORDS = {"knn20": "20 neighbours", "knn200": "200 neighbours", "svm": "SVM", "svm_map": "SVM, mAP", "mlp": "MLP"}
+_WORDS = {
+    "knn5": "5 neighbours",
+    "knn20": "20 neighbours",
+    "knn200": "200 neighbours",
+    "svm": "SVM",
+    "svm_map": "SVM, mAP",
+    "mlp": "MLP",
+}
 
 
 def write_report(folders: Sequence[Path], to: Path | None = None, frames: int = _FRAMES) -> dict[str, Any]:

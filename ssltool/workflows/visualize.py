@@ -112,7 +112,8 @@ def draw_task(
     method = runs.build_method(choice, info).train()
     looked, places = sample(source, info.image_size, _SCORED)
     method.prepare([(looked, places)])
-    images, index = spread(looked, count), spread(places, count)
+    chosen = spread(looked, count)
+    images, index = looked[chosen], places[chosen]
     columns = method.pictures(images, index, torch.Generator().manual_seed(seed))
     save_sheet(columns, sheet, title=f"{choice.method}: the task, {info.image_size} px pictures")
     charts = _draw_charts(method, looked, places, path, seed)
@@ -150,7 +151,8 @@ def draw_answers(
     if source.fingerprint() != run.fingerprint:
         index = index + run.info.count  # pictures that the run has not seen are numbered after its own
     scores = score(method, images, index, seed)
-    answers = method.answers(spread(images, count), spread(index, count), torch.Generator().manual_seed(seed))
+    chosen = spread(images, count)
+    answers = method.answers(images[chosen], index[chosen], torch.Generator().manual_seed(seed))
     if answers.places:
         answers = with_places(answers, open_source(run.choice.run.data), run.info.image_size)
     numbers = ", ".join(said(key, value, method.chance) for key, value in scores.items() if key != "loss")
@@ -310,7 +312,7 @@ def draw_curves(folders: Sequence[Path], path: Path) -> dict[str, Any]:
             raise UsageError(f"{folder} has no metrics yet; they come with the first {run.choice.run.log_every} steps")
         curves[name], chance[name] = lines, runs.chance(folder)
         methods.append(run.choice.method)
-    title = f"{methods[0]}, {folders[0]}" if len(folders) == 1 else ", ".join(dict.fromkeys(methods))
+    title = f"{methods[0]}, {folders[0].resolve().name}" if len(folders) == 1 else ", ".join(dict.fromkeys(methods))
     figure = chart.curves(curves, chance, title)
     return {
         "path": str(chart.save_figure(figure, path)),

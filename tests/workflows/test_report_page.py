@@ -60,13 +60,13 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
     ):
         assert words in text
     drawn = {chart["title"]: chart for chart in charts(text)}
-    assert drawn["accuracy, %"]["chance"] == [{"name": "chance 4.17", "y": pytest.approx(100 / 24)}]
+    assert drawn["accuracy, %"]["chance"] == [{"name": "chance 4.17", "y": pytest.approx(100 / 24), "color": None}]
     assert drawn["accuracy, %"]["series"][0]["y"] == [10, 20, 30, 40]
     assert drawn["loss"]["series"][0]["x"] == [10, 20, 30, 40]
     assert drawn["answers in % of each class"]["z"] == [[75, 25], [0, 100]]
     stages = drawn["linear probe of each stage, accuracy in %"]
     assert [series["name"] for series in stages["series"]] == ["jigsaw", "random weights"]
-    assert stages["chance"] == [{"name": "pixels 10.0 %", "y": 10}]
+    assert stages["chance"] == [{"name": "pixels 10.0 %", "y": 10, "color": None}]
 
 
 def test_a_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert "Options that differ" in text
     loss = next(chart for chart in charts(text) if chart["title"] == "loss")
     assert [series["name"] for series in loss["series"]] == ["a/run", "b/run"]
-    assert loss["chance"] == [{"name": "chance 3.18", "y": 3.178}]  # one line for both
+    assert loss["chance"] == [{"name": "chance 3.18", "y": 3.178, "color": None}]  # one line for both
 
 
 def test_nothing_of_a_run_is_taken_for_html(tmp_path: Path) -> None:

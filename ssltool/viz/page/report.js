@@ -24,7 +24,7 @@
 
   const label = (text, look) => ({ text, font: { color: look.soft, size: 12 }, standoff: 8 });
 
-  function drawn(chart) {
+  function drawn(chart, width) {
     const look = shade();
     const layout = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 44, r: 12, t: 28, b: 40 },
@@ -33,9 +33,19 @@
       hoverlabel: { bgcolor: look.panel, bordercolor: look.soft, font: { color: look.ink }, namelength: -1 },
     };
     if (chart.kind === "heat") {
-      layout.xaxis = axis(look, { title: label(chart.column_label, look), type: "category", showgrid: false });
+      // Long names are cut on the axes, not in the hover, and margins are set, not searched for.
+      const short = (name) => (name.length > 16 ? `${name.slice(0, 15)}\u2026` : name);
+      const room = (names) => 40 + 5.5 * Math.max(...names.map((name) => short(name).length));
+      const names = (all, every = 1) => ({
+        type: "category", showgrid: false, automargin: false, tickmode: "array",
+        tickvals: all.filter((_, i) => i % every === 0), ticktext: all.filter((_, i) => i % every === 0).map(short),
+        tickfont: { color: look.soft, size: all.length > 20 ? 8 : 11 },
+      });
+      const every = Math.max(1, Math.ceil((9 * chart.columns.length) / (width - room(chart.rows) - 70)));
+      layout.margin = { l: room(chart.rows), r: 12, t: 28, b: room(chart.columns) };
+      layout.xaxis = axis(look, { ...names(chart.columns, every), title: label(chart.column_label, look), tickangle: -90 });
       layout.yaxis = axis(look, {
-        title: label(chart.row_label, look), type: "category", autorange: "reversed", showgrid: false,
+        ...names(chart.rows), title: label(chart.row_label, look), autorange: "reversed",
       });
       const data = [{
         type: "heatmap", z: chart.z, x: chart.columns, y: chart.rows, colorscale: "Viridis",
@@ -56,7 +66,7 @@
     }));
     layout.showlegend = many;
     layout.hovermode = "x unified";
-    layout.legend = { orientation: "h", y: -0.25, yanchor: "top", font: { color: look.ink, size: 12 } };
+    layout.legend = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { color: look.ink, size: 12 } };
     layout.xaxis = axis(look, {
       title: label(chart.x_label, look), type: chart.log_x ? "log" : "-",
       unifiedhovertitle: { text: `${chart.x_label} %{x}` },
@@ -66,13 +76,15 @@
     if (typeof (chart.series[0] || { x: [0] }).x[0] === "string") layout.xaxis.type = "category";
     // Invisible points on the dashed lines keep them inside the axis, however far from the curve they are.
     const first = chart.series.length ? chart.series[0].x[0] : 0;
+    const chanceColor = (line) => (line.color === null ? look.chance : look.of[line.color % look.of.length]);
     layout.shapes = chart.chance.map((line) => ({
       type: "line", xref: "paper", x0: 0, x1: 1, y0: line.y, y1: line.y,
-      line: { color: look.chance, width: 1.5, dash: "dash" },
+      line: { color: chanceColor(line), width: 1.5, dash: "dash" },
     }));
-    layout.annotations = chart.chance.map((line, i) => ({
+    // More than three would be written over one another; their colours say whose they are.
+    layout.annotations = (chart.chance.length > 3 ? [] : chart.chance).map((line, i) => ({
       xref: "paper", x: i % 2 ? 0.02 : 0.98, xanchor: i % 2 ? "left" : "right", y: line.y, yanchor: "bottom",
-      text: line.name, showarrow: false, font: { color: look.chance, size: 11 },
+      text: line.name, showarrow: false, font: { color: chanceColor(line), size: 11 },
     }));
     for (const line of chart.chance) {
       data.push({
@@ -92,7 +104,11 @@
 
   function draw(chart) {
     const place = document.getElementById(chart.id);
-    const { data, layout } = drawn(chart);
+    if (chart.kind === "heat" && chart.rows.length > 16) {  // a line for each class
+      place.style.height = `${200 + 13 * chart.rows.length}px`;
+      place.closest(".chart").classList.add("wide");
+    }
+    const { data, layout } = drawn(chart, Math.max(200, place.clientWidth));
     for (const name of ["xaxis", "yaxis"]) {  // a zoom outlives a change of colours
       if (seen.has(chart.id) && place.layout[name].autorange === false) layout[name].range = place.layout[name].range;
     }

@@ -1,0 +1,165 @@
+"""Draw the pictures of the gallery from real runs: python docs/gallery.py RUN [RUN ...] --data FOLDER.
+
+One run of each task is asked for; of several the last is taken. Pictures go to docs/pictures/gallery, and the page
+docs/gallery.md is written anew, with a section for each task that a run was given for. Type it where the runs' data
+folders are reached by relative paths: titles name them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ssltool.viz.words import said
+from ssltool.workflows import runs
+from ssltool.workflows.attribution import draw_attribution
+from ssltool.workflows.neighbors import draw_neighbors
+from ssltool.workflows.options import Choice
+from ssltool.workflows.visualize import compare_permutations, draw_answers, draw_curves, draw_features, draw_task
+
+HERE = Path(__file__).parent
+PICTURES = HERE / "pictures" / "gallery"
+LARGEST = 240_000  # bytes of a picture
+WIDEST = 1200  # px
+ROWS = 4
+
+TASKS = {
+    "jigsaw": "Shuffled tiles; the network names the permutation.",
+    "context-prediction": "Two patches; the network names on which of eight sides of the first the second lies.",
+    "context-encoder": "A region is removed; the network paints it.",
+    "colorization": "The network sees lightness and answers a distribution over colours for each place.",
+    "npid": "Every picture is its own class; what the network takes for alike comes out as nearest neighbours.",
+    "cpc": "From patches above, the network picks the patch below among many.",
+}
+SOLVED = {
+    "jigsaw": "Shown, answered (green = right place, vermilion = wrong), true.",
+    "context-prediction": "The brighter a place, the likelier to the network. Green frame: truth; vermilion: wrong.",
+    "context-encoder": "The hole, what the network paints, the truth, and what interpolation from the rim would paint.",
+    "colorization": "What the network sees, what it answers, the true colours.",
+    "npid": "Each picture, and the pictures of the run that lie nearest to it.",
+    "cpc": "The candidates ranked by the network, the true one framed.",
+}
+
+
+def main() -> None:
+    """Draw everything and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--data", required=True, help="labelled pictures that no run has seen")
+    parser.add_argument("--own", help="the training pictures of the npid run, by the path that its title shall name")
+    asked = parser.parse_args()
+    by_task = {runs.read_run(folder).choice.method: folder for folder in asked.runs}
+    found = {name: by_task[name] for name in TASKS if name in by_task}
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "# Gallery",
+        "",
+        "Every picture here is drawn by a command, from a run of a few CPU-minutes to a few CPU-hours;",
+        "[`docs/gallery.py`](gallery.py) draws them all. The same seed draws the same bytes.",
+    ]
+    for name, folder in found.items():
+        lines += section(name, folder, asked.data, asked.own)
+    lines += ["", "## Sets of permutations", "", "What the ways to choose 100 permutations amount to.", ""]
+    lines += shown(
+        "ssltool visualize permutations --compare --permutations 100",
+        "permutation-modes",
+        "Histograms of the Hamming distances of five sets of permutations",
+        lambda path: compare_permutations(path),
+    )
+    (HERE / "gallery.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def section(name: str, folder: Path, data: str, own_data: str | None) -> list[str]:
+    """The pictures of one task and their lines."""
+    run = runs.read_run(folder)
+    own = name == "npid"  # its answers are pictures of the run
+    if run.choice.run.data == ("demo",):  # other pictures of the world it was trained on
+        data = "demo-test:512"
+    others = (data,)
+    trained = (own_data,) if own_data else ()
+    place = f"runs/{name}-1"
+    lines = ["", f"## {name}", "", f"{TASKS[name]} [How it works](methods/{name}.md).", ""]
+    lines += shown(
+        f"ssltool visualize task {name} --data {'demo' if data == 'demo-test:512' else 'photos/train'} --count {ROWS}",
+        f"{name}-task",
+        f"The task of {name} as the network is given it",
+        lambda path: draw_task(with_data(run.choice, trained), path, count=ROWS),
+    )
+    answers: dict[str, Any] = {}
+    lines += ["", SOLVED[name], ""]
+    lines += shown(
+        f"ssltool visualize solve --weights {place}" + ("" if own else f" --data {data}") + f" --count {ROWS}",
+        f"{name}-solved",
+        f"What a network trained on {name} answers, beside the truth",
+        lambda path: answers.update(draw_answers(folder, path, data=trained if own else others, count=ROWS)),
+    )
+    told = [said(key, value, answers["chance"]) for key, value in answers.items() if key in answers["chance"]]
+    lines += ["", f"On {answers['pictures']} pictures: {', '.join(told)}.", ""]
+    lines += shown(
+        f"ssltool visualize curves {place}",
+        f"{name}-curves",
+        f"Curves of the run of {name} with chance levels dashed",
+        lambda path: draw_curves([folder], path),
+    )
+    lines += [""]
+    lines += shown(
+        f"ssltool visualize attribution --weights {place} --data {data} --count 3",
+        f"{name}-attribution",
+        f"Where each stage of the encoder trained on {name} responds",
+        lambda path: draw_attribution(folder, path, data=others, count=3),
+    )
+    if name in {"context-prediction", "npid"}:
+        lines += ["", "Frames are green around neighbours of the query's class, vermilion around others.", ""]
+        lines += shown(
+            f"ssltool visualize neighbors --weights {place} --data {data} --count 3",
+            f"{name}-neighbors",
+            "Nearest neighbours by the encoder beside those by random weights",
+            lambda path: draw_neighbors(folder, path, data=others, count=3, nearest=4),
+        )
+    if name == "npid":
+        lines += [""]
+        lines += shown(
+            f"ssltool visualize features --weights {place} --data {data}",
+            f"{name}-features",
+            "A map of pictures by their features, frames in the colours of their classes",
+            lambda path: draw_features(folder, path, data=others),
+        )
+    return lines
+
+
+def with_data(choice: Choice, data: tuple[str, ...]) -> Choice:
+    """The same options on other pictures, unless the run drew its own."""
+    if not data or choice.run.data == ("demo",):
+        return choice
+    return choice.model_copy(update={"run": choice.run.model_copy(update={"data": data})})
+
+
+def shown(command: str, name: str, words: str, draw: Callable[[Path], Any]) -> list[str]:
+    """Draw one picture, make it small, and return its lines."""
+    path = PICTURES / f"{name}.png"
+    draw(path)
+    for chart in PICTURES.glob(f"{name}-*.png"):  # charts beside a sheet stand on the task's own page
+        chart.unlink()
+    small(path)
+    return ["```console", f"$ {command}", "```", "", f"![{words}](pictures/gallery/{name}.png)"]
+
+
+def small(path: Path) -> None:
+    """Shrink a picture until it is at most `WIDEST` wide and `LARGEST` long; few colours serve before fewer pixels."""
+    image: Image.Image = Image.open(path).convert("RGB")
+    width = min(image.width, WIDEST)
+    colors = 256
+    while True:
+        scaled = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+        scaled.quantize(colors, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+        if path.stat().st_size <= LARGEST:
+            return
+        width = round(0.85 * width)
+
+
+if __name__ == "__main__":
+    main()

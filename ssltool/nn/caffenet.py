@@ -12,6 +12,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from ssltool.nn.lrn import LocalResponseNorm
+
 
 class CaffeNet(nn.Module):
     """Convolutions conv1 to conv5 of the Context-Free Network (2,334,080 parameters); it has no classifier.
@@ -31,11 +33,11 @@ class CaffeNet(nn.Module):
                 conv1=nn.Conv2d(3, 96, 11, stride=conv1_stride),
                 relu1=nn.ReLU(inplace=True),
                 pool1=_pool(),
-                norm1=nn.LocalResponseNorm(5, 1e-4, 0.75),
+                norm1=LocalResponseNorm(96),
                 conv2=nn.Conv2d(96, 256, 5, padding=2, groups=2),
                 relu2=nn.ReLU(inplace=True),
                 pool2=_pool(),
-                norm2=nn.LocalResponseNorm(5, 1e-4, 0.75),
+                norm2=LocalResponseNorm(256),
                 conv3=nn.Conv2d(256, 384, 3, padding=1),
                 relu3=nn.ReLU(inplace=True),
                 conv4=nn.Conv2d(384, 384, 3, padding=1, groups=2),

@@ -11,6 +11,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from ssltool.nn.lrn import LocalResponseNorm
+
 
 class ContextNet(nn.Module):
     """Convolutions conv1 to conv5 (3,747,200 parameters), Xavier-initialised; it has no classifier.
@@ -25,11 +27,11 @@ class ContextNet(nn.Module):
                 conv1=nn.Conv2d(3, 96, 11, stride=4, padding=5),
                 relu1=nn.ReLU(inplace=True),
                 pool1=_pool(),
-                norm1=nn.LocalResponseNorm(5, 1e-4, 0.75),
+                norm1=LocalResponseNorm(96),
                 conv2=nn.Conv2d(96, 256, 5, padding=2),
                 relu2=nn.ReLU(inplace=True),
                 pool2=_pool(),
-                norm2=nn.LocalResponseNorm(5, 1e-4, 0.75),
+                norm2=LocalResponseNorm(256),
                 conv3=nn.Conv2d(256, 384, 3, padding=1),
                 bn3=nn.BatchNorm2d(384, affine=False),
                 relu3=nn.ReLU(inplace=True),

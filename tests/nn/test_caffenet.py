@@ -48,7 +48,7 @@ def test_stride_4_is_for_whole_pictures_and_has_the_same_keys():
 
 def test_response_normalisation_is_caffes_formula():
     norm = CaffeNet().features.norm1
-    x = torch.randn(1, 7, 2, 2, generator=torch.Generator().manual_seed(0)) * 100
+    x = torch.randn(1, 96, 2, 2, generator=torch.Generator().manual_seed(0)) * 100
     channel = 3
     squares = (x[:, channel - 2 : channel + 3] ** 2).sum(dim=1)
     expected = x[:, channel] / (1 + 1e-4 / 5 * squares) ** 0.75

@@ -77,8 +77,13 @@ class Display:
         ]
         for name in ("accuracy", "tile_accuracy", "knn"):
             if name in line:
-                known = f" (chance {self._chance[name]:.1%})" if name in self._chance else ""
-                shown.append(f"{name.replace('_', ' ')} {line[name]:.1%}{known}")
+                known = f" (chance {_percent(self._chance[name])})" if name in self._chance else ""
+                shown.append(f"{name.replace('_', ' ')} {_percent(line[name])}{known}")
         shown.append(f"{line['images_per_s']:.0f} images/s")
         shown.append(f"data {line['data_wait']:.0%}")
         return "  ".join(shown)
+
+
+def _percent(share: float) -> str:
+    """A share in percent; a small one, such as the chance of picking one of thousands, keeps two digits."""
+    return f"{share:.1%}" if share >= 0.01 or share <= 0 else f"{100 * share:.2g}%"

@@ -19,7 +19,8 @@ def is_share(name: str) -> bool:
 def written(name: str, value: float) -> str:
     """A number with its unit."""
     if is_share(name):
-        return f"{value:.1%}"
+        # A small share, such as the chance of picking one of thousands, keeps two digits.
+        return f"{value:.1%}" if value >= 0.01 or value <= 0 else f"{100 * value:.2g}%"
     if name.endswith("_nats"):
         return f"{value:.3f} nats"
     return f"{value:.1f} dB" if name.endswith("_db") else f"{value:.4g}"

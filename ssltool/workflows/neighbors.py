@@ -86,9 +86,8 @@ def draw_neighbors(
         columns[f"nearest by {name}"] = _tiles(images[found], same)
         if same is not None:
             shares[name] = float(same.float().mean())
-    things = "patches" if patch else "pictures"
     searched = len(images) - len(image)
-    title = f"nearest of {searched} {things} of {source.description}"
+    title = f"nearest among {searched:,} {'patches ' if patch else ''}of {source.description}"
     captions = [_caption(source.classes, labels[int(owner[q])]) for q in queries] if shares else None
     save_sheet(columns, png(path), captions=captions, title=title)
     return {"path": str(png(path)), "searched": searched, "same_class": shares}

@@ -254,7 +254,7 @@ def draw_features(
     if len(labels) < len(images) or len(source.classes) < 2:
         labels = []
     kind_said = "t-SNE" if share is None else f"principal components, {share:.0%} of the variance"
-    title = f"{card.method}, pooled features of {len(images):,} pictures of {source.description}: {kind_said}"
+    title = f"{card.method}, pooled features of {len(images):,} of {source.description}: {kind_said}"
     path = png(path)
     save_map(points.numpy(), images, path, labels=labels, classes=source.classes if labels else (), title=title)
     found = {} if share is None else {"variance": share}

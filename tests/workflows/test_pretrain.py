@@ -120,6 +120,8 @@ def test_an_interrupted_and_resumed_run_ends_with_the_same_bytes(
     [
         ("context-prediction", {}),
         ("context-encoder", {"mask": "center", "adversarial": 0.01, "momentum": 0.5}),
+        ("colorization", {}),
+        ("cpc", {"directions": 1}),
     ],
 )
 def test_other_methods_resume_exactly_too(name: str, options: dict[str, Any], tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from ssltool.workflows.visualize import compare_permutations, draw_answers, draw
 
 HERE = Path(__file__).parent
 PICTURES = HERE / "pictures" / "gallery"
-LARGEST = 240_000  # bytes of a picture
-WIDEST = 1200  # px
+LARGEST = 320_000  # bytes of a picture
+WIDEST = 1000  # px
 ROWS = 4
 
 TASKS = {
@@ -149,16 +149,15 @@ def shown(command: str, name: str, words: str, draw: Callable[[Path], Any]) -> l
 
 
 def small(path: Path) -> None:
-    """Shrink a picture until it is at most `WIDEST` wide and `LARGEST` long; few colours serve before fewer pixels."""
+    """Shrink a picture until it is at most `WIDEST` wide and `LARGEST` long, in all its colours."""
     image: Image.Image = Image.open(path).convert("RGB")
     width = min(image.width, WIDEST)
-    colors = 256
     while True:
         scaled = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
-        scaled.quantize(colors, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+        scaled.save(path, optimize=True)
         if path.stat().st_size <= LARGEST:
             return
-        width = round(0.85 * width)
+        width = round(0.9 * width)
 
 
 if __name__ == "__main__":

@@ -278,7 +278,7 @@ def bars(
     drawn = axis.barh(names, [values[name] for name in names], xerr=errors, color=BLUE)
     axis.bar_label(drawn, [f"{values[name]:.1f}" for name in names], fontsize=8, padding=3)
     axis.set_xlabel(label)
-    axis.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)  # over the names, too
     axis.tick_params(labelsize=8)
     axis.margins(x=0.12, y=0.01)
     axis.spines[["top", "right"]].set_visible(False)

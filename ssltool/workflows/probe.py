@@ -172,7 +172,7 @@ def probe(
         "weights": str(weights),
         "method": card.method,
         "backbone": card.backbone,
-        "network": f"{card.backbone}, {card.stem} stem, {card.in_channels} channels",
+        "network": f"{card.backbone}, {card.stem} stem, {card.in_channels} channel{'s' * (card.in_channels > 1)}",
         "steps": card.training.get("steps", 0),
         "rows": [found_.row for found_ in scored],
         "best": best,

@@ -4,20 +4,22 @@
 
 Ours is the loader (decode, centre square, batch of bytes) and the method's batched view. The other side is the same
 task as public implementations write it: a Dataset whose __getitem__ opens the file with Pillow, transforms it with
-torchvision and cuts, jitters and normalises piece by piece, and the default collate. Both on the same files, in one
-process and one thread, taking turns; pictures per CPU-second, medians. Files are made from the pictures given: of
-500x375 px, and of 2000x1500 px as mosaics of twelve, with sensor-like noise, JPEG quality 90.
+torchvision and cuts, jitters and normalises piece by piece, and the default collate. Each side has a process of its
+own with one thread, as it would run in training; they take turns on the same files. Pictures per CPU-second, medians.
+FOLDER holds large photographs: they are reduced to 2000 px, and 500x375 px are cut out of those, JPEG quality 90.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +37,7 @@ from torchvision.datasets import ImageFolder
 from ssltool.data import decode
 from ssltool.data.batches import Batch, TrainBatches
 from ssltool.data.find import open_source
+from ssltool.memory import keep_freed_memory
 from ssltool.methods.base import DataInfo
 from ssltool.methods.find import find_method
 from ssltool.ops.ab_bins import bin_centers
@@ -43,6 +46,7 @@ from ssltool.ops.random import Draws
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMALIZE = T.Compose([T.ToTensor(), T.Normalize(MEAN, STD)])
+_WARM_UP = 3
 TARGETS = {"crop": 2.4, "jigsaw": 5.0, "npid": 3.0}  # on 500 px pictures; 2 for the others, 3 for all on 2000 px
 
 # The task of each method: side of the loader's squares, options of ours.
@@ -216,8 +220,10 @@ def plain_crop(batch: Batch, generator: torch.Generator) -> Tensor:
     draws = Draws(batch.indices, generator)
     boxes = random_boxes(draws, batch.images.shape[-1], (0.08, 1.0))
     cropped = resized_crop(batch.images, boxes, 224, draws.chance(0.5))
-    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (MEAN, STD))
-    return (cropped - mean).div_(std)
+    # Rows of red, green, blue in turn, as they lie in memory.
+    mean, std = (torch.tensor(values).mul(255).repeat(224) for values in (MEAN, STD))
+    rows = cropped.permute(0, 2, 3, 1).flatten(2).to(torch.float32)
+    return rows.sub_(mean).div_(std).unflatten(2, (224, 3)).permute(0, 3, 1, 2)
 
 
 def view_of(task: str, side: int, options: dict[str, Any]) -> Callable[[Batch, torch.Generator], Any]:
@@ -232,82 +238,112 @@ def view_of(task: str, side: int, options: dict[str, Any]) -> Callable[[Batch, t
     return lambda batch, generator: method.view(batch.images, batch.indices, generator)
 
 
-def make_pictures(given: str, folder: Path, small: int = 48, large: int = 12) -> None:
-    """JPEG files of two sizes from a folder of pictures, seeded."""
-    source = open_source([given])
-    generator = np.random.default_rng(0)
-    order = generator.permutation(len(source)).tolist()
-
-    def tile(number: int) -> Image.Image:
-        return Image.fromarray(source.read(order[number % len(order)], 500))
-
-    def save(image: Image.Image, path: Path) -> None:
-        pixels = np.asarray(image) + generator.normal(0, 3, (image.height, image.width, 3)).round()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
-
-    for number in range(small):
-        save(tile(number).crop((0, 62, 500, 437)), folder / "500" / "a" / f"{number}.jpg")
-    for number in range(large):
-        mosaic = Image.new("RGB", (2000, 1500))
-        for place in range(12):
-            mosaic.paste(tile(12 * number + place), (place % 4 * 500, place // 4 * 500))
-        save(mosaic, folder / "2000" / "a" / f"{number}.jpg")
-
-
-def compare(task: str, folder: Path, batch: int, rounds: int) -> dict[str, float]:
-    """Pictures per CPU-second of both sides on the files of one size."""
-    side, options = TASKS[task]
-    usual = ImageFolder(str(folder), transform=USUAL[task])
-    view, generator = view_of(task, side, options), torch.Generator().manual_seed(0)
-    places: Iterator[int] = iter(())
-
-    def theirs() -> object:
-        nonlocal places
+def photographs(given: str | None) -> list[Image.Image]:
+    """Pictures of up to 2000 px: a folder's, or mosaics of the built-in demo pictures."""
+    if given is None:
+        source = open_source(["demo:240"])
         found = []
-        for _ in range(batch):
-            place = next(places, None)
-            if place is None:
-                places = iter(random.sample(range(len(usual)), len(usual)))
-                place = next(places)
-            found.append(usual[place])
-        return default_collate(found)
+        for number in range(20):
+            mosaic = Image.new("RGB", (2000, 1500))
+            for place in range(12):
+                tile = Image.fromarray(source.read(12 * number + place, 500))
+                mosaic.paste(tile, (place % 4 * 500, place // 4 * 500))
+            found.append(mosaic)
+        return found
+    found = []
+    for path in sorted(path for path in Path(given).rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"}):
+        image = decode.decode(path)
+        image.thumbnail((2000, 2000))
+        if min(image.size) >= 500:
+            found.append(image)
+    return found
 
-    loader = TrainBatches(open_source([str(folder)]), size=side, batch_size=batch, seed=0, workers=0)
-    seconds: dict[str, list[float]] = {"ssltool": [], "loader": [], "usual": []}
-    with loader:
+
+def make_pictures(given: str | None, folder: Path, small: int = 128) -> dict[str, float]:
+    """JPEG files of two sizes, seeded; returns their mean kilobytes."""
+    rng, images, count = random.Random(0), photographs(given), 0
+    for name in ("500", "2000"):
+        (folder / name / "a").mkdir(parents=True)
+    for count, image in enumerate(images):
+        image.save(folder / "2000" / "a" / f"{count}.jpg", quality=90)
+    for number in range(small):
+        image, (width, height) = rng.choice(images), (375, 500) if number % 4 == 0 else (500, 375)
+        left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
+        image.crop((left, top, left + width, top + height)).save(folder / "500" / "a" / f"{number}.jpg", quality=90)
+    return {
+        name: sum(path.stat().st_size for path in files) / len(files) / 1000
+        for name in ("500", "2000")
+        if (files := list((folder / name / "a").iterdir()))
+    }
+
+
+def run_ours(task: str, folder: str, batch: int, turns: Connection) -> None:
+    """A process that loads and draws a batch whenever it is told to, and answers with its CPU-seconds."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    side, options = TASKS[task]
+    view, generator = view_of(task, side, options), torch.Generator().manual_seed(0)
+    with TrainBatches(open_source([folder]), size=side, batch_size=batch, seed=0, workers=0) as loader:
         batches = loader.from_step(0)
-        for number in range(rounds + 1):
+        while turns.recv():
             start = time.process_time()
             loaded = next(batches)
             middle = time.process_time()
             view(loaded, generator)
-            end = time.process_time()
-            theirs()
-            if number:
-                seconds["ssltool"].append(end - start)
-                seconds["loader"].append(middle - start)
-                seconds["usual"].append(time.process_time() - end)
+            turns.send({"ssltool": time.process_time() - start, "loader": middle - start})
+
+
+def run_usual(task: str, folder: str, batch: int, turns: Connection) -> None:
+    """The same for the usual code."""
+    torch.set_num_threads(1)
+    pictures = ImageFolder(folder, transform=USUAL[task])
+    places: list[int] = []
+    while turns.recv():
+        start = time.process_time()
+        found = []
+        for _ in range(batch):
+            places = places or random.sample(range(len(pictures)), len(pictures))
+            found.append(pictures[places.pop()])
+        default_collate(found)
+        turns.send({"usual": time.process_time() - start})
+
+
+def compare(task: str, folder: Path, batch: int, rounds: int) -> dict[str, float]:
+    """Pictures per CPU-second of both sides on the files of one size."""
+    context = multiprocessing.get_context("spawn")
+    sides = []
+    for run in (run_ours, run_usual):
+        turns, theirs = context.Pipe()
+        process = context.Process(target=run, args=(task, str(folder), batch, theirs), daemon=True)
+        process.start()
+        sides.append((process, turns))
+    seconds: dict[str, list[float]] = {"ssltool": [], "loader": [], "usual": []}
+    for number in range(rounds + _WARM_UP):
+        for _, turns in sides:
+            turns.send(True)
+            for name, spent in turns.recv().items():
+                if number >= _WARM_UP:
+                    seconds[name].append(spent)
+    for process, turns in sides:
+        turns.send(False)
+        process.join()
     speed = {name: batch / median(values) for name, values in seconds.items()}
     return {**speed, "ratio": speed["ssltool"] / speed["usual"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--pictures", default="demo:600", help="what the JPEG files are made from; natural ones, please"
-    )
+    parser.add_argument("--pictures", help="a folder of large photographs to make the JPEG files from")
     parser.add_argument("--task", choices=list(TASKS), action="append", help="only this one; may be repeated")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     given = parser.parse_args()
-    torch.set_num_threads(1)
     results: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        make_pictures(given.pictures, Path(folder))
+        kilobytes = make_pictures(given.pictures, Path(folder))
         for task in given.task or list(TASKS):
             results[task] = {}
-            for pixels, batch in (("500", 16), ("2000", 6)):
+            for pixels, batch in (("500", 32), ("2000", 8)):
                 found = compare(task, Path(folder) / pixels, batch, given.rounds)
                 target = 3.0 if pixels == "2000" else TARGETS.get(task, 2.0)
                 results[task][pixels] = {**found, "target": target}
@@ -321,7 +357,9 @@ def main() -> None:
     if given.json:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         fast = decode.simplejpeg is not None
-        print(json.dumps({"tasks": results, "simplejpeg": fast, "versions": versions}, indent=2))
+        print(
+            json.dumps({"tasks": results, "kilobytes": kilobytes, "simplejpeg": fast, "versions": versions}, indent=2)
+        )
 
 
 if __name__ == "__main__":

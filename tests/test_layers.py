@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "ssltool"
-SHARED = {"errors", "distributed", "atomic", ""}  # "" is ssltool itself: the version
+SHARED = {"errors", "distributed", "atomic", "memory", ""}  # "" is ssltool itself: the version
 ALLOWED = {
     "cli": {"workflows", "methods"},
     "workflows": {"training", "methods", "probing", "exporting", "data", "viz", "nn", "ops"},
@@ -42,7 +42,7 @@ def test_imports_point_one_way(package: str) -> None:
         assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
 
 
-@pytest.mark.parametrize("name", ["errors", "distributed"])
+@pytest.mark.parametrize("name", ["errors", "distributed", "memory"])
 def test_the_lowest_files_import_nothing_of_ours(name: str) -> None:
     assert imported(ROOT / f"{name}.py") <= {""}
 

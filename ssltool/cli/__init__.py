@@ -18,6 +18,7 @@ from typer.exceptions import Abort, TyperException
 from ssltool import __version__
 from ssltool.cli import bench, compare, data, doctor, embed, export, methods, pretrain, probe, report, visualize
 from ssltool.errors import SslToolError
+from ssltool.memory import keep_freed_memory
 
 app = typer.Typer(
     name="ssltool",
@@ -59,6 +60,7 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Entry point of the ``ssltool`` command."""
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     """Pictures on their way to the network.
 
     Attributes:
-        images: uint8 ``[B, 3, S, S]``, RGB centre squares.
+        images: uint8 ``[B, 3, S, S]``, RGB centre squares, channels last in memory.
         indices: int64 ``[B]``, place of each picture in the source.
         epoch: Which pass over the data this is, from 0.
         wait: Seconds spent waiting for it.
@@ -237,11 +237,11 @@ class _Cache:
 
     def __init__(self, count: int, size: int) -> None:
         pixels = mmap.mmap(-1, count * 3 * size * size)
-        self._pixels = np.frombuffer(pixels, np.uint8).reshape(count, 3, size, size)
+        self._pixels = np.frombuffer(pixels, np.uint8).reshape(count, size, size, 3)
         self._known = np.frombuffer(mmap.mmap(-1, count), np.uint8)
 
     def get(self, place: int) -> NDArray[np.uint8] | None:
-        """The square ``[3, S, S]`` of a picture, if it was decoded before."""
+        """The square ``[S, S, 3]`` of a picture, if it was decoded before."""
         return self._pixels[place] if self._known[place] else None
 
     def put(self, place: int, square: NDArray[np.uint8]) -> None:
@@ -263,7 +263,8 @@ class _Squares(Dataset[_Loaded]):
 
     def __getitem__(self, request: _Request) -> _Loaded:
         skipped: dict[str, str] = {}
-        images = torch.empty(len(request.places), 3, self._size, self._size, dtype=torch.uint8)
+        # Channels last, as pictures are decoded and as torch resizes bytes three times as fast.
+        images = torch.empty(len(request.places), self._size, self._size, 3, dtype=torch.uint8)
         into, read = images.numpy(), list[int]()
         for place in request.places:
             found = self._readable(place, skipped)
@@ -273,7 +274,9 @@ class _Squares(Dataset[_Loaded]):
             elif self._replace:
                 # A short batch says that nothing is left; an exception would arrive with the worker's traceback in it.
                 break
-        return _Loaded(images[: len(read)], torch.tensor(read, dtype=torch.int64), request.epoch, skipped)
+        return _Loaded(
+            images[: len(read)].permute(0, 3, 1, 2), torch.tensor(read, dtype=torch.int64), request.epoch, skipped
+        )
 
     def _readable(self, place: int, skipped: dict[str, str]) -> tuple[int, NDArray[np.uint8]] | None:
         """A picture, or, if pictures are to be replaced, the next one that can be read."""
@@ -291,7 +294,7 @@ class _Squares(Dataset[_Loaded]):
         known = self._cache.get(place) if self._cache else None
         if known is not None:
             return known
-        square = self._source.read(place, self._size).transpose(2, 0, 1)
+        square = self._source.read(place, self._size)
         if self._cache:
             self._cache.put(place, square)
         return square

@@ -32,6 +32,7 @@ from ssltool.nn.card import Norm, Stem
 from ssltool.nn.context import Predictor
 from ssltool.nn.encoders import Encoder, build_encoder, deepest_stage
 from ssltool.ops import frames, grids, infonce, patches
+from ssltool.ops.choose import mirror
 from ssltool.ops.grids import DIRECTIONS, Direction, Grid
 from ssltool.ops.patch_augment import Level, augment
 from ssltool.ops.pieces import piecewise
@@ -129,13 +130,11 @@ class CpcView(NamedTuple):
     Attributes:
         patches: float ``[B, G*G, C_in, P, P]``, augmented and normalised, as the encoder sees them.
         offered: int64 ``[B, m]``, the cells that each picture offers as candidates; m = 0 unless negatives are random.
-        raw: uint8 ``[B, G*G, 3, P, P]``, the augmented patches.
         picture: uint8 ``[B, 3, H, H]``, the square that was cut.
     """
 
     patches: Tensor
     offered: Tensor
-    raw: Tensor
     picture: Tensor
 
 
@@ -279,24 +278,28 @@ class Cpc(Method[CpcOptions, CpcView]):
         if self.training:
             mirrored = draws.chance(self.options.flip)
             if self.options.flip:
-                images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+                images = mirror(images, mirrored)
             start = draws.integers(margin + 1, 1, 2)
         else:
             start = torch.full((len(index), 1, 2), margin // 2, device=device)
         picture = patches.cut(images, start[..., 0], start[..., 1], self.grid.side)[:, 0] if margin else images
-        shown = grids.cut(picture, self.grid).to(torch.float32) / 255
+        shown = grids.cut(picture, self.grid).to(torch.float32).div_(255)
         shown = augment(shown, self.options.augment if self.training else "none", draws, gray=self.gray)
         offered = torch.zeros(len(index), 0, dtype=torch.int64, device=device)
         if self.options.negatives == "random":
             offered = draws.order(cells)[:, : self.options.offered]
-        raw = (shown * 255).round().to(torch.uint8)
-        return CpcView(self._normalised(shown), offered, raw, picture)
+        return CpcView(self._normalised(shown), offered, picture)
 
     def _normalised(self, shown: Tensor) -> Tensor:
         """Patches float ``[B, G*G, 3, P, P]`` 0..1 as the encoder reads them."""
         if self.encoder.in_channels == 1:
             shown = shown.mean(dim=2, keepdim=True)
-        return (shown - self.mean) / self.std
+        return (shown - self.mean).div_(self.std)
+
+    def shown(self, view: CpcView) -> Tensor:
+        """The augmented patches as pictures, uint8 ``[B, G*G, 3, P, P]``."""
+        values = (view.patches * self.std + self.mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+        return values.expand(-1, -1, 3, -1, -1)
 
     def forward(self, view: CpcView) -> Loss:
         """Mean cross-entropy over directions and offsets, its ratio to log N, and how often the true patch is found."""
@@ -362,7 +365,7 @@ class Cpc(Method[CpcOptions, CpcView]):
             "context (yellow), its targets going down": self._framed(
                 view.picture, targets, frames.GREEN, context, frames.YELLOW
             ),
-            "all patches, as the network sees them": patches.assemble(view.raw, self.grid.count, 1, _GAP_GRAY),
+            "all patches, as the network sees them": patches.assemble(self.shown(view), self.grid.count, 1, _GAP_GRAY),
             f"pixels a context depends on: {', '.join(self.directions)}": patches.assemble(
                 torch.stack(seen, dim=1), columns, 4, _GAP_GRAY
             ),
@@ -402,7 +405,7 @@ class Cpc(Method[CpcOptions, CpcView]):
         """The drawings of one row of `answers`, each uint8 ``[3, h, w]``; ``scores [B, G*G]``, cells as numbers."""
         side = self.grid.count
         best = scores.flatten().argsort(descending=True, stable=True)[:_SHOWN]
-        ranked = _enlarged(view.raw.flatten(0, 1)[best][None], max(1, _DRAWN // 4 // self.grid.patch))
+        ranked = _enlarged(self.shown(view).flatten(0, 1)[best][None], max(1, _DRAWN // 4 // self.grid.patch))
         green = frames.border(
             ranked, frames.GREEN.to(best.device).expand(1, len(best), 3), max(1, ranked.shape[-1] // 12)
         )
@@ -413,7 +416,7 @@ class Cpc(Method[CpcOptions, CpcView]):
         marked = self._framed(view.picture[b : b + 1], true[None], frames.GREEN, context[None], frames.YELLOW)
         return {
             "context (yellow) and target (green)": marked[0],
-            "true patch": view.raw[b, true],
+            "true patch": self.shown(view)[b, true],
             f"the {_SHOWN} best candidates": patches.assemble(ranked, _SHOWN // 2, 4, _GAP_GRAY)[0],
             "similarity, brighter = more": heat[0],
         }

@@ -28,6 +28,7 @@ from ssltool.errors import UsageError
 from ssltool.methods.base import Answers, DataInfo, Loss, Method, MethodOptions
 from ssltool.nn.encoders import Encoder, map_shape
 from ssltool.ops import frames, patches, permutations
+from ssltool.ops.choose import mirror
 from ssltool.ops.color import project_color, to_gray
 from ssltool.ops.pieces import piecewise
 from ssltool.ops.random import Draws
@@ -314,7 +315,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         if self.training:
             mirrored = draws.chance(self.options.flip)
             if self.options.flip:
-                images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+                images = mirror(images, mirrored)
             if self.color:
                 gray = draws.chance(self.options.grayscale)
                 images = to_gray(images, gray)

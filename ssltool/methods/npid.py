@@ -231,7 +231,7 @@ class Npid(Method[NpidOptions, NpidView]):
         """The rows of the bank."""
         return frozenset({"bank.rows"})
 
-    @piecewise(2)
+    @piecewise(8)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> NpidView:
         """Draw a view of each picture; in evaluation mode it is the picture itself. See `Method.view`."""
         draws = Draws(index, generator)
@@ -246,21 +246,22 @@ class Npid(Method[NpidOptions, NpidView]):
         assert chosen.jitter is not None and chosen.hue is not None and chosen.grayscale is not None, "resolved"
         side = images.shape[-1]
         boxes = random_boxes(draws, side, (chosen.crop, 1.0))
-        picture = resized_crop(images, boxes, side, mirrored=draws.chance(chosen.flip)) / 255
+        picture = resized_crop(images, boxes, side, mirrored=draws.chance(chosen.flip))
+        # From here on channel by channel: colours are sums of whole channels.
+        picture = picture.contiguous().to(torch.float32).div_(255)
         if chosen.rotation:
             picture = augment.rotate(picture, (2 * draws.uniform() - 1) * chosen.rotation)
         if chosen.jitter or chosen.hue:
             picture = augment.jitter(picture, draws, chosen.jitter, chosen.hue)
         if chosen.grayscale:
-            gray = draws.chance(chosen.grayscale)[:, None, None, None]
-            picture = torch.where(gray, augment.luma(picture), picture)
+            picture = augment.grayscale(picture, draws.chance(chosen.grayscale))
         return picture
 
     def _standardized(self, picture: Tensor) -> Tensor:
         """Float ``[B, 3, S, S]`` in 0..1 -> ``[B, C, S, S]`` of mean 0 and deviation 1 over the data."""
         if self.encoder.in_channels == 1:
             picture = picture.mean(dim=1, keepdim=True)
-        return ((picture - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        return (picture - self._mean).div_(self._std).contiguous(memory_format=torch.channels_last)
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit vectors float32 ``[B, D]`` of pictures float ``[B, C, S, S]``; float32 whatever the encoder runs in."""

@@ -89,7 +89,9 @@ def _resized_together(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor
 
 def _resized_one_by_one(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None) -> Tensor:
     """`resized_crop` on a CPU: resizing one axis after the other is faster there, of bytes five times."""
-    found = images.new_empty(len(images), images.shape[1], size, size)
+    last = images.stride(1) == 1  # channels last, of which torch resizes bytes three times as fast
+    form = torch.channels_last if last else torch.contiguous_format
+    found = torch.empty((len(images), images.shape[1], size, size), dtype=images.dtype, memory_format=form)
     flips = [False] * len(images) if mirrored is None else mirrored.tolist()
     for number, ((top, left, height, width), flip) in enumerate(zip(boxes.tolist(), flips, strict=True)):
         box = images[number : number + 1, :, top : top + height, left : left + width]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssltool.ops.choose import choose
 from ssltool.ops.constants import constant
 from ssltool.ops.random import Draws
 
@@ -67,7 +68,7 @@ def augment(patches: Tensor, level: Level, draws: Draws, *, gray: bool = False) 
         else:
             factors = 0.6 + 0.8 * draws.uniform(patches.shape[1], 2).flatten(0, 1)
             x = contrast(x * factors[:, :1, None, None], factors[:, 1])
-            x = x + 0.1 * _normal(draws, patches.shape[1], 1 if gray else 3, *x.shape[2:])
+            x = x.add_(draws.normal(patches.shape[1], 1 if gray else 3, *x.shape[2:]).flatten(0, 1), alpha=0.1)
             x = drop_color(x, *_dropped(draws, patches.shape[1], 0.25))
     return x.clamp(0, 1).view_as(patches)
 
@@ -84,19 +85,27 @@ def shift_crop(x: Tensor, start: Tensor) -> Tensor:
         x: ``[M, C, P, P]``.
         start: int64 ``[M, 2]``, row and column of the square's first pixel, 0..slack.
     """
-    side = x.shape[-1]
-    slack = crop_slack(side)
-    # The square goes to the middle: pixel p of the result is pixel p - slack//2 of the square, or its nearest.
-    within = (torch.arange(side, device=x.device) - slack // 2).clamp(0, side - slack - 1)
-    rows, columns = (start[:, i, None] + within for i in (0, 1))  # [M, P]
-    x = x.gather(2, rows[:, None, :, None].expand_as(x))
-    return x.gather(3, columns[:, None, None, :].expand_as(x))
+    side, slack = x.shape[-1], crop_slack(x.shape[-1])
+    window = side - slack
+    low = slack // 2
+    high = low + window
+    row, column = start.unbind(dim=1)
+    found = torch.empty_like(x)
+    # The square goes to the middle, whole rows at a time; what is outside repeats its border.
+    squares = x.unfold(2, window, 1).unfold(3, window, 1)  # a view [M, C, slack+1, slack+1, window, window]
+    found[:, :, low:high, low:high] = squares[torch.arange(len(x), device=x.device), :, row, column]
+    found[:, :, low:high, :low] = found[:, :, low:high, low : low + 1]
+    found[:, :, low:high, high:] = found[:, :, low:high, high - 1 : high]
+    found[:, :, :low] = found[:, :, low : low + 1]
+    found[:, :, high:] = found[:, :, high - 1 : high]
+    return found
 
 
 def contrast(x: Tensor, factor: Tensor) -> Tensor:
     """Move each patch ``[M, C, P, P]`` away from, or to, its mean brightness by a factor ``[M]``."""
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    return mean + (x - mean) * factor[:, None, None, None]
+    factor = factor[:, None, None, None]
+    return (x * factor).add_(mean * (1 - factor))
 
 
 def drop_color(x: Tensor, which: Tensor, kept: Tensor) -> Tensor:
@@ -107,8 +116,8 @@ def drop_color(x: Tensor, which: Tensor, kept: Tensor) -> Tensor:
         which: bool ``[M]``.
         kept: int64 ``[M]``, 0..2.
     """
-    one = x.gather(1, kept[:, None, None, None].expand(-1, 1, *x.shape[2:]))
-    return torch.where(which[:, None, None, None], one, x)
+    one = x[torch.arange(len(x), device=x.device), kept][:, None]
+    return choose(which, one, x)
 
 
 def equalize(x: Tensor) -> Tensor:
@@ -136,7 +145,7 @@ def _two_primitives(x: Tensor, draws: Draws, count: int) -> Tensor:
     kind = draws.integers(len(PRIMITIVES), count, 2).flatten(0, 1)
     amount = 2 * draws.uniform(count, 2).flatten(0, 1) - 1  # from one end of the primitive's range to the other
     is_elastic = draws.chance(0.2, count).flatten()
-    bend = _normal(draws, count, 2, 4, 4)
+    bend = draws.normal(count, 2, 4, 4).flatten(0, 1)
     slant = 0.4 * draws.uniform(count).flatten() - 0.2
     x = _moved(x, kind, amount, is_elastic, bend, slant)
     for i in (0, 1):
@@ -236,12 +245,3 @@ def _color_jitter(x: Tensor, draws: Draws, count: int) -> Tensor:
     matrix = third + (0.5 + saturation)[:, None, None] * turn
     changed = torch.einsum("mij,mjhw->mihw", matrix, x) + ((2 * brightness - 1) * 32 / 255)[:, None, None, None]
     return torch.where(which, contrast(changed, 0.5 + factor).clamp(0, 1), x)
-
-
-def _normal(draws: Draws, count: int, *shape: int) -> Tensor:
-    """Standard normal float32 ``[M, *shape]`` (Box and Muller 1958)."""
-    half = (*shape[:-1], -(-shape[-1] // 2))
-    u, v = draws.uniform(count, 2, *half).flatten(0, 1).unbind(dim=1)
-    radius = (-2 * torch.log1p(-u)).sqrt()
-    both = torch.cat([radius * torch.cos(2 * math.pi * v), radius * torch.sin(2 * math.pi * v)], dim=-1)
-    return both[..., : shape[-1]]

@@ -16,6 +16,7 @@ from rich.console import Console
 from ssltool.atomic import atomic_file
 from ssltool.distributed import is_main, rank
 from ssltool.errors import SslToolError
+from ssltool.memory import keep_freed_memory
 from ssltool.workflows.pretrain import pretrain
 from ssltool.workflows.request import Request
 
@@ -53,4 +54,5 @@ def _note(folder: Path, kind: str, message: str) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main(Path(sys.argv[1])))

@@ -230,7 +230,7 @@ def test_evaluation_is_central_and_unchanged() -> None:
     pictures = noise(2, 30)
     view = method.view(pictures, torch.arange(2), seeded())
     assert torch.equal(view.picture, pictures[:, :, 1:29, 1:29])
-    assert torch.equal(view.raw[:, 7], pictures[:, :, 5:13, 5:13])
+    assert torch.equal(method.shown(view)[:, 7], pictures[:, :, 5:13, 5:13])
 
 
 def test_training_crops_and_mirrors_whole_pictures() -> None:

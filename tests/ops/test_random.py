@@ -83,3 +83,28 @@ def test_streams_go_on_from_numbers_drawn_before() -> None:
     first, again = Draws.seeded(seeds).uniform(5), Draws.seeded(seeds[2:]).uniform(5)
     assert torch.equal(first[2:], again)
     assert len(set(first.flatten().tolist())) == 20
+
+
+def test_normal_numbers_come_in_pairs_and_belong_to_the_picture() -> None:
+    index = torch.arange(400)
+
+    def drawn(*shape: int, only: slice = slice(None)) -> torch.Tensor:
+        return Draws(index[only], torch.Generator().manual_seed(3)).normal(*shape)
+
+    found = drawn(10, 3, 8)
+    assert found.shape == (400, 10, 3, 8)
+    assert abs(float(found.mean())) < 0.02
+    assert float(found.std()) == pytest.approx(1, abs=0.02)
+    assert float((found.abs() < 1).float().mean()) == pytest.approx(0.6827, abs=0.01)
+    # The two halves of the pairs know nothing of each other, nor do their sizes.
+    one, two = found.flatten(1)[:, :120].flatten(), found.flatten(1)[:, 120:].flatten()
+    assert abs(float((one * two).mean())) < 0.02
+    assert abs(float(torch.corrcoef(torch.stack([one.square(), two.square()]))[0, 1])) < 0.02
+    assert torch.equal(drawn(10, 3, 8, only=slice(7, 9)), found[7:9])
+    assert drawn(5, 5).shape == (400, 5, 5)
+
+
+def test_normal_numbers_go_on_where_others_stopped() -> None:
+    draws = Draws(torch.arange(50), torch.Generator().manual_seed(3))
+    first, second = draws.normal(7), draws.normal(7)
+    assert len(torch.cat([first, second], dim=1).unique()) == 700

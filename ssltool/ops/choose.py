@@ -1,0 +1,30 @@
+"""One of two versions of each picture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def choose(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Take ``one`` where ``which`` is true, else ``other``.
+
+    The same as ``torch.where``, which on a CPU is not vectorised: masks take a tenth of its time.
+
+    Args:
+        which: bool ``[B]``.
+        one: uint8, or finite float, ``[B, ...]``; sizes of 1 are repeated as usual.
+        other: Of the same dtype.
+    """
+    which = which.view(-1, *[1] * (other.dim() - 1))
+    if other.device.type != "cpu":
+        return torch.where(which, one, other)
+    if other.dtype == torch.uint8:
+        return (one ^ other).bitwise_and_(which.to(torch.uint8) * 255).bitwise_xor_(other)
+    taken = which.to(other.dtype)
+    return (other * (1 - taken)).add_(one * taken)
+
+
+def mirror(images: Tensor, which: Tensor) -> Tensor:
+    """Exchange left and right in the pictures ``[B, C, H, W]`` for which ``which``, bool ``[B]``, is true."""
+    return choose(which, images.flip(-1), images)

@@ -1,0 +1,37 @@
+"""Freed memory stays with the process, so that the next tensor of the size costs no page faults."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import resource, sys, torch
+from ssltool.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def fill():
+    torch.empty(16_000_000).fill_(1.0)  # 64 MB
+for _ in range(8):
+    fill()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    fill()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}), reason="glibc only")
+def test_kept_memory_is_used_again() -> None:
+    def faults(mode: str) -> int:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, mode], capture_output=True, text=True, check=True, env=environment
+        )
+        return int(done.stdout)
+
+    assert faults("keep") < 50
+    assert faults("usual") > 100  # else this test shows nothing

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import platform
 import random
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,11 +31,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
+from turns import Task, take_turns
 
 from ssltool.data import decode
 from ssltool.data.batches import Batch, TrainBatches
 from ssltool.data.find import open_source
-from ssltool.memory import keep_freed_memory
 from ssltool.methods.base import DataInfo
 from ssltool.methods.find import find_method
 from ssltool.ops.ab_bins import bin_centers
@@ -46,7 +44,6 @@ from ssltool.ops.random import Draws
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMALIZE = T.Compose([T.ToTensor(), T.Normalize(MEAN, STD)])
-_WARM_UP = 3
 TARGETS = {"crop": 2.4, "jigsaw": 5.0, "npid": 3.0}  # on 500 px pictures; 2 for the others, 3 for all on 2000 px
 
 # The task of each method: side of the loader's squares, options of ours.
@@ -277,57 +274,44 @@ def make_pictures(given: str | None, folder: Path, small: int = 128) -> dict[str
     }
 
 
-def run_ours(task: str, folder: str, batch: int, turns: Connection) -> None:
-    """A process that loads and draws a batch whenever it is told to, and answers with its CPU-seconds."""
-    keep_freed_memory()
-    torch.set_num_threads(1)
+def ours(task: str, folder: str, batch: int) -> Task:
+    """The loader and the view of one batch."""
     side, options = TASKS[task]
     view, generator = view_of(task, side, options), torch.Generator().manual_seed(0)
-    with TrainBatches(open_source([folder]), size=side, batch_size=batch, seed=0, workers=0) as loader:
-        batches = loader.from_step(0)
-        while turns.recv():
-            start = time.process_time()
-            loaded = next(batches)
-            middle = time.process_time()
-            view(loaded, generator)
-            turns.send({"ssltool": time.process_time() - start, "loader": middle - start})
+    loader = TrainBatches(open_source([folder]), size=side, batch_size=batch, seed=0, workers=0)
+    batches = loader.from_step(0)
+
+    def once() -> dict[str, float]:
+        start = time.process_time()
+        loaded = next(batches)
+        spent = time.process_time() - start
+        view(loaded, generator)
+        return {"loader": spent}
+
+    return once
 
 
-def run_usual(task: str, folder: str, batch: int, turns: Connection) -> None:
-    """The same for the usual code."""
-    torch.set_num_threads(1)
+def usual(task: str, folder: str, batch: int) -> Task:
+    """A batch of the usual dataset."""
     pictures = ImageFolder(folder, transform=USUAL[task])
     places: list[int] = []
-    while turns.recv():
-        start = time.process_time()
+
+    def once() -> None:
+        nonlocal places
         found = []
         for _ in range(batch):
             places = places or random.sample(range(len(pictures)), len(pictures))
             found.append(pictures[places.pop()])
         default_collate(found)
-        turns.send({"usual": time.process_time() - start})
+
+    return once
 
 
 def compare(task: str, folder: Path, batch: int, rounds: int) -> dict[str, float]:
     """Pictures per CPU-second of both sides on the files of one size."""
-    context = multiprocessing.get_context("spawn")
-    sides = []
-    for run in (run_ours, run_usual):
-        turns, theirs = context.Pipe()
-        process = context.Process(target=run, args=(task, str(folder), batch, theirs), daemon=True)
-        process.start()
-        sides.append((process, turns))
-    seconds: dict[str, list[float]] = {"ssltool": [], "loader": [], "usual": []}
-    for number in range(rounds + _WARM_UP):
-        for _, turns in sides:
-            turns.send(True)
-            for name, spent in turns.recv().items():
-                if number >= _WARM_UP:
-                    seconds[name].append(spent)
-    for process, turns in sides:
-        turns.send(False)
-        process.join()
-    speed = {name: batch / median(values) for name, values in seconds.items()}
+    given = (task, str(folder), batch)
+    seconds = take_turns({"ssltool": partial(ours, *given), "usual": partial(usual, *given)}, rounds)
+    speed = {name: batch / spent for name, spent in seconds.items()}
     return {**speed, "ratio": speed["ssltool"] / speed["usual"]}
 
 

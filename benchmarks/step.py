@@ -5,52 +5,60 @@
 The paper's jigsaw network (nine tiles of 64 px, 1000 permutations) and contrastive predictive coding with ResNet-18 on
 49 patches of 32 px, on ready pictures. Ours: channels-last, autocast as `ssltool pretrain` chooses it. Plain: the same
 weights in float32 and the usual memory layout; for contrastive predictive coding with patches and positions in loops
-(see `benchmarks/cpc.py`). CPU-seconds of forward and backward pass, one thread, medians of rounds that take turns.
+(see `benchmarks/cpc.py`). CPU-seconds of forward and backward pass, one thread,
+medians of rounds that take turns, each way in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import platform
+from functools import partial
 from typing import Any
 
 import torch
-from cpc import compare_steps, cpu_seconds
+from cpc import compare_steps
 from torch import nn
+from turns import Task, take_turns
 
 from ssltool.methods.base import DataInfo
 from ssltool.methods.jigsaw import Jigsaw
 from ssltool.training.device import choose_precision
 
 
-def jigsaw(pictures: int, rounds: int) -> dict[str, Any]:
-    """The paper's network and head on ready tiles."""
+def network(pictures: int, plain: bool) -> Task:
+    """Forward and backward pass of the paper's network and head on ready tiles."""
     info = DataInfo(count=100_000, image_size=256)
     names = set(Jigsaw.Options.model_fields)
     given = {name: value for name, value in Jigsaw.presets["paper"].items() if name in names}
     options = Jigsaw.Options(**given).resolved(info)
     torch.manual_seed(0)
     encoder = Jigsaw.build_encoder(options, info, "caffenet", stem="imagenet", in_channels=3)
-    plain = Jigsaw(options, encoder, info).train()
-    ours = copy.deepcopy(plain)
-    ours.encoder.to(memory_format=torch.channels_last)
-    for name in ("norm1", "norm2"):  # torch's own, as anybody would write it
-        setattr(plain.encoder.backbone.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75))
+    method = Jigsaw(options, encoder, info).train()
     images = torch.randint(0, 256, (pictures, 3, 256, 256), dtype=torch.uint8)
-    view = plain.view(images, torch.arange(pictures), torch.Generator().manual_seed(0))
-    precision = choose_precision("auto", ours.encoder, options.tile_input or 64, 3, torch.device("cpu"))
+    view = method.view(images, torch.arange(pictures), torch.Generator().manual_seed(0))
+    if plain:
+        for name in ("norm1", "norm2"):  # torch's own, as anybody would write it
+            setattr(encoder.backbone.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75))
+        return lambda: method(view).value.backward()
+    encoder.to(memory_format=torch.channels_last)
+    precision = choose_precision("auto", encoder, options.tile_input or 64, 3, torch.device("cpu"))
 
     def fast() -> None:
         with precision.autocast(torch.device("cpu")):
-            loss = ours(view).value
+            loss = method(view).value
         loss.backward()
 
-    seconds = cpu_seconds({"ssltool": fast, "plain": lambda: plain(view).value.backward()}, rounds)
+    return fast
+
+
+def jigsaw(pictures: int, rounds: int) -> dict[str, Any]:
+    """Both ways in turn."""
+    sides = {"ssltool": partial(network, pictures, plain=False), "plain": partial(network, pictures, plain=True)}
+    seconds = take_turns(sides, rounds)
     return {
         "pictures": pictures,
-        "precision": precision.name,
         **seconds,
         "ratio": seconds["plain"] / seconds["ssltool"],
         "puzzles_per_cpu_second": pictures / seconds["ssltool"],

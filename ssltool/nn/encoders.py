@@ -35,6 +35,7 @@ from ssltool.nn.card import Norm, Stage, Stem, WeightsCard
 from ssltool.nn.colornets import COLORNETS
 from ssltool.nn.contextnet import ContextNet
 from ssltool.nn.inpaintnet import InpaintNet
+from ssltool.nn.small_maps import use_small_map_convolutions
 from ssltool.nn.small_resnet import SMALL_RESNETS
 
 # Shapes are traced at this side: large enough that AlexNet's unpadded reductions round to their true strides.
@@ -305,6 +306,7 @@ def build_encoder(
     if in_channels == 1:
         _make_gray(backbone, family)
     _replace_batch_norm(backbone, norm)
+    use_small_map_convolutions(backbone)
     kind = _ViTEncoder if family is _VIT else Encoder
     encoder = kind(backbone, name=name, stem=stem, in_channels=in_channels, norm=norm, image_size=side, family=family)
     if last_stage is not None:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssltool.memory import keep_freed_memory
 from ssltool.methods.base import DataInfo
 from ssltool.methods.npid import Npid, NpidOptions
 from ssltool.nn.encoders import build_encoder
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=10**7, help="rows of the largest bank")
     parser.add_argument("--rounds", type=int, default=9, help="repeats")
     chosen = parser.parse_args()
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(1)
     results = {
         "memory": memory(min(chosen.largest, 10**6)),

@@ -27,6 +27,8 @@ from ssltool.ops.random import Draws
 _AT_ONCE = {"cpu": 2**20}  # numbers of a piece, logits or copied rows: what stays near the cache,
 _AT_ONCE_ELSEWHERE = 2**24  # or 64 MB, so that a GPU has something to do
 
+_MOST_LOG_ODDS = 80.0  # exp stays finite in float32; rows c m times likelier than e^80 do not occur
+
 
 class Others(NamedTuple):
     """The rows that queries are told apart from.
@@ -167,7 +169,8 @@ def _pieces(
             yield logits.scatter_(1, place, kept), part
         else:
             chosen = ids[..., start : start + step]
-            part = rows[chosen].to(queries.dtype)
+            # Whole rows are copied; indexing would go number by number.
+            part = rows.index_select(0, chosen.flatten().clamp_min(0)).to(queries.dtype).view(*chosen.shape, -1)
             logits = torch.einsum("bd,bkd->bk", scaled, part) if single else scaled @ part.T
             yield logits.masked_fill_((chosen == own[:, None]) | (chosen < 0), -math.inf), part
 
@@ -215,12 +218,16 @@ class _NoiseTerms(torch.autograd.Function):
         largest = queries.new_full((len(queries),), -math.inf)
         total, noise, pull = largest, torch.zeros_like(largest), torch.zeros_like(queries)
         for logits, part in _pieces(queries, others, temperature, at_once):
-            largest = torch.maximum(largest, logits.amax(dim=1))
-            total = torch.logaddexp(total, logits.logsumexp(dim=1))
-            logits -= log_cm
-            noise = noise + F.softplus(logits).sum(dim=1)
+            highest = logits.amax(dim=1)
+            level = highest.clamp_min(-1e30)  # -inf - -inf would be NaN where everything is left out
+            shares = logits.sub_(level[:, None]).exp_()
+            total = torch.logaddexp(total, level + shares.sum(dim=1).log())
+            # One exponential serves all: with e = exp(a - ln(c m)), softplus is ln(1 + e) and h is e / (1 + e).
+            odds = shares.mul_((level - log_cm).clamp_max(_MOST_LOG_ODDS).exp()[:, None])
+            noise = noise + odds.log1p().sum(dim=1)
             if ctx.needs_input_grad[0]:
-                pull = pull + _pull(logits.sigmoid_(), part)
+                pull = pull + _pull(odds.div_(odds + 1), part)
+            largest = torch.maximum(largest, highest)
         ctx.save_for_backward(pull / temperature)
         ctx.mark_non_differentiable(total, largest)
         return noise, total, largest

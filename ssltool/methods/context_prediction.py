@@ -291,6 +291,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             drawn = sample(self.options.sampler, draws, images.shape[-1], self.sizes, self.options.pairs)
         else:
             drawn = sample_pairs(draws, images.shape[-1], self.sizes._replace(jitter=0), _SCORED_PAIRS)
+        images = images.contiguous()  # channel by channel, as patches are cut
         raw = patches.cut(images, drawn.corner[..., 0], drawn.corner[..., 1], self.sizes.patch)
         seen = raw.to(torch.float32)
         if self.training and self.shrinks:

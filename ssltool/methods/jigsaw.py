@@ -309,6 +309,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
     @piecewise(4)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> JigsawView:
         """Cut each picture into tiles and draw the orders to be named; see `Method.view`."""
+        images = images.contiguous()  # channel by channel, as tiles are cut
         draws = Draws(index, generator)
         target = draws.integers(len(self.orders), self.options.puzzles)
         gray = torch.zeros(len(index), dtype=torch.bool, device=images.device)

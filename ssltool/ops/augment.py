@@ -1,6 +1,7 @@
 """Changes of pictures that leave what they show: colour jitter, gray, rotation. Batches, each picture its own way.
 
-Colours follow torchvision's functional operations, float pictures in 0..1. Random resized crops are in `crops`.
+Colours follow torchvision's functional operations, float pictures in 0..1, and are changed in place, which spares a CPU
+half of the traffic with memory; the pictures are returned as well. Random resized crops are in `crops`.
 
 Shapes: B pictures, H and W their sides.
 """
@@ -39,7 +40,7 @@ def jitter(images: Tensor, draws: Draws, strength: float, hue_strength: float) -
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Multiply each picture ``[B, 3, H, W]`` by its factor ``[B]``: 0 is black, 1 leaves it."""
-    return (images * factor[:, None, None, None]).clamp_(0, 1)
+    return images.mul_(factor[:, None, None, None]).clamp_(0, 1)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
     # A channel is at its highest up to 1 away from its own hue and falls linearly to its lowest at 2.
     away = (place[:, None] - constant((0.0, 2.0, 4.0), images.device)[:, None, None]).abs_().sub_(3).abs_().neg_()
     lowered = away.add_(2).clamp_(0, 1).mul_(chroma[:, None])
-    return torch.sub(value[:, None], lowered, out=lowered)
+    return torch.sub(value[:, None], lowered, out=images)
 
 
 def _top(channel: Tensor, value: Tensor) -> Tensor:
@@ -113,4 +114,4 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     factor = factor[:, None, None, None]
-    return (images * factor).add_(other * (1 - factor)).clamp_(0, 1)
+    return images.mul_(factor).add_(other.mul_(1 - factor)).clamp_(0, 1)

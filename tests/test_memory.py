@@ -9,18 +9,18 @@ import sys
 import pytest
 
 _PROGRAM = """
-import resource, sys, torch
+import resource, statistics, sys, torch
 from ssltool.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def fill():
+    before = faults()
     torch.empty(16_000_000).fill_(1.0)  # 64 MB
-for _ in range(8):
-    fill()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    fill()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return faults() - before
+# A stray block may now and then lie in the way of a fill, so the usual one is what counts.
+print(int(statistics.median(fill() for _ in range(25))))
 """
 
 
@@ -33,5 +33,6 @@ def test_kept_memory_is_used_again() -> None:
         )
         return int(done.stdout)
 
-    assert faults("keep") < 50
-    assert faults("usual") > 100  # else this test shows nothing
+    usual = faults("usual")
+    assert usual > 20  # 31 huge pages or 15,625 small ones; else this test shows nothing
+    assert faults("keep") < usual / 4

@@ -67,7 +67,9 @@ def frozen(
         found_ = []
         for repeat in range(options.repeats):
             chosen = row_of[few.chosen(labels, options.seed + repeat)]
-            chosen = chosen[chosen >= 0]  # the others could not be read
+            # In the order of the pictures, so that all labels give the very probe of the main table; the pictures below
+            # 0 could not be read.
+            chosen = chosen[chosen >= 0].sort().values
             some = train.stages[features.POOLED][chosen].to(x.device)
             known = pictures.labels("train", train.places[chosen]).to(x.device)
             result = linear.fit_and_score(some, known, x, y, len(pictures.classes), options.seed + repeat)

@@ -32,6 +32,7 @@ from ssltool.methods.base import Answers, Chart, DataInfo, Lines, Loss, Method, 
 from ssltool.nn.encoders import Encoder, map_shape
 from ssltool.nn.inpainting import ChannelwiseLinear, Decoder, DecoderKind, Discriminator
 from ssltool.ops import inpaint, masks
+from ssltool.ops.color import standardize_colors
 from ssltool.ops.constants import constant
 from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.pieces import piecewise
@@ -264,15 +265,14 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         draws = Draws(index, generator)
         if self.training:
             boxes = random_boxes(draws, self.side, (self.options.crop_min, 1.0))
-            picture = resized_crop(images, boxes, self.side, draws.chance(self.options.flip)) / 255
-        else:
-            picture = images.to(torch.float32) / 255
+            images = resized_crop(images, boxes, self.side, draws.chance(self.options.flip))
+        picture = images.to(torch.float32).div_(255)
         if self.encoder.in_channels == 1:
             picture = picture.mean(dim=1, keepdim=True)
         mask = self._mask(draws)
-        mean, std = (constant(v, picture.device).view(1, -1, 1, 1) for v in (self._mean, self._std))
+        mean, std = (constant(values, picture.device) for values in (self._mean, self._std))
         # Filled after normalisation: the constant is the mean colour, which tells nothing.
-        seen = torch.where(mask, 0.0, (picture - mean) / std)
+        seen = standardize_colors(picture, mean, std).mul_(~mask)
         return ContextEncoderView(seen, 2 * self._windowed(picture) - 1, mask, picture)
 
     def _mask(self, draws: Draws) -> Tensor:

@@ -49,13 +49,36 @@ def drop_channels(draws: Draws, patches: Tensor, noise: float = 0.01) -> Tensor:
 
     Args:
         draws: The pictures' random numbers.
-        patches: float ``[B, N, 3, h, w]`` with unit deviation.
+        patches: float ``[B, N, 3, h, w]`` with unit deviation, contiguous; changed in place.
         noise: Deviation of the noise; the paper's is a hundredth of the kept channel's.
 
     Returns:
-        float ``[B, N, 3, h, w]``.
+        The patches.
     """
     count, channels, height, width = patches.shape[1:]
-    kept = draws.integers(channels, count)[..., None] == torch.arange(channels, device=patches.device)
-    drawn = draws.normal(count, channels, height, width).mul_(noise)
-    return choose(kept.flatten(), patches.flatten(0, 2), drawn.flatten(0, 2)).view_as(patches)
+    kept = draws.integers(channels, count)
+    others = (kept[..., None] + torch.arange(1, channels, device=kept.device)) % channels
+    planes = others.flatten(0, 1) + channels * torch.arange(kept.numel(), device=kept.device)[:, None]
+    drawn = draws.normal(count, channels - 1, height, width).mul_(noise)
+    patches.view(-1, height, width).index_copy_(0, planes.flatten(), drawn.flatten(0, 2))
+    return patches
+
+
+def standardize_colors(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Give each channel mean 0 and deviation 1 over the data: ``(images - mean) / std``.
+
+    Args:
+        images: float ``[B, C, H, W]``.
+        mean: float ``[C]``.
+        std: float ``[C]``.
+
+    Returns:
+        float ``[B, C, H, W]``, laid out in memory as ``images``.
+    """
+    if images.stride(1) != 1:
+        return (images - mean[:, None, None]).div_(std[:, None, None])
+    # Channels last: a row is r, g, b, r, ... and taken as a whole, else torch works pixel by pixel, six times as long.
+    pixels = images.permute(0, 2, 3, 1)
+    width = images.shape[-1]
+    rows = (pixels.flatten(2) - mean.repeat(width)).div_(std.repeat(width))
+    return rows.view(pixels.shape).permute(0, 3, 1, 2)

@@ -435,6 +435,27 @@ def test_both_jpeg_readers_give_the_same_pixels(
         assert (fast.shape[0] > fast.shape[1]) == (orientation > 4)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [None, 90, 20])
+def test_a_jpeg_without_exif_is_the_same_with_and_without_pillow(
+    mode: str, size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("simplejpeg")
+    file = saved(scene(301, 203).convert(mode), "JPEG")
+    with monkeypatch.context() as without:
+        if mode != "CMYK":
+            without.setattr("ssltool.data.decode._opened", None)
+        fast = np.asarray(decode(file, size))
+    file.seek(0)
+    monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+    np.testing.assert_array_equal(fast, np.asarray(decode(file, size)))
+
+
+def test_an_orientation_told_by_xmp_is_followed() -> None:
+    told = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    assert decode(saved(scene(60, 40), "JPEG", xmp=told)).size == (40, 60)
+
+
 def test_what_the_faster_reader_refuses_is_judged_by_pillow() -> None:
     file = saved(scene(60, 40), "JPEG")
     plain = np.asarray(decode(file))

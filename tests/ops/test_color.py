@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssltool.ops.color import drop_channels, project_color, to_gray
+from ssltool.ops.color import drop_channels, project_color, standardize_colors, to_gray
 from ssltool.ops.patches import standardize
 from ssltool.ops.random import Draws
 
@@ -41,7 +41,7 @@ def test_projection_is_idempotent_keeps_the_sum_and_gray() -> None:
 def test_one_random_channel_of_each_patch_is_kept_and_the_others_are_noise() -> None:
     """Which one is kept is uniform (chi-square on 3,000 patches) and independent for the patches of a picture."""
     patches = standardize(torch.rand(1500, 2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), level=0.0)
-    dropped = drop_channels(Draws(torch.arange(1500), torch.Generator().manual_seed(2)), patches)
+    dropped = drop_channels(Draws(torch.arange(1500), torch.Generator().manual_seed(2)), patches.clone())
     deviation = dropped.std(dim=(-1, -2), correction=0)
     kept = deviation.argmax(dim=2)
     assert torch.equal(dropped.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)),
@@ -55,6 +55,16 @@ def test_one_random_channel_of_each_patch_is_kept_and_the_others_are_noise() -> 
     assert float(((joint - 1500 / 9) ** 2 / (1500 / 9)).sum()) < 26.1  # of 8 degrees
     noise = dropped[0, 0][deviation[0, 0] < 0.5].flatten(1)
     assert not torch.equal(noise[0], noise[1])
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colors_are_standardized_in_either_layout(form: torch.memory_format, channels: int) -> None:
+    images = torch.rand(4, channels, 9, 7).contiguous(memory_format=form)
+    mean, std = torch.rand(channels), torch.rand(channels) + 0.1
+    found = standardize_colors(images, mean, std)
+    assert torch.equal(found, (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1))
+    assert found.is_contiguous(memory_format=form)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_streams_go_on_from_numbers_drawn_before() -> None:
     assert len(set(first.flatten().tolist())) == 20
 
 
-def test_normal_numbers_come_in_pairs_and_belong_to_the_picture() -> None:
+def test_normal_numbers_come_in_fours_and_belong_to_the_picture() -> None:
     index = torch.arange(400)
 
     def drawn(*shape: int, only: slice = slice(None)) -> torch.Tensor:
@@ -96,10 +96,14 @@ def test_normal_numbers_come_in_pairs_and_belong_to_the_picture() -> None:
     assert abs(float(found.mean())) < 0.02
     assert float(found.std()) == pytest.approx(1, abs=0.02)
     assert float((found.abs() < 1).float().mean()) == pytest.approx(0.6827, abs=0.01)
-    # The two halves of the pairs know nothing of each other, nor do their sizes.
-    one, two = found.flatten(1)[:, :120].flatten(), found.flatten(1)[:, 120:].flatten()
-    assert abs(float((one * two).mean())) < 0.02
-    assert abs(float(torch.corrcoef(torch.stack([one.square(), two.square()]))[0, 1])) < 0.02
+    # The four parts of a hash know nothing of each other, nor do their sizes.
+    parts = found.flatten(1).unflatten(1, (4, 60)).transpose(0, 1).flatten(1)
+    for values in (parts, parts.square()):
+        assert (torch.corrcoef(values) - torch.eye(4)).abs().max() < 0.025
+    # Kolmogorov and Smirnov's distance from the normal distribution, 1.95 / sqrt(n) at 0.1 %.
+    ordered = found.flatten().double().sort().values
+    shares = torch.arange(1, len(ordered) + 1) / len(ordered)
+    assert float((torch.special.ndtr(ordered) - shares).abs().max()) < 1.95 / len(ordered) ** 0.5
     assert torch.equal(drawn(10, 3, 8, only=slice(7, 9)), found[7:9])
     assert drawn(5, 5).shape == (400, 5, 5)
 

@@ -322,13 +322,12 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
                 images = to_gray(images, gray)
         top, left, corner = self._places(draws, images, gray)
         raw = patches.cut(images, top, left, self._geometry(images).tile)
-        tiles = raw.to(torch.float32)
+        tiles = patches.resize(raw, self.tile_input).to(torch.float32)
         if self.training and self.color and self.options.color_projection:
             projected = draws.chance(self.options.color_projection) & ~gray
             tiles = project_color(tiles.flatten(0, 1), projected.repeat_interleave(self.tiles)).view_as(tiles)
         if self.encoder.in_channels == 1:
             tiles = tiles.mean(dim=2, keepdim=True)
-        tiles = patches.resize(tiles, self.tile_input)
         if self.options.standardize:
             tiles = patches.standardize(tiles, level=1.0)
         else:

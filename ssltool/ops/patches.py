@@ -79,12 +79,23 @@ def standardize(patches: Tensor, level: float = 1 / 255, jointly: bool = False) 
 
 
 def resize(patches: Tensor, size: int) -> Tensor:
-    """Resize square patches ``[..., C, t, t]`` (float) to side ``size``, bilinear, antialiased when shrinking."""
+    """Resize square patches to side ``size``, bilinear, antialiased when shrinking.
+
+    Args:
+        patches: uint8 or float ``[..., C, t, t]``. On a CPU bytes take half the time of floats.
+        size: Side in pixels.
+
+    Returns:
+        ``[..., C, size, size]``: float, or bytes for bytes.
+    """
     if patches.shape[-1] == size:
         return patches
     flat = patches.flatten(0, -4)
-    shrinking = size < flat.shape[-1]
-    return F.interpolate(flat, (size, size), mode="bilinear", antialias=shrinking).view(*patches.shape[:-2], size, size)
+    bytes_on_gpu = flat.dtype == torch.uint8 and flat.device.type != "cpu"  # where torch resizes floats only
+    shown = flat.to(torch.float32) if bytes_on_gpu else flat
+    resized = F.interpolate(shown, (size, size), mode="bilinear", antialias=size < flat.shape[-1])
+    resized = resized.round_().to(torch.uint8) if bytes_on_gpu else resized
+    return resized.view(*patches.shape[:-2], size, size)
 
 
 def shrunk_side(uniform: Tensor, patch: int) -> Tensor:

@@ -66,6 +66,14 @@ def test_resize_keeps_constants_and_shape(size: int) -> None:
     assert torch.allclose(out, torch.tensor(0.25))
 
 
+@pytest.mark.parametrize("size", [4, 8, 20])
+def test_bytes_are_resized_to_rounded_bytes(size: int) -> None:
+    levels = torch.randint(256, (2, 9, 3, 8, 8), dtype=torch.uint8)
+    out = patches.resize(levels, size)
+    assert out.dtype == torch.uint8
+    assert (out - patches.resize(levels.to(torch.float32), size)).abs().max() <= 1.001  # rounded after each axis
+
+
 def test_shrinking_is_uniform_in_the_number_of_pixels() -> None:
     assert patches.shrunk_side(torch.tensor([0.0, 0.5, 1 - 1e-7]), 96).tolist() == [10, 67, 94]
     sides = patches.shrunk_side(torch.linspace(0, 1 - 1e-6, 100_001), 96).double()

@@ -145,7 +145,7 @@ def _scale(size: tuple[int, int], short_side: int | None) -> int:
 
 
 def _fast_jpeg(file: PictureFile, short_side: int | None) -> tuple[NDArray[np.uint8], int] | None:
-    """Pixels ``[H, W, 3]`` and orientation of a gray or colour JPEG by simplejpeg; None if Pillow must read the file."""
+    """Pixels ``[H, W, 3]`` and orientation of a gray or colour JPEG by simplejpeg; None if Pillow has to read it."""
     if simplejpeg is None:
         return None
     try:

@@ -39,6 +39,7 @@ from ssltool.data.find import open_source
 from ssltool.methods.base import DataInfo
 from ssltool.methods.find import find_method
 from ssltool.ops.ab_bins import bin_centers
+from ssltool.ops.color import standardize_colors
 from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.random import Draws
 
@@ -217,10 +218,8 @@ def plain_crop(batch: Batch, generator: torch.Generator) -> Tensor:
     draws = Draws(batch.indices, generator)
     boxes = random_boxes(draws, batch.images.shape[-1], (0.08, 1.0))
     cropped = resized_crop(batch.images, boxes, 224, draws.chance(0.5))
-    # Rows of red, green, blue in turn, as they lie in memory.
-    mean, std = (torch.tensor(values).mul(255).repeat(224) for values in (MEAN, STD))
-    rows = cropped.permute(0, 2, 3, 1).flatten(2).to(torch.float32)
-    return rows.sub_(mean).div_(std).unflatten(2, (224, 3)).permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(values) * 255 for values in (MEAN, STD))
+    return standardize_colors(cropped.to(torch.float32), mean, std)
 
 
 def view_of(task: str, side: int, options: dict[str, Any]) -> Callable[[Batch, torch.Generator], Any]:

@@ -67,8 +67,8 @@ def frozen(
         found_ = []
         for repeat in range(options.repeats):
             chosen = row_of[few.chosen(labels, options.seed + repeat)]
-            # In the order of the pictures, so that all labels give the very probe of the main table; the pictures below
-            # 0 could not be read.
+            # Without the pictures that could not be read, which have no row; in order, so that all labels give the very
+            # probe of the main table.
             chosen = chosen[chosen >= 0].sort().values
             some = train.stages[features.POOLED][chosen].to(x.device)
             known = pictures.labels("train", train.places[chosen]).to(x.device)

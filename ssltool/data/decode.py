@@ -161,12 +161,27 @@ def _fast_jpeg(file: PictureFile, short_side: int | None) -> tuple[NDArray[np.ui
         pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=low, min_width=narrow)
     except (OSError, ValueError):  # not there, truncated, corrupt or odd
         return None
-    # The marker of EXIF and XMP, which does not occur in compressed pixels. Without it the picture is upright, and
-    # Pillow, whose reading of the header takes a third as long as all of the above, need not look.
-    if b"\xff\xe1" not in data:
+    # Pillow's reading of the header takes a third as long as all of the above: it looks only where there is EXIF.
+    if not _has_exif(data):
         return pixels, 1
     with _opened(io.BytesIO(data)) as image:
         return pixels, _orientation(image)
+
+
+def _has_exif(data: bytes) -> bool:
+    """Whether a JPEG has an APP1 segment (EXIF or XMP) before its pixels; true, too, where its segments make no sense."""
+    place = 2
+    while data[place : place + 1] == b"\xff":
+        marker = data[place + 1 : place + 2]
+        if marker == b"\xda":  # start of scan: what follows are pixels
+            return False
+        if marker == b"\xe1":
+            return True
+        if marker == b"\xff":  # padding
+            place += 1
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return True
 
 
 def _jpeg_bytes(file: PictureFile) -> bytes | None:

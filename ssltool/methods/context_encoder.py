@@ -65,6 +65,11 @@ class ContextEncoderOptions(MethodOptions):
     reconstruction: Literal["l2", "l1"] = Field(
         "l2", description="Error that is minimised; the paper saw no difference"
     )
+    base: Literal["mean", "interpolation"] = Field(
+        "mean",
+        description="What the network's answer is added to: the mean colour, or the hole filled from its border, so that "
+        "it learns what interpolation does not know",
+    )
     adversarial: float = Field(
         0.0, ge=0, lt=1, description="Weight of the adversarial loss, the rest goes to reconstruction; 0 = no adversary"
     )
@@ -311,9 +316,12 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         return Loss(loss, numbers)
 
     def paint(self, view: ContextEncoderView) -> Tensor:
-        """What the network puts into the window, float32 ``[B, C, t, t]`` in -1..1."""
+        """What the network puts into the window, float32 ``[B, C, t, t]`` in -1..1, with a base about that."""
         maps = self.encoder.map(view.seen)
-        painted: Tensor = self.decoder(self.channelwise(maps))
+        base = None
+        if self.options.base == "interpolation":
+            base = 2 * self._windowed(inpaint.interpolate(view.picture, view.mask)) - 1
+        painted: Tensor = self.decoder(self.channelwise(maps), base)
         return painted
 
     @torch.no_grad()

@@ -169,7 +169,7 @@ def _fast_jpeg(file: PictureFile, short_side: int | None) -> tuple[NDArray[np.ui
 
 
 def _has_exif(data: bytes) -> bool:
-    """Whether a JPEG has an APP1 segment (EXIF or XMP) before its pixels; true, too, where its segments make no sense."""
+    """Whether an APP1 segment (EXIF or XMP) comes before a JPEG's pixels; also true where segments make no sense."""
     place = 2
     while data[place : place + 1] == b"\xff":
         marker = data[place + 1 : place + 2]

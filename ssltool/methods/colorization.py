@@ -32,7 +32,7 @@ from ssltool.ops import ab_bins
 from ssltool.ops.ab_bins import SoftTarget
 from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.lab import lab_to_rgb, lightness, rgb_to_lab
-from ssltool.ops.pieces import piecewise
+from ssltool.ops.pieces import in_pieces
 from ssltool.ops.random import Draws
 
 GrayRule = Literal["any", "p99"]
@@ -286,14 +286,20 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
             return ab_bins.encode_dense(ab, self.centers, self.sigma)
         return ab_bins.look_up(ab, ab_bins.Table(self.table_bins, self.table_shares), self.options.bin_step)
 
-    @piecewise(4)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ColorizationView:
         """Crop and mirror the pictures and split them; see `Method.view`."""
-        gray = is_gray(rgb_to_lab(sample_points(images, self.stride))[:, 1:], self.options.gray_rule)
+        boxes = mirrored = torch.empty(len(index), 0, device=images.device)  # only drawn in training
         if self.training:
             draws = Draws(index, generator)
             boxes = random_boxes(draws, images.shape[-1], (self.options.min_crop, 1.0))
-            images = resized_crop(images, boxes, images.shape[-1], draws.chance(self.options.flip))
+            mirrored = draws.chance(self.options.flip)
+        return in_pieces(4, self._split, images, boxes, mirrored)
+
+    def _split(self, images: Tensor, boxes: Tensor, mirrored: Tensor) -> ColorizationView:
+        """The view from what was drawn for it."""
+        gray = is_gray(rgb_to_lab(sample_points(images, self.stride))[:, 1:], self.options.gray_rule)
+        if self.training:
+            images = resized_crop(images, boxes, images.shape[-1], mirrored)
         ab = rgb_to_lab(sample_points(images, self.stride))[:, 1:]
         target = self.encode(ab.movedim(1, -1))
         return ColorizationView((lightness(images) - 50) / 50, ab, target.bins, target.shares, ~gray, images)

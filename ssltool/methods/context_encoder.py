@@ -35,7 +35,7 @@ from ssltool.ops import inpaint, masks
 from ssltool.ops.color import standardize_colors
 from ssltool.ops.constants import constant
 from ssltool.ops.crops import random_boxes, resized_crop
-from ssltool.ops.pieces import piecewise
+from ssltool.ops.pieces import in_pieces
 from ssltool.ops.random import Draws
 
 _BAND_WEIGHT = 10.0  # of the visible band round a central hole (section 5.1)
@@ -67,8 +67,8 @@ class ContextEncoderOptions(MethodOptions):
     )
     base: Literal["mean", "interpolation"] = Field(
         "mean",
-        description="What the network's answer is added to: the mean colour, or the hole filled from its border, so that "
-        "it learns what interpolation does not know",
+        description="What the network's answer is added to: the mean colour, as in the paper, or the hole filled from "
+        "its border, so that it paints what interpolation does not know",
     )
     adversarial: float = Field(
         0.0, ge=0, lt=1, description="Weight of the adversarial loss, the rest goes to reconstruction; 0 = no adversary"
@@ -264,13 +264,19 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         undecided = (weight + 2) * math.log(2) if weight else 0.0
         return {"loss": (1 - weight) * loss + undecided, "l2": variance}
 
-    @piecewise(8)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ContextEncoderView:
         """Crop, mirror and cut holes; see `Method.view`. In evaluation whole pictures, holes still random."""
         draws = Draws(index, generator)
+        boxes = mirrored = torch.empty(len(index), 0, device=images.device)  # only drawn in training
         if self.training:
             boxes = random_boxes(draws, self.side, (self.options.crop_min, 1.0))
-            images = resized_crop(images, boxes, self.side, draws.chance(self.options.flip))
+            mirrored = draws.chance(self.options.flip)
+        return in_pieces(8, self._cut, images, draws, boxes, mirrored)
+
+    def _cut(self, images: Tensor, draws: Draws, boxes: Tensor, mirrored: Tensor) -> ContextEncoderView:
+        """The view from what was drawn for it; the holes are drawn here."""
+        if self.training:
+            images = resized_crop(images, boxes, self.side, mirrored)
         picture = images.to(torch.float32).div_(255)
         if self.encoder.in_channels == 1:
             picture = picture.mean(dim=1, keepdim=True)

@@ -30,7 +30,7 @@ from ssltool.errors import UsageError
 from ssltool.methods.base import Answers, Chart, DataInfo, Loss, Matrix, Method, MethodOptions
 from ssltool.nn.encoders import Encoder, map_shape
 from ssltool.ops import frames, patches
-from ssltool.ops.color import drop_channels, project_color, to_gray
+from ssltool.ops.color import among_noise, project_color, to_gray
 from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.pairs import (
     SMALLEST_PATCH,
@@ -43,7 +43,7 @@ from ssltool.ops.pairs import (
     sample,
     sample_pairs,
 )
-from ssltool.ops.pieces import piecewise
+from ssltool.ops.pieces import in_pieces
 from ssltool.ops.random import Draws
 
 _NAMES = [str(place + 1) for place in range(8)]
@@ -274,52 +274,67 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         leak = position_leak(self.options.sampler, self._side, self.sizes)
         return {"geometry": self.sizes._asdict(), "position_leak": round(leak, 4)}
 
-    @piecewise(4)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ContextPredictionView:
         """Cut patches and draw the pairs to be named; see `Method.view`.
 
         In evaluation pairs are drawn by the balanced `pair` sampler and patches are neither jittered nor shrunk. The
         colour guard stays: it makes the pictures that the network knows.
         """
-        draws = Draws(index, generator)
+        draws, side = Draws(index, generator), images.shape[-1]
+        mirrored = boxes = gray = torch.empty(len(index), 0, device=images.device)  # only drawn in training
         if self.training:
             mirrored = draws.chance(self.options.flip)
-            boxes = random_boxes(draws, images.shape[-1], (self.options.crop_min, 1.0), ratio=(1.0, 1.0))
+            boxes = random_boxes(draws, side, (self.options.crop_min, 1.0), ratio=(1.0, 1.0))
+            if self.options.grayscale:
+                gray = draws.chance(self.options.grayscale)
+            drawn = sample(self.options.sampler, draws, side, self.sizes, self.options.pairs)
+        else:
+            drawn = sample_pairs(draws, side, self.sizes._replace(jitter=0), _SCORED_PAIRS)
+        return in_pieces(8, self._cut, images, draws, mirrored, boxes, gray, *drawn)
+
+    def _cut(
+        self,
+        images: Tensor,
+        draws: Draws,
+        mirrored: Tensor,
+        boxes: Tensor,
+        gray: Tensor,
+        corner: Tensor,
+        first: Tensor,
+        second: Tensor,
+        target: Tensor,
+    ) -> ContextPredictionView:
+        """The view from what was drawn for it; sides of shrunk patches and noise are drawn here."""
+        if self.training:
             images = resized_crop(images, boxes, images.shape[-1], mirrored)
             if self.options.grayscale:
-                images = to_gray(images, draws.chance(self.options.grayscale))
-            drawn = sample(self.options.sampler, draws, images.shape[-1], self.sizes, self.options.pairs)
-        else:
-            drawn = sample_pairs(draws, images.shape[-1], self.sizes._replace(jitter=0), _SCORED_PAIRS)
-        images = images.contiguous()  # channel by channel, as patches are cut
-        raw = patches.cut(images, drawn.corner[..., 0], drawn.corner[..., 1], self.sizes.patch)
-        seen = raw.to(torch.float32)
+                images = to_gray(images, gray)
+        raw = patches.cut(images, corner[..., 0], corner[..., 1], self.sizes.patch)
+        seen = patches.resize(self._guarded(draws, raw), self.patch_input)
+        return ContextPredictionView(seen, first, second, target, raw, images, corner)
+
+    def _guarded(self, draws: Draws, raw: Tensor) -> Tensor:
+        """Shrink some of the patches ``[B, N, 3, p, p]``, apply the colour guard and standardise each: float."""
+        count, side = raw.shape[1], None
         if self.training and self.shrinks:
-            count = seen.shape[1]
             side = patches.shrunk_side(draws.uniform(count), self.sizes.patch)
             side = torch.where(draws.chance(self.options.shrink, count), side, self.sizes.patch)
-            seen = patches.shrunk(seen, side, self.shrinkers)
-        seen = self._guarded(draws, seen)
-        return ContextPredictionView(
-            patches.resize(seen, self.patch_input),
-            drawn.first,
-            drawn.second,
-            drawn.target,
-            raw,
-            images,
-            drawn.corner,
-        )
-
-    def _guarded(self, draws: Draws, seen: Tensor) -> Tensor:
-        """Apply the colour guard to patches ``[B, N, 3, p, p]`` (0..255) and standardise each."""
+        if self.color_guard == "drop":
+            kept = draws.integers(3, count)
+            pictures, places = (torch.arange(n, device=raw.device) for n in raw.shape[:2])
+            planes = raw[pictures[:, None], places, kept][:, :, None].to(torch.float32)  # the others need no work
+            return among_noise(draws, patches.standardize(self._shrunk(planes, side), level=1.0), kept)
+        seen = raw.to(torch.float32)
         if self.encoder.in_channels == 1:
             seen = seen.mean(dim=2, keepdim=True)
-        if self.color_guard == "drop":
-            return drop_channels(draws, patches.standardize(seen, level=1.0))
+        seen = self._shrunk(seen, side)
         if self.color_guard == "project":
             flat = seen.flatten(0, 1)
             seen = project_color(flat, torch.ones(len(flat), dtype=torch.bool, device=flat.device)).view_as(seen)
         return patches.standardize(seen, level=1.0, jointly=True)
+
+    def _shrunk(self, seen: Tensor, side: Tensor | None) -> Tensor:
+        return seen if side is None else patches.shrunk(seen, side, self.shrinkers)
 
     def forward(self, view: ContextPredictionView) -> Loss:
         """8-way cross-entropy over all pairs; in evaluation also with the pair asked both ways."""

@@ -35,7 +35,7 @@ from ssltool.ops import frames, grids, infonce, patches
 from ssltool.ops.choose import mirror
 from ssltool.ops.grids import DIRECTIONS, Direction, Grid
 from ssltool.ops.patch_augment import Level, augment
-from ssltool.ops.pieces import piecewise
+from ssltool.ops.pieces import in_pieces
 from ssltool.ops.random import Draws
 
 _LEAST_MAP = 2  # places a side of a patch's map: with one there is nothing to average and norms fail
@@ -268,26 +268,30 @@ class Cpc(Method[CpcOptions, CpcView]):
             "right_picture": own / count,
         }
 
-    @piecewise(2)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> CpcView:
         """Cut each picture into its grid and augment the patches; see `Method.view`."""
         draws = Draws(index, generator)
-        cells = self.grid.count**2
         margin = images.shape[-1] - self.grid.side
         device = images.device
+        mirrored = torch.zeros(len(index), dtype=torch.bool, device=device)
+        start = torch.full((len(index), 1, 2), margin // 2, device=device)
         if self.training:
             mirrored = draws.chance(self.options.flip)
-            if self.options.flip:
-                images = mirror(images, mirrored)
             start = draws.integers(margin + 1, 1, 2)
-        else:
-            start = torch.full((len(index), 1, 2), margin // 2, device=device)
-        picture = patches.cut(images, start[..., 0], start[..., 1], self.grid.side)[:, 0] if margin else images
+        return in_pieces(2, self._cut, images, draws, mirrored, start)
+
+    def _cut(self, images: Tensor, draws: Draws, mirrored: Tensor, start: Tensor) -> CpcView:
+        """The view from what was drawn for it; what happens to each patch is drawn here."""
+        if self.training and self.options.flip:
+            images = mirror(images, mirrored)
+        picture = images
+        if images.shape[-1] > self.grid.side:
+            picture = patches.cut(images, start[..., 0], start[..., 1], self.grid.side)[:, 0]
         shown = grids.cut(picture, self.grid).to(torch.float32).div_(255)
         shown = augment(shown, self.options.augment if self.training else "none", draws, gray=self.gray)
-        offered = torch.zeros(len(index), 0, dtype=torch.int64, device=device)
+        offered = torch.zeros(len(images), 0, dtype=torch.int64, device=images.device)
         if self.options.negatives == "random":
-            offered = draws.order(cells)[:, : self.options.offered]
+            offered = draws.order(self.grid.count**2)[:, : self.options.offered]
         return CpcView(self._normalised(shown), offered, picture)
 
     def _normalised(self, shown: Tensor) -> Tensor:

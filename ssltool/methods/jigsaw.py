@@ -30,7 +30,7 @@ from ssltool.nn.encoders import Encoder, map_shape
 from ssltool.ops import frames, patches, permutations
 from ssltool.ops.choose import mirror
 from ssltool.ops.color import project_color, to_gray
-from ssltool.ops.pieces import piecewise
+from ssltool.ops.pieces import in_pieces
 from ssltool.ops.random import Draws
 
 PermutationMode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all", "file"]
@@ -306,25 +306,39 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         """Statistics and SHA-256 of the permutation set."""
         return {"permutation_set": self._permutations.facts()}
 
-    @piecewise(4)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> JigsawView:
         """Cut each picture into tiles and draw the orders to be named; see `Method.view`."""
-        images = images.contiguous()  # channel by channel, as tiles are cut
         draws = Draws(index, generator)
         target = draws.integers(len(self.orders), self.options.puzzles)
-        gray = torch.zeros(len(index), dtype=torch.bool, device=images.device)
+        mirrored = gray = projected = torch.zeros(len(index), dtype=torch.bool, device=images.device)
         if self.training:
             mirrored = draws.chance(self.options.flip)
+            if self.color:
+                gray = draws.chance(self.options.grayscale)
+        place, corner = self._places(draws, images, gray)
+        if self.training and self.color and self.options.color_projection:
+            projected = draws.chance(self.options.color_projection) & ~gray
+        return in_pieces(8, self._cut, images, target, place, corner, mirrored, gray, projected)
+
+    def _cut(
+        self,
+        images: Tensor,
+        target: Tensor,
+        place: Tensor,
+        corner: Tensor,
+        mirrored: Tensor,
+        gray: Tensor,
+        projected: Tensor,
+    ) -> JigsawView:
+        """The view from what was drawn for it."""
+        if self.training:
             if self.options.flip:
                 images = mirror(images, mirrored)
             if self.color:
-                gray = draws.chance(self.options.grayscale)
                 images = to_gray(images, gray)
-        top, left, corner = self._places(draws, images, gray)
-        raw = patches.cut(images, top, left, self._geometry(images).tile)
+        raw = patches.cut(images, place[..., 0], place[..., 1], self._geometry(images).tile)
         tiles = patches.resize(raw, self.tile_input).to(torch.float32)
         if self.training and self.color and self.options.color_projection:
-            projected = draws.chance(self.options.color_projection) & ~gray
             tiles = project_color(tiles.flatten(0, 1), projected.repeat_interleave(self.tiles)).view_as(tiles)
         if self.encoder.in_channels == 1:
             tiles = tiles.mean(dim=2, keepdim=True)
@@ -337,8 +351,8 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
     def _geometry(self, images: Tensor) -> Geometry:
         return geometry(images.shape[-1], self.grid, self.options.gap)
 
-    def _places(self, draws: Draws, images: Tensor, gray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw where each channel of each tile starts: rows, columns ``[B, N, 3]`` and corners ``[B, N, 2]``."""
+    def _places(self, draws: Draws, images: Tensor, gray: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw where each channel of each tile starts, row and column ``[B, N, 3, 2]``, and corners ``[B, N, 2]``."""
         cell, _, slack, jitter = self._geometry(images)
         device = images.device
         jitter = jitter if self.training and self.color and self.options.channel_jitter else 0
@@ -354,8 +368,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         else:
             corner = corner + slack // 2
         shift = draws.integers(jitter + 1, self.tiles, 3, 2) * ~gray[:, None, None, None]
-        place = corner[:, :, None, :] + shift  # [B, N, 3, 2]
-        return place[..., 0], place[..., 1], corner
+        return corner[:, :, None, :] + shift, corner
 
     def forward(self, view: JigsawView) -> Loss:
         """K-way cross-entropy over all puzzles, with top-1, top-5 and the share of tiles put right."""

@@ -30,7 +30,7 @@ from ssltool.nn.encoders import Encoder
 from ssltool.nn.memory_bank import MemoryBank
 from ssltool.ops import augment, nce
 from ssltool.ops.crops import random_boxes, resized_crop
-from ssltool.ops.pieces import piecewise
+from ssltool.ops.pieces import in_pieces
 from ssltool.ops.random import Draws
 
 _ALL_AT_MOST = 65_536  # pictures up to which the softmax over all of them is affordable
@@ -129,13 +129,11 @@ class NpidView(NamedTuple):
         images: float ``[B, C, S, S]``, standardised, as the encoder sees them.
         which: int64 ``[B]``, the pictures' places in the data.
         seed: int64 ``[B]``, random; the pictures' negatives are drawn from it.
-        picture: float ``[B, 3, S, S]`` in 0..1, the views in colours, for people.
     """
 
     images: Tensor
     which: Tensor
     seed: Tensor
-    picture: Tensor
 
 
 class _Compared(NamedTuple):
@@ -231,37 +229,59 @@ class Npid(Method[NpidOptions, NpidView]):
         """The rows of the bank."""
         return frozenset({"bank.rows"})
 
-    @piecewise(8)
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> NpidView:
         """Draw a view of each picture; in evaluation mode it is the picture itself. See `Method.view`."""
         draws = Draws(index, generator)
         seed = draws.bits()
-        picture = self._augmented(images, draws) if self.training else images.to(torch.float32) / 255
-        return NpidView(self._standardized(picture), index, seed, picture)
+        if not self.training:
+            return NpidView(self._standardized(images.to(torch.float32) / 255), index, seed)
+        return NpidView(in_pieces(8, self._seen, images, *self._drawn(draws, images.shape[-1])), index, seed)
 
-    def _augmented(self, images: Tensor, draws: Draws) -> Tensor:
-        """Crop, mirror, turn and colour each picture: float ``[B, 3, S, S]`` in 0..1."""
+    def _drawn(self, draws: Draws, side: int) -> tuple[Tensor, ...]:
+        """Draw what `_augmented` does to pictures of this side; what is switched off is empty."""
         chosen = self.options
         assert chosen.crop and chosen.flip is not None and chosen.rotation is not None, "resolved"
         assert chosen.jitter is not None and chosen.hue is not None and chosen.grayscale is not None, "resolved"
-        side = images.shape[-1]
         boxes = random_boxes(draws, side, (chosen.crop, 1.0))
-        picture = resized_crop(images, boxes, side, mirrored=draws.chance(chosen.flip))
-        # From here on channel by channel: colours are sums of whole channels.
-        picture = picture.contiguous().to(torch.float32).div_(255)
+        mirrored = draws.chance(chosen.flip)
+        angle = factors = turn = gray = torch.empty(draws.count, 0, device=draws.device)
         if chosen.rotation:
-            picture = augment.rotate(picture, (2 * draws.uniform() - 1) * chosen.rotation)
+            angle = (2 * draws.uniform() - 1) * chosen.rotation
         if chosen.jitter or chosen.hue:
-            picture = augment.jitter(picture, draws, chosen.jitter, chosen.hue)
+            factors, turn = augment.draw_jitter(draws, chosen.jitter, chosen.hue)
         if chosen.grayscale:
-            picture = augment.grayscale(picture, draws.chance(chosen.grayscale))
-        return picture
+            gray = draws.chance(chosen.grayscale)
+        return boxes, mirrored, angle, factors, turn, gray
+
+    def _seen(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        """The pictures as they were drawn, as the encoder reads them."""
+        return self._standardized(self._augmented(images, *drawn))
+
+    def _augmented(
+        self,
+        images: Tensor,
+        boxes: Tensor,
+        mirrored: Tensor,
+        angle: Tensor,
+        factors: Tensor,
+        turn: Tensor,
+        gray: Tensor,
+    ) -> Tensor:
+        """Crop, mirror, turn and colour each picture as it was drawn: float ``[B, 3, S, S]`` in 0..1."""
+        cropped = resized_crop(images, boxes, images.shape[-1], mirrored)
+        # From here on channel by channel: colours are sums of whole channels.
+        picture = torch.empty(cropped.shape, device=images.device).copy_(cropped).div_(255)
+        if self.options.rotation:
+            picture = augment.rotate(picture, angle)
+        if self.options.jitter or self.options.hue:
+            picture = augment.jitter(picture, factors, turn if self.options.hue else None)
+        return augment.grayscale(picture, gray) if self.options.grayscale else picture
 
     def _standardized(self, picture: Tensor) -> Tensor:
-        """Float ``[B, 3, S, S]`` in 0..1 -> ``[B, C, S, S]`` of mean 0 and deviation 1 over the data."""
+        """Float ``[B, 3, S, S]`` in 0..1, changed in place -> ``[B, C, S, S]``, standardised over the data."""
         if self.encoder.in_channels == 1:
             picture = picture.mean(dim=1, keepdim=True)
-        return (picture - self._mean).div_(self._std).contiguous(memory_format=torch.channels_last)
+        return picture.sub_(self._mean).div_(self._std)
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit vectors float32 ``[B, D]`` of pictures float ``[B, C, S, S]``; float32 whatever the encoder runs in."""
@@ -389,10 +409,12 @@ class Npid(Method[NpidOptions, NpidView]):
 
     def pictures(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The picture and the views that are shown of it in three epochs."""
-        views = {
-            f"view, epoch {epoch}": (self.view(images, index, generator).picture * 255).round().to(torch.uint8)
-            for epoch in range(1, 4)
-        }
+        views = {}
+        for epoch in range(1, 4):
+            draws = Draws(index, generator)
+            draws.bits()  # the seed of the negatives comes first, as in `view`
+            shown = self._augmented(images, *self._drawn(draws, images.shape[-1])) if self.training else images / 255
+            views[f"view, epoch {epoch}"] = (shown * 255).round().to(torch.uint8)
         return {"picture": images, **views}
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssltool.ops.choose import change
 from ssltool.ops.constants import constant
 from ssltool.ops.random import Draws
 
@@ -19,23 +20,36 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, rounded as in torchvision
 _SOFT = 1e-5
 
 
-def jitter(images: Tensor, draws: Draws, strength: float, hue_strength: float) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each picture, in this order.
+def draw_jitter(draws: Draws, strength: float, hue_strength: float) -> tuple[Tensor, Tensor]:
+    """Draw what `jitter` does to each picture.
 
     Args:
-        images: float ``[B, 3, H, W]`` in 0..1.
         draws: The pictures' random numbers.
         strength: Reach s of the factors of brightness, contrast and saturation: uniform in max(0, 1 - s)..1 + s.
         hue_strength: Reach of the turn of the colour circle, 0..0.5.
 
     Returns:
-        float ``[B, 3, H, W]`` in 0..1.
+        Factors float ``[B, 3]`` and turns float ``[B]``.
     """
     low = max(0.0, 1 - strength)
     factors = low + draws.uniform(3) * (1 + strength - low)
-    turn = (2 * draws.uniform() - 1) * hue_strength
+    return factors, (2 * draws.uniform() - 1) * hue_strength
+
+
+def jitter(images: Tensor, factors: Tensor, turn: Tensor | None) -> Tensor:
+    """Change brightness, contrast, saturation and hue of each picture, in this order.
+
+    Args:
+        images: float ``[B, 3, H, W]`` in 0..1.
+        factors: float ``[B, 3]`` of brightness, contrast and saturation.
+        turn: float ``[B]``, part of the circle of hues; None leaves them.
+
+    Returns:
+        float ``[B, 3, H, W]`` in 0..1.
+    """
     images = contrast(brightness(images, factors[:, 0]), factors[:, 1])
-    return hue(saturation(images, factors[:, 2]), turn) if hue_strength else saturation(images, factors[:, 2])
+    images = saturation(images, factors[:, 2])
+    return images if turn is None else hue(images, turn)
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -56,7 +70,7 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def grayscale(images: Tensor, gray: Tensor) -> Tensor:
     """Show those pictures ``[B, 3, H, W]`` gray for which ``gray``, bool ``[B]``, is true."""
-    return _blend(images, luma(images), (~gray).to(images.dtype))
+    return change(gray, images, luma)
 
 
 def luma(images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssltool.ops.choose import choose
+from ssltool.ops.choose import change
 from ssltool.ops.random import Draws
 
 
@@ -19,11 +19,14 @@ def to_gray(images: Tensor, which: Tensor) -> Tensor:
     Returns:
         Like ``images``.
     """
+    return change(which, images.clone(), _mean_channel)
+
+
+def _mean_channel(images: Tensor) -> Tensor:
+    """Mean ``[B, 1, H, W]`` of three channels, of their dtype."""
     r, g, b = images.unbind(dim=1)
     mean = r.to(torch.float32).add_(g).add_(b).div_(3)[:, None]  # faster on a CPU than a reduction over three planes
-    if not images.is_floating_point():
-        mean = mean.round_()
-    return choose(which, mean.to(images.dtype), images)
+    return mean.to(images.dtype) if images.is_floating_point() else mean.round_().to(images.dtype)
 
 
 def project_color(images: Tensor, which: Tensor) -> Tensor:
@@ -44,24 +47,26 @@ def project_color(images: Tensor, which: Tensor) -> Tensor:
     return torch.stack([r + along, torch.sub(g, along, alpha=2), b + along], dim=1)
 
 
-def drop_channels(draws: Draws, patches: Tensor, noise: float = 0.01) -> Tensor:
-    """Keep one random channel of each patch and put noise into the others (Doersch et al. 2015, section 3.1).
+def among_noise(draws: Draws, planes: Tensor, kept: Tensor, noise: float = 0.01) -> Tensor:
+    """Put noise into the two other channels of patches of which one is kept (Doersch et al. 2015, section 3.1).
 
     Args:
         draws: The pictures' random numbers.
-        patches: float ``[B, N, 3, h, w]`` with unit deviation, contiguous; changed in place.
+        planes: float ``[B, N, 1, h, w]``, the kept channels, with unit deviation.
+        kept: int64 ``[B, N]`` in 0..2, which they are.
         noise: Deviation of the noise; the paper's is a hundredth of the kept channel's.
 
     Returns:
-        The patches.
+        float ``[B, N, 3, h, w]``.
     """
-    count, channels, height, width = patches.shape[1:]
-    kept = draws.integers(channels, count)
-    others = (kept[..., None] + torch.arange(1, channels, device=kept.device)) % channels
-    planes = others.flatten(0, 1) + channels * torch.arange(kept.numel(), device=kept.device)[:, None]
-    drawn = draws.normal(count, channels - 1, height, width).mul_(noise)
-    patches.view(-1, height, width).index_copy_(0, planes.flatten(), drawn.flatten(0, 2))
-    return patches
+    pictures, count, _, height, width = planes.shape
+    first = 3 * torch.arange(pictures * count, device=planes.device).view(pictures, count, 1)
+    others = first + (kept[..., None] + torch.arange(1, 3, device=planes.device)) % 3
+    patches = planes.new_empty(pictures * count * 3, height, width)
+    patches.index_copy_(0, (first[..., 0] + kept).flatten(), planes.flatten(0, 2))
+    drawn = draws.normal(count, 2, height, width).mul_(noise)
+    patches.index_copy_(0, others.flatten(), drawn.flatten(0, 2))
+    return patches.view(pictures, count, 3, height, width)
 
 
 def standardize_colors(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

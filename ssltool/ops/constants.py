@@ -11,7 +11,7 @@ Numbers = tuple["Numbers | float", ...]
 
 
 @cache
-def constant(values: Numbers, device: torch.device) -> Tensor:
+def constant(values: Numbers, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor of nested tuples of numbers; it is shared, so nobody may write to it, nor need its gradient."""
     with torch.inference_mode(False):
-        return torch.tensor(values, device=device)
+        return torch.tensor(values, dtype=dtype, device=device)

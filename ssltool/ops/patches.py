@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssltool.ops.constants import constant
+
 
 def cut(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     """Cut P patches out of each picture in one indexed copy.
+
+    Bytes that lie channels-last stay so, and are cut ten times as fast: row by row and not pixel by pixel.
 
     Args:
         images: ``[B, C, H, W]``, any dtype.
@@ -25,12 +29,38 @@ def cut(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
         ``[B, P, C, t, t]`` of the dtype of ``images``.
     """
     pictures, channels = images.shape[:2]
+    if images.dtype == torch.uint8 and images.permute(0, 2, 3, 1).is_contiguous():
+        return _cut_rows(images, top, left, size)
     if top.dim() == 2:
         top, left = top[..., None], left[..., None]
     windows = images.unfold(2, size, 1).unfold(3, size, 1)  # a view [B, C, H-t+1, W-t+1, t, t]: nothing is copied
     b = torch.arange(pictures, device=images.device)[:, None, None]
     c = torch.arange(channels, device=images.device)[None, None, :]
     return windows[b, c, top, left]
+
+
+def _cut_rows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """`cut` of bytes that lie channels-last."""
+    pictures, channels, height, width = images.shape
+    rows = images.permute(0, 2, 3, 1).flatten().unfold(0, size * channels, 1)  # a view: from every byte, a patch's row
+    below = torch.arange(size, device=images.device) * width
+    first = torch.arange(pictures, device=images.device)[:, None] * height
+
+    def cut_out(top: Tensor, left: Tensor) -> Tensor:
+        start = ((first + top) * width + left)[..., None] + below  # [B, P, t]
+        return rows.index_select(0, start.flatten() * channels)
+
+    if top.dim() == 2:
+        found = cut_out(top, left)
+    else:  # a cut for each channel, of which that channel is kept
+        found = torch.zeros(
+            top.shape[0] * top.shape[1] * size, size * channels, dtype=torch.uint8, device=images.device
+        )
+        for channel in range(channels):
+            only = tuple(255 * (c == channel) for c in range(channels)) * size
+            kept = constant(only, images.device, torch.uint8)
+            found.bitwise_or_(cut_out(top[..., channel], left[..., channel]).bitwise_and_(kept))
+    return found.view(*top.shape[:2], size, size, channels).permute(0, 1, 4, 2, 3)
 
 
 def assemble(patches: Tensor, columns: int, gap: int = 0, fill: float = 0) -> Tensor:
@@ -67,15 +97,31 @@ def standardize(patches: Tensor, level: float = 1 / 255, jointly: bool = False) 
     Returns:
         float of the same shape.
     """
-    flat = patches.flatten(-2)
-    centred = flat - flat.mean(dim=-1, keepdim=True)
-    # The norm is one vectorised pass; torch's own deviation took ten times as long on a CPU.
-    deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / flat.shape[-1] ** 0.5
+    channels, height, width = patches.shape[-3:]
+    count = height * width
+    last = patches.stride(-3) == 1 and channels > 1
+    # Channels last: rows of r, g, b, r, ... are taken as a whole, and their columns added up channel by channel.
+    rows = patches.movedim(-3, -1).flatten(-2) if last else patches.flatten(-2)[..., None, :]
+
+    def total(values: Tensor) -> Tensor:  # [..., C]
+        if last:
+            return values.sum(dim=-2).view(*values.shape[:-2], width, channels).sum(dim=-2)
+        return values.sum(dim=-1)[..., 0]
+
+    def spread(values: Tensor) -> Tensor:
+        return values.repeat(*[1] * (values.dim() - 1), width)[..., None, :] if last else values[..., None, None]
+
+    centred = rows - spread(total(rows) / count)
+    # A sum of squares is one vectorised pass; torch's own deviation took ten times as long on a CPU.
+    deviation = (total(centred * centred) / count).sqrt()
     if jointly:
-        deviation = deviation.square().mean(dim=-2, keepdim=True).sqrt()
+        deviation = deviation.square().mean(dim=-1, keepdim=True).sqrt().expand_as(deviation)
     # What a constant patch has left is the rounding of its mean, far below a gray level.
     scale = torch.where(deviation < 1e-3 * level, 0.0, 1 / deviation.clamp_min(level))
-    return centred.mul_(scale).view_as(patches)
+    centred.mul_(spread(scale))
+    return (
+        centred.view(*patches.shape[:-3], height, width, channels).movedim(-1, -3) if last else centred.view_as(patches)
+    )
 
 
 def resize(patches: Tensor, size: int) -> Tensor:

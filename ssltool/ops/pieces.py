@@ -1,50 +1,52 @@
-"""Draw a task for a few pictures at a time, so that what lies between two steps stays in the processor's cache."""
+"""Work on a few pictures at a time, so that what lies between two steps stays in the processor's cache."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-ViewT = TypeVar("ViewT", bound=tuple[Any, ...])
-_View = Callable[[Any, Tensor, Tensor, torch.Generator], ViewT]
+from ssltool.ops.random import Draws
+
+ViewT = TypeVar("ViewT", bound=Tensor | tuple[Tensor, ...])
 
 
-def piecewise(pictures: int) -> Callable[[_View[ViewT]], _View[ViewT]]:
-    """Make a method's ``view`` run on ``pictures`` at a time on a CPU, where it is then two to five times as fast.
+def in_pieces(pictures: int, work: Callable[..., ViewT], *given: Tensor | Draws) -> ViewT:
+    """Call ``work`` with ``pictures`` at a time on a CPU, where views are drawn two to five times as fast that way.
 
-    The result is the same: random numbers belong to a picture and not to its batch (see `ssltool.ops.random`), so each
-    piece begins with the generator in the same state. Every field of the view must be a tensor ``[B, ...]``. A GPU is
-    given the whole batch.
+    The result is the same, as random numbers belong to a picture and not to its batch (see `ssltool.ops.random`). What
+    costs the same for one picture as for many, such as drawing where to cut, is better done before. A GPU is given the
+    whole batch.
+
+    Args:
+        pictures: How many at a time.
+        work: Takes what is given, for some of the pictures, and returns a tensor ``[b, ...]`` or a named tuple of them.
+        given: Tensors ``[B, ...]`` and streams of B pictures.
+
+    Returns:
+        The same for all B pictures.
     """
-
-    def decorate(view: _View[ViewT]) -> _View[ViewT]:
-        @wraps(view)
-        def in_pieces(self: Any, images: Tensor, index: Tensor, generator: torch.Generator) -> ViewT:
-            count = len(images)
-            if images.device.type != "cpu" or count <= pictures:
-                return view(self, images, index, generator)
-            state = generator.get_state()
-            whole: list[Tensor] = []
-            for begin in range(0, count, pictures):
-                generator.set_state(state)
-                piece = view(self, images[begin : begin + pictures], index[begin : begin + pictures], generator)
-                whole = whole or [_room(part, count) for part in piece]
-                for field, part in zip(whole, piece, strict=True):
-                    field[begin : begin + len(part)] = part
-            kind: Callable[..., ViewT] = type(piece)
-            return kind(*whole)
-
-        return in_pieces
-
-    return decorate
+    first = given[0]
+    assert isinstance(first, Tensor)
+    count = len(first)
+    if first.device.type != "cpu" or count <= pictures:
+        return work(*given)
+    whole: list[Tensor] = []
+    for begin in range(0, count, pictures):
+        piece: Any = work(*(each[begin : begin + pictures] for each in given))
+        parts = (piece,) if isinstance(piece, Tensor) else piece
+        whole = whole or [_room(part, count) for part in parts]
+        for field, part in zip(whole, parts, strict=True):
+            field[begin : begin + len(part)] = part
+    joined: Any = whole[0] if isinstance(piece, Tensor) else type(piece)(*whole)
+    return cast("ViewT", joined)
 
 
 def _room(part: Tensor, count: int) -> Tensor:
-    """An empty tensor like ``part``, memory format included, for more pictures."""
-    channels_last = part.dim() == 4 and part.is_contiguous(memory_format=torch.channels_last)
-    form = torch.channels_last if channels_last and not part.is_contiguous() else torch.contiguous_format
-    return torch.empty((count, *part.shape[1:]), dtype=part.dtype, device=part.device, memory_format=form)
+    """An empty tensor like ``part``, with its order of axes in memory, for more pictures."""
+    shape = (count, *part.shape[1:])
+    if part.stride(0) == part[0].numel():  # pictures follow each other, so strides stay what they are
+        return torch.empty_strided(shape, part.stride(), dtype=part.dtype, device=part.device)
+    return torch.empty(shape, dtype=part.dtype, device=part.device)

@@ -46,6 +46,13 @@ class Draws:
         draws.count, draws.device = len(seeds), seeds.device
         return draws
 
+    def __getitem__(self, pictures: slice) -> Self:
+        """The streams of some of the pictures, each where it is now; drawing from them does not move these on."""
+        draws = self.__class__.__new__(self.__class__)
+        draws._state, draws._drawn = self._state[pictures], self._drawn
+        draws.count, draws.device = len(draws._state), self.device
+        return draws
+
     def bits(self, *shape: int) -> Tensor:
         """Uniform int64 ``[B, *shape]`` over all 2^64 values."""
         count = math.prod(shape)

@@ -227,6 +227,17 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None
     assert decode(saved(scene(48, 32), "JPEG", exif=exif)).size == (48, 32)
 
 
+@pytest.mark.parametrize(
+    "before", [b"", b"\xff\xfe\x00\x06note", b"\xff\xfe\x00\x06\xff\xda\xff\xda", b"\xff\xff"], ids=repr
+)
+def test_exif_is_found_behind_other_segments_and_padding(before: bytes) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    data = saved(scene(48, 32), "JPEG", exif=exif).getvalue()
+    place = data.index(b"\xff\xe1")
+    assert decode(io.BytesIO(data[:place] + before + data[place:])).size == (32, 48)
+
+
 def test_a_damaged_exif_block_is_ignored() -> None:
     file = saved(scene(48, 32), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     assert decode(file).size == (48, 32)

@@ -71,7 +71,8 @@ def test_every_offset_is_drawn_and_every_channel_stays_in_its_cell(side: int) ->
     cell, tile, slack, jitter = geometry(side, 3)
     start = (side - 3 * cell) // 2
     images = torch.zeros(300, 3, side, side, dtype=torch.uint8)
-    top, left, corner = method._places(_draws(300), images, torch.zeros(300, dtype=torch.bool))
+    place, corner = method._places(_draws(300), images, torch.zeros(300, dtype=torch.bool))
+    top, left = place.unbind(dim=-1)
     cells = torch.arange(9)
     within_y = top - start - (cells // 3 * cell)[:, None]
     within_x = left - start - (cells % 3 * cell)[:, None]

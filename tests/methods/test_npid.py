@@ -61,22 +61,25 @@ def test_gray_views_stay_gray_and_upright() -> None:
     method = build(gray=True, rotation=0.0, crop=1.0)
     images, index = pictures()
     images = images[:, :1].expand(-1, 3, -1, -1)
-    view = method.train().view(images, index, seeded())
-    assert torch.equal(view.picture, view.picture[:, :1].expand_as(view.picture))
-    ratio_changed = [not torch.allclose(a * 255, b.float()) for a, b in zip(view.picture, images, strict=True)]
+    view = method.train().pictures(images, index, seeded())["view, epoch 1"]
+    assert torch.equal(view, view[:, :1].expand_as(view))
+    ratio_changed = [not torch.equal(a, b) for a, b in zip(view, images, strict=True)]
     assert not all(ratio_changed)  # a crop of the whole area is the picture unless its sides change
 
 
 def test_an_evaluation_view_is_the_picture() -> None:
     images, index = pictures()
-    view = build().eval().view(images, index, seeded())
-    assert torch.allclose(view.picture * 255, images.float(), atol=1e-4)
+    method = build().eval()
+    seen = method.view(images, index, seeded()).images
+    assert torch.allclose((seen * method._std + method._mean) * 255, images.float(), atol=1e-3)
+    assert torch.equal(method.pictures(images, index, seeded())["view, epoch 1"], images)
 
 
 def test_one_channel_reads_the_mean_with_the_cards_statistics() -> None:
     method = build(channels=1)
-    view = method.eval().view(*pictures(), seeded())
-    expected = (view.picture.mean(dim=1, keepdim=True) - 0.449) / 0.226
+    images, index = pictures()
+    view = method.eval().view(images, index, seeded())
+    expected = (images.float().mean(dim=1, keepdim=True) / 255 - 0.449) / 0.226
     assert torch.allclose(view.images, expected, atol=1e-5)
 
 

@@ -53,7 +53,8 @@ def test_jitter_belongs_to_the_picture_and_stays_in_range(images: Tensor) -> Non
     index = torch.arange(6)
 
     def drawn(which: Tensor) -> Tensor:
-        return augment.jitter(images[which], Draws(which, torch.Generator().manual_seed(1)), 0.4, 0.4)
+        draws = Draws(which, torch.Generator().manual_seed(1))
+        return augment.jitter(images[which], *augment.draw_jitter(draws, 0.4, 0.4))
 
     whole = drawn(index)
     assert torch.equal(drawn(index[2:5]), whole[2:5])
@@ -63,4 +64,4 @@ def test_jitter_belongs_to_the_picture_and_stays_in_range(images: Tensor) -> Non
 
 def test_no_strength_changes_nothing(images: Tensor) -> None:
     draws = Draws(torch.arange(6), torch.Generator().manual_seed(1))
-    assert torch.allclose(augment.jitter(images.clone(), draws, 0.0, 0.0), images, atol=1e-6)
+    assert torch.allclose(augment.jitter(images.clone(), *augment.draw_jitter(draws, 0.0, 0.0)), images, atol=1e-6)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssltool.ops.color import drop_channels, project_color, standardize_colors, to_gray
+from ssltool.ops.color import among_noise, project_color, standardize_colors, to_gray
 from ssltool.ops.patches import standardize
 from ssltool.ops.random import Draws
 
@@ -40,12 +40,14 @@ def test_projection_is_idempotent_keeps_the_sum_and_gray() -> None:
 
 def test_one_random_channel_of_each_patch_is_kept_and_the_others_are_noise() -> None:
     """Which one is kept is uniform (chi-square on 3,000 patches) and independent for the patches of a picture."""
-    patches = standardize(torch.rand(1500, 2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), level=0.0)
-    dropped = drop_channels(Draws(torch.arange(1500), torch.Generator().manual_seed(2)), patches.clone())
+    patches = standardize(torch.rand(1500, 2, 1, 32, 32, generator=torch.Generator().manual_seed(1)), level=0.0)
+    draws = Draws(torch.arange(1500), torch.Generator().manual_seed(2))
+    channel = draws.integers(3, 2)
+    dropped = among_noise(draws, patches, channel)
     deviation = dropped.std(dim=(-1, -2), correction=0)
     kept = deviation.argmax(dim=2)
-    assert torch.equal(dropped.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)),
-                       patches.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)))  # fmt: skip
+    assert torch.equal(kept, channel)
+    assert torch.equal(dropped.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)), patches)
     assert torch.allclose(deviation.amax(dim=2), torch.ones(()), atol=1e-3)
     others = deviation.sort(dim=2).values[..., :2]
     assert (others - 0.01).abs().max() < 0.001

@@ -17,6 +17,11 @@ def test_cut_equals_slicing(pictures: int, count: int, size: int, seed: int) -> 
     left = torch.randint(0, 16 - size, (pictures, count, 3), generator=generator)
     got = patches.cut(images, top, left, size)
     assert got.shape == (pictures, count, 3, size, size)
+    last = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(patches.cut(last, top, left, size), got)
+    assert torch.equal(
+        patches.cut(last, top[..., 0], left[..., 0], size), patches.cut(images, top[..., 0], left[..., 0], size)
+    )
     for b in range(pictures):
         for p in range(count):
             for c in range(3):
@@ -51,6 +56,18 @@ def test_standardize_uses_the_population_deviation() -> None:
 @pytest.mark.parametrize("value", [0.0, 1 / 255, 0.1, 77 / 255, 1.0])
 def test_a_constant_patch_becomes_exactly_zero(value: float) -> None:
     assert (patches.standardize(torch.full((2, 3, 9, 9), value)) == 0).all()
+
+
+@pytest.mark.parametrize("jointly", [False, True])
+def test_standardize_channels_last(jointly: bool) -> None:
+    """The same numbers, in the layout given."""
+    given = torch.rand(4, 5, 3, 8, 7) * 255
+    given[0, 0, 1] = 77.0  # a channel without contrast
+    last = given.movedim(2, -1).contiguous().movedim(-1, 2)
+    found = patches.standardize(last, level=1.0, jointly=jointly)
+    assert torch.allclose(found, patches.standardize(given, level=1.0, jointly=jointly), atol=1e-5)
+    assert found.stride() == last.stride()
+    assert (found[0, 0, 1] == 0).all() or jointly
 
 
 def test_standardize_each_channel_alone() -> None:

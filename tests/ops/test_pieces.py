@@ -1,4 +1,4 @@
-"""Views in pieces: the same as of the whole batch, whatever the piece, and for every method."""
+"""Work in pieces: the same as on the whole batch, whatever the piece, and for every method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssltool.methods.base import DataInfo
 from ssltool.methods.find import find_method
-from ssltool.ops.pieces import piecewise
+from ssltool.ops.pieces import in_pieces
 from ssltool.ops.random import Draws
 
 
@@ -19,36 +19,40 @@ class View(NamedTuple):
     number: Tensor
 
 
-def view(self: int, images: Tensor, index: Tensor, generator: torch.Generator) -> View:
-    pixels = (images + self).float().contiguous(memory_format=torch.channels_last)
-    return View(pixels, Draws(index, generator).uniform(2))
+def work(images: Tensor, draws: Draws) -> View:
+    return View(images.float().contiguous(memory_format=torch.channels_last), draws.uniform(2))
 
 
 @pytest.mark.parametrize("piece", [1, 3, 5, 7, 100])
 def test_pieces_make_up_the_whole(piece: int) -> None:
     images, index = torch.arange(7 * 3 * 4).view(7, 3, 2, 2), torch.arange(7) * 5
-    whole = view(1, images, index, torch.Generator().manual_seed(3))
-    generator = torch.Generator().manual_seed(3)
-    parts = piecewise(piece)(view)(1, images, index, generator)
+
+    def streams() -> Draws:
+        draws = Draws(index, torch.Generator().manual_seed(3))
+        draws.bits(3)  # pieces go on where the streams are
+        return draws
+
+    whole, parts = work(images, streams()), in_pieces(piece, work, images, streams())
     assert isinstance(parts, View)
     assert torch.equal(parts.pixels, whole.pixels)
     assert parts.pixels.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(parts.number, whole.number)
-    again = torch.Generator().manual_seed(3)
-    view(1, images, index, again)
-    assert torch.equal(generator.get_state(), again.get_state())  # what is drawn later is the same, too
+    assert torch.equal(in_pieces(piece, lambda given: given * 2, images), images * 2)
 
 
 @pytest.mark.parametrize("name", ["jigsaw", "context-prediction", "context-encoder", "colorization", "npid", "cpc"])
-def test_a_methods_view_does_not_depend_on_the_piece(name: str) -> None:
+def test_a_methods_view_does_not_depend_on_the_batch(name: str) -> None:
+    """Not on the pieces in which it is drawn either: two pictures are one piece, or a part of another one."""
     cls, info = find_method(name), DataInfo(100, 64)
     options = cls.Options().resolved(info)
     channels = 1 if cls.color_space == "lightness" else 3
     encoder = cls.build_encoder(options, info, "resnet10_w32", stem="small", in_channels=channels)
     method = cls(options, encoder, info).train()
-    images = torch.randint(0, 256, (9, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    index = torch.arange(9)
-    got = method.view(images, index, torch.Generator().manual_seed(1))
-    whole = cls.view.__wrapped__(method, images, index, torch.Generator().manual_seed(1))  # type: ignore[attr-defined]
-    for part, expected in zip(got, whole, strict=True):
-        assert torch.allclose(part.float(), expected.float(), atol=1e-4)
+    images = torch.randint(0, 256, (19, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    index = torch.arange(19)
+    whole = method.view(images, index, torch.Generator().manual_seed(1))
+    for begin in range(0, 19, 2):
+        some = slice(begin, begin + 2)
+        part = method.view(images[some], index[some], torch.Generator().manual_seed(1))
+        for got, expected in zip(part, whole, strict=True):
+            assert torch.allclose(got.float(), expected[some].float(), atol=1e-4)

@@ -41,6 +41,7 @@ from ssltool.methods.find import find_method
 from ssltool.ops.ab_bins import bin_centers
 from ssltool.ops.color import standardize_colors
 from ssltool.ops.crops import random_boxes, resized_crop
+from ssltool.ops.pieces import in_pieces
 from ssltool.ops.random import Draws
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -214,12 +215,15 @@ USUAL: dict[str, Callable[[Image.Image], Any]] = {
 
 
 def plain_crop(batch: Batch, generator: torch.Generator) -> Tensor:
-    """Random resized crop, mirror, normalise: what `ssltool.ops` has, on a batch."""
+    """Random resized crop, mirror, normalise: what `ssltool.ops` has, in pieces as every method draws its task."""
     draws = Draws(batch.indices, generator)
     boxes = random_boxes(draws, batch.images.shape[-1], (0.08, 1.0))
-    cropped = resized_crop(batch.images, boxes, 224, draws.chance(0.5))
+    return in_pieces(8, _cropped, batch.images, boxes, draws.chance(0.5))
+
+
+def _cropped(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
     mean, std = (torch.tensor(values) * 255 for values in (MEAN, STD))
-    return standardize_colors(cropped.to(torch.float32), mean, std)
+    return standardize_colors(resized_crop(images, boxes, 224, mirrored).to(torch.float32), mean, std)
 
 
 def view_of(task: str, side: int, options: dict[str, Any]) -> Callable[[Batch, torch.Generator], Any]:

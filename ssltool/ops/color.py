@@ -84,6 +84,5 @@ def standardize_colors(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         return (images - mean[:, None, None]).div_(std[:, None, None])
     # Channels last: a row is r, g, b, r, ... and taken as a whole, else torch works pixel by pixel, six times as long.
     pixels = images.permute(0, 2, 3, 1)
-    width = images.shape[-1]
-    rows = (pixels.flatten(2) - mean.repeat(width)).div_(std.repeat(width))
-    return rows.view(pixels.shape).permute(0, 3, 1, 2)
+    scale, offset = (values.expand(images.shape[-1], -1).flatten() for values in (1 / std, -mean / std))
+    return torch.addcmul(offset, pixels.flatten(2), scale).view(pixels.shape).permute(0, 3, 1, 2)

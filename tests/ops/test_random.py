@@ -97,7 +97,7 @@ def test_normal_numbers_come_in_fours_and_belong_to_the_picture() -> None:
     assert float(found.std()) == pytest.approx(1, abs=0.02)
     assert float((found.abs() < 1).float().mean()) == pytest.approx(0.6827, abs=0.01)
     # The four parts of a hash know nothing of each other, nor do their sizes.
-    parts = found.flatten(1).unflatten(1, (4, 60)).transpose(0, 1).flatten(1)
+    parts = found.flatten(1).unflatten(1, (60, 4)).permute(2, 0, 1).flatten(1)
     for values in (parts, parts.square()):
         assert (torch.corrcoef(values) - torch.eye(4)).abs().max() < 0.025
     # Kolmogorov and Smirnov's distance from the normal distribution, 1.95 / sqrt(n) at 0.1 %.
@@ -111,4 +111,4 @@ def test_normal_numbers_come_in_fours_and_belong_to_the_picture() -> None:
 def test_normal_numbers_go_on_where_others_stopped() -> None:
     draws = Draws(torch.arange(50), torch.Generator().manual_seed(3))
     first, second = draws.normal(7), draws.normal(7)
-    assert len(torch.cat([first, second], dim=1).unique()) == 700
+    assert len(torch.cat([first, second], dim=1).unique()) > 690  # of 700; there are 65,536 values

@@ -29,6 +29,7 @@ from ssltool.methods.base import Answers, Chart, DataInfo, Lines, Loss, Method, 
 from ssltool.nn.encoders import Encoder
 from ssltool.nn.memory_bank import MemoryBank
 from ssltool.ops import augment, nce
+from ssltool.ops.constants import constant
 from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.pieces import in_pieces
 from ssltool.ops.random import Draws
@@ -270,10 +271,13 @@ class Npid(Method[NpidOptions, NpidView]):
         """Crop, mirror, turn and colour each picture as it was drawn: float ``[B, 3, S, S]`` in 0..1."""
         cropped = resized_crop(images, boxes, images.shape[-1], mirrored)
         # From here on channel by channel: colours are sums of whole channels.
-        picture = torch.empty(cropped.shape, device=images.device).copy_(cropped).div_(255)
+        picture = torch.empty(cropped.shape, device=images.device).copy_(cropped)
         if self.options.rotation:
             picture = augment.rotate(picture, angle)
-        if self.options.jitter or self.options.hue:
+        if not (self.options.jitter or self.options.hue):
+            picture.div_(255)
+        else:  # the factor of the brightness brings bytes to 0..1 as well
+            factors = factors / constant((255.0, 1.0, 1.0), images.device)
             picture = augment.jitter(picture, factors, turn if self.options.hue else None)
         return augment.grayscale(picture, gray) if self.options.grayscale else picture
 

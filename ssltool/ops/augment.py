@@ -17,7 +17,6 @@ from ssltool.ops.constants import constant
 from ssltool.ops.random import Draws
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, rounded as in torchvision
-_SOFT = 1e-5
 
 
 def draw_jitter(draws: Draws, strength: float, hue_strength: float) -> tuple[Tensor, Tensor]:
@@ -82,32 +81,25 @@ def luma(images: Tensor) -> Tensor:
 def hue(images: Tensor, turn: Tensor) -> Tensor:
     """Turn each picture's colours around the circle of hues, keeping saturation and value.
 
-    Only sums, products and bounds: on a CPU torch compares and chooses ten times as slowly. At the seams between two
-    ways of computing a hue both give the same, so a soft choice of ``_SOFT`` wide changes nothing that can be seen.
+    Only sums, products and bounds: on a CPU torch compares and chooses ten times as slowly. The circle is 6 long, with
+    red at 0, green at 2, blue at 4. A channel is at its highest up to 1 away from its own hue and falls linearly to its
+    lowest at 2, so a colour with m as lowest channel and chroma C lies 1 + (g + b - r - m) / C away from red, on the side
+    of green if g > b.
 
     Args:
         images: float ``[B, 3, H, W]`` in 0..1.
         turn: float ``[B]``, part of the circle, -0.5..0.5.
     """
     r, g, b = images.unbind(dim=1)
-    value = torch.maximum(torch.maximum(r, g), b)
-    chroma = torch.minimum(torch.minimum(r, g), b).neg_().add_(value)
-    scale = chroma.clamp_min(1e-9).reciprocal_()
-    # Position on a circle of length 6: red 0, green 2, blue 4; the formula of the highest channel counts.
-    place = (r - g).mul_(scale).add_(4)
-    place.addcmul_(_top(g, value), (b - r).mul_(scale).add_(2).sub_(place))
-    place.addcmul_(_top(r, value), (g - b).mul_(scale).sub_(place))
-    place.add_(6 * turn[:, None, None])
-    place.sub_((place / 6).floor_(), alpha=6)
-    # A channel is at its highest up to 1 away from its own hue and falls linearly to its lowest at 2.
-    away = (place[:, None] - constant((0.0, 2.0, 4.0), images.device)[:, None, None]).abs_().sub_(3).abs_().neg_()
-    lowered = away.add_(2).clamp_(0, 1).mul_(chroma[:, None])
-    return torch.sub(value[:, None], lowered, out=images)
-
-
-def _top(channel: Tensor, value: Tensor) -> Tensor:
-    """1 where a channel is the highest, 0 where it is not, in between within ``_SOFT`` of it."""
-    return (channel - value).mul_(1 / _SOFT).add_(1).clamp_(min=0)
+    low = torch.minimum(torch.minimum(r, g), b)
+    chroma = torch.maximum(torch.maximum(r, g), b).sub_(low)
+    place = (g + b).sub_(r).sub_(low).div_(chroma.clamp_min(1e-9)).add_(1).copysign_(g - b)  # -3..3
+    own = constant((0.0, 2.0, 4.0), images.device)
+    offset = (6 * turn[:, None] - own + 3).remainder(6) - 3
+    near = torch.empty_like(images)  # given to torch, which else loops over the channels innermost
+    torch.add(place[:, None], offset[..., None, None], out=near)
+    near.abs_().sub_(3).abs_()  # 3 at a channel's own hue, 0 opposite to it
+    return torch.addcmul((low - chroma)[:, None], chroma[:, None], near.clamp_(1, 2), out=images)
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def test_colors_are_standardized_in_either_layout(form: torch.memory_format, cha
     images = torch.rand(4, channels, 9, 7).contiguous(memory_format=form)
     mean, std = torch.rand(channels), torch.rand(channels) + 0.1
     found = standardize_colors(images, mean, std)
-    assert torch.equal(found, (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1))
+    assert torch.allclose(found, (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1), atol=1e-6)
     assert found.is_contiguous(memory_format=form)
 
 

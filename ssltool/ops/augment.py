@@ -83,8 +83,8 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
 
     Only sums, products and bounds: on a CPU torch compares and chooses ten times as slowly. The circle is 6 long, with
     red at 0, green at 2, blue at 4. A channel is at its highest up to 1 away from its own hue and falls linearly to its
-    lowest at 2, so a colour with m as lowest channel and chroma C lies 1 + (g + b - r - m) / C away from red, on green's
-    side if g > b.
+    lowest at 2, so a colour with m as lowest channel and chroma C lies 1 + (g + b - r - m) / C away from red, towards
+    green if g > b.
 
     Args:
         images: float ``[B, 3, H, W]`` in 0..1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,6 @@ from ssltool.distributed import from_main, rank, world_size
 from ssltool.errors import CheckpointError, DataError, UsageError
 from ssltool.methods.base import DataInfo
 from ssltool.methods.find import find_method
-from ssltool.training.parallel import restarts
 from ssltool.workflows import runs
 from ssltool.workflows.options import FREE_ON_RESUME, Choice, PretrainOptions, automatic_size, resolved, validated
 from ssltool.workflows.request import Request
@@ -32,12 +32,12 @@ def located(request: Request) -> tuple[Request, int]:
     return replace(request, choice=placed), devices or 1
 
 
-def to_continue(request: Request) -> Path | None:
+def to_continue(request: Request, restarts: int) -> Path | None:
     """The folder of the run to continue, the same for all processes; None begins a new one.
 
     When torchrun has started the processes again, that is the run which they began the first time.
     """
-    choice, (done, allowed) = request.choice, restarts()
+    choice, allowed = request.choice, int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     if allowed and not (request.resume or request.dry_run) and (request.overwrite or choice.run.out is None):
         raise UsageError(
             "with torchrun's --max-restarts a restarted command has to find its run: name a new folder with --out, "
@@ -47,7 +47,7 @@ def to_continue(request: Request) -> Path | None:
     def find() -> str | None:
         if request.resume:
             return str(runs.folder_to_resume(choice.run.out, choice.method))
-        begun = done and choice.run.out is not None and (choice.run.out / runs.RUN_FILE).is_file()
+        begun = restarts and choice.run.out is not None and (choice.run.out / runs.RUN_FILE).is_file()
         return str(choice.run.out) if begun else None
 
     found = from_main(find)

@@ -111,14 +111,14 @@ def pretrain(
         placed, processes = located(request)
         if processes > 1:
             return launch(placed, processes, console)
-    with joined():
-        return _pretrain(request, console if is_main() else Console(quiet=True))
+    with joined() as restarts:
+        return _pretrain(request, restarts, console if is_main() else Console(quiet=True))
 
 
-def _pretrain(request: Request, console: Console) -> dict[str, Any]:
+def _pretrain(request: Request, restarts: int, console: Console) -> dict[str, Any]:
     """Carry out a request in this process and those that it has joined."""
     choice = request.choice
-    folder = to_continue(request)
+    folder = to_continue(request, restarts)
     if folder and not request.resume:
         choice = only_folder(choice, folder)
     run, source = continued_run(choice, folder) if folder else new_run(choice, request.overwrite, request.dry_run)

@@ -132,16 +132,15 @@ def test_a_batch_is_shared_by_whoever_resumes(tmp_path: Path, monkeypatch: pytes
 def test_torchruns_restarts_need_a_named_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     request = Request(choice(tmp_path / "run"))
-    assert opening.to_continue(request) is None
+    assert opening.to_continue(request, restarts=0) is None
     with pytest.raises(UsageError, match="--out"):
-        opening.to_continue(Request(combine("jigsaw", JIGSAW, {})))
+        opening.to_continue(Request(combine("jigsaw", JIGSAW, {})), restarts=0)
     with pytest.raises(UsageError, match="--overwrite"):
-        opening.to_continue(Request(request.choice, overwrite=True))
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert opening.to_continue(request) is None
+        opening.to_continue(Request(request.choice, overwrite=True), restarts=0)
+    assert opening.to_continue(request, restarts=1) is None
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    assert opening.to_continue(request) == tmp_path / "run"
+    assert opening.to_continue(request, restarts=1) == tmp_path / "run"
 
 
 BREAKS = """

@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 
 
-def change(which: Tensor, images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+def change(which: Tensor, images: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
     """Change the chosen pictures, in place on a CPU, where one can ask which they are without waiting for a device.
 
     Args:
         which: bool ``[B]``.
         images: ``[B, ...]``; anywhere but on a CPU all of them are changed, and the chosen ones taken.
-        change: ``[b, ...]`` -> what broadcasts to it.
+        how: ``[b, ...]`` -> what broadcasts to it.
 
     Returns:
         The pictures.
     """
     places = which.nonzero()[:, 0].tolist() if images.device.type == "cpu" else None
     if places is None:
-        return choose(which, change(images).expand_as(images), images)
+        return choose(which, how(images).expand_as(images), images)
     for place in places:
-        images[place : place + 1] = change(images[place : place + 1])
+        images[place : place + 1] = how(images[place : place + 1])
     return images
 
 

@@ -322,19 +322,17 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         if self.color_guard == "drop":
             kept = draws.integers(3, count)
             pictures, places = (torch.arange(n, device=raw.device) for n in raw.shape[:2])
-            planes = raw[pictures[:, None], places, kept][:, :, None].to(torch.float32)  # the others need no work
+            planes = raw[pictures[:, None], places, kept][:, :, None]  # the others need no work
             return among_noise(draws, patches.standardize(self._shrunk(planes, side), level=1.0), kept)
-        seen = raw.to(torch.float32)
-        if self.encoder.in_channels == 1:
-            seen = seen.mean(dim=2, keepdim=True)
+        seen = raw.to(torch.float32).mean(dim=2, keepdim=True) if self.encoder.in_channels == 1 else raw
         seen = self._shrunk(seen, side)
         if self.color_guard == "project":
-            flat = seen.flatten(0, 1)
+            flat = seen.to(torch.float32).flatten(0, 1)
             seen = project_color(flat, torch.ones(len(flat), dtype=torch.bool, device=flat.device)).view_as(seen)
         return patches.standardize(seen, level=1.0, jointly=True)
 
     def _shrunk(self, seen: Tensor, side: Tensor | None) -> Tensor:
-        return seen if side is None else patches.shrunk(seen, side, self.shrinkers)
+        return seen if side is None else patches.shrunk(seen.to(torch.float32), side, self.shrinkers)
 
     def forward(self, view: ContextPredictionView) -> Loss:
         """8-way cross-entropy over all pairs; in evaluation also with the pair asked both ways."""

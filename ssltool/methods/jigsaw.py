@@ -318,7 +318,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         place, corner = self._places(draws, images, gray)
         if self.training and self.color and self.options.color_projection:
             projected = draws.chance(self.options.color_projection) & ~gray
-        return in_pieces(8, self._cut, images, target, place, corner, mirrored, gray, projected)
+        return in_pieces(4, self._cut, images, target, place, corner, mirrored, gray, projected)
 
     def _cut(
         self,
@@ -337,11 +337,12 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             if self.color:
                 images = to_gray(images, gray)
         raw = patches.cut(images, place[..., 0], place[..., 1], self._geometry(images).tile)
-        tiles = patches.resize(raw, self.tile_input).to(torch.float32)
+        tiles = patches.resize(raw, self.tile_input)
         if self.training and self.color and self.options.color_projection:
+            tiles = tiles.to(torch.float32)
             tiles = project_color(tiles.flatten(0, 1), projected.repeat_interleave(self.tiles)).view_as(tiles)
         if self.encoder.in_channels == 1:
-            tiles = tiles.mean(dim=2, keepdim=True)
+            tiles = tiles.to(torch.float32).mean(dim=2, keepdim=True)
         if self.options.standardize:
             tiles = patches.standardize(tiles, level=1.0)
         else:

@@ -236,7 +236,7 @@ class Npid(Method[NpidOptions, NpidView]):
         seed = draws.bits()
         if not self.training:
             return NpidView(self._standardized(images.to(torch.float32) / 255), index, seed)
-        return NpidView(in_pieces(8, self._seen, images, *self._drawn(draws, images.shape[-1])), index, seed)
+        return NpidView(in_pieces(4, self._seen, images, *self._drawn(draws, images.shape[-1])), index, seed)
 
     def _drawn(self, draws: Draws, side: int) -> tuple[Tensor, ...]:
         """Draw what `_augmented` does to pictures of this side; what is switched off is empty."""

@@ -95,6 +95,6 @@ def _resized_one_by_one(images: Tensor, boxes: Tensor, size: int, mirrored: Tens
     flips = [False] * len(images) if mirrored is None else mirrored.tolist()
     for number, ((top, left, height, width), flip) in enumerate(zip(boxes.tolist(), flips, strict=True)):
         box = images[number : number + 1, :, top : top + height, left : left + width]
-        resized = F.interpolate(box, (size, size), mode="bilinear")[0]
-        found[number] = resized.flip(-1) if flip else resized
+        # Mirrored before it is resized: the box is copied then anyway.
+        found[number] = F.interpolate(box.flip(-1) if flip else box, (size, size), mode="bilinear")[0]
     return found

@@ -88,40 +88,48 @@ def standardize(patches: Tensor, level: float = 1 / 255, jointly: bool = False) 
     """Give each channel of each patch zero mean and unit (population) deviation.
 
     Args:
-        patches: float ``[..., C, t, t]``.
+        patches: uint8 or float ``[..., C, t, t]``; statistics of bytes are exact, and twice as fast.
         level: One gray level on the scale of ``patches``, the least deviation divided by. A constant patch becomes
             exactly zero, never NaN.
         jointly: Divide all channels of a patch by one deviation, which keeps its colours; means are still removed
             from each.
 
     Returns:
-        float of the same shape.
+        float32, or the dtype of floats, of the same shape.
     """
     channels, height, width = patches.shape[-3:]
-    count = height * width
     last = patches.stride(-3) == 1 and channels > 1
-    # Channels last: rows of r, g, b, r, ... are taken as a whole, and their columns added up channel by channel.
-    rows = patches.movedim(-3, -1).flatten(-2) if last else patches.flatten(-2)[..., None, :]
+    # Channels last: a row of r, g, b, r, ... is taken as a whole.
+    rows = patches.movedim(-3, -1).flatten(-2) if last else patches  # [..., H, W * C] or [..., C, H, W]
 
-    def total(values: Tensor) -> Tensor:  # [..., C]
-        if last:
-            return values.sum(dim=-2).view(*values.shape[:-2], width, channels).sum(dim=-2)
-        return values.sum(dim=-1)[..., 0]
+    def mean(values: Tensor) -> Tensor:  # [..., C]
+        # Sums of up to 258 rows of squared bytes are below 2^24 and exact in float32.
+        columns = values.sum(dim=-2).double()
+        by_channel = columns.view(*columns.shape[:-1], width, channels).sum(dim=-2) if last else columns.sum(dim=-1)
+        return by_channel / (height * width)
 
-    def spread(values: Tensor) -> Tensor:
+    def spread(values: Tensor) -> Tensor:  # to the shape of rows
+        values = values.to(seen.dtype)
         return values.repeat(*[1] * (values.dim() - 1), width)[..., None, :] if last else values[..., None, None]
 
-    centred = rows - spread(total(rows) / count)
-    # A sum of squares is one vectorised pass; torch's own deviation took ten times as long on a CPU.
-    deviation = (total(centred * centred) / count).sqrt()
+    if patches.dtype == torch.uint8:
+        seen = rows.to(torch.float32)
+        middle = mean(seen)
+        variance = mean(seen * seen) - middle.square()
+    else:
+        # Floats are centred first, else what is left of their squares is rounding. Torch's own deviation takes ten
+        # times as long on a CPU.
+        seen = rows.clone()
+        seen.sub_(spread(mean(seen)))
+        middle = torch.zeros(patches.shape[:-2], dtype=torch.float64, device=patches.device)
+        variance = mean(seen * seen)
     if jointly:
-        deviation = deviation.square().mean(dim=-1, keepdim=True).sqrt().expand_as(deviation)
+        variance = variance.mean(dim=-1, keepdim=True).expand_as(variance)
+    deviation = variance.clamp_min(0).sqrt()
     # What a constant patch has left is the rounding of its mean, far below a gray level.
     scale = torch.where(deviation < 1e-3 * level, 0.0, 1 / deviation.clamp_min(level))
-    centred.mul_(spread(scale))
-    return (
-        centred.view(*patches.shape[:-3], height, width, channels).movedim(-1, -3) if last else centred.view_as(patches)
-    )
+    torch.addcmul(spread(-middle * scale), seen, spread(scale), out=seen)
+    return seen.view(*seen.shape[:-1], width, channels).movedim(-1, -3) if last else seen
 
 
 def resize(patches: Tensor, size: int) -> Tensor:

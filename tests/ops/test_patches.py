@@ -70,6 +70,21 @@ def test_standardize_channels_last(jointly: bool) -> None:
     assert (found[0, 0, 1] == 0).all() or jointly
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("jointly", [False, True])
+def test_standardize_bytes_as_floats(channels: int, jointly: bool) -> None:
+    """Of bytes the mean of squares is exact: a bright patch with a single darker pixel is the hardest one."""
+    given = torch.randint(0, 256, (4, 5, channels, 75, 75), dtype=torch.uint8)
+    given[0, 0] = 255
+    given[0, 1], given[0, 1, :, 40, 40] = 254, 253
+    expected = patches.standardize(given.double(), level=1.0, jointly=jointly)
+    for form in (given, given.movedim(2, -1).contiguous().movedim(-1, 2)):
+        found = patches.standardize(form, level=1.0, jointly=jointly)
+        assert found.dtype == torch.float32
+        assert torch.allclose(found.double(), expected, atol=1e-4)
+        assert (found[0, 0] == 0).all()
+
+
 def test_standardize_each_channel_alone() -> None:
     out = patches.standardize(torch.rand(4, 5, 3, 8, 8))
     assert torch.allclose(out.mean(dim=(-2, -1)), torch.zeros(4, 5, 3), atol=1e-5)

@@ -191,7 +191,7 @@ def _jpeg_bytes(file: PictureFile) -> bytes | None:
         OSError: It cannot be read.
     """
     if isinstance(file, str | os.PathLike):
-        with open(file, "rb") as stream:
+        with open(file, "rb", buffering=0) as stream:  # read at once into one piece of memory
             return _jpeg_bytes(stream)
     place = file.tell()
     try:

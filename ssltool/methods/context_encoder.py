@@ -65,11 +65,6 @@ class ContextEncoderOptions(MethodOptions):
     reconstruction: Literal["l2", "l1"] = Field(
         "l2", description="Error that is minimised; the paper saw no difference"
     )
-    base: Literal["mean", "interpolation"] = Field(
-        "mean",
-        description="What the network's answer is added to: the mean colour, as in the paper, or the hole filled from "
-        "its border, so that it paints what interpolation does not know",
-    )
     adversarial: float = Field(
         0.0, ge=0, lt=1, description="Weight of the adversarial loss, the rest goes to reconstruction; 0 = no adversary"
     )
@@ -322,12 +317,9 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         return Loss(loss, numbers)
 
     def paint(self, view: ContextEncoderView) -> Tensor:
-        """What the network puts into the window, float32 ``[B, C, t, t]`` in -1..1, with a base about that."""
+        """What the network puts into the window, float32 ``[B, C, t, t]`` in -1..1."""
         maps = self.encoder.map(view.seen)
-        base = None
-        if self.options.base == "interpolation":
-            base = 2 * self._windowed(inpaint.interpolate(view.picture, view.mask)) - 1
-        painted: Tensor = self.decoder(self.channelwise(maps), base)
+        painted: Tensor = self.decoder(self.channelwise(maps))
         return painted
 
     @torch.no_grad()

@@ -86,14 +86,13 @@ class Decoder(nn.Module):
         self.offset: Tensor
         self.register_buffer("offset", offset, persistent=False)
 
-    def forward(self, maps: Tensor, base: Tensor | None = None) -> Tensor:
-        """Paint the picture, or, on top of a ``base`` ``[B, channels, t, t]`` in -1..1, what has to be added to it."""
-        answer = self.layers(maps).float()
-        painted = torch.tanh(answer + self.offset if base is None else answer)
-        if painted.shape[-1] != self.target:
-            shrinking = painted.shape[-1] > self.target
-            painted = F.interpolate(painted, (self.target, self.target), mode="bilinear", antialias=shrinking)
-        return painted if base is None else base + painted
+    def forward(self, maps: Tensor) -> Tensor:
+        """See the class."""
+        painted = torch.tanh(self.layers(maps).float() + self.offset)
+        if painted.shape[-1] == self.target:
+            return painted
+        shrinking = painted.shape[-1] > self.target
+        return F.interpolate(painted, (self.target, self.target), mode="bilinear", antialias=shrinking)
 
 
 def up_steps(side: int, target: int) -> int:

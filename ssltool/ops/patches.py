@@ -95,16 +95,17 @@ def standardize(patches: Tensor, level: float = 1 / 255, jointly: bool = False) 
             from each.
 
     Returns:
-        float32, or the dtype of floats, of the same shape.
+        float32, or float64 of float64, of the same shape.
     """
     channels, height, width = patches.shape[-3:]
     last = patches.stride(-3) == 1 and channels > 1
+    wide = torch.float32 if patches.device.type == "mps" else torch.float64  # Apple's GPUs have nothing wider
     # Channels last: a row of r, g, b, r, ... is taken as a whole.
     rows = patches.movedim(-3, -1).flatten(-2) if last else patches  # [..., H, W * C] or [..., C, H, W]
 
     def mean(values: Tensor) -> Tensor:  # [..., C]
         # Sums of up to 258 rows of squared bytes are below 2^24 and exact in float32.
-        columns = values.sum(dim=-2).double()
+        columns = values.sum(dim=-2).to(wide)
         by_channel = columns.view(*columns.shape[:-1], width, channels).sum(dim=-2) if last else columns.sum(dim=-1)
         return by_channel / (height * width)
 
@@ -112,16 +113,16 @@ def standardize(patches: Tensor, level: float = 1 / 255, jointly: bool = False) 
         values = values.to(seen.dtype)
         return values.repeat(*[1] * (values.dim() - 1), width)[..., None, :] if last else values[..., None, None]
 
-    if patches.dtype == torch.uint8:
+    if patches.dtype == torch.uint8 and wide == torch.float64:
         seen = rows.to(torch.float32)
         middle = mean(seen)
         variance = mean(seen * seen) - middle.square()
     else:
         # Floats are centred first, else what is left of their squares is rounding. Torch's own deviation takes ten
         # times as long on a CPU.
-        seen = rows.clone()
+        seen = rows.to(torch.promote_types(rows.dtype, torch.float32), copy=True)
         seen.sub_(spread(mean(seen)))
-        middle = torch.zeros(patches.shape[:-2], dtype=torch.float64, device=patches.device)
+        middle = torch.zeros(patches.shape[:-2], dtype=wide, device=patches.device)
         variance = mean(seen * seen)
     if jointly:
         variance = variance.mean(dim=-1, keepdim=True).expand_as(variance)

@@ -31,6 +31,7 @@ from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageErro
 
 _TINY = 2**28  # bytes of a decoded set that one process reads in seconds: workers would only cost
 _MOST_WORKERS = 8
+_AHEAD = 4  # batches that each worker makes before they are asked for
 
 
 class Batch(NamedTuple):
@@ -76,6 +77,11 @@ class _Workers:
         self.close()
         self._stream = _started(pictures, requests, self._workers, self._device)
         return _delivered(self._stream, self.skipped, self._device)
+
+    @property
+    def ahead(self) -> int:
+        """Batches that may lie ready before they are asked for."""
+        return _AHEAD * self._workers
 
     def close(self) -> None:
         """Stop the workers."""
@@ -312,7 +318,7 @@ def _started(pictures: _Squares, requests: Iterable[_Request], workers: int, dev
         num_workers=workers,
         worker_init_fn=_begin_worker,
         pin_memory=device.type == "cuda",
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=_AHEAD if workers else None,
         # Only forked workers share the cache, and newer Pythons no longer fork unless told to.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         # The loader draws a number when it starts; it must not come from the generator that others draw from.

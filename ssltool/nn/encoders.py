@@ -35,6 +35,7 @@ from ssltool.nn.card import Norm, Stage, Stem, WeightsCard
 from ssltool.nn.colornets import COLORNETS
 from ssltool.nn.contextnet import ContextNet
 from ssltool.nn.inpaintnet import InpaintNet
+from ssltool.nn.layer_norm import MapLayerNorm
 from ssltool.nn.small_maps import use_small_map_convolutions
 from ssltool.nn.small_resnet import SMALL_RESNETS
 
@@ -460,7 +461,7 @@ def _replace_batch_norm(backbone: nn.Module, norm: Norm) -> None:
     for path, module in list(backbone.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             width = module.num_features
-            own = nn.GroupNorm(1, width, module.eps) if norm == "ln" else LayerNorm2d(width, module.eps)
+            own = MapLayerNorm(width, module.eps) if norm == "ln" else LayerNorm2d(width, module.eps)
             backbone.set_submodule(path, own)
 
 

@@ -7,11 +7,13 @@ the second patch of a pair is its number in reading order round the first, 0..7.
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import product
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ssltool.errors import UsageError
 from ssltool.ops.constants import constant
@@ -111,11 +113,9 @@ def sample_grid(draws: Draws, side: int, sizes: Geometry, pairs: int | None = No
     base = draws.integers(slack + 1, 1, 2) + sizes.pitch * torch.stack([cells // count, cells % count], dim=-1)
     corner = _jittered(draws, base, side, sizes)
     each = (count - 1) ** 2 if pairs is None else min(pairs // 8, (count - 1) ** 2)
-    chosen = []
-    for known in neighbours(count):
-        order = draws.order(len(known))[:, :each]
-        chosen.append(known.to(draws.device)[order])
-    drawn = torch.stack(chosen, dim=1)  # [B, 8, each, 2]
+    known, missing = _neighbour_table(count, draws.device)
+    order = draws.bits(8, known.shape[1]).masked_fill_(missing, torch.iinfo(torch.int64).max).argsort(dim=-1)
+    drawn = known[torch.arange(8, device=draws.device)[:, None], order[..., :each]]  # [B, 8, each, 2]
     target = torch.arange(8, device=draws.device)[None, :, None].expand(len(corner), 8, each)
     return Drawn(corner, drawn[..., 0].flatten(1), drawn[..., 1].flatten(1), target.flatten(1))
 
@@ -128,6 +128,15 @@ def neighbours(count: int) -> list[Tensor]:
         columns = range(max(0, -dx), count - max(0, dx))
         found.append(torch.tensor([(y * count + x, (y + dy) * count + x + dx) for y, x in product(rows, columns)]))
     return found
+
+
+@cache
+def _neighbour_table(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`neighbours` in one table, int64 ``[8, n, 2]``, and which of its rows are empty, bool ``[8, n]``."""
+    with torch.inference_mode(False):
+        found = neighbours(count)
+        table = pad_sequence(found, batch_first=True, padding_value=-1).to(device)
+        return table, table[..., 0] < 0
 
 
 def sample_pairs(draws: Draws, side: int, sizes: Geometry, count: int) -> Drawn:

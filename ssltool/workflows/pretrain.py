@@ -165,7 +165,7 @@ def prepare(
         matched = load_backbone(method.encoder, find_weights(options.init))
         console.print(f"first weights: {matched} tensors from {options.init}")
     method.to(device)
-    method.encoder.to(memory_format=torch.channels_last)
+    method.to(memory_format=torch.channels_last)  # decoders and colour heads too
     precision = _precision(run, method, size, device)
     if options.sync_batchnorm:
         synchronize_batch_norm(method, device)

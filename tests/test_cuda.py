@@ -1,0 +1,75 @@
+"""What holds on a GPU alone: skipped where there is none. The other tests use one too where they find it."""
+
+from __future__ import annotations
+
+from itertools import islice, repeat
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from ssltool.methods.find import available, find_method
+from ssltool.nn.layer_norm import MapLayerNorm
+from ssltool.training.loop import train
+from ssltool.workflows import pretrain
+from ssltool.workflows.options import combine
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+NAMES = list(available())
+
+
+def session(name: str, device: str, **options: Any) -> pretrain.Session:
+    given = {"data": ("demo:64",), "image_size": 96, "batch_size": 8, "steps": 100, "device": device, **options}
+    choice = combine(name, find_method(name), given)
+    return pretrain.open_session(choice, Console(quiet=True), cache_bytes=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_step_waits_for_the_gpu(name: str) -> None:
+    """Whatever reads a number on the host, or copies from memory that is not pinned, is an error in this mode."""
+    at_work = session(name, "cuda")
+    with at_work.batches:
+        first = next(at_work.batches.from_step(0))
+        reports = train(at_work.method, repeat(first), at_work.optimizer, at_work.plan, at_work.scaler)
+        list(islice(reports, 3))  # constants are copied and kernels chosen in the first ones
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            list(islice(reports, 2))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_view_is_the_same_as_on_a_cpu(name: str) -> None:
+    views = []
+    for device in ("cpu", "cuda"):
+        at_work = session(name, device, precision="fp32")
+        with at_work.batches:
+            first = next(at_work.batches.from_step(0))
+            method = at_work.method.train()
+            views.append(method.view(first.images, first.indices, torch.Generator().manual_seed(5)))
+    for here, there in zip(*views, strict=True):
+        if not isinstance(here, Tensor) or here.numel() == 0:
+            continue
+        difference = (here.double() - there.cpu().double()).abs()
+        if here.is_floating_point():  # rounded to bytes on a CPU and not on a GPU, say
+            assert difference.mean() < 0.02 * here.double().std() + 1e-6
+        elif here.dtype == torch.uint8:
+            assert difference.mean() < 1
+        else:  # numbers of places, bins and orders
+            assert (difference == 0).double().mean() > 0.99
+
+
+def test_layer_norm_agrees_with_group_norm() -> None:
+    torch.manual_seed(0)
+    norm, usual = MapLayerNorm(64).cuda(), nn.GroupNorm(1, 64).cuda()
+    maps = (2 * torch.randn(32, 64, 8, 8, device="cuda") + 1).to(memory_format=torch.channels_last).requires_grad_()
+    weights = torch.randn_like(maps)
+    found = []
+    for module in (norm, usual):
+        out = module(maps)
+        found.append((out, *torch.autograd.grad((out * weights).sum(), [maps, module.weight, module.bias])))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)

@@ -28,11 +28,11 @@ from ssltool.workflows.options import Choice, combine
 # Pictures in a batch and side of the square that is read; a picture is worth up to 49 patches.
 SETTINGS: dict[str, dict[str, int]] = {
     "jigsaw": {"image_size": 256, "batch_size": 256},
-    "context-prediction": {"image_size": 256, "batch_size": 128},
+    "context-prediction": {"image_size": 256, "batch_size": 512},
     "context-encoder": {"image_size": 224, "batch_size": 256},
     "colorization": {"image_size": 224, "batch_size": 256},
     "npid": {"image_size": 224, "batch_size": 256},
-    "cpc": {"image_size": 256, "batch_size": 64},
+    "cpc": {"image_size": 256, "batch_size": 128},
 }
 
 

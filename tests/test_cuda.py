@@ -58,8 +58,22 @@ def test_a_view_is_the_same_as_on_a_cpu(name: str) -> None:
             assert difference.mean() < 0.02 * here.double().std() + 1e-6
         elif here.dtype == torch.uint8:
             assert difference.mean() < 1
-        else:  # numbers of places, bins and orders
-            assert (difference == 0).double().mean() > 0.99
+        else:  # numbers of places and orders; the five nearest bins of a colour change places at the slightest difference
+            assert (difference == 0).double().mean() > (0.99 if name != "colorization" else 0.8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stem", ["small", "imagenet"])
+def test_two_runs_end_with_the_same_bytes(name: str, stem: str) -> None:
+    """Threads of a GPU finish in no fixed order; sums that follow it differ in their last bits."""
+    ends = []
+    for _ in range(2):
+        at_work = session(name, "cuda", backbone="resnet18", stem=stem, precision="bf16", workers=0)
+        with at_work.batches:
+            list(islice(pretrain.steps(at_work), 6))
+        ends.append({key: value.cpu() for key, value in at_work.method.state_dict().items()})
+    different = [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])]
+    assert not different
 
 
 def test_layer_norm_agrees_with_group_norm() -> None:

@@ -34,6 +34,7 @@ from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.lab import lab_to_rgb, lightness, rgb_to_lab
 from ssltool.ops.pieces import in_pieces
 from ssltool.ops.random import Draws
+from ssltool.ops.resize import resized
 
 GrayRule = Literal["any", "p99"]
 
@@ -309,9 +310,7 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
         coarse: Tensor = self.head(self.encoder.map(seen)).float()
         if self.options.loss == "classification":
             coarse = coarse * _LOGIT_SCALE
-        if coarse.shape[-1] == side:
-            return coarse
-        return F.interpolate(coarse, (side, side), mode="bilinear")
+        return resized(coarse, side)
 
     def colors(self, answer: Tensor, temperature: float) -> Tensor:
         """The colours a, b ``[B, 2, t, t]`` that an answer stands for."""

@@ -10,7 +10,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from ssltool.ops.resize import resized
 
 DecoderKind = Literal["resize", "tconv"]
 _NARROWEST = 32
@@ -89,10 +90,7 @@ class Decoder(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """See the class."""
         painted = torch.tanh(self.layers(maps).float() + self.offset)
-        if painted.shape[-1] == self.target:
-            return painted
-        shrinking = painted.shape[-1] > self.target
-        return F.interpolate(painted, (self.target, self.target), mode="bilinear", antialias=shrinking)
+        return resized(painted, self.target)
 
 
 def up_steps(side: int, target: int) -> int:

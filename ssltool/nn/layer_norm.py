@@ -34,6 +34,7 @@ class MapLayerNorm(nn.GroupNorm):
         """The same of maps that lie channels-last, each of which is one row of numbers to torch's layer norm."""
         last = maps.permute(0, 2, 3, 1)
         rows = last.flatten(1)
-        normed = F.layer_norm(rows, rows.shape[1:], eps=self.eps).view(last.shape)
-        scaled = torch.addcmul(self.bias.to(maps.dtype), normed, self.weight.to(maps.dtype))
-        return scaled.permute(0, 3, 1, 2)
+        normed = F.layer_norm(rows, rows.shape[1:], eps=self.eps).view(last.shape).permute(0, 3, 1, 2)
+        # The answer is no view: what follows often works in place, which of a view costs copies in the backward pass.
+        weight, bias = (each.to(maps.dtype)[:, None, None] for each in (self.weight, self.bias))
+        return torch.addcmul(bias, normed, weight)

@@ -38,7 +38,7 @@ from ssltool.nn.weights import describe as describe_weights
 from ssltool.nn.weights import find_weights, load_backbone, save_encoder
 from ssltool.ops.random import mix
 from ssltool.training import checkpoint, report
-from ssltool.training.device import Precision, choose_precision
+from ssltool.training.device import Precision, choose_precision, repeat_exactly
 from ssltool.training.display import Display
 from ssltool.training.interrupt import stop_requests
 from ssltool.training.loop import Plan, StepReport, train
@@ -153,6 +153,7 @@ def prepare(
     if options.tensorboard:
         require_tensorboard()
     device = choose_device(options.device)
+    repeat_exactly(device)
     torch.manual_seed(mix(options.seed))  # first weights
     method = runs.build_method(run.choice, run.info)
     if run.facts and method.facts != run.facts:

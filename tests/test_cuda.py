@@ -58,7 +58,7 @@ def test_a_view_is_the_same_as_on_a_cpu(name: str) -> None:
             assert difference.mean() < 0.02 * here.double().std() + 1e-6
         elif here.dtype == torch.uint8:
             assert difference.mean() < 1
-        else:  # numbers of places and orders; the five nearest bins of a colour change places at the slightest difference
+        else:  # numbers of places and orders; the nearest bins of a colour change order at the slightest difference
             assert (difference == 0).double().mean() > (0.99 if name != "colorization" else 0.8)
 
 

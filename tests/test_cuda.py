@@ -50,16 +50,18 @@ def test_a_view_is_the_same_as_on_a_cpu(name: str) -> None:
             first = next(at_work.batches.from_step(0))
             method = at_work.method.train()
             views.append(method.view(first.images, first.indices, torch.Generator().manual_seed(5)))
-    for here, there in zip(*views, strict=True):
+    for field, here, there in zip(views[0]._fields, *views, strict=True):
         if not isinstance(here, Tensor) or here.numel() == 0:
+            continue
+        if field in {"bins", "shares"}:  # those of a colour change order at the slightest difference in it
             continue
         difference = (here.double() - there.cpu().double()).abs()
         if here.is_floating_point():  # rounded to bytes on a CPU and not on a GPU, say
-            assert difference.mean() < 0.02 * here.double().std() + 1e-6
+            assert difference.mean() < 0.02 * here.double().std() + 1e-6, field
         elif here.dtype == torch.uint8:
-            assert difference.mean() < 1
-        else:  # numbers of places and orders; the nearest bins of a colour change order at the slightest difference
-            assert (difference == 0).double().mean() > (0.99 if name != "colorization" else 0.8)
+            assert difference.mean() < 1, field
+        else:  # numbers of places and orders
+            assert (difference == 0).double().mean() > 0.99, field
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -30,7 +30,7 @@ from ssltool.distributed import local_world_size
 from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
 
 _TINY = 2**28  # bytes of a decoded set that one process reads in seconds: workers would only cost
-_MOST_WORKERS = 8
+_MOST_WORKERS = 16
 _AHEAD = 4  # batches that each worker makes before they are asked for
 
 
@@ -211,7 +211,7 @@ class AllPictures(_Workers):
 
 
 def usual_workers() -> int:
-    """Processes that decode beside this one: one core is left to training, and more than eight rarely help.
+    """Processes that decode beside this one: one core is left to training, and more than sixteen rarely help.
 
     Processes that train together on this machine share its cores.
     """

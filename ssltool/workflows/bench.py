@@ -78,9 +78,11 @@ def bench(choice: Choice, *, rounds: int = 5, steps: int = 4, console: Console |
         tasks: dict[str, Callable[[], object]] = {
             "view": lambda: [method.view(first.images, first.indices, generator) for _ in range(steps)],
             "bare": _taking(session, ready, repeat(first), steps),
-            # What workers made ready during the other measurements does not count.
+            # What workers made ready during the other measurements does not count: the loader is timed when that is
+            # used up, and the whole when the workers are as far ahead as they are in a long run.
             "emptying": lambda: deque(islice(stream, session.batches.ahead), maxlen=0),
             "loader": lambda: deque(islice(stream, steps), maxlen=0),
+            "settling": _taking(session, method, stream, session.batches.ahead),
             "end_to_end": _taking(session, method, stream, steps),
         }
         times = _interleaved(tasks, rounds, session.device, console)

@@ -41,7 +41,7 @@ from ssltool.methods.find import find_method
 from ssltool.ops.ab_bins import bin_centers
 from ssltool.ops.color import standardize_colors
 from ssltool.ops.crops import random_boxes, resized_crop
-from ssltool.ops.pieces import in_pieces
+from ssltool.ops.pieces import pieces
 from ssltool.ops.random import Draws
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -216,14 +216,14 @@ USUAL: dict[str, Callable[[Image.Image], Any]] = {
 
 def plain_crop(batch: Batch, generator: torch.Generator) -> Tensor:
     """Random resized crop, mirror, normalise: what `ssltool.ops` has, in pieces as every method draws its task."""
-    draws = Draws(batch.indices, generator)
-    boxes = random_boxes(draws, batch.images.shape[-1], (0.08, 1.0))
-    return in_pieces(8, _cropped, batch.images, boxes, draws.chance(0.5))
-
-
-def _cropped(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
+    draws, images = Draws(batch.indices, generator), batch.images
+    boxes, mirrored = random_boxes(draws, images.shape[-1], (0.08, 1.0)), draws.chance(0.5)
     mean, std = (torch.tensor(values) * 255 for values in (MEAN, STD))
-    return standardize_colors(resized_crop(images, boxes, 224, mirrored).to(torch.float32), mean, std)
+    seen = torch.empty(len(images), 224, 224, 3).permute(0, 3, 1, 2)
+    for some in pieces(images, 8):
+        cropped = resized_crop(images[some], boxes[some], 224, mirrored[some])
+        standardize_colors(cropped, mean, std, out=seen[some])
+    return seen
 
 
 def view_of(task: str, side: int, options: dict[str, Any]) -> Callable[[Batch, torch.Generator], Any]:

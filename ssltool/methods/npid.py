@@ -31,7 +31,7 @@ from ssltool.nn.memory_bank import MemoryBank
 from ssltool.ops import augment, nce
 from ssltool.ops.constants import constant
 from ssltool.ops.crops import random_boxes, resized_crop
-from ssltool.ops.pieces import in_pieces
+from ssltool.ops.pieces import pieces
 from ssltool.ops.random import Draws
 
 _ALL_AT_MOST = 65_536  # pictures up to which the softmax over all of them is affordable
@@ -236,7 +236,11 @@ class Npid(Method[NpidOptions, NpidView]):
         seed = draws.bits()
         if not self.training:
             return NpidView(self._standardized(images.to(torch.float32) / 255), index, seed)
-        return NpidView(in_pieces(4, self._seen, images, *self._drawn(draws, images.shape[-1])), index, seed)
+        drawn = self._drawn(draws, images.shape[-1])
+        seen = torch.empty(len(images), self.encoder.in_channels, *images.shape[2:], device=images.device)
+        for some in pieces(images, 4):
+            self._standardized(self._augmented(images[some], *(each[some] for each in drawn)), out=seen[some])
+        return NpidView(seen, index, seed)
 
     def _drawn(self, draws: Draws, side: int) -> tuple[Tensor, ...]:
         """Draw what `_augmented` does to pictures of this side; what is switched off is empty."""
@@ -253,10 +257,6 @@ class Npid(Method[NpidOptions, NpidView]):
         if chosen.grayscale:
             gray = draws.chance(chosen.grayscale)
         return boxes, mirrored, angle, factors, turn, gray
-
-    def _seen(self, images: Tensor, *drawn: Tensor) -> Tensor:
-        """The pictures as they were drawn, as the encoder reads them."""
-        return self._standardized(self._augmented(images, *drawn))
 
     def _augmented(
         self,
@@ -281,11 +281,11 @@ class Npid(Method[NpidOptions, NpidView]):
             picture = augment.jitter(picture, factors, turn if self.options.hue else None)
         return augment.grayscale(picture, gray) if self.options.grayscale else picture
 
-    def _standardized(self, picture: Tensor) -> Tensor:
-        """Float ``[B, 3, S, S]`` in 0..1, changed in place -> ``[B, C, S, S]``, standardised over the data."""
+    def _standardized(self, picture: Tensor, out: Tensor | None = None) -> Tensor:
+        """Float ``[B, 3, S, S]`` in 0..1 -> ``[B, C, S, S]``, standardised over the data, in ``out`` if given."""
         if self.encoder.in_channels == 1:
             picture = picture.mean(dim=1, keepdim=True)
-        return picture.sub_(self._mean).div_(self._std)
+        return torch.sub(picture, self._mean, out=out).div_(self._std)
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit vectors float32 ``[B, D]`` of pictures float ``[B, C, S, S]``; float32 whatever the encoder runs in."""

@@ -58,13 +58,15 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Scale each picture's distance from its mean gray: 0 is plain gray, 1 leaves it."""
+    factor = factor[:, None, None, None]
     # The mean of the weighted sum is the weighted sum of the means, in one pass.
-    return _blend(images, luma(images.mean(dim=(2, 3), keepdim=True)), factor)
+    gray = luma(images.mean(dim=(2, 3), keepdim=True))
+    return images.mul_(factor).add_(gray.mul_(1 - factor)).clamp_(0, 1)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Scale each picture's distance from its own gray version: 0 is gray, 1 leaves it."""
-    return _blend(images, luma(images), factor)
+    return torch.lerp(luma(images), images, factor[:, None, None, None], out=images).clamp_(0, 1)
 
 
 def grayscale(images: Tensor, gray: Tensor) -> Tensor:
@@ -116,8 +118,3 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     matrix = torch.stack([torch.stack([cos, -sin, zero], dim=1), torch.stack([sin, cos, zero], dim=1)], dim=1)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    factor = factor[:, None, None, None]
-    return images.mul_(factor).add_(other.mul_(1 - factor)).clamp_(0, 1)

@@ -69,20 +69,28 @@ def among_noise(draws: Draws, planes: Tensor, kept: Tensor, noise: float = 0.01)
     return patches.view(pictures, count, 3, height, width)
 
 
-def standardize_colors(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def standardize_colors(images: Tensor, mean: Tensor, std: Tensor, out: Tensor | None = None) -> Tensor:
     """Give each channel mean 0 and deviation 1 over the data: ``(images - mean) / std``.
 
     Args:
-        images: float ``[B, C, H, W]``.
-        mean: float ``[C]``.
+        images: uint8 or float ``[B, C, H, W]``.
+        mean: float ``[C]``, on the scale of the pictures.
         std: float ``[C]``.
+        out: Where the result goes, float like ``images``.
 
     Returns:
-        float ``[B, C, H, W]``, laid out in memory as ``images``.
+        float ``[B, C, H, W]``, laid out in memory as ``images``, or ``out``.
     """
-    if images.stride(1) != 1:
-        return (images - mean[:, None, None]).div_(std[:, None, None])
+    if out is None:
+        out = torch.empty_like(images, dtype=mean.dtype)
+    if images.stride(1) != 1 or out.stride(1) != 1:
+        return torch.sub(images, mean[:, None, None], out=out).div_(std[:, None, None])
     # Channels last: a row is r, g, b, r, ... and taken as a whole, else torch works pixel by pixel, six times as long.
-    pixels = images.permute(0, 2, 3, 1)
     scale, offset = (values.expand(images.shape[-1], -1).flatten() for values in (1 / std, -mean / std))
-    return torch.addcmul(offset, pixels.flatten(2), scale).view(pixels.shape).permute(0, 3, 1, 2)
+    torch.addcmul(offset, _rows(images).to(out.dtype), scale, out=_rows(out))
+    return out
+
+
+def _rows(images: Tensor) -> Tensor:
+    """Channels-last pictures ``[B, C, H, W]`` as they lie: ``[B, H, W * C]``."""
+    return images.permute(0, 2, 3, 1).flatten(2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
@@ -34,14 +34,21 @@ def in_pieces(pictures: int, work: Callable[..., ViewT], *given: Tensor | Draws)
     if first.device.type != "cpu" or count <= pictures:
         return work(*given)
     whole: list[Tensor] = []
-    for begin in range(0, count, pictures):
-        piece: Any = work(*(each[begin : begin + pictures] for each in given))
+    for some in pieces(first, pictures):
+        piece: Any = work(*(each[some] for each in given))
         parts = (piece,) if isinstance(piece, Tensor) else piece
         whole = whole or [_room(part, count) for part in parts]
         for field, part in zip(whole, parts, strict=True):
-            field[begin : begin + len(part)] = part
+            field[some] = part
     joined: Any = whole[0] if isinstance(piece, Tensor) else type(piece)(*whole)
     return cast("ViewT", joined)
+
+
+def pieces(images: Tensor, pictures: int) -> Iterator[slice]:
+    """The parts of a batch that `in_pieces` would work on, for work that writes its result where it belongs."""
+    step = pictures if images.device.type == "cpu" else max(1, len(images))
+    for begin in range(0, len(images), step):
+        yield slice(begin, begin + step)
 
 
 def _room(part: Tensor, count: int) -> Tensor:

@@ -69,6 +69,16 @@ def test_colors_are_standardized_in_either_layout(form: torch.memory_format, cha
     assert found.is_contiguous(memory_format=form)
 
 
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_bytes_are_standardized_into_a_place_of_their_own(form: torch.memory_format) -> None:
+    images = torch.randint(0, 256, (6, 3, 5, 8), dtype=torch.uint8).contiguous(memory_format=form)
+    mean, std = torch.tensor([120.0, 110.0, 100.0]), torch.tensor([60.0, 50.0, 40.0])
+    out = torch.full(images.shape, torch.nan).contiguous(memory_format=form)
+    for some in (slice(0, 4), slice(4, 6)):
+        standardize_colors(images[some], mean, std, out=out[some])
+    assert torch.allclose(out, (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("color", "expected"),
     [

@@ -31,7 +31,7 @@ from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageErro
 
 _TINY = 2**28  # bytes of a decoded set that one process reads in seconds: workers would only cost
 _MOST_WORKERS = 16
-_AHEAD = 4  # batches that each worker makes before they are asked for
+_AHEAD = 2  # batches that each worker makes before they are asked for; each lies in shared memory meanwhile
 
 
 class Batch(NamedTuple):

@@ -119,3 +119,21 @@ def test_precision_is_decided_and_explained() -> None:
     assert chosen.name in {"fp32", "bf16"}
     assert "measured" in chosen.reason
     assert choose_precision("bf16", encoder, 16, 3, torch.device("cpu")).name == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("gains", "chosen", "measured"), [([0.1], "fp32", 1), ([0.9, 1.1], "fp32", 2), ([0.9, 2.0], "bf16", 2)]
+)
+def test_a_hopeless_format_is_not_measured_on_whole_batches(
+    monkeypatch: pytest.MonkeyPatch, gains: list[float], chosen: str, measured: int
+) -> None:
+    asked: list[int] = []
+
+    def compared(network: nn.Module, pictures: Tensor, passes: int, seconds: float) -> float:
+        asked.append(len(pictures))
+        return gains[len(asked) - 1]
+
+    monkeypatch.setattr("ssltool.training.device._compared", compared)
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert choose_precision("auto", encoder, 16, 3, torch.device("cpu")).name == chosen
+    assert asked == [4, 64][:measured]

@@ -364,7 +364,13 @@ def _delivered(stream: Iterator[_Loaded], skipped: dict[str, str], device: torch
 def _timed(stream: Iterator[_Loaded], skipped: dict[str, str]) -> Iterator[Batch]:
     while True:
         start = time.perf_counter()
-        loaded = next(stream, None)
+        try:
+            loaded = next(stream, None)
+        except (EOFError, ConnectionError, FileNotFoundError) as error:
+            # The line on which a worker hands over its batch is cut; what it raised itself says where it was caught.
+            if not hasattr(stream, "_workers") or "Caught" in str(error):
+                raise
+            raise _death(f"{type(error).__name__} while it handed over a batch") from error
         if loaded is None:
             return
         skipped.update(loaded.skipped)
@@ -407,10 +413,13 @@ def _name_dead_worker(error: BaseException | None) -> None:
         SslToolError: The error was of that kind.
     """
     if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
-        death = " ".join(str(error).split()).partition(". ")[0]
-        raise SslToolError(
-            f"a decoding process died ({death}); memory or shared memory (/dev/shm) may have run out: type --workers 0"
-        ) from error
+        raise _death(" ".join(str(error).split()).partition(". ")[0]) from error
+
+
+def _death(how: str) -> SslToolError:
+    return SslToolError(
+        f"a decoding process died ({how}); memory or shared memory (/dev/shm) may have run out: type --workers 0"
+    )
 
 
 def _stop(stream: Iterator[_Loaded] | None) -> None:

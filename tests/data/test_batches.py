@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.batches import AllPictures, Batch, TrainBatches, _copied_ahead, usual_workers
+from ssltool.data.batches import AllPictures, Batch, TrainBatches, _copied_ahead, _timed, usual_workers
 from ssltool.data.folder import FolderSource
 from ssltool.data.source import Source
 from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
@@ -409,7 +409,8 @@ def test_workers_leave_signals_to_the_main_process() -> None:
 
 def assert_names_the_death(error: SslToolError) -> None:
     text = str(error)
-    assert text.startswith("a decoding process died (DataLoader worker (pid")
+    assert text.startswith("a decoding process died (")
+    assert "DataLoader worker (pid" in text or "while it handed over a batch" in text
     assert "type --workers 0" in text
     assert text.isprintable()
 
@@ -421,6 +422,33 @@ def test_a_worker_that_dies_is_one_line(how: int) -> None:
     with pytest.raises(SslToolError) as caught:
         taken(train(source, workers=1), 40)
     assert_names_the_death(caught.value)
+
+
+class CutOff:
+    """A loader with workers whose line is cut, or whose worker met an error itself."""
+
+    _workers = [object()]
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __iter__(self) -> CutOff:
+        return self
+
+    def __next__(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset"), FileNotFoundError(2, "gone")])
+def test_a_worker_that_dies_while_it_hands_over_a_batch(error: Exception) -> None:
+    with pytest.raises(SslToolError) as caught:
+        next(_timed(CutOff(error), {}))  # type: ignore[arg-type]
+    assert_names_the_death(caught.value)
+
+
+def test_what_a_worker_raised_itself_is_not_taken_for_its_death() -> None:
+    with pytest.raises(EOFError, match="Caught"):
+        next(_timed(CutOff(EOFError("Caught EOFError in DataLoader worker process 0.")), {}))  # type: ignore[arg-type]
 
 
 def test_a_worker_that_dies_while_everything_is_read_once() -> None:

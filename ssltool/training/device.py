@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,6 +52,8 @@ def repeat_exactly(device: torch.device) -> None:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False  # which kernel is the fastest differs from run to run
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # torch would name operations that have no such way; tests/test_cuda.py looks at the bytes instead.
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
     # A help for finding errors, at the cost of time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

@@ -164,7 +164,9 @@ def shrunk_side(uniform: Tensor, patch: int) -> Tensor:
         int64 of the same shape, from a tenth of the side (10 of 96, at least 6 px) to the side less 2.
     """
     least, most = _least_side(patch), patch - 1
-    return (uniform.double() * (most**2 - least**2) + least**2).sqrt().floor().long()
+    # The number from which each side is reached: a root would need float64, which Apple's GPUs have not.
+    reached = tuple((side**2 - least**2) / (most**2 - least**2) for side in range(least + 1, most))
+    return least + torch.bucketize(uniform, constant(reached, uniform.device, uniform.dtype), right=True)
 
 
 def shrinkers(patch: int) -> Tensor:

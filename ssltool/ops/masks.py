@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from ssltool.errors import DataError
 from ssltool.ops.random import Draws
+from ssltool.ops.resize import line_matrix
 
 # The pattern of the released code has one cell of noise every 16.7 px of a 128 px picture.
 _CELLS = 128 * 0.06
@@ -49,7 +49,7 @@ def noise(draws: Draws, side: int, coverage: tuple[float, float] = (0.2, 0.3)) -
     cells = math.ceil(_CELLS) + 3
     values = draws.uniform(cells, cells)
     full = math.ceil(cells * side / _CELLS)
-    enlarge = _enlarging(cells, full, values.device)
+    enlarge = line_matrix(cells, full, values.device, values.dtype, "bicubic")
     start = draws.integers(full - side + 1, 2)
     pixels = torch.arange(side, device=values.device)
     rows, columns = (enlarge[start[:, i, None] + pixels] for i in (0, 1))  # [B, S, cells] each
@@ -58,13 +58,6 @@ def noise(draws: Draws, side: int, coverage: tuple[float, float] = (0.2, 0.3)) -
     count = (share * side * side).round().long()
     threshold = pattern.sort(dim=1).values.gather(1, count)
     return (pattern < threshold).view(-1, 1, side, side)
-
-
-@cache
-def _enlarging(cells: int, full: int, device: torch.device) -> Tensor:
-    """The matrix ``[full, cells]`` that enlarges a line of ``cells`` values bicubically."""
-    with torch.inference_mode(False):
-        return F.interpolate(torch.eye(cells)[None, None], (full, cells), mode="bicubic")[0, 0].to(device)
 
 
 def blocks(draws: Draws, side: int) -> Tensor:

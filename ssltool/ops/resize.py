@@ -33,16 +33,16 @@ def resized(maps: Tensor, side: int) -> Tensor:
 
 def as_products(maps: Tensor, side: int) -> Tensor:
     """`resized` by a matrix for each axis."""
-    along = _resizing(maps.shape[-1], side, maps.device, maps.dtype)
+    along = line_matrix(maps.shape[-1], side, maps.device, maps.dtype)
     batch, channels, height, width = maps.shape
     rows = along @ maps.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
     return (along @ rows.view(batch * side, width, channels)).view(batch, side, side, channels).permute(0, 3, 1, 2)
 
 
 @cache
-def _resizing(before: int, after: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The matrix ``[after, before]`` that resizes a line."""
+def line_matrix(before: int, after: int, device: torch.device, dtype: torch.dtype, mode: str = "bilinear") -> Tensor:
+    """The matrix ``[after, before]`` that resizes a line of numbers; ``mode`` is that of `F.interpolate`."""
     with torch.inference_mode(False):
         lines = torch.eye(before, dtype=torch.float64)[None, None]
-        found = F.interpolate(lines, (after, before), mode="bilinear", antialias=after < before)
+        found = F.interpolate(lines, (after, before), mode=mode, antialias=after < before)
         return found[0, 0].to(device, dtype)

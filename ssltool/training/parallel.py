@@ -123,8 +123,11 @@ def choose_device(name: str) -> torch.device:
         name: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
-        UsageError: There are more processes than GPUs, or the device cannot be used by several processes.
+        UsageError: There is no such device, there are more processes than GPUs, or several cannot share the device.
     """
+    found_here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if name in found_here and not found_here[name]():
+        raise UsageError(f"--device {name}: torch finds none here, see 'ssltool doctor'; type --device auto or cpu")
     device = best_device() if name == "auto" else torch.device(name)
     if world_size() == 1:
         return device

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+import torch
 from torch import distributed
 
-from ssltool.errors import ProcessLost
-from ssltool.training.parallel import meet
+from ssltool.errors import ProcessLost, UsageError
+from ssltool.training.parallel import choose_device, meet
 
 
 def together(server: distributed.TCPStore, world: int, counts: list[int]) -> tuple[set[str], set[int]]:
@@ -53,3 +54,11 @@ def test_one_that_waits_in_vain_says_so(store: distributed.TCPStore) -> None:
     together(store, 2, [0, 0])
     with pytest.raises(ProcessLost, match="did not come within 1 s"):
         meet(store, 0, 2, 1, timedelta(seconds=1))  # the other is in the store, but from before
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=f"--device {name}: torch finds none here"):
+        choose_device(name)

@@ -125,8 +125,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UsageError: There is no such device, there are more processes than GPUs, or several cannot share the device.
     """
-    found_here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if name in found_here and not found_here[name]():
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
         raise UsageError(f"--device {name}: torch finds none here, see 'ssltool doctor'; type --device auto or cpu")
     device = best_device() if name == "auto" else torch.device(name)
     if world_size() == 1:

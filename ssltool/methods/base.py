@@ -158,12 +158,14 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         Options: The method's options, the only place they are declared.
         presets: Preset name -> option name -> value, over the run's and the method's options alike.
         color_space: What the encoder sees, ``rgb`` unless the method says otherwise; recorded in the weights.
+        crops: Whether `view` cuts random crops in training and resizes them to S: then it takes larger squares there.
         encoder: The network that is kept.
     """
 
     Options: ClassVar[type[MethodOptions]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     color_space: ClassVar[ColorSpace] = "rgb"
+    crops: ClassVar[bool] = False
     encoder: Encoder
 
     @abstractmethod
@@ -180,7 +182,7 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         mode geometry is central and guards are off, and only the answer stays random.
 
         Args:
-            images: uint8 ``[B, 3, S, S]``, RGB.
+            images: uint8 ``[B, 3, S, S]``, RGB; in training also larger squares, where the method `crops`.
             index: int64 ``[B]``, place of each picture in the data.
             generator: Seeded for (seed, epoch) by the loop.
         """

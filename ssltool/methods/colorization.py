@@ -169,6 +169,7 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
     """Lightness and colours, the weights of the colours, and the head that tells them."""
 
     Options = ColorizationOptions
+    crops = True
     color_space = "lightness"
     presets = {
         "paper": {
@@ -203,6 +204,7 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
 
     def __init__(self, options: ColorizationOptions, encoder: Encoder, info: DataInfo) -> None:
         super().__init__(options, encoder, info)
+        self.side = info.image_size
         assert options.sigma and options.target_stride, "resolved"
         assert encoder.in_channels == 1, "lightness is one channel"
         self.options = options
@@ -300,7 +302,7 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
         """The view from what was drawn for it."""
         gray = is_gray(rgb_to_lab(sample_points(images, self.stride))[:, 1:], self.options.gray_rule)
         if self.training:
-            images = resized_crop(images, boxes, images.shape[-1], mirrored)
+            images = resized_crop(images, boxes, self.side, mirrored)
         ab = rgb_to_lab(sample_points(images, self.stride))[:, 1:]
         target = self.encode(ab.movedim(1, -1))
         return ColorizationView((lightness(images) - 50) / 50, ab, target.bins, target.shares, ~gray, images)

@@ -180,6 +180,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
     """The hole, the decoder that fills it and, if asked for, the adversary."""
 
     Options = ContextEncoderOptions
+    crops = True
     presets = {
         "paper": {
             "backbone": "alexnet",
@@ -264,7 +265,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         draws = Draws(index, generator)
         boxes = mirrored = torch.empty(len(index), 0, device=images.device)  # only drawn in training
         if self.training:
-            boxes = random_boxes(draws, self.side, (self.options.crop_min, 1.0))
+            boxes = random_boxes(draws, images.shape[-1], (self.options.crop_min, 1.0))
             mirrored = draws.chance(self.options.flip)
         return in_pieces(8, self._cut, images, draws, boxes, mirrored)
 

@@ -194,6 +194,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
     """The pairs, their guards and the head that names the place."""
 
     Options = ContextPredictionOptions
+    crops = True
     presets = {
         "paper": {
             "backbone": "contextnet",
@@ -280,11 +281,11 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         In evaluation pairs are drawn by the balanced `pair` sampler and patches are neither jittered nor shrunk. The
         colour guard stays: it makes the pictures that the network knows.
         """
-        draws, side = Draws(index, generator), images.shape[-1]
+        draws, side = Draws(index, generator), self._side
         mirrored = boxes = gray = torch.empty(len(index), 0, device=images.device)  # only drawn in training
         if self.training:
             mirrored = draws.chance(self.options.flip)
-            boxes = random_boxes(draws, side, (self.options.crop_min, 1.0), ratio=(1.0, 1.0))
+            boxes = random_boxes(draws, images.shape[-1], (self.options.crop_min, 1.0), ratio=(1.0, 1.0))
             if self.options.grayscale:
                 gray = draws.chance(self.options.grayscale)
             drawn = sample(self.options.sampler, draws, side, self.sizes, self.options.pairs)
@@ -306,7 +307,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
     ) -> ContextPredictionView:
         """The view from what was drawn for it; sides of shrunk patches and noise are drawn here."""
         if self.training:
-            images = resized_crop(images, boxes, images.shape[-1], mirrored)
+            images = resized_crop(images, boxes, self._side, mirrored)
             if self.options.grayscale:
                 images = to_gray(images, gray)
         raw = patches.cut(images, corner[..., 0], corner[..., 1], self.sizes.patch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import tokenize
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -82,9 +83,16 @@ def _files() -> list[Path]:
 
 
 def _built_in(path: Path) -> Listing:
-    source = path if path.is_file() else path / "__init__.py"
-    docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
-    return Listing(path.stem.replace("_", "-"), "built in", docstring.partition("\n")[0], f"{__package__}.{path.stem}")
+    summary = _first_line(path if path.is_file() else path / "__init__.py")
+    return Listing(path.stem.replace("_", "-"), "built in", summary, f"{__package__}.{path.stem}")
+
+
+def _first_line(path: Path) -> str:
+    """Of a module's docstring; nothing behind it is read, as every command lists the methods."""
+    with tokenize.open(path) as file:
+        tokens = tokenize.generate_tokens(file.readline)
+        first = next(token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL))
+    return str(ast.literal_eval(first.string)).partition("\n")[0] if first.type == tokenize.STRING else ""
 
 
 def _plugin(point: EntryPoint) -> Listing:

@@ -157,10 +157,12 @@ class Npid(Method[NpidOptions, NpidView]):
     """The projection, the memory bank and the loss that names a picture by its row."""
 
     Options = NpidOptions
+    crops = True
     presets = {
         "paper": {
             "backbone": "resnet18",
             "image_size": 224,
+            "load_size": 384,  # about the shorter side of ImageNet's files, of which the released code cuts its crops
             "loss": "nce",
             "negatives": 4096,
             "temperature": 0.07,
@@ -179,6 +181,7 @@ class Npid(Method[NpidOptions, NpidView]):
         "infonce": {
             "backbone": "resnet50",
             "image_size": 224,
+            "load_size": 384,
             "loss": "infonce",
             "negatives": 65_536,
             "temperature": 0.07,
@@ -193,6 +196,7 @@ class Npid(Method[NpidOptions, NpidView]):
 
     def __init__(self, options: NpidOptions, encoder: Encoder, info: DataInfo) -> None:
         super().__init__(options, encoder, info)
+        self.side = info.image_size
         assert options.loss and options.temperature, "resolved"
         self.options = options
         self.loss = options.loss
@@ -237,7 +241,7 @@ class Npid(Method[NpidOptions, NpidView]):
         if not self.training:
             return NpidView(self._standardized(images.to(torch.float32) / 255), index, seed)
         drawn = self._drawn(draws, images.shape[-1])
-        seen = torch.empty(len(images), self.encoder.in_channels, *images.shape[2:], device=images.device)
+        seen = torch.empty(len(images), self.encoder.in_channels, self.side, self.side, device=images.device)
         for some in pieces(images, 4):
             self._standardized(self._augmented(images[some], *(each[some] for each in drawn)), out=seen[some])
         return NpidView(seen, index, seed)
@@ -269,7 +273,7 @@ class Npid(Method[NpidOptions, NpidView]):
         gray: Tensor,
     ) -> Tensor:
         """Crop, mirror, turn and colour each picture as it was drawn: float ``[B, 3, S, S]`` in 0..1."""
-        cropped = resized_crop(images, boxes, images.shape[-1], mirrored)
+        cropped = resized_crop(images, boxes, self.side, mirrored)
         # From here on channel by channel: colours are sums of whole channels.
         picture = torch.empty(cropped.shape, device=images.device).copy_(cropped)
         if self.options.rotation:

@@ -49,14 +49,14 @@ def random_boxes(
 
 
 def resized_crop(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None = None) -> Tensor:
-    """Cut a box out of each picture and resize it, bilinear; boxes larger than the result are not antialiased.
+    """Cut a box out of each picture and resize it, bilinear; a box that shrinks is smoothed first (antialiased).
 
     Bytes are rounded to bytes, on a CPU after each axis as Pillow does it, so there a value may be off by one.
 
     Args:
         images: uint8 or float ``[B, C, S, S]``.
         boxes: ``[B, 4]``: top, left, height, width in pixels, inside the picture.
-        size: T.
+        size: T in pixels; less than S where crops are to be as sharp as whole pictures.
         mirrored: bool ``[B]``, true = left and right exchanged.
 
     Returns:
@@ -67,24 +67,36 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | No
 
 
 def _resized_together(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None) -> Tensor:
-    """`resized_crop` of the whole batch in one sampling."""
-    height, width = images.shape[-2:]
-    top, left, box_height, box_width = boxes.to(torch.float32).unbind(dim=1)
-    # Pixel centres of the result, in pixels of the picture, kept at the box's own border pixels as a real cut would.
-    steps = (torch.arange(size, device=images.device) + 0.5) / size
-    x = (steps * box_width[:, None] - 0.5).clamp_min(0).minimum(box_width[:, None] - 1) + left[:, None]
-    y = (steps * box_height[:, None] - 0.5).clamp_min(0).minimum(box_height[:, None] - 1) + top[:, None]
+    """`resized_crop` of the whole batch as two matrix products, one for each axis."""
+    batch, channels, side = images.shape[:3]
+    top, left, height, width = boxes.to(torch.float32).unbind(dim=1)
+    down, across = _box_matrices(top, height, side, size), _box_matrices(left, width, side, size)
     if mirrored is not None:
-        x = torch.where(mirrored[:, None], x.flip(1), x)
-    grid = torch.stack(
-        [
-            ((2 * x + 1) / width - 1)[:, None, :].expand(-1, size, -1),
-            ((2 * y + 1) / height - 1)[:, :, None].expand(-1, -1, size),
-        ],
-        dim=-1,
-    )
-    resized = F.grid_sample(images.to(torch.float32), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return resized if images.is_floating_point() else resized.round().to(images.dtype)
+        across = torch.where(mirrored[:, None, None], across.flip(1), across)
+    with torch.autocast(images.device.type, enabled=False):
+        lines = images.to(torch.float32).transpose(1, 2).reshape(batch, side * channels, side)
+        rows = (lines @ across.mT).view(batch, side, channels * size)
+        resized = (down @ rows).view(batch, size, channels, size).transpose(1, 2)
+    if images.is_floating_point():
+        return resized.to(images.dtype)
+    last = images.stride(1) == 1
+    form = torch.channels_last if last else torch.contiguous_format
+    return resized.round().to(images.dtype, memory_format=form)
+
+
+def _box_matrices(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
+    """Matrices float32 ``[B, T, S]`` that cut a piece ``start``, ``length`` (``[B]``) out of a line and resize it.
+
+    Row t weighs the piece's pixels by a triangle round the place of t in it, as wide as a pixel of the larger grid; at
+    the piece's ends, where less than the triangle lies inside, the rest counts as much more.
+    """
+    scale = (length / size).clamp_min(1)[:, None, None]  # of the triangle, in pixels of the picture
+    places = (torch.arange(size, device=start.device) + 0.5) / size
+    middle = (start[:, None] + places * length[:, None])[:, :, None]
+    pixels = torch.arange(side, device=start.device)[None, None] + 0.5
+    inside = (pixels > start[:, None, None]) & (pixels < (start + length)[:, None, None])
+    weights = (1 - (pixels - middle).abs() / scale).clamp_min(0) * inside
+    return weights / weights.sum(dim=2, keepdim=True)
 
 
 def _resized_one_by_one(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None) -> Tensor:
@@ -95,6 +107,7 @@ def _resized_one_by_one(images: Tensor, boxes: Tensor, size: int, mirrored: Tens
     flips = [False] * len(images) if mirrored is None else mirrored.tolist()
     for number, ((top, left, height, width), flip) in enumerate(zip(boxes.tolist(), flips, strict=True)):
         box = images[number : number + 1, :, top : top + height, left : left + width]
-        # Mirrored before it is resized: the box is copied then anyway.
-        found[number] = F.interpolate(box.flip(-1) if flip else box, (size, size), mode="bilinear")[0]
+        box = box.flip(-1) if flip else box  # before it is resized: it is copied then anyway
+        shrinks = max(height, width) > size
+        found[number] = F.interpolate(box, (size, size), mode="bilinear", antialias=shrinks)[0]
     return found

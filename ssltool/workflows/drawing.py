@@ -38,6 +38,12 @@ class Place(NamedTuple):
 def draw(method: Method[Any, Any], source: Source, size: int, place: Place) -> dict[str, Path]:
     """Draw the data and the task at step 0, afterwards the answers; the method is left in training mode.
 
+    Args:
+        method: Of the run.
+        source: Its pictures.
+        size: Side in pixels at which they are read: what training reads for the task, S for the answers.
+        place: Where and when.
+
     Returns:
         What is drawn -> the PNG.
     """

@@ -51,6 +51,13 @@ class PretrainOptions(BaseModel):
         le=1024,
         description="Side in px of the centre squares read from the files; automatic: from the pictures, at most 256",
     )
+    load_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="Side in px of the squares read in training, if larger: random crops are cut from them and resized "
+        "to --image-size, so that they are as sharp as whole pictures; automatic: --image-size",
+    )
     epochs: float | None = Field(
         None, gt=0, description="Passes over the data; automatic: about 100,000 pictures, 10 to 200 passes"
     )
@@ -224,6 +231,7 @@ def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> 
         UsageError: The options do not fit the pictures.
     """
     run = choice.run
+    _check_load_size(run.load_size, choice.method, method, info.image_size)
     small = info.image_size <= _SMALL
     backbone = run.backbone or ("resnet10_w32" if small else "resnet18")
     processes = world_size()
@@ -257,6 +265,19 @@ def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> 
 def automatic_size(short_side: int) -> int:
     """The largest usual picture size that does not enlarge the typical picture, 28 to 256 px."""
     return max([size for size in _SIZES if size <= short_side], default=_SIZES[0])
+
+
+def _check_load_size(asked: int | None, name: str, method: type[Method[Any, Any]], image_size: int) -> None:
+    if asked is None or asked == image_size:
+        return
+    if not method.crops:
+        raise UsageError(
+            f"--load-size {asked}: {name} cuts no random crops; leave it out, or type --image-size {asked}"
+        )
+    if asked < image_size:
+        raise UsageError(
+            f"--load-size {asked} is less than the pictures' {image_size} px; type {image_size} or more, or drop it"
+        )
 
 
 def _channels(asked: int | None, name: str, method: type[Method[Any, Any]]) -> int:

@@ -181,7 +181,7 @@ def prepare(
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     batches = TrainBatches(
         source,
-        size=options.image_size,
+        size=options.load_size or options.image_size,
         batch_size=options.batch_size,
         seed=options.seed,
         workers=options.workers,
@@ -431,7 +431,8 @@ def card(session: Session, step: int) -> WeightsCard:
 def _draw(session: Session, step: int) -> None:
     """Draw the data and the task (at the start) or the answers (later) into the run folder and onto the board."""
     place = Place(session.run.folder / "pictures", step, session.plan.seed, session.device)
-    for name, path in draw(session.method, session.source, session.run.info.image_size, place).items():
+    size, loaded = session.run.info.image_size, session.run.choice.run.load_size
+    for name, path in draw(session.method, session.source, size if step else loaded or size, place).items():
         if session.board is not None:
             session.board.picture(name, path, step)
 

@@ -113,7 +113,8 @@ def draw_task(
     looked, places = sample(source, info.image_size, _SCORED)
     method.prepare([(looked, places)])
     chosen = spread(looked, count)
-    images, index = looked[chosen], places[chosen]
+    loaded = choice.run.load_size
+    images, index = (sample(source, loaded, _SCORED)[0] if loaded else looked)[chosen], places[chosen]
     columns = method.pictures(images, index, torch.Generator().manual_seed(seed))
     save_sheet(columns, sheet, title=f"{choice.method}: the task, {info.image_size} px pictures")
     charts = _draw_charts(method, looked, places, path, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import os
 import traceback
@@ -164,6 +165,19 @@ def test_a_view_leaves_the_pictures_and_the_parameters_alone(name: str) -> None:
     assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if find_method(name).crops])
+def test_larger_pictures_give_the_same_crops(name: str) -> None:
+    """Smooth pictures of three times the side: views of the same size that show nearly the same."""
+    method, info = build(name)
+    small, index = batch(info)
+    large = batch(dataclasses.replace(info, image_size=3 * info.image_size))[0]
+    method.train()
+    one, other = (leaves(method.view(images, index, seeded())) for images in (small, large))
+    assert [part.shape for part in one] == [part.shape for part in other]
+    seen = one[0]
+    assert (seen - other[0]).abs().mean() < 0.2 * (seen - seen.roll(1, dims=0)).abs().mean()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_state_round_trips(name: str) -> None:
     method, info = build(name)
@@ -178,8 +192,8 @@ def test_state_round_trips(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_falls_on_one_repeated_batch(name: str) -> None:
-    # Plain SGD, or AdamW, the default, for tasks whose gradients are small by their scale.
-    falls = (_falls(name, kind, lr) for kind, lr in ((torch.optim.SGD, 0.02), (torch.optim.AdamW, 1e-3)))
+    # AdamW, the default, or plain SGD.
+    falls = (_falls(name, kind, lr) for kind, lr in ((torch.optim.AdamW, 1e-3), (torch.optim.SGD, 0.02)))
     assert any(falls)
 
 
@@ -199,7 +213,9 @@ def _falls(name: str, kind: Any, lr: float) -> bool:
         optimizer.step()
         method.after_step(view)
         losses.append(float(loss.detach()))
-    return min(losses[-5:]) < 0.8 * losses[0]
+        if max(losses[-3:]) < 0.8 * losses[0]:
+            return True
+    return False
 
 
 @pytest.mark.parametrize("name", NAMES)

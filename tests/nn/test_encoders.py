@@ -149,7 +149,7 @@ def test_swin_maps_are_channels_first():
 
 def test_maps_work_under_autocast():
     encoder = build_encoder("resnet10_w32").eval()
-    x = pictures(encoder)
+    x = pictures(encoder, side=32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = encoder.map(x)
     assert half.dtype == torch.bfloat16
@@ -363,7 +363,7 @@ def test_an_encoder_cut_after_a_stage_is_the_whole_one_up_to_there(name):
     state, before = cut.backbone.state_dict(), whole.backbone.state_dict()
     assert set(state) < set(before)
     assert all(torch.equal(value, before[key]) for key, value in state.items())
-    x = pictures(cut)
+    x = pictures(cut, side=64)
     with torch.no_grad():
         maps = cut.maps(x)
         assert list(maps) == [stage.name for stage in cut.stages]

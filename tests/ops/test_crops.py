@@ -46,18 +46,22 @@ def test_a_box_that_never_fits_gives_the_whole_picture() -> None:
 
 @pytest.mark.parametrize("resize", [resized_crop, _resized_together])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-2), (torch.uint8, 1)])
-def test_agrees_with_cutting_and_interpolating_each_picture(
-    resize: Callable[..., torch.Tensor], dtype: torch.dtype, tolerance: float
+@pytest.mark.parametrize(("side", "form"), [(20, torch.contiguous_format), (90, torch.channels_last)])
+def test_agrees_with_cutting_and_resizing_each_picture(
+    resize: Callable[..., torch.Tensor], dtype: torch.dtype, tolerance: float, side: int, form: torch.memory_format
 ) -> None:
-    images = torch.randint(0, 256, (6, 3, 24, 24), generator=torch.Generator().manual_seed(1)).to(dtype)
-    boxes = random_boxes(draws(6), 24, (0.2, 1.0))
+    """Boxes of 8 to 20 px are enlarged; of those of 30 to 90 px most shrink, some along one axis alone."""
+    images = torch.randint(0, 256, (6, 3, side, side), generator=torch.Generator().manual_seed(1))
+    images = images.to(dtype, memory_format=form)
+    boxes = torch.cat([random_boxes(draws(5), side, (0.1, 1.0)), torch.tensor([[1, 2, side // 2, 15]])])
     mirrored = torch.tensor([True, False] * 3)
     got = resize(images, boxes, 20, mirrored)
     assert got.dtype == dtype
+    assert got.is_contiguous(memory_format=form) or dtype == torch.float32
     for picture, box, flip, result in zip(images, boxes.tolist(), mirrored, got, strict=True):
         top, left, height, width = box
         part = picture[None, :, top : top + height, left : left + width].float()
-        expected = F.interpolate(part, (20, 20), mode="bilinear", align_corners=False)[0]
+        expected = F.interpolate(part, (20, 20), mode="bilinear", align_corners=False, antialias=True)[0]
         assert (result - (expected.flip(-1) if flip else expected)).abs().max() <= tolerance
 
 

@@ -50,7 +50,7 @@ def test_all_faults_come_in_one_line() -> None:
 def test_everything_is_decided(count: int, size: int) -> None:
     run = resolved(combine("jigsaw", JIGSAW, {}), JIGSAW, DataInfo(count, size)).run
     open_fields = {name for name, value in run.model_dump().items() if value is None}
-    assert open_fields <= {"out", "init", "epochs", "workers", "probe_every"}
+    assert open_fields <= {"out", "init", "load_size", "epochs", "workers", "probe_every"}
     assert run.batch_size is not None
     assert run.batch_size <= count
 
@@ -73,3 +73,19 @@ def test_channels_follow_what_the_method_reads() -> None:
     assert resolved(combine("colorization", colorization, {}), colorization, info).run.channels == 1
     with pytest.raises(UsageError, match="--channels 3: colorization reads lightness"):
         resolved(combine("colorization", colorization, {"channels": 3}), colorization, info)
+
+
+def test_squares_larger_than_the_pictures_are_for_methods_that_cut_crops() -> None:
+    info = DataInfo(count=100, image_size=64)
+
+    def load_size(name: str, asked: int | None) -> int | None:
+        given = {} if asked is None else {"load_size": asked}
+        method = find_method(name)
+        return resolved(combine(name, method, given), method, info).run.load_size
+
+    assert [load_size("npid", asked) for asked in (None, 64, 96)] == [None, 64, 96]
+    assert load_size("jigsaw", 64) == 64
+    with pytest.raises(UsageError, match="jigsaw cuts no random crops; leave it out, or type --image-size 96"):
+        load_size("jigsaw", 96)
+    with pytest.raises(UsageError, match="--load-size 60 is less than the pictures' 64 px; type 64"):
+        load_size("npid", 60)

@@ -70,7 +70,7 @@ def test_every_stage_is_probed_beside_random_weights_and_pixels(run: Path) -> No
 def test_the_same_command_gives_the_same_document_from_features_that_were_kept(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"kinds": ("linear", "knn"), "cache": tmp_path, "keep_features": True}
+    changes = {"data": ("demo:60",), "kinds": ("linear", "knn"), "cache": tmp_path, "keep_features": True, "to": None}
     first = probed(run, **changes)
     fresh = probed(run, **{**changes, "keep_features": False})
 

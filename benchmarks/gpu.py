@@ -21,9 +21,10 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
 from ssltool.methods.find import available, find_method
-from ssltool.workflows import pretrain
 from ssltool.workflows.bench import bench
 from ssltool.workflows.options import Choice, combine
+from ssltool.workflows.session import open_session
+from ssltool.workflows.session import steps as reports_of
 
 # Pictures in a batch and side of the square that is read; a picture is worth up to 49 patches.
 SETTINGS: dict[str, dict[str, int]] = {
@@ -44,9 +45,9 @@ def choice_of(name: str, data: str, **options: Any) -> Choice:
 
 def top_ten(choice: Choice, steps: int = 3) -> dict[str, Any]:
     """Operations by their share of the GPU's time, in percent, in training steps; its milliseconds a step."""
-    session = pretrain.open_session(choice, Console(quiet=True), cache_bytes=0)
+    session = open_session(choice, Console(quiet=True), cache_bytes=0)
     with session.batches:
-        reports = pretrain.steps(session)
+        reports = reports_of(session)
         list(islice(reports, 5))
         torch.cuda.synchronize()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as measured:

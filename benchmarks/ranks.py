@@ -28,8 +28,9 @@ from ssltool.distributed import any_of, is_main, total
 from ssltool.methods.find import find_method
 from ssltool.training import report
 from ssltool.training.parallel import joined
-from ssltool.workflows import pretrain
 from ssltool.workflows.options import combine
+from ssltool.workflows.session import open_session
+from ssltool.workflows.session import steps as reports_of
 
 WARM_UP = 2  # steps not counted
 
@@ -42,8 +43,8 @@ def train(rank: int, world: int, port: int, method: str, steps: int, result: Sim
     given = {"data": ["demo:512"], "image_size": 32, "batch_size": 32, "workers": 0, "precision": "fp32"}
     choice = combine(method, find_method(method), {**given, "steps": WARM_UP + steps})
     with joined():
-        session = pretrain.open_session(choice, Console(quiet=True), cache_bytes=2**30)
-        reports, meter = pretrain.steps(session), report.Meter()
+        session = open_session(choice, Console(quiet=True), cache_bytes=2**30)
+        reports, meter = reports_of(session), report.Meter()
         for _ in islice(reports, WARM_UP):
             pass
         any_of(False)  # all begin together

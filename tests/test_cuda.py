@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from ssltool.methods.find import available, find_method
 from ssltool.nn.layer_norm import MapLayerNorm
 from ssltool.training.loop import train
-from ssltool.workflows import pretrain
 from ssltool.workflows.options import combine
+from ssltool.workflows.session import Session, open_session, steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 NAMES = list(available())
 
 
-def session(name: str, device: str, **options: Any) -> pretrain.Session:
+def session(name: str, device: str, **options: Any) -> Session:
     given = {"data": ("demo:64",), "image_size": 96, "batch_size": 8, "steps": 100, "device": device, **options}
     choice = combine(name, find_method(name), given)
-    return pretrain.open_session(choice, Console(quiet=True), cache_bytes=0)
+    return open_session(choice, Console(quiet=True), cache_bytes=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,7 +72,7 @@ def test_two_runs_end_with_the_same_bytes(name: str, stem: str) -> None:
     for _ in range(2):
         at_work = session(name, "cuda", backbone="resnet18", stem=stem, precision="bf16", workers=0)
         with at_work.batches:
-            list(islice(pretrain.steps(at_work), 6))
+            list(islice(steps(at_work), 6))
         ends.append({key: value.cpu() for key, value in at_work.method.state_dict().items()})
     different = [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])]
     assert not different

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssltool.nn.card import WeightsCard
-from ssltool.nn.encoders import PAPER_NETWORKS
+from ssltool.nn.families import PAPER_NETWORKS
 
 _INPUT = {
     "rgb": "RGB",

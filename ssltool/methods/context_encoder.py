@@ -29,8 +29,9 @@ from torch.nn import functional as F
 from ssltool.distributed import evened
 from ssltool.errors import UsageError
 from ssltool.methods.base import Answers, Chart, DataInfo, Lines, Loss, Method, MethodOptions
-from ssltool.nn.encoders import Encoder, map_shape
+from ssltool.nn.encoders import Encoder
 from ssltool.nn.inpainting import ChannelwiseLinear, Decoder, DecoderKind, Discriminator
+from ssltool.nn.sizes import map_shape
 from ssltool.ops import inpaint, masks
 from ssltool.ops.color import standardize_colors
 from ssltool.ops.constants import constant

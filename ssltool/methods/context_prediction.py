@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from ssltool.errors import UsageError
 from ssltool.methods.base import Answers, Chart, DataInfo, Loss, Matrix, Method, MethodOptions
-from ssltool.nn.encoders import Encoder, map_shape
+from ssltool.nn.encoders import Encoder
+from ssltool.nn.sizes import map_shape
 from ssltool.ops import frames, patches
 from ssltool.ops.color import among_noise, project_color, to_gray
 from ssltool.ops.crops import random_boxes, resized_crop

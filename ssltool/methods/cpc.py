@@ -30,7 +30,8 @@ from ssltool.errors import UsageError
 from ssltool.methods.base import Answers, Chart, DataInfo, Lines, Loss, Matrix, Method, MethodOptions
 from ssltool.nn.card import Norm, Stem
 from ssltool.nn.context import Predictor
-from ssltool.nn.encoders import Encoder, build_encoder, deepest_stage
+from ssltool.nn.encoders import Encoder, build_encoder
+from ssltool.nn.sizes import deepest_stage
 from ssltool.ops import frames, grids, infonce, patches
 from ssltool.ops.choose import mirror
 from ssltool.ops.grids import DIRECTIONS, Direction, Grid

@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from ssltool.errors import UsageError
 from ssltool.methods.base import Answers, DataInfo, Loss, Method, MethodOptions
-from ssltool.nn.encoders import Encoder, map_shape
+from ssltool.nn.encoders import Encoder
+from ssltool.nn.sizes import map_shape
 from ssltool.ops import frames, patches, permutations
 from ssltool.ops.choose import mirror
 from ssltool.ops.color import project_color, to_gray

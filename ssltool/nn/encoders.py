@@ -9,16 +9,15 @@ C_s channels and h_s, w_s sides of stage s.
 
 How it works: a torchvision model calls its parts in the order in which they are defined, ending in a pooling and a
 classifier. The *chain* is the list of the parts before the pooling; a map is read where the chain has a stage's end.
-What differs between families is one row of ``FAMILIES`` each; the vision transformer, which adds a token, overrides
-the walk along the chain. An encoder cut after one of its stages has the identity in place of the later parts.
+What differs between families is a row of `ssltool.nn.families` each; the vision transformer, which adds a token,
+overrides the walk along the chain. An encoder cut after one of its stages has the identity in place of the later parts.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import cache
 from itertools import chain as joined
 
@@ -30,92 +29,14 @@ from torchvision.models import VisionTransformer
 from torchvision.models.convnext import LayerNorm2d
 
 from ssltool.errors import UnknownNameError, UsageError
-from ssltool.nn.caffenet import CaffeNet
 from ssltool.nn.card import Norm, Stage, Stem, WeightsCard
-from ssltool.nn.colornets import COLORNETS
-from ssltool.nn.contextnet import ContextNet
-from ssltool.nn.inpaintnet import InpaintNet
+from ssltool.nn.families import FAMILIES, PAPER_NETWORKS, VIT, Family
 from ssltool.nn.layer_norm import MapLayerNorm
 from ssltool.nn.small_maps import use_small_map_convolutions
 from ssltool.nn.small_resnet import SMALL_RESNETS
 
 # Shapes are traced at this side: large enough that AlexNet's unpadded reductions round to their true strides.
 _TRACE_SIDE = 256
-_LARGEST_SEARCHED = 512
-
-
-@dataclass(frozen=True)
-class Family:
-    """What has to be known of a family of backbones.
-
-    Attributes:
-        pattern: Regular expression that the whole name matches.
-        classifier: Path of the module replaced by the identity; None where there is none.
-        stages: Chain path to stage name. Left empty, a stage ends before each change of resolution and at the end,
-            and the stages are called stage1, stage2, ...
-        small_stem: Whether the stem can be changed to a 3x3 stride-1 convolution without max-pool.
-        scaled_by_fan_in: Whether the spread of the first convolution's initial values goes with 1/sqrt(fan-in).
-        channels_last: Whether the chain's maps are ``[B, h, w, C]``.
-        relu_last: Whether torchvision applies a ReLU to the last map outside of any module.
-    """
-
-    pattern: str
-    classifier: str | None
-    stages: Mapping[str, str] = field(default_factory=dict)
-    small_stem: bool = False
-    scaled_by_fan_in: bool = False
-    channels_last: bool = False
-    relu_last: bool = False
-
-
-def _ends(container: str = "", /, **stages: str) -> Mapping[str, str]:
-    """Stage name to module of ``container`` (the backbone itself by default), turned into chain path to stage name."""
-    prefix = f"{container}." if container else ""
-    return {prefix + part: name for name, part in stages.items()}
-
-
-_RESNET = _ends(stem="relu", layer1="layer1", layer2="layer2", layer3="layer3", layer4="layer4")
-_ALEXNET = _ends("features", conv1="1", conv2="4", conv3="7", conv4="9", conv5="11", pool5="12")
-# Networks of the papers, which torchvision does not have.
-PAPER_NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "caffenet": CaffeNet,
-    "contextnet": ContextNet,
-    "inpaintnet": InpaintNet,
-    **COLORNETS,
-}
-_CAFFENET = _ends("features", conv1="relu1", conv2="relu2", conv3="relu3", conv4="relu4", conv5="relu5", pool5="pool5")
-_INPAINTNET = _ends("features", **{f"conv{n}": f"relu{n}" for n in range(1, 7)})
-_COLORNET = _ends("features", **{f"conv{n}": f"norm{n}" for n in range(1, 8)})
-_COLOR_ALEXNET = _ends("features", **{f"conv{n}": f"relu{n}" for n in range(1, 6)}, pool5="pool5")
-_DENSENET = _ends(
-    "features",
-    stem="relu0",
-    denseblock1="denseblock1",
-    denseblock2="denseblock2",
-    denseblock3="denseblock3",
-    denseblock4="norm5",
-)
-_SHUFFLENET = _ends(stem="conv1", stage2="stage2", stage3="stage3", stage4="stage4", conv5="conv5")
-_VIT = Family(r"vit_[a-z]_\d+", "heads", scaled_by_fan_in=True)
-
-FAMILIES = (
-    Family("|".join(SMALL_RESNETS), "fc", _RESNET),
-    Family(r"resnet\d+|resnext\d+_.*|wide_resnet\d+_.*", "fc", _RESNET, small_stem=True),
-    Family("alexnet", "classifier", _ALEXNET, scaled_by_fan_in=True),
-    Family("caffenet|contextnet", None, _CAFFENET, scaled_by_fan_in=True),
-    Family("inpaintnet", None, _INPAINTNET),
-    Family("colornet", None, _COLORNET, scaled_by_fan_in=True),
-    Family("color_alexnet", None, _COLOR_ALEXNET, scaled_by_fan_in=True),
-    Family(r"vgg\d+(_bn)?", "classifier"),
-    Family(r"densenet\d+", "classifier", _DENSENET, scaled_by_fan_in=True, relu_last=True),
-    Family(r"efficientnet_.*", "classifier"),
-    Family(r"convnext_.*", "classifier.2"),
-    Family(r"mobilenet_v[23].*", "classifier"),
-    Family(r"shufflenet_.*", "fc", _SHUFFLENET, scaled_by_fan_in=True),
-    Family(r"regnet_.*", "fc"),
-    Family(r"swin_.*", "head", scaled_by_fan_in=True, channels_last=True),
-    _VIT,
-)
 
 
 class Encoder(nn.Module):
@@ -179,13 +100,13 @@ class Encoder(nn.Module):
 
         For AlexNet, CaffeNet, ContextNet and VGG it is the map after the last max-pool.
         """
-        for _, found in self._walk(x):
+        for _, found in self.walk(x):
             last = found
         return last
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """Maps ``[B, C_s, h_s, w_s]`` of all stages by name, in the order of :attr:`stages`, channels first."""
-        return dict(self._walk(x))
+        return dict(self.walk(x))
 
     def cut_after(self, stage: str) -> None:
         """Make ``stage`` the last one: what follows it becomes the identity, without parameters or keys.
@@ -207,7 +128,7 @@ class Encoder(nn.Module):
         self.stages = self.stages[: names.index(stage) + 1]
         self.width = self.stages[-1].width
 
-    def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Send ``x`` along the chain and yield name and map at each stage's end."""
         # Parts are looked up by path on every call because converting to synchronised batch norm exchanges them.
         for path, stage in self._chain.items():
@@ -239,7 +160,7 @@ class _ViTEncoder(Encoder):
         width, stride = self.backbone.hidden_dim, self.backbone.patch_size
         return chain, tuple(Stage(name, width, stride) for name in chain.values() if name)
 
-    def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         transformer = self.backbone.encoder
         patches = self.backbone.conv_proj(x)
         first = self.backbone.class_token.expand(len(x), -1, -1)
@@ -299,7 +220,7 @@ def build_encoder(
             f"{name} has no small stem, only resnet*, resnext* and wide_resnet* have; "
             "type --stem imagenet, --backbone resnet18 or --backbone resnet10_w32"
         )
-    side = _vit_side(name, image_size or 224) if family is _VIT else None
+    side = _vit_side(name, image_size or 224) if family is VIT else None
     backbone = _create(name, side)
     _adapt(backbone, family)
     if stem == "small" and family.small_stem:
@@ -308,7 +229,7 @@ def build_encoder(
         _make_gray(backbone, family)
     _replace_batch_norm(backbone, norm)
     use_small_map_convolutions(backbone)
-    kind = _ViTEncoder if family is _VIT else Encoder
+    kind = _ViTEncoder if family is VIT else Encoder
     encoder = kind(backbone, name=name, stem=stem, in_channels=in_channels, norm=norm, image_size=side, family=family)
     if last_stage is not None:
         encoder.cut_after(last_stage)
@@ -325,67 +246,6 @@ def twin(encoder: Encoder) -> Encoder:
         norm=encoder.norm,
         last_stage=encoder.stages[-1].name,
     )
-
-
-@torch.no_grad()
-def deepest_stage(encoder: Encoder, size: int, least: int) -> str | None:
-    """The last stage whose map of a ``size`` by ``size`` pixels picture still has ``least`` by ``least`` places.
-
-    None if even the first stage's map is smaller.
-    """
-    modes = {part: part.training for part in encoder.modules()}
-    walk = encoder.eval()._walk(torch.zeros(1, encoder.in_channels, size, size))
-    deepest = None
-    try:
-        # The walk goes on stage by stage, so that none is asked for a map that it cannot have.
-        for name, found in walk:
-            if min(found.shape[2:]) < least:
-                break
-            deepest = name
-    except RuntimeError:  # torch's way to say that a map has become too small for the next part
-        pass
-    finally:
-        for part, training in modes.items():
-            part.training = training
-    return deepest
-
-
-def check_input(encoder: Encoder, size: int) -> None:
-    """Make sure that the encoder takes pictures of ``size`` by ``size`` pixels, before any work is spent on them.
-
-    Two zero pictures are sent through in evaluation mode, on the meta device: shapes are worked out and checked as in
-    a real forward pass, at no cost in arithmetic.
-
-    Raises:
-        UsageError: It does not; the message names the smallest size that works.
-    """
-    if encoder.image_size is not None and encoder.image_size != size:
-        raise UsageError(
-            f"{encoder.name} was built for {encoder.image_size} px pictures and cannot take {size} px; "
-            f"type --image-size {encoder.image_size}"
-        )
-    if _accepts(encoder, size):
-        return
-    low, high = size, _LARGEST_SEARCHED
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _accepts(encoder, middle) else (middle, high)
-    raise UsageError(
-        f"{encoder.name} cannot take {size} px pictures (its smallest is {high} px); "
-        f"type --backbone resnet10_w32 or --image-size {math.ceil(high / 32) * 32}"
-    )
-
-
-@torch.no_grad()
-def map_shape(encoder: Encoder, size: int) -> tuple[int, int]:
-    """Channels C and side n of the last map ``[B, C, n, n]`` of ``size`` px pictures, found by sending two through."""
-    parameter = next(encoder.parameters())
-    pictures = torch.zeros(2, encoder.in_channels, size, size, device=parameter.device)
-    modes = {part: part.training for part in encoder.modules()}
-    channels, side = encoder.eval().map(pictures).shape[1:3]
-    for part, training in modes.items():
-        part.training = training
-    return channels, side
 
 
 def keep_last_resolution(encoder: Encoder) -> None:
@@ -503,7 +363,7 @@ def _trace(backbone: nn.Module, paths: list[str], channels: int, channels_last: 
     x = torch.zeros(2, channels, _TRACE_SIDE, _TRACE_SIDE, device="meta")
     side, stride, found = _TRACE_SIDE, 1, []
     for path in paths:
-        x = _run_on_meta(backbone.get_submodule(path), x)
+        x = run_on_meta(backbone.get_submodule(path), x)
         width, now = (x.shape[3], x.shape[1]) if channels_last else (x.shape[1], x.shape[2])
         stride *= round(side / now)
         side = now
@@ -518,15 +378,7 @@ def _name_by_resolution(paths: list[str], strides: list[int]) -> dict[str, str]:
     return {path: f"stage{number}" for number, path in enumerate(ends, 1)}
 
 
-def _accepts(encoder: Encoder, size: int) -> bool:
-    try:
-        _run_on_meta(encoder, torch.zeros(2, encoder.in_channels, size, size, device="meta"))
-    except RuntimeError:
-        return False
-    return True
-
-
-def _run_on_meta(module: nn.Module, x: Tensor) -> Tensor:
+def run_on_meta(module: nn.Module, x: Tensor) -> Tensor:
     """Output shape of ``module`` in evaluation mode for a meta tensor, without touching its parameters."""
     state = {key: t.to("meta") for key, t in joined(module.named_parameters(), module.named_buffers())}
     modes = {part: part.training for part in module.modules()}

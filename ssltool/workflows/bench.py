@@ -25,8 +25,8 @@ from ssltool.data.find import open_source
 from ssltool.errors import SslToolError
 from ssltool.methods.base import Loss, Method
 from ssltool.training.loop import TrainBatch, train
-from ssltool.workflows import pretrain
 from ssltool.workflows.options import Choice
+from ssltool.workflows.session import Session, open_session, peak_memory
 
 
 class _ReadyView(nn.Module):
@@ -68,7 +68,7 @@ def bench(choice: Choice, *, rounds: int = 5, steps: int = 4, console: Console |
         # Workers decode ahead, during the other measurements; in this process the cost stays where it belongs.
         choice = choice.model_copy(update={"run": choice.run.model_copy(update={"workers": 0})})
     # Every picture is decoded in every pass: a cache filled by the warm-up would flatter the loader.
-    session = pretrain.open_session(choice, console, cache_bytes=0)
+    session = open_session(choice, console, cache_bytes=0)
     with session.batches:
         stream = session.batches.from_step(0)
         first = next(stream)
@@ -99,7 +99,7 @@ def bench(choice: Choice, *, rounds: int = 5, steps: int = 4, console: Console |
     result["ratio_wall"] = statistics.median(
         bare[0] / whole[0] for bare, whole in zip(times["bare"], times["end_to_end"], strict=True)
     )
-    result["peak_memory_gb"] = round(pretrain.peak_memory(session.device) / 1e9, 2)
+    result["peak_memory_gb"] = round(peak_memory(session.device) / 1e9, 2)
     result["rounds"], result["steps"] = rounds, steps
     result["precision"] = session.plan.precision.name
     result["options"] = session.run.choice.flat()
@@ -186,9 +186,7 @@ def _memory(choice: Choice) -> float:
         return float("inf")
 
 
-def _taking(
-    session: pretrain.Session, method: nn.Module, batches: Iterator[TrainBatch], steps: int
-) -> Callable[[], object]:
+def _taking(session: Session, method: nn.Module, batches: Iterator[TrainBatch], steps: int) -> Callable[[], object]:
     """A task that takes some optimizer steps."""
 
     def take() -> None:

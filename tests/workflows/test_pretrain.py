@@ -23,6 +23,7 @@ from ssltool.errors import DataError, Interrupted
 from ssltool.methods.find import find_method
 from ssltool.training.interrupt import StopRequest
 from ssltool.workflows import pretrain as workflow
+from ssltool.workflows.follow import Follower
 from ssltool.workflows.options import combine
 from ssltool.workflows.pretrain import pretrain
 
@@ -235,7 +236,7 @@ def test_a_signal_while_a_run_is_probed_saves_a_checkpoint(tmp_path: Path, monke
         os.kill(os.getpid(), signal.SIGTERM)
         return 0.5
 
-    monkeypatch.setattr(workflow.Follower, "accuracy", signalled)
+    monkeypatch.setattr(Follower, "accuracy", signalled)
     with pytest.raises(Interrupted, match="after step 4 of 10"):
         run(tmp_path / "run", probe_data=("demo:60",), probe_every=3)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]

@@ -70,7 +70,7 @@ def test_places_cannot_be_told_in_noise() -> None:
 @pytest.mark.ci
 def test_places_are_told_where_the_pattern_says_them() -> None:
     pictures = world(300, 32)
-    method = context_prediction(pictures[:200], steps=150, color_guard="none")
+    method = context_prediction(pictures[:200], steps=70, color_guard="none")
     found = scores(method, pictures[200:])
     assert found["accuracy"] > 0.95
     assert found["both_orders"] >= found["accuracy"] - 0.02
@@ -101,6 +101,6 @@ def test_a_context_encoder_learns_to_paint_better_than_the_mean_colour() -> None
     torch.manual_seed(0)
     options = ContextEncoderOptions(mask="center", decoder_width=64, crop_min=1.0).resolved(info)
     method = ContextEncoder(options, build_encoder("resnet10_w32"), info)
-    found = scores(trained(method, pictures[:150], steps=120, lr=0.003), pictures[150:])
+    found = scores(trained(method, pictures[:150], steps=70, lr=0.003), pictures[150:])
     assert found["l2"] < 0.5 * found["l2_mean_color"]
     assert found["psnr_db"] > found["psnr_mean_color_db"] + 3

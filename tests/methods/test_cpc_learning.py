@@ -56,7 +56,6 @@ def test_noise_cannot_be_predicted_at_the_least_legal_offset() -> None:
     assert accuracy < chance + 4 * math.sqrt(chance / contexts)
 
 
-@pytest.mark.ci
 def test_noise_is_predicted_where_patches_share_pixels() -> None:
     """What the guard is for: one row closer the same network finds the true patch by its pixels."""
     accuracy, _ = accuracy_on_noise(offset=1)

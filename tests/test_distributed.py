@@ -136,7 +136,7 @@ RUN = {
     "data": ("demo:48",),
     "image_size": 32,
     "steps": 6,
-    "checkpoint_every": 2,
+    "checkpoint_every": 4,
     "log_every": 2,
     "workers": 0,
     "precision": "fp32",

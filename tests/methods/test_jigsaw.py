@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -177,10 +178,15 @@ def test_solved_pictures_are_restored_with_the_predicted_permutation() -> None:
     )
 
 
+@cache
+def built(size: int) -> Jigsaw:
+    return build(size).train()
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([28, 64, 96]))
 def test_labels_are_in_range_and_standardised_tiles_are_finite(seed: int, size: int) -> None:
-    method = build(size).train()
+    method = built(size)
     flat = torch.full((4, 3, size, size), 128, dtype=torch.uint8)
     view = method.view(flat, torch.arange(4), seeded(seed))
     assert (view.tiles == 0).all()

@@ -255,7 +255,8 @@ def test_same_seed_gives_the_weights_of_plain_torchvision():
     plain = models.resnet18(weights=None)
     torch.manual_seed(5)
     encoder = build_encoder("resnet18")
-    assert all(torch.equal(value, plain.state_dict()[key]) for key, value in encoder.backbone.state_dict().items())
+    usual = plain.state_dict()
+    assert all(torch.equal(value, usual[key]) for key, value in encoder.backbone.state_dict().items())
 
 
 NORMED = ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "shufflenet_v2_x0_5", "regnet_y_400mf")
@@ -272,9 +273,10 @@ def test_every_batch_norm_is_replaced_and_the_keys_stay(name, norm):
     norms = [m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == BATCH_NORMS.get(name, len(norms))
     assert not [m for m in own.modules() if isinstance(m, nn.BatchNorm2d)]
-    state, counted = own.backbone.state_dict(), (".running_mean", ".running_var", ".num_batches_tracked")
-    assert list(state) == [key for key in plain.backbone.state_dict() if not key.endswith(counted)]
-    assert all(torch.equal(value, plain.backbone.state_dict()[key]) for key, value in state.items())
+    state, usual = own.backbone.state_dict(), plain.backbone.state_dict()
+    counted = (".running_mean", ".running_var", ".num_batches_tracked")
+    assert list(state) == [key for key in usual if not key.endswith(counted)]
+    assert all(torch.equal(value, usual[key]) for key, value in state.items())
     x = pictures(own, batch=3, side=64)
     with torch.no_grad():
         together = own.train().map(x) if name == "resnet18" else own.eval().map(x)

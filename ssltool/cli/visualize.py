@@ -97,7 +97,7 @@ def _task(name: str) -> TyperCommand:
         inspect.Parameter("seed", keyword, default=0, annotation=SeedFlag),
         inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
     ]
-    run_flags = flags(PretrainOptions, "Pictures", frozenset({"data", "image_size"}))
+    run_flags = flags(PretrainOptions, "Pictures", frozenset({"data", "image_size", "load_size"}))
     return command(
         name,
         [*extra, *run_flags, *flags(method.Options, f"Task: {name}")],

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssltool.errors import UsageError, WeightsError
 from ssltool.nn.card import WeightsCard
-from ssltool.nn.encoders import Encoder, build_encoder
+from ssltool.nn.encoders import Encoder, twin
 
 Form = Literal["lightness", "lab", "rgb"]
 
@@ -50,7 +50,7 @@ def converted(encoder: Encoder, form: Form) -> Encoder:
     if form == "lightness":
         return encoder.eval()
     with torch.random.fork_rng(devices=[]):
-        copy = build_encoder(encoder.name, stem=encoder.stem, in_channels=3, image_size=encoder.image_size)
+        copy = twin(encoder, in_channels=3, empty=True)
     state = {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
     name, _ = _first(encoder.backbone, nn.Conv2d)
     kernel = state[f"{name}.weight"]
@@ -62,7 +62,7 @@ def converted(encoder: Encoder, form: Form) -> Encoder:
         state[f"{name}.weight"] = kernel * torch.tensor(slopes).view(1, 3, 1, 1)
         _shift(encoder.backbone, state, name, constant * kernel.sum(dim=(1, 2, 3)))
         space = {"color_space": "rgb", "mean": _MEAN, "std": _STD}
-    copy.backbone.load_state_dict(state)
+    copy.backbone.load_state_dict(state, assign=True)
     training = {**card.training, "form": "rgb, approximated from lightness" if form == "rgb" else "lab, from lightness"}
     copy.card = WeightsCard.model_validate({**card.model_dump(), "in_channels": 3, **space, "training": training})
     copy.eval()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from itertools import chain as joined
 
@@ -37,6 +38,8 @@ from ssltool.nn.small_resnet import SMALL_RESNETS
 
 # Shapes are traced at this side: large enough that AlexNet's unpadded reductions round to their true strides.
 _TRACE_SIDE = 256
+# Channels and stride after each part of the chain, by name, stem and input channels: tracing takes 0.1 s or more.
+_TRACED: dict[tuple[str, Stem, int], list[tuple[int, int]]] = {}
 
 
 class Encoder(nn.Module):
@@ -141,7 +144,10 @@ class Encoder(nn.Module):
     def _find_stages(self) -> tuple[dict[str, str | None], tuple[Stage, ...]]:
         """The chain (path to name of the stage that ends there, or None) and the stages."""
         paths = _chain_paths(self.backbone, self.classifier)
-        shapes = _trace(self.backbone, paths, self.in_channels, self._family.channels_last)
+        key = (self.name, self.stem, self.in_channels)
+        if key not in _TRACED:
+            _TRACED[key] = _trace(self.backbone, paths, self.in_channels, self._family.channels_last)
+        shapes = _TRACED[key]
         names = self._family.stages or _name_by_resolution(paths, [stride for _, stride in shapes])
         chain = {path: names.get(path) for path in paths}
         ends = zip(chain.values(), shapes, strict=True)
@@ -190,6 +196,7 @@ def build_encoder(
     image_size: int | None = None,
     norm: Norm = "batch",
     last_stage: str | None = None,
+    empty: bool = False,
 ) -> Encoder:
     """Build an encoder with random weights, drawn from torch's global generator. Nothing is ever downloaded.
 
@@ -204,6 +211,9 @@ def build_encoder(
             (a group norm of one group), ``"ln2d"`` over the channels at each place, ``"batch"`` changes nothing.
             Neither lets pictures of a batch see each other. Keys stay, but for the running statistics.
         last_stage: Leave out what follows this stage, see :meth:`Encoder.cut_after`; None leaves nothing out.
+        empty: Draw no values, which weights from a file would overwrite: parameters and buffers of the state dict
+            are on the meta device, to be replaced by ``load_state_dict(..., assign=True)``. RegNets, which compute
+            with tensors while they are built, are drawn all the same.
 
     Raises:
         UsageError: Unknown name; a stem, channel count, picture size or stage the backbone cannot have.
@@ -221,13 +231,14 @@ def build_encoder(
             "type --stem imagenet, --backbone resnet18 or --backbone resnet10_w32"
         )
     side = _vit_side(name, image_size or 224) if family is VIT else None
-    backbone = _create(name, side)
-    _adapt(backbone, family)
-    if stem == "small" and family.small_stem:
-        _give_small_stem(backbone)
-    if in_channels == 1:
-        _make_gray(backbone, family)
-    _replace_batch_norm(backbone, norm)
+    with torch.device("meta") if empty and family.buildable_empty else nullcontext():
+        backbone = _create(name, side)
+        _adapt(backbone, family)
+        if stem == "small" and family.small_stem:
+            _give_small_stem(backbone)
+        if in_channels == 1:
+            _make_gray(backbone, family)
+        _replace_batch_norm(backbone, norm)
     use_small_map_convolutions(backbone)
     kind = _ViTEncoder if family is VIT else Encoder
     encoder = kind(backbone, name=name, stem=stem, in_channels=in_channels, norm=norm, image_size=side, family=family)
@@ -236,15 +247,22 @@ def build_encoder(
     return encoder
 
 
-def twin(encoder: Encoder) -> Encoder:
-    """The same network with fresh weights, drawn from torch's global generator."""
+def twin(encoder: Encoder, *, in_channels: int | None = None, empty: bool = False) -> Encoder:
+    """The same network with fresh weights, drawn from torch's global generator, or with none: `build_encoder`.
+
+    Args:
+        encoder: The network.
+        in_channels: 1 or 3; None takes as many as ``encoder``.
+        empty: Draw no values, see :func:`build_encoder`.
+    """
     return build_encoder(
         encoder.name,
         stem=encoder.stem,
-        in_channels=encoder.in_channels,
+        in_channels=in_channels or encoder.in_channels,
         image_size=encoder.image_size,
         norm=encoder.norm,
         last_stage=encoder.stages[-1].name,
+        empty=empty,
     )
 
 

@@ -38,6 +38,7 @@ class Family:
         scaled_by_fan_in: Whether the spread of the first convolution's initial values goes with 1/sqrt(fan-in).
         channels_last: Whether the chain's maps are ``[B, h, w, C]``.
         relu_last: Whether torchvision applies a ReLU to the last map outside of any module.
+        buildable_empty: Whether torchvision can build it on the meta device, where tensors have no values.
     """
 
     pattern: str
@@ -47,6 +48,7 @@ class Family:
     scaled_by_fan_in: bool = False
     channels_last: bool = False
     relu_last: bool = False
+    buildable_empty: bool = True
 
 
 def _ends(container: str = "", /, **stages: str) -> Mapping[str, str]:
@@ -86,7 +88,7 @@ FAMILIES = (
     Family(r"convnext_.*", "classifier.2"),
     Family(r"mobilenet_v[23].*", "classifier"),
     Family(r"shufflenet_.*", "fc", _SHUFFLENET, scaled_by_fan_in=True),
-    Family(r"regnet_.*", "fc"),
+    Family(r"regnet_.*", "fc", buildable_empty=False),
     Family(r"swin_.*", "head", scaled_by_fan_in=True, channels_last=True),
     VIT,
 )

@@ -142,7 +142,7 @@ def load_plain(path: Path, backbone: str, stem: Stem, image_size: int) -> tuple[
     """
     file = find_weights(path)
     with torch.random.fork_rng(devices=[]):
-        encoder = build_encoder(backbone, stem=stem, image_size=image_size)
+        encoder = build_encoder(backbone, stem=stem, image_size=image_size, empty=True)
     matched = load_backbone(encoder, file)
     passed = tuple(key for key in _read_keys(file) if key not in encoder.backbone.state_dict())
     encoder.card = describe(
@@ -176,6 +176,7 @@ def load_encoder(path: Path | str) -> Encoder:
                 image_size=card.image_size,
                 norm=card.norm,
                 last_stage=card.stages[-1].name if card.stages else None,
+                empty=True,
             )
         except UsageError as error:
             raise WeightsError(f"{file} asks for what cannot be built: {error}") from error
@@ -213,7 +214,12 @@ def load_backbone(encoder: Encoder, path: Path) -> int:
     broken = next((key for key, tensor in tensors.items() if not _is_finite(tensor)), None)
     if broken is not None:
         raise WeightsError(f"{file} has NaN or infinite values in {broken}; use an earlier checkpoint of its run")
-    encoder.backbone.load_state_dict(tensors)
+    if any(wanted.is_meta for wanted in expected.values()):
+        # Copied, so that nothing depends on the file any more.
+        own = {key: tensor.to(expected[key].dtype, copy=True) for key, tensor in tensors.items()}
+        encoder.backbone.load_state_dict(own, assign=True)
+    else:
+        encoder.backbone.load_state_dict(tensors)
     return len(tensors)
 
 

@@ -17,10 +17,11 @@ SIDE = 64
 
 
 def encoder_of(backbone: str, color_space: str = "lightness") -> Encoder:
-    """Random weights, batch norm statistics that are not the initial ones, and a card."""
+    """Random weights, batch norm statistics that are not the initial ones, and a card; of a transformer one quarter."""
     torch.manual_seed(0)
     channels = 1 if color_space == "lightness" else 3
-    encoder = build_encoder(backbone, in_channels=channels, image_size=SIDE if backbone.startswith("vit") else None)
+    sizes = {"image_size": SIDE, "last_stage": "block3"} if backbone.startswith("vit") else {}
+    encoder = build_encoder(backbone, in_channels=channels, **sizes)
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)

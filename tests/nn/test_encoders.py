@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -33,17 +34,19 @@ STAGES = {
     "vit_b_16": "block3:768/16 block6:768/16 block9:768/16 block12:768/16",
 }
 SIDE = 128
+VIT_SIDE = {"vit_b_16": 32, "vit_b_32": 64}
+
+
+@cache
+def built(name: str) -> Encoder:
+    """With the values of seed 0, in evaluation mode; no test may change it."""
+    torch.manual_seed(0)
+    return build_encoder(name, image_size=VIT_SIDE.get(name)).eval()
 
 
 @pytest.fixture(scope="module", params=STAGES)
 def encoder(request) -> Encoder:
-    torch.manual_seed(0)
-    return build_encoder(request.param, image_size=32 if request.param.startswith("vit") else None).eval()
-
-
-@pytest.fixture(scope="module")
-def vit() -> Encoder:
-    return build_encoder("vit_b_32", image_size=64).eval()
+    return built(request.param)
 
 
 def pictures(encoder: Encoder, batch: int = 2, side: int = SIDE) -> torch.Tensor:
@@ -107,7 +110,7 @@ def test_gradient_reaches_the_first_convolution_from_the_map(encoder):
     ],
 )
 def test_maps_are_what_hooks_on_the_plain_forward_pass_see(name, modules):
-    encoder = build_encoder(name).eval()
+    encoder = copy.deepcopy(built(name))
     seen: dict[str, torch.Tensor] = {}
 
     def keep(stage: str):
@@ -125,8 +128,8 @@ def test_maps_are_what_hooks_on_the_plain_forward_pass_see(name, modules):
         torch.testing.assert_close(maps[stage], expected[stage], rtol=0, atol=0)
 
 
-def test_vit_last_map_comes_from_the_tokens_torchvision_pools(vit):
-    encoder, outputs = vit, []
+def test_vit_last_map_comes_from_the_tokens_torchvision_pools():
+    encoder, outputs = copy.deepcopy(built("vit_b_32")), []
     encoder.backbone.encoder.register_forward_hook(lambda _m, _i, tokens: outputs.append(tokens))
     x = pictures(encoder)
     with torch.no_grad():
@@ -139,7 +142,7 @@ def test_vit_last_map_comes_from_the_tokens_torchvision_pools(vit):
 
 
 def test_swin_maps_are_channels_first():
-    encoder = build_encoder("swin_t").eval()
+    encoder = copy.deepcopy(built("swin_t"))
     seen = []
     encoder.backbone.features[1].register_forward_hook(lambda _m, _i, out: seen.append(out))
     x = pictures(encoder)
@@ -187,7 +190,7 @@ def test_every_name_builds_or_is_too_large_for_a_test(name):
 
 
 def test_small_stem_keeps_the_size_and_the_keys():
-    small, large = build_encoder("resnet18", stem="small").eval(), build_encoder("resnet18")
+    small, large = build_encoder("resnet18", stem="small").eval(), built("resnet18")
     assert [stage.stride for stage in small.stages] == [1, 1, 2, 4, 8]
     assert set(small.backbone.state_dict()) == set(large.backbone.state_dict())
     assert small.backbone.conv1.weight.shape == (64, 3, 3, 3)
@@ -266,8 +269,7 @@ BATCH_NORMS = {"resnet18": 20, "mobilenet_v3_small": 34, "efficientnet_b0": 49, 
 @pytest.mark.parametrize("name", NORMED)
 @pytest.mark.parametrize("norm", ["ln", "ln2d"])
 def test_every_batch_norm_is_replaced_and_the_keys_stay(name, norm):
-    torch.manual_seed(0)
-    plain = build_encoder(name)
+    plain = built(name)
     torch.manual_seed(0)
     own = build_encoder(name, norm=norm)
     norms = [m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -316,11 +318,9 @@ CUT = {
 
 @pytest.mark.parametrize("name", CUT)
 def test_an_encoder_cut_after_a_stage_is_the_whole_one_up_to_there(name):
-    size = 64 if name.startswith("vit") else None
+    whole = built(name)
     torch.manual_seed(0)
-    whole = build_encoder(name, image_size=size).eval()
-    torch.manual_seed(0)
-    cut = build_encoder(name, image_size=size, last_stage=CUT[name]).eval()
+    cut = build_encoder(name, image_size=VIT_SIDE.get(name), last_stage=CUT[name]).eval()
     end = [stage.name for stage in whole.stages].index(CUT[name]) + 1
     assert cut.stages == whole.stages[:end]
     assert cut.width == whole.stages[end - 1].width

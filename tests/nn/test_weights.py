@@ -131,6 +131,7 @@ def test_resnet18_misses_only_fc(tmp_path):
         ("resnet18", {"stem": "small"}),
         ("caffenet", {}),
         ("mobilenet_v3_small", {"in_channels": 1}),
+        ("regnet_y_400mf", {}),
     ],
 )
 def test_round_trip_is_bit_for_bit(name, options, tmp_path):
@@ -149,10 +150,21 @@ def test_round_trip_is_bit_for_bit(name, options, tmp_path):
         assert tensor.dtype == after[key].dtype
         assert torch.equal(tensor, after[key])
     assert (loaded.stem, loaded.in_channels, loaded.stages) == (encoder.stem, encoder.in_channels, encoder.stages)
+    assert [key for key, p in loaded.named_parameters() if p.requires_grad] == [k for k, _ in encoder.named_parameters()]
+    x = torch.randn(2, encoder.in_channels, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), encoder.eval()(x))
+
+
+def test_loaded_weights_do_not_hang_on_the_file(written):
+    loaded = load_encoder(written)
+    before = {key: value.clone() for key, value in loaded.state_dict().items()}
+    written.write_bytes(bytes(written.stat().st_size))  # in place, as no command of ours would
+    assert all(torch.equal(value, before[key]) for key, value in loaded.state_dict().items())
 
 
 def test_a_vit_is_rebuilt_for_its_own_size(tmp_path):
-    encoder = build_encoder("vit_b_32", image_size=64)
+    encoder = build_encoder("vit_b_32", image_size=64, last_stage="block3")
     card = card_of(encoder, image_size=224)
     assert card.image_size == 64
     save_encoder(encoder, card, tmp_path / "w.safetensors")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
+import runpy
 import shlex
-import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,24 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
+@cache
+def ssltool() -> Any:
+    return typer.main.get_command(app)
+
+
+def run(script: Path, *arguments: str) -> None:
+    """Run a script in this process, which has imported torch already."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", [str(script), *arguments])
+        runpy.run_path(str(script), run_name="__main__")
+
+
 @pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: value[:70])
 def test_a_shown_command_parses(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(line)[1:]
     if "rotation" in words:
         pytest.skip("needs the example package installed")
-    command: Any = typer.main.get_command(app)
+    command = ssltool()
     context = command.make_context("ssltool", words, resilient_parsing=False)
     while context.command.name and hasattr(context.command, "resolve_command"):
         rest = [*context._protected_args, *context.args]
@@ -51,11 +63,10 @@ def test_some_commands_were_found() -> None:
     assert len(commands()) > 20
 
 
-def test_option_tables_are_current() -> None:
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "tables.py"), "--check"], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_option_tables_are_current(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(ROOT / "docs" / "tables.py", "--check")
+    assert left.value.code == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -65,7 +76,9 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_the_python_of_the_weights_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_weights_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import torch
 
     from ssltool.nn.card import LIGHTNESS_NORM
@@ -96,9 +109,8 @@ def test_the_python_of_the_weights_page_runs(tmp_path: Path, monkeypatch: pytest
     with torch.no_grad():
         expected = light(Reader.of(of_light)(pictures))
     assert torch.allclose(names["features"], expected, atol=1e-4 * float(expected.abs().max()))
-    example = [sys.executable, str(ROOT / "examples" / "plain_torch.py"), "encoder.safetensors"]
-    shown = subprocess.run(example, capture_output=True, text=True, check=True, env=os.environ).stdout
-    assert "missing ['fc.weight', 'fc.bias'], unexpected [], features (2, 512)" in shown
+    run(ROOT / "examples" / "plain_torch.py", "encoder.safetensors")
+    assert "missing ['fc.weight', 'fc.bias'], unexpected [], features (2, 512)" in capsys.readouterr().out
 
 
 def test_nothing_names_a_path_of_a_machine() -> None:

@@ -10,6 +10,7 @@ import ast
 import importlib
 import tokenize
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,8 +88,9 @@ def _built_in(path: Path) -> Listing:
     return Listing(path.stem.replace("_", "-"), "built in", summary, f"{__package__}.{path.stem}")
 
 
+@cache
 def _first_line(path: Path) -> str:
-    """Of a module's docstring; nothing behind it is read, as every command lists the methods."""
+    """Of a module's docstring; nothing behind it is read, as every command lists the methods, several times."""
     with tokenize.open(path) as file:
         tokens = tokenize.generate_tokens(file.readline)
         first = next(token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL))

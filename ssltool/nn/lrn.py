@@ -25,7 +25,8 @@ class LocalResponseNorm(nn.Module):
     def __init__(self, channels: int, size: int = 5, alpha: float = 1e-4, k: float = 1.0) -> None:
         super().__init__()
         self._alpha, self._k = alpha / size, k
-        place = torch.arange(channels, device="cpu")  # no file holds these values: they are there in an empty network too
+        # No file holds these values, so that a network without values, on the meta device, has them too.
+        place = torch.arange(channels, device="cpu")
         near = (place[:, None] - place[None, :]).abs() <= size // 2
         self._band: Tensor
         self.register_buffer("_band", near.float()[:, :, None, None], persistent=False)

@@ -18,7 +18,6 @@ from ssltool.data.source import Source
 from ssltool.distributed import copy_from_main, from_main, is_main, rank, world_size
 from ssltool.errors import CheckpointError, UsageError
 from ssltool.methods.base import Method
-from ssltool.methods.find import find_method
 from ssltool.nn.card import LIGHTNESS_NORM, WeightsCard
 from ssltool.nn.sizes import check_input
 from ssltool.nn.weights import describe as describe_weights
@@ -79,7 +78,7 @@ def prepare(
         raise CheckpointError(
             f"the task of {run.folder} was built from {run.facts}, now it would be {method.facts}; start a new run"
         )
-    size = find_method(run.choice.method).network_size(run.choice.task, run.info)
+    size = method.network_size(run.choice.task, run.info)
     _check_input(method, size, run.info.image_size)
     if options.init is not None:
         matched = load_backbone(method.encoder, find_weights(options.init))
@@ -147,20 +146,20 @@ def steps(session: Session) -> Iterator[StepReport]:
 
 def card(session: Session, step: int) -> WeightsCard:
     """What the weights file says of itself; a function of the run, not of the clock, so equal runs give equal bytes."""
-    run, encoder, options = session.run, session.method.encoder, session.run.choice.run
-    cls = find_method(run.choice.method)
+    run, method, options = session.run, session.method, session.run.choice.run
+    encoder = method.encoder
     mean: tuple[float, ...] = run.info.mean
     std: tuple[float, ...] = run.info.std
-    if cls.color_space == "lightness":
+    if method.color_space == "lightness":
         mean, std = LIGHTNESS_NORM
     elif encoder.in_channels == 1:  # it reads the mean of R, G and B
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return describe_weights(
         encoder,
         method=run.choice.method,
-        color_space=cls.color_space,
-        image_size=cls.feature_size(run.choice.task, run.info),
-        patch=cls.patch_grid(run.choice.task, run.info),
+        color_space=method.color_space,
+        image_size=method.feature_size(run.choice.task, run.info),
+        patch=method.patch_grid(run.choice.task, run.info),
         mean=mean,
         std=std,
         training={

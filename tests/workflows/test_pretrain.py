@@ -30,9 +30,9 @@ from ssltool.workflows.pretrain import pretrain
 JIGSAW = find_method("jigsaw")
 QUIET = Console(quiet=True)
 BASE = {
-    "data": ("demo:48",),
+    "data": ("demo:24",),
     "image_size": 32,
-    "batch_size": 8,
+    "batch_size": 4,
     "steps": 10,
     "checkpoint_every": 4,
     "log_every": 2,
@@ -293,7 +293,7 @@ def command(out: Path, *more: str) -> list[str]:
         "pretrain",
         "jigsaw",
         "--data",
-        "demo:48",
+        *BASE["data"],
         *flags,
         "--out",
         str(out),
@@ -345,7 +345,7 @@ def test_a_method_learns_from_the_pictures_once_before_the_first_step(
     monkeypatch.setattr(JIGSAW, "prepare", prepare)
     console = Console(record=True, width=200)
     pretrain(combine("jigsaw", JIGSAW, {**BASE, "out": tmp_path / "run"}), console=console)
-    assert sorted(looks[0]) == list(range(48))
+    assert sorted(looks[0]) == list(range(24))
     assert looks[0] != sorted(looks[0])
     assert "looked" in console.export_text()
     run(tmp_path / "run", resume=True)

@@ -93,7 +93,7 @@ def build(case: str) -> Method[Any, Any]:
     chosen = cls.Options(**options).resolved(info)
     torch.manual_seed(0)
     channels = 1 if cls.color_space == "lightness" else 3
-    method = cls(chosen, cls.build_encoder(chosen, info, "resnet10_w32", stem="small", in_channels=channels), info)
+    method = cls(chosen, cls.build_encoder(chosen, info, "resnet20", stem="small", in_channels=channels), info)
     method.prepare([pictures()])
     method.to(precision(case)).train()
     for module in method.modules():
@@ -134,6 +134,7 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 # Whole runs, by the processes that were started for the tasks above.
 RUN = {
     "data": ("demo:48",),
+    "backbone": "resnet20",
     "image_size": 32,
     "steps": 6,
     "checkpoint_every": 4,

@@ -15,14 +15,13 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def fill():
     before = faults()
-    torch.empty(16_000_000).fill_(1.0)  # 64 MB
+    torch.empty(10_000_000).fill_(1.0)  # 40 MB
     return faults() - before
-# A stray block may now and then lie in the way of a fill, so the usual one is what counts.
-def usual():
-    return int(statistics.median(fill() for _ in range(15)))
-before = usual()
+def usual(times):
+    return int(statistics.median([fill() for _ in range(times)][-9:]))
+before = usual(9)
 assert keep_freed_memory()
-print(before, usual())
+print(before, usual(30))  # until the heap has grown, stray blocks lie in the way of the first fills
 """
 
 
@@ -31,5 +30,5 @@ def test_kept_memory_is_used_again() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True, env=environment)
     freed, kept = map(int, done.stdout.split())
-    assert freed > 20  # 31 huge pages or 15,625 small ones; else this test shows nothing
+    assert freed > 12  # 19 huge pages or 9,765 small ones; else this test shows nothing
     assert kept < freed / 4

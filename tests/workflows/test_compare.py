@@ -35,8 +35,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def options(tmp_path: Path) -> ProbeOptions:
     return ProbeOptions.checked(
         weights=tmp_path,
-        data=("demo:60",),
-        test_data=("demo-test:20",),
+        data=("demo:30",),
+        test_data=("demo-test:10",),
         workers=0,
         grid_numbers=0,
         kinds=("linear", "knn"),

@@ -20,7 +20,7 @@ from ssltool.workflows.pretrain import pretrain
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "resnet18"
-    given = {"data": ("demo:16",), "image_size": 96, "backbone": "resnet18", "batch_size": 4, "steps": 2, "out": out}
+    given = {"data": ("demo:16",), "image_size": 96, "backbone": "resnet18", "batch_size": 2, "steps": 2, "out": out}
     choice = combine("jigsaw", find_method("jigsaw"), {**given, "workers": 0, "precision": "fp32"})
     pretrain(choice, console=Console(quiet=True))
     return out

@@ -70,7 +70,8 @@ def test_every_stage_is_probed_beside_random_weights_and_pixels(run: Path) -> No
 def test_the_same_command_gives_the_same_document_from_features_that_were_kept(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"data": ("demo:60",), "kinds": ("linear", "knn"), "cache": tmp_path, "keep_features": True, "to": None}
+    changes = {"data": ("demo:40",), "kinds": ("linear", "knn"), "cache": tmp_path, "keep_features": True, "to": None}
+    changes["test_data"] = ("demo-test:20",)
     first = probed(run, **changes)
     fresh = probed(run, **{**changes, "keep_features": False})
 
@@ -81,7 +82,8 @@ def test_the_same_command_gives_the_same_document_from_features_that_were_kept(
     assert json.dumps(probed(run, **changes)) == json.dumps(first) == json.dumps(fresh)
 
 
-def test_support_vectors_and_a_hidden_layer(run: Path) -> None:
+def test_support_vectors_and_a_hidden_layer(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssltool.probing.mlp._LEAST_STEPS", 50)
     changes = {"data": ("demo:60",), "kinds": ("svm", "mlp"), "baselines": False, "repeats": 2, "to": None}
     row = probed(run, **changes)["rows"][0]
     assert set(row) == {"features", "stage", "numbers", "svm", "svm_map", "svm_converged", "mlp", "mlp_deviation"}
@@ -252,7 +254,7 @@ def test_a_network_in_training_is_followed_as_it_is_now(run: Path) -> None:
     encoder = load_encoder(run).train()
     card = encoder.card
     assert card is not None
-    follower = Follower(("demo:300",), batch_size=50, seed=0)
+    follower = Follower(("demo:200",), batch_size=50, seed=0)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     state = torch.random.get_rng_state()
     first = follower.accuracy(encoder, card)
@@ -262,4 +264,4 @@ def test_a_network_in_training_is_followed_as_it_is_now(run: Path) -> None:
     assert follower.accuracy(encoder, card) == first > 0.11
     for parameter in encoder.parameters():
         torch.nn.init.zeros_(parameter)
-    assert follower.accuracy(encoder, card) == pytest.approx(0.1, abs=0.005)  # ten classes of equal size
+    assert follower.accuracy(encoder, card) == pytest.approx(0.1, abs=0.01)  # ten classes of equal size

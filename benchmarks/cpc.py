@@ -4,8 +4,8 @@
 
 Two comparisons, each with its value checked in the same run. The loss: all positions of an offset at once, against a
 loop over positions, forward and backward. The step: ResNet-18 on the 49 patches of 32 px of 128 px pictures as ssltool
-takes it (one strided cut, channels-last, bf16 autocast), against the same weights in plain float32 with patches cut in
-a loop and that loop for the loss. CPU-seconds, medians of rounds that take turns.
+takes it (one strided cut, channels-last, autocast where it is chosen here), against the same weights in plain float32
+with patches cut in a loop and that loop for the loss. CPU-seconds, medians of rounds that take turns.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ssltool.methods.cpc import Cpc, CpcOptions
 from ssltool.nn.small_maps import SmallMapConv2d
 from ssltool.ops import grids
 from ssltool.ops.infonce import retrieve
+from ssltool.training.device import Precision, choose_precision
 
 SCALE = 0.1
 
@@ -77,8 +78,8 @@ def compare_losses(pictures: int, rounds: int) -> dict[str, float]:
     return {"pictures": pictures, "difference": difference, **seconds, "ratio": ratio}
 
 
-def step_tasks(pictures: int) -> tuple[Callable[[torch.dtype], Tensor], Callable[[], Tensor]]:
-    """The loss of one batch, all four directions: ours, and written plainly with the same weights."""
+def step_tasks(pictures: int) -> tuple[Callable[[Precision], Tensor], Callable[[], Tensor], Cpc]:
+    """The loss of one batch, all four directions: ours, and written plainly with the same weights; and the method."""
     info = DataInfo(count=1000, image_size=128)
     options = CpcOptions(directions=4, last_stage="layer3", flip=0.0, augment="none").resolved(info)
     torch.manual_seed(0)
@@ -91,9 +92,9 @@ def step_tasks(pictures: int) -> tuple[Callable[[torch.dtype], Tensor], Callable
     images = torch.randint(0, 256, (pictures, 3, 128, 128), dtype=torch.uint8)
     index, generator = torch.arange(pictures), torch.Generator().manual_seed(0)
 
-    def ours(dtype: torch.dtype) -> Tensor:
+    def ours(precision: Precision) -> Tensor:
         view = method.view(images, index, generator)
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
+        with precision.autocast(torch.device("cpu")):
             return method(view).value
 
     def straightforward() -> Tensor:
@@ -107,26 +108,27 @@ def step_tasks(pictures: int) -> tuple[Callable[[torch.dtype], Tensor], Callable
             losses += [loop_over_positions(q, targets, k) for k, q in predictions.items()]
         return torch.stack(losses).mean()
 
-    return ours, straightforward
+    return ours, straightforward, method
 
 
 def fast_step(pictures: int) -> Task:
     """Forward and backward pass as ssltool takes them."""
-    ours, _ = step_tasks(pictures)
-    return lambda: ours(torch.bfloat16).backward()
+    ours, _, method = step_tasks(pictures)
+    precision = choose_precision("auto", method.encoder, 32, 3, torch.device("cpu"))
+    return lambda: ours(precision).backward()
 
 
 def plain_step(pictures: int) -> Task:
     """The same written plainly."""
-    _, straightforward = step_tasks(pictures)
+    _, straightforward, _ = step_tasks(pictures)
     return lambda: straightforward().backward()
 
 
 def compare_steps(pictures: int, rounds: int) -> dict[str, float]:
     """Forward and backward pass of one batch, all four directions."""
-    ours, straightforward = step_tasks(2)
+    ours, straightforward, _ = step_tasks(2)
     with torch.no_grad():
-        difference = abs(float(ours(torch.float32)) - float(straightforward()))
+        difference = abs(float(ours(Precision("fp32", ""))) - float(straightforward()))
     assert difference < 1e-4, difference
     seconds = take_turns({"ssltool": partial(fast_step, pictures), "plain": partial(plain_step, pictures)}, rounds)
     ratio = seconds["plain"] / seconds["ssltool"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -178,6 +179,8 @@ def combine(
         if preset not in method.presets:
             raise UnknownNameError(f"preset of {name}", preset, method.presets)
         values |= method.presets[preset]
+        if (given.get("image_size") or 0) > (values.get("load_size") or math.inf):
+            del values["load_size"]  # it was more than the preset's own picture size
     if config is not None:
         values |= _from_file(config, name)
     values |= given

@@ -22,6 +22,19 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) ->
     assert choice.task.permutation_mode == "max_mean"
 
 
+def test_larger_pictures_than_a_preset_reads_take_the_place_of_its_load_size() -> None:
+    npid = find_method("npid")
+    sizes = {
+        typed: combine("npid", npid, {} if typed is None else {"image_size": typed}, preset="paper").run
+        for typed in (None, 256, 512)
+    }
+    assert {typed: (run.image_size, run.load_size) for typed, run in sizes.items()} == {
+        None: (224, 384),
+        256: (256, 384),
+        512: (512, None),
+    }
+
+
 def test_typed_epochs_replace_the_presets_steps() -> None:
     choice = combine("jigsaw", JIGSAW, {"epochs": 3.0}, preset="paper")
     assert (choice.run.epochs, choice.run.steps) == (3.0, None)

@@ -51,7 +51,10 @@ def check_input(encoder: Encoder, size: int) -> None:
         )
     if _accepts(encoder, size):
         return
-    low, high = size, _LARGEST_SEARCHED
+    low, step = size, 1  # usually little is missing: steps double until a size is enough, then halve
+    while low + step < _LARGEST_SEARCHED and not _accepts(encoder, low + step):
+        low, step = low + step, 2 * step
+    high = min(low + step, _LARGEST_SEARCHED)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _accepts(encoder, middle) else (middle, high)

@@ -33,7 +33,8 @@ STAGES = {
     "vgg11": "stage1:64/1 stage2:128/2 stage3:256/4 stage4:512/8 stage5:512/16 stage6:512/32",
     "vit_b_16": "block3:768/16 block6:768/16 block9:768/16 block12:768/16",
 }
-SIDE = 128
+# Pictures of 64 px, but where unpadded borders make small maps smaller than their strides say.
+SIDE = dict.fromkeys(("alexnet", "caffenet", "color_alexnet"), 128)
 VIT_SIDE = {"vit_b_16": 32, "vit_b_32": 64}
 
 
@@ -49,9 +50,9 @@ def encoder(request) -> Encoder:
     return built(request.param)
 
 
-def pictures(encoder: Encoder, batch: int = 2, side: int = SIDE) -> torch.Tensor:
+def pictures(encoder: Encoder, batch: int = 2, side: int | None = None) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    side = encoder.image_size or side
+    side = encoder.image_size or side or SIDE.get(encoder.name, 64)
     return torch.randn(batch, encoder.in_channels, side, side, generator=generator)
 
 

@@ -93,7 +93,7 @@ def test_run_json_repeats_the_run(whole: Path, tmp_path: Path) -> None:
     assert weights(tmp_path / "repeat") == weights(whole)
 
 
-@pytest.mark.parametrize("stop", [1, 4, 7, 9])
+@pytest.mark.parametrize("stop", [1, 4, 9])
 def test_an_interrupted_and_resumed_run_ends_with_the_same_bytes(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -130,20 +130,20 @@ def test_other_methods_resume_exactly_too(name: str, options: dict[str, Any], tm
     method = find_method(name)
 
     def take(out: Path, resume: bool = False) -> None:
-        given = {"out": out} if resume else {**BASE, **options, "out": out}
+        given = {"out": out} if resume else {**BASE, "steps": 6, **options, "out": out}
         pretrain(combine(name, method, given), resume=resume, console=QUIET)
 
     take(tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")  # killed after step 8, whose checkpoint it kept
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")  # killed after step 4, whose checkpoint it kept
     for folder in (tmp_path / "cut" / "checkpoints").iterdir():
-        if folder.name != "step-0000008":
+        if folder.name != "step-0000004":
             shutil.rmtree(folder)
     (tmp_path / "cut" / "encoder.safetensors").unlink()
     take(tmp_path / "cut", resume=True)
-    for part in ("encoder.safetensors", "checkpoints/step-0000010/model.safetensors"):
+    for part in ("encoder.safetensors", "checkpoints/step-0000006/model.safetensors"):
         assert (tmp_path / "cut" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes()
     ours, theirs = (
-        load_file(tmp_path / n / "checkpoints/step-0000010/optimizer.safetensors") for n in ("cut", "whole")
+        load_file(tmp_path / n / "checkpoints/step-0000006/optimizer.safetensors") for n in ("cut", "whole")
     )
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -155,18 +155,18 @@ def test_a_memory_bank_is_resumed_with_the_same_bytes(tmp_path: Path, monkeypatc
 
     def until(session: workflow.Session) -> Any:
         for report in steps(session):
-            if report.step == 5:
+            if report.step == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield report
 
-    given = {**BASE, "loss": "nce", "negatives": 16, "accumulate": 2}
+    given = {**BASE, "steps": 6, "loss": "nce", "negatives": 16, "accumulate": 2}
     pretrain(combine("npid", method, {**given, "out": tmp_path / "whole"}), console=QUIET)
     monkeypatch.setattr(workflow, "steps", until)
     with pytest.raises(Interrupted):
         pretrain(combine("npid", method, {**given, "out": tmp_path / "run"}), console=QUIET)
     monkeypatch.setattr(workflow, "steps", steps)
     pretrain(combine("npid", method, {"out": tmp_path / "run"}), resume=True, console=QUIET)
-    final = "checkpoints/step-0000010/model.safetensors"
+    final = "checkpoints/step-0000006/model.safetensors"
     assert (tmp_path / "run" / final).read_bytes() == (tmp_path / "whole" / final).read_bytes()
 
 

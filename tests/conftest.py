@@ -1,7 +1,45 @@
-"""One thread per test process: the suite runs in several processes, and small tensors gain nothing from threads."""
+"""What all tests share: one thread per process, and demo pictures that are drawn once.
+
+The suite runs in several processes, and small tensors gain nothing from threads.
+"""
 
 from __future__ import annotations
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in the commands that tests start
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+_LONGEST = {
+    f"test_{name}.py"
+    for name in ("pretrain", "probe", "distributed", "encoders", "weights", "contract", "visualize", "compare")
+}
+_PICTURES: dict[tuple[int, int, int], Any] = {}  # by seed, place and size
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take the longest, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def demo_pictures_are_kept(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Dozens of runs see the same few pictures; only the tests of the demo itself draw them anew."""
+    from ssltool.data.demo import DemoSource
+
+    read = DemoSource.read
+    with pytest.MonkeyPatch.context() as patched:
+        if not request.module.__name__.endswith("test_demo"):
+
+            def kept(self: DemoSource, index: int, size: int) -> Any:
+                key = (self._seed, index, size)
+                if key not in _PICTURES:
+                    _PICTURES[key] = read(self, index, size)
+                return _PICTURES[key].copy()
+
+            patched.setattr(DemoSource, "read", kept)
+        yield

@@ -25,6 +25,7 @@ from ssltool.nn.weights import (
     find_weights,
     load_backbone,
     load_encoder,
+    load_plain,
     read_card,
     save_encoder,
 )
@@ -307,6 +308,9 @@ def test_step_counts_may_be_missing(tmp_path):
     encoder = tiny(2)
     assert load_backbone(encoder, tmp_path / "w.safetensors") == len(tensors)
     assert torch.equal(encoder.backbone.conv1.weight, source.backbone.conv1.weight)
+    built, _, _ = load_plain(tmp_path / "w.safetensors", "resnet20", "small", 32)
+    assert not any(tensor.is_meta for tensor in built.state_dict().values())
+    assert built.backbone.bn1.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssltool.ops import ab_bins
-from ssltool.ops.ab_bins import SoftTarget
+from ssltool.methods.colorization import ab_bins
+from ssltool.methods.colorization.ab_bins import SoftTarget
 from ssltool.ops.lab import lightness, rgb_to_lab
 
 PIXELS = (64, 28, 28)  # a batch of 64 maps of 28x28 places: 50,176 colours
@@ -33,7 +33,9 @@ STEP, NEIGHBORS, SIGMA = 10, 10, 5.0
 BATCH, SIDE = 16, 128  # of the conversion to Lab
 
 
-def seconds(functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int = 7) -> dict[str, float]:
+def seconds(
+    functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int = 7
+) -> dict[str, float]:
     """Median seconds of each function; they take turns, so a busy moment of the machine hits all alike."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in functions}
@@ -50,11 +52,15 @@ def seconds(functions: Mapping[str, Callable[[], object]], device: torch.device,
 
 def targets(device: torch.device) -> list[dict[str, Any]]:
     """One row per encoding: accuracy beside the exact targets, milliseconds, nanoseconds per colour."""
-    rgb = torch.rand(PIXELS[0], 3, *PIXELS[1:], generator=torch.Generator().manual_seed(0)).to(device)
+    rgb = torch.rand(PIXELS[0], 3, *PIXELS[1:], generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
     ab = rgb_to_lab(rgb)[:, 1:].movedim(1, -1).contiguous()
     centers = ab_bins.bin_centers(STEP).float().to(device)
     built = time.process_time()
-    table = ab_bins.Table(*(part.to(device) for part in ab_bins.build_table(STEP, NEIGHBORS, SIGMA)))
+    table = ab_bins.Table(
+        *(part.to(device) for part in ab_bins.build_table(STEP, NEIGHBORS, SIGMA))
+    )
     built = time.process_time() - built
     ways: dict[str, Callable[[], SoftTarget]] = {
         "exact": partial(ab_bins.encode_exact, ab, centers, NEIGHBORS, SIGMA),
@@ -66,8 +72,12 @@ def targets(device: torch.device) -> list[dict[str, Any]]:
     rows = []
     for name, way in ways.items():
         target = way()
-        variation = (_dense(target, len(centers)) - _dense(exact, len(centers))).abs().sum(dim=-1) / 2
-        logits = torch.randn(PIXELS[0], len(centers), *PIXELS[1:], device=device, requires_grad=True)
+        variation = (_dense(target, len(centers)) - _dense(exact, len(centers))).abs().sum(
+            dim=-1
+        ) / 2
+        logits = torch.randn(
+            PIXELS[0], len(centers), *PIXELS[1:], device=device, requires_grad=True
+        )
         loss = seconds({"loss": partial(_loss, logits, target)}, device, repeats=3)["loss"]
         rows.append(
             {
@@ -78,7 +88,9 @@ def targets(device: torch.device) -> list[dict[str, Any]]:
                 "ms": 1e3 * times[name],
                 "ns_per_colour": 1e9 * times[name] / ab[..., 0].numel(),
                 "loss_and_gradient_ms": 1e3 * loss,
-                "memory_mb": sum(t.numel() * t.element_size() for t in table) / 1e6 if name == "table" else 0.0,
+                "memory_mb": sum(t.numel() * t.element_size() for t in table) / 1e6
+                if name == "table"
+                else 0.0,
                 "build_s": built if name == "table" else 0.0,
             }
         )
@@ -87,7 +99,9 @@ def targets(device: torch.device) -> list[dict[str, Any]]:
 
 def lab(device: torch.device) -> list[dict[str, Any]]:
     """One row per converter: milliseconds for the same batch, and its largest difference from ours."""
-    pictures = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device)
+    pictures = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
     bytes_ = (pictures * 255).byte()
     ways: dict[str, Callable[[], Any]] = {
         "ssltool": partial(rgb_to_lab, pictures),
@@ -96,7 +110,9 @@ def lab(device: torch.device) -> list[dict[str, Any]]:
     }
     skimage, kornia = _installed("skimage.color"), _installed("kornia.color")
     if skimage and device.type == "cpu":
-        ways["scikit-image"] = partial(skimage.rgb2lab, pictures.movedim(1, -1).contiguous().numpy())
+        ways["scikit-image"] = partial(
+            skimage.rgb2lab, pictures.movedim(1, -1).contiguous().numpy()
+        )
     if kornia:
         ways["kornia"] = partial(kornia.rgb_to_lab, pictures)
     times = seconds(ways, device)
@@ -105,7 +121,9 @@ def lab(device: torch.device) -> list[dict[str, Any]]:
         row = {"converter": name, "ms": 1e3 * times[name]}
         if name in {"scikit-image", "kornia"}:
             found = way()
-            found = torch.from_numpy(found).movedim(-1, 1) if isinstance(found, np.ndarray) else found
+            found = (
+                torch.from_numpy(found).movedim(-1, 1) if isinstance(found, np.ndarray) else found
+            )
             row["largest_difference"] = float((found.to(ours) - ours).abs().max())
         rows.append(row)
     return rows
@@ -121,10 +139,14 @@ def report(encodings: list[dict[str, Any]], converters: list[dict[str, Any]]) ->
             f"        {row['nearest_agrees']:8.3%}  {row['ms']:8.2f}   {row['loss_and_gradient_ms']:8.1f}"
         )
     table = encodings[-1]
-    print(f"  (the table is built once, in {table['build_s']:.2f} s, and takes {table['memory_mb']:.1f} MB)")
+    print(
+        f"  (the table is built once, in {table['build_s']:.2f} s, and takes {table['memory_mb']:.1f} MB)"
+    )
     print(f"\nsRGB to Lab, {BATCH} pictures of {SIDE}x{SIDE}")
     for row in converters:
-        apart = f"   differs by {row['largest_difference']:.2g}" if "largest_difference" in row else ""
+        apart = (
+            f"   differs by {row['largest_difference']:.2g}" if "largest_difference" in row else ""
+        )
         print(f"  {row['converter']:20} {row['ms']:8.2f} ms{apart}")
     names = {row["converter"] for row in converters}
     for name in sorted({"scikit-image", "kornia"} - names):
@@ -153,8 +175,12 @@ def _wait(device: torch.device) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Accuracy and speed of colorization's soft targets and of Lab.")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser = argparse.ArgumentParser(
+        description="Accuracy and speed of colorization's soft targets and of Lab."
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of tables"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -163,7 +189,11 @@ def main() -> None:
     if not chosen.json:
         report(encodings, converters)
         return
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
     results = {"targets": encodings, "lab": converters, "device": chosen.device}
     print(json.dumps({**results, "versions": versions, "machine": platform.machine()}, indent=2))
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from turns import Task, take_turns
 
+from ssltool.encoders.layers.small_maps import SmallMapConv2d
+from ssltool.encoders.precision import Precision, choose_precision
 from ssltool.methods.base import DataInfo
-from ssltool.methods.cpc import Cpc, CpcOptions
-from ssltool.nn.small_maps import SmallMapConv2d
+from ssltool.methods.cpc.infonce import retrieve
+from ssltool.methods.cpc.task import Cpc, CpcOptions
 from ssltool.ops import grids
-from ssltool.ops.infonce import retrieve
-from ssltool.training.device import Precision, choose_precision
 
 SCALE = 0.1
 
@@ -63,17 +63,24 @@ def compare_losses(pictures: int, rounds: int) -> dict[str, float]:
     """All offsets of one direction on a 7x7 grid of 64 numbers."""
     generator = torch.Generator().manual_seed(0)
     targets = torch.randn(pictures, 7, 7, 64, generator=generator, requires_grad=True)
-    queries = {k: torch.randn(pictures, 7 - k, 7, 64, generator=generator, requires_grad=True) for k in range(2, 7)}
+    queries = {
+        k: torch.randn(pictures, 7 - k, 7, 64, generator=generator, requires_grad=True)
+        for k in range(2, 7)
+    }
 
     def ours() -> Tensor:
-        return torch.stack([retrieve(q, targets, k, scale=SCALE).loss.mean() for k, q in queries.items()]).mean()
+        return torch.stack(
+            [retrieve(q, targets, k, scale=SCALE).loss.mean() for k, q in queries.items()]
+        ).mean()
 
     def loop() -> Tensor:
         return torch.stack([loop_over_positions(q, targets, k) for k, q in queries.items()]).mean()
 
     difference = abs(float(ours().detach()) - float(loop().detach()))
     assert difference < 1e-5, difference
-    seconds = cpu_seconds({"ssltool": lambda: ours().backward(), "loop": lambda: loop().backward()}, rounds)
+    seconds = cpu_seconds(
+        {"ssltool": lambda: ours().backward(), "loop": lambda: loop().backward()}, rounds
+    )
     ratio = seconds["loop"] / seconds["ssltool"]
     return {"pictures": pictures, "difference": difference, **seconds, "ratio": ratio}
 
@@ -83,7 +90,9 @@ def step_tasks(pictures: int) -> tuple[Callable[[Precision], Tensor], Callable[[
     info = DataInfo(count=1000, image_size=128)
     options = CpcOptions(directions=4, last_stage="layer3", flip=0.0, augment="none").resolved(info)
     torch.manual_seed(0)
-    method = Cpc(options, Cpc.build_encoder(options, info, "resnet18", stem="imagenet", in_channels=3), info).train()
+    method = Cpc(
+        options, Cpc.build_encoder(options, info, "resnet18", stem="imagenet", in_channels=3), info
+    ).train()
     plain = copy.deepcopy(method)
     for module in plain.modules():
         if isinstance(module, SmallMapConv2d):
@@ -99,7 +108,9 @@ def step_tasks(pictures: int) -> tuple[Callable[[Precision], Tensor], Callable[[
 
     def straightforward() -> Tensor:
         corners = [(32 // 2 * i, 32 // 2 * j) for i in range(7) for j in range(7)]
-        cut = torch.stack([images[:, :, y : y + 32, x : x + 32].float() / 255 for y, x in corners], dim=1)
+        cut = torch.stack(
+            [images[:, :, y : y + 32, x : x + 32].float() / 255 for y, x in corners], dim=1
+        )
         shown = (cut - plain.mean) / plain.std
         codes = plain.encoder(shown.flatten(0, 1)).view(pictures, 7, 7, -1).permute(0, 3, 1, 2)
         losses = []
@@ -130,27 +141,55 @@ def compare_steps(pictures: int, rounds: int) -> dict[str, float]:
     with torch.no_grad():
         difference = abs(float(ours(Precision("fp32", ""))) - float(straightforward()))
     assert difference < 1e-4, difference
-    seconds = take_turns({"ssltool": partial(fast_step, pictures), "plain": partial(plain_step, pictures)}, rounds)
+    seconds = take_turns(
+        {"ssltool": partial(fast_step, pictures), "plain": partial(plain_step, pictures)}, rounds
+    )
     ratio = seconds["plain"] / seconds["ssltool"]
-    return {"pictures": pictures, "patches": 49 * pictures, "difference_in_fp32": difference, **seconds, "ratio": ratio}
+    return {
+        "pictures": pictures,
+        "patches": 49 * pictures,
+        "difference_in_fp32": difference,
+        **seconds,
+        "ratio": ratio,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pictures", type=int, default=32, help="of the loss")
     parser.add_argument("--step-pictures", type=int, default=4, help="of the whole step")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of lines"
+    )
     given = parser.parse_args()
-    loss, step = compare_losses(given.pictures, given.rounds), compare_steps(given.step_pictures, given.rounds)
+    loss, step = (
+        compare_losses(given.pictures, given.rounds),
+        compare_steps(given.step_pictures, given.rounds),
+    )
     if given.json:
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-        print(json.dumps({"loss": loss, "step": step, "versions": versions, "machine": platform.machine()}, indent=2))
+        versions = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        print(
+            json.dumps(
+                {"loss": loss, "step": step, "versions": versions, "machine": platform.machine()},
+                indent=2,
+            )
+        )
         return
     print(f"loss, {loss['pictures']} pictures, CPU-seconds of a forward and backward pass")
-    print(f"  all positions at once {loss['ssltool']:.4f}, loop {loss['loop']:.4f}: {loss['ratio']:.2f} times as fast")
+    print(
+        f"  all positions at once {loss['ssltool']:.4f}, loop {loss['loop']:.4f}: {loss['ratio']:.2f} times as fast"
+    )
     print(f"step, {step['pictures']} pictures of 49 patches of 32 px, ResNet-18 to layer3")
-    print(f"  ssltool {step['ssltool']:.3f}, plain float32 {step['plain']:.3f}: {step['ratio']:.2f} times as fast")
+    print(
+        f"  ssltool {step['ssltool']:.3f}, plain float32 {step['plain']:.3f}: {step['ratio']:.2f} times as fast"
+    )
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
-from ssltool.methods.find import available, find_method
-from ssltool.workflows.bench import bench
-from ssltool.workflows.options import Choice, combine
-from ssltool.workflows.session import open_session
-from ssltool.workflows.session import steps as reports_of
+from ssltool.methods.registry import available, find_method
+from ssltool.runs.config import Choice, combine
+from ssltool.training.bench import bench
+from ssltool.training.trainer import open_session
+from ssltool.training.trainer import steps as reports_of
 
 # Pictures in a batch and side of the square that is read; a picture is worth up to 49 patches.
 SETTINGS: dict[str, dict[str, int]] = {
@@ -39,7 +39,13 @@ SETTINGS: dict[str, dict[str, int]] = {
 
 def choice_of(name: str, data: str, **options: Any) -> Choice:
     """The method with its own defaults, ResNet-50 and bf16."""
-    given = {"data": (data,), "backbone": "resnet50", "precision": "bf16", "device": "cuda", "steps": 1000}
+    given = {
+        "data": (data,),
+        "backbone": "resnet50",
+        "precision": "bf16",
+        "device": "cuda",
+        "steps": 1000,
+    }
     return combine(name, find_method(name), {**given, **SETTINGS[name], **options})
 
 
@@ -59,19 +65,26 @@ def top_ten(choice: Choice, steps: int = 3) -> dict[str, Any]:
     largest = sorted(kernels, key=lambda event: -event.self_device_time_total)[:10]
     return {
         "gpu_ms": busy / 1e3 / steps,
-        "top": [[round(100 * e.self_device_time_total / busy, 1), e.count // steps, e.key[:110]] for e in largest],
+        "top": [
+            [round(100 * e.self_device_time_total / busy, 1), e.count // steps, e.key[:110]]
+            for e in largest
+        ],
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True)
     parser.add_argument("--method", choices=list(available()), action="append")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--round-steps", type=int, default=10)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
     given = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no GPU here")
@@ -80,21 +93,30 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     if not given.json:
-        print(f"{'pictures/s':<20}{'loader':>9}{'view':>9}{'bare':>9}{'whole':>9}{'ratio':>8}{'GB':>7}")
+        print(
+            f"{'pictures/s':<20}{'loader':>9}{'view':>9}{'bare':>9}{'whole':>9}{'ratio':>8}{'GB':>7}"
+        )
     for name in given.method or available():
         choice = choice_of(name, given.data, compile=given.compile)
         torch.cuda.reset_peak_memory_stats()
-        found = bench(choice, rounds=given.rounds, steps=given.round_steps, console=Console(quiet=True))
+        found = bench(
+            choice, rounds=given.rounds, steps=given.round_steps, console=Console(quiet=True)
+        )
         del found["options"]
         results[name] = found
         if not given.json:
             speeds = "".join(f"{speed:>9.0f}" for speed in found["images_per_s"].values())
-            print(f"{name:<20}{speeds}{found['ratio_wall']:>8.3f}{found['peak_memory_gb']:>7.1f}", flush=True)
+            print(
+                f"{name:<20}{speeds}{found['ratio_wall']:>8.3f}{found['peak_memory_gb']:>7.1f}",
+                flush=True,
+            )
         if given.profile:
             found["profile"] = top_ten(choice)
             if not given.json:
                 step_ms = 1e3 * SETTINGS[name]["batch_size"] / found["images_per_s"]["end_to_end"]
-                print(f"  of {step_ms:.1f} ms of a step the GPU worked {found['profile']['gpu_ms']:.1f}")
+                print(
+                    f"  of {step_ms:.1f} ms of a step the GPU worked {found['profile']['gpu_ms']:.1f}"
+                )
                 for share, count, operation in found["profile"]["top"]:
                     print(f"  {share:5.1f} %  {count:4} a step  {operation}", flush=True)
         torch.cuda.empty_cache()

@@ -19,7 +19,7 @@ import torch
 from cpc import cpu_seconds
 
 from ssltool.methods.base import DataInfo
-from ssltool.methods.find import find_method
+from ssltool.methods.registry import find_method
 
 SIDES, BATCHES, PERMUTATIONS = (64, 128, 256), (8, 16, 32), (100, 1000)
 SIDE, BATCH = 128, 8
@@ -44,10 +44,14 @@ def step(method: str, side: int, batch: int, **options: Any) -> Callable[[], Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--method", default="jigsaw")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of lines"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     settings: dict[str, tuple[int, Callable[[], None]]] = {}
@@ -57,12 +61,19 @@ def main() -> None:
         settings[f"batch {batch}"] = (batch, step(given.method, SIDE, batch))
     if given.method == "jigsaw":
         for count in PERMUTATIONS:
-            settings[f"permutations {count}"] = (BATCH, step("jigsaw", SIDE, BATCH, permutations=count))
+            settings[f"permutations {count}"] = (
+                BATCH,
+                step("jigsaw", SIDE, BATCH, permutations=count),
+            )
     seconds = cpu_seconds({name: task for name, (_, task) in settings.items()}, given.rounds)
     each = {name: 1000 * seconds[name] / count for name, (count, _) in settings.items()}
     if given.json:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
-        print(json.dumps({"method": given.method, "ms_per_picture": each, "versions": versions}, indent=2))
+        print(
+            json.dumps(
+                {"method": given.method, "ms_per_picture": each, "versions": versions}, indent=2
+            )
+        )
         return
     for name, value in each.items():
         print(f"{name:20} {value:8.2f} CPU-ms per picture")

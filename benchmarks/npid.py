@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.memory import keep_freed_memory
+from ssltool.encoders.registry import build_encoder
 from ssltool.methods.base import DataInfo
-from ssltool.methods.npid import Npid, NpidOptions
-from ssltool.nn.encoders import build_encoder
-from ssltool.ops import nce
+from ssltool.methods.npid import losses as nce
+from ssltool.methods.npid.task import Npid, NpidOptions
 from ssltool.probing.knn import nearest
+from ssltool.training.memory import keep_freed_memory
 
 WIDTH, BATCH, NEGATIVES, SIDE = 128, 64, 4096, 28
 HEAD_ROWS, QUERIES, NEIGHBORS = 60_000, 10_000, 20
@@ -66,7 +66,11 @@ def stepper(method: Npid) -> Callable[[], None]:
     """A function that takes one training step on the same pictures."""
     optimizer = torch.optim.SGD(method.parameters(), lr=0.01)
     images = torch.randint(
-        0, 256, (BATCH, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        0,
+        256,
+        (BATCH, 3, SIDE, SIDE),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
     )
     generator, epoch = torch.Generator(), iter(range(10**9))
     batches = torch.Generator().manual_seed(1)
@@ -110,7 +114,11 @@ def memory(count: int) -> dict[str, Any]:
     found = {}
     for name, size in (("float32", 4), ("float16", 2)):
         command = [sys.executable, "-c", MEASURE, str(count), name]
-        measured = int(subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout)
+        measured = int(
+            subprocess.run(
+                command, capture_output=True, text=True, check=True, env=os.environ
+            ).stdout
+        )
         found[name] = {"rows": count, "bytes": measured, "ratio": measured / (count * WIDTH * size)}
     return found
 
@@ -157,7 +165,9 @@ def heads(rounds: int) -> dict[str, float]:
             "nce_shared": run(lambda: nce.noise_terms(features, sampled(True), 0.07, log_cm)[0]),
             "nce_own": run(lambda: nce.noise_terms(features, sampled(False), 0.07, log_cm)[0]),
             "infonce_shared": run(lambda: nce.log_sum_exp(features, sampled(True), 0.07)[0]),
-            "softmax": run(lambda: nce.log_sum_exp(features, nce.Others(rows, None, index), 0.07)[0]),
+            "softmax": run(
+                lambda: nce.log_sum_exp(features, nce.Others(rows, None, index), 0.07)[0]
+            ),
         },
         rounds,
     )
@@ -170,22 +180,30 @@ def report(results: Mapping[str, Any]) -> None:
     print(f"  largest / smallest {results['step']['ratio']:.3f}")
     print("\nResident memory of a bank")
     for name, found in results["memory"].items():
-        print(f"  {name} {found['rows']:,} rows {found['bytes'] / 1e9:.3f} GB, {found['ratio']:.3f} times its numbers")
+        print(
+            f"  {name} {found['rows']:,} rows {found['bytes'] / 1e9:.3f} GB, {found['ratio']:.3f} times its numbers"
+        )
     found = results["neighbors"]
     print(f"\n{NEIGHBORS} nearest of {HEAD_ROWS:,} rows for {QUERIES:,} queries, CPU seconds")
     print(
         f"  in chunks {found['chunks']:.2f}, product alone {found['product']:.2f} (ratio {found['ratio']:.2f}), ",
         end="",
     )
-    print(f"product and top-k {found['product_and_topk']:.2f}; equal neighbours {found['same_neighbors']:.4%}")
+    print(
+        f"product and top-k {found['product_and_topk']:.2f}; equal neighbours {found['same_neighbors']:.4%}"
+    )
     print(f"\nLoss heads, batch {BATCH}, {HEAD_ROWS:,} rows, CPU milliseconds")
     for name, seconds in results["head"].items():
         print(f"  {name:16} {1000 * seconds:9.2f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Cost of instance discrimination against the number of pictures.")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser = argparse.ArgumentParser(
+        description="Cost of instance discrimination against the number of pictures."
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of tables"
+    )
     parser.add_argument("--largest", type=int, default=10**7, help="rows of the largest bank")
     parser.add_argument("--rounds", type=int, default=9, help="repeats")
     chosen = parser.parse_args()

@@ -23,7 +23,7 @@ import scipy
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from ssltool.ops import permutations
+from ssltool.methods.jigsaw import permutations
 
 MODES = [mode for mode in permutations.MODES if mode != "all"]  # that one is for four tiles
 COUNTS = (1000, 100, 95, 85, 71, 35, 10, 7, 6)
@@ -89,7 +89,9 @@ def quality() -> list[dict[str, float]]:
     return rows
 
 
-def report(build_times: dict[str, float], comparison: dict[str, float], rows: list[dict[str, float]]) -> None:
+def report(
+    build_times: dict[str, float], comparison: dict[str, float], rows: list[dict[str, float]]
+) -> None:
     print(f"Building {BUILD_COUNT} permutations of 9 tiles, CPU seconds")
     for mode, seconds in build_times.items():
         print(f"  {mode:10} {seconds:7.3f}")
@@ -105,15 +107,25 @@ def report(build_times: dict[str, float], comparison: dict[str, float], rows: li
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build times and distances of the permutation sets of nine tiles.")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser = argparse.ArgumentParser(
+        description="Build times and distances of the permutation sets of nine tiles."
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of tables"
+    )
     as_json = parser.parse_args().json
-    build_times = cpu_seconds({mode: partial(permutations.build, mode, BUILD_COUNT) for mode in MODES}, repeats=5)
+    build_times = cpu_seconds(
+        {mode: partial(permutations.build, mode, BUILD_COUNT) for mode in MODES}, repeats=5
+    )
     comparison, rows = compare(), quality()
     if not as_json:
         report(build_times, comparison, rows)
         return
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }
     results = {"build_seconds": build_times, "comparison": comparison, "quality": rows}
     print(json.dumps({**results, "versions": versions, "machine": platform.machine()}, indent=2))
 

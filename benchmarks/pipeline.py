@@ -34,25 +34,32 @@ from torchvision.datasets import ImageFolder
 from turns import Task, take_turns
 
 from ssltool.data import decode
-from ssltool.data.batches import Batch, TrainBatches
-from ssltool.data.find import open_source
+from ssltool.data.loader import Batch, TrainBatches
+from ssltool.data.sources.registry import open_source
 from ssltool.methods.base import DataInfo
-from ssltool.methods.find import find_method
-from ssltool.ops.ab_bins import bin_centers
+from ssltool.methods.colorization.ab_bins import bin_centers
+from ssltool.methods.registry import find_method
+from ssltool.ops.chunked import pieces
 from ssltool.ops.color import standardize_colors
 from ssltool.ops.crops import random_boxes, resized_crop
-from ssltool.ops.pieces import pieces
-from ssltool.ops.random import Draws
+from ssltool.ops.per_image_rng import Draws
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMALIZE = T.Compose([T.ToTensor(), T.Normalize(MEAN, STD)])
-TARGETS = {"crop": 2.4, "jigsaw": 5.0, "npid": 3.0}  # on 500 px pictures; 2 for the others, 3 for all on 2000 px
+TARGETS = {
+    "crop": 2.4,
+    "jigsaw": 5.0,
+    "npid": 3.0,
+}  # on 500 px pictures; 2 for the others, 3 for all on 2000 px
 
 # The task of each method: side of the loader's squares, options of ours.
 TASKS: dict[str, tuple[int, dict[str, Any]]] = {
     "crop": (224, {}),
     "jigsaw": (256, {"tile_input": 75}),
-    "context-prediction": (255, {"sampler": "center", "patch": 64, "gap": 21, "jitter": 10, "shrink": 0.0}),
+    "context-prediction": (
+        255,
+        {"sampler": "center", "patch": 64, "gap": 21, "jitter": 10, "shrink": 0.0},
+    ),
     "context-encoder": (128, {"mask": "center"}),
     "colorization": (176, {}),
     "npid": (224, {}),
@@ -138,7 +145,11 @@ def rgb_to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     bright = linear > 0.04045
     linear[bright] = ((linear[bright] + 0.055) / 1.055) ** 2.4
     linear[~bright] /= 12.92
-    matrix = [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+    matrix = [
+        [0.412453, 0.357580, 0.180423],
+        [0.212671, 0.715160, 0.072169],
+        [0.019334, 0.119193, 0.950227],
+    ]
     xyz = linear @ np.array(matrix).T / (0.95047, 1.0, 1.08883)
     bright = xyz > 0.008856
     xyz[bright] = np.cbrt(xyz[bright])
@@ -197,7 +208,9 @@ def cpc(image: Image.Image) -> Tensor:
     """Seven by seven overlapping patches, each augmented."""
     image = _GRID(image)
     corners = [(32 * row, 32 * column) for row in range(7) for column in range(7)]
-    return torch.stack([_PATCH(image.crop((left, top, left + 64, top + 64))) for top, left in corners])
+    return torch.stack(
+        [_PATCH(image.crop((left, top, left + 64, top + 64))) for top, left in corners]
+    )
 
 
 USUAL: dict[str, Callable[[Image.Image], Any]] = {
@@ -226,7 +239,9 @@ def plain_crop(batch: Batch, generator: torch.Generator) -> Tensor:
     return seen
 
 
-def view_of(task: str, side: int, options: dict[str, Any]) -> Callable[[Batch, torch.Generator], Any]:
+def view_of(
+    task: str, side: int, options: dict[str, Any]
+) -> Callable[[Batch, torch.Generator], Any]:
     """The view of a method with a small encoder; the view does not run it."""
     if task == "crop":
         return plain_crop
@@ -251,7 +266,9 @@ def photographs(given: str | None) -> list[Image.Image]:
             found.append(mosaic)
         return found
     found = []
-    for path in sorted(path for path in Path(given).rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"}):
+    for path in sorted(
+        path for path in Path(given).rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"}
+    ):
         image = decode.decode(path)
         image.thumbnail((2000, 2000))
         if min(image.size) >= 500:
@@ -269,7 +286,9 @@ def make_pictures(given: str | None, folder: Path, small: int = 128) -> dict[str
     for number in range(small):
         image, (width, height) = rng.choice(images), (375, 500) if number % 4 == 0 else (500, 375)
         left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
-        image.crop((left, top, left + width, top + height)).save(folder / "500" / "a" / f"{number}.jpg", quality=90)
+        image.crop((left, top, left + width, top + height)).save(
+            folder / "500" / "a" / f"{number}.jpg", quality=90
+        )
     return {
         name: sum(path.stat().st_size for path in files) / len(files) / 1000
         for name in ("500", "2000")
@@ -313,17 +332,27 @@ def usual(task: str, folder: str, batch: int) -> Task:
 def compare(task: str, folder: Path, batch: int, rounds: int) -> dict[str, float]:
     """Pictures per CPU-second of both sides on the files of one size."""
     given = (task, str(folder), batch)
-    seconds = take_turns({"ssltool": partial(ours, *given), "usual": partial(usual, *given)}, rounds)
+    seconds = take_turns(
+        {"ssltool": partial(ours, *given), "usual": partial(usual, *given)}, rounds
+    )
     speed = {name: batch / spent for name, spent in seconds.items()}
     return {**speed, "ratio": speed["ssltool"] / speed["usual"]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", help="a folder of large photographs to make the JPEG files from")
-    parser.add_argument("--task", choices=list(TASKS), action="append", help="only this one; may be repeated")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pictures", help="a folder of large photographs to make the JPEG files from"
+    )
+    parser.add_argument(
+        "--task", choices=list(TASKS), action="append", help="only this one; may be repeated"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
     given = parser.parse_args()
     results: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -347,7 +376,15 @@ def main() -> None:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         fast = decode.simplejpeg is not None
         print(
-            json.dumps({"tasks": results, "kilobytes": kilobytes, "simplejpeg": fast, "versions": versions}, indent=2)
+            json.dumps(
+                {
+                    "tasks": results,
+                    "kilobytes": kilobytes,
+                    "simplejpeg": fast,
+                    "versions": versions,
+                },
+                indent=2,
+            )
         )
 
 

@@ -22,11 +22,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from ssltool.probing import convex, linear, svm
+from ssltool.probing.datasets import LabelledPictures
+from ssltool.probing.extraction import read
 from ssltool.probing.knn import knn_accuracy
+from ssltool.probing.probe import ProbeOptions, open_encoder
 from ssltool.probing.store import FeatureStore
-from ssltool.workflows.labelled import LabelledPictures
-from ssltool.workflows.probe import ProbeOptions, open_encoder
-from ssltool.workflows.reading import read
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -43,13 +43,20 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=5000)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    options = ProbeOptions.checked(weights=args.weights, data=(args.data,), test_data=(args.test_data,), workers=0)
+    options = ProbeOptions.checked(
+        weights=args.weights, data=(args.data,), test_data=(args.test_data,), workers=0
+    )
     encoder, card, _ = open_encoder(options, Console(stderr=True))
     pictures = LabelledPictures(options.data, options.test_data, workers=0)
     classes = len(pictures.classes)
-    reading, found = timed(lambda: read(encoder, card, pictures, FeatureStore(None), grid=0, recalibrated=True))
+    reading, found = timed(
+        lambda: read(encoder, card, pictures, FeatureStore(None), grid=0, recalibrated=True)
+    )
     x, test_x = found.train.stages["pooled"], found.test.stages["pooled"]
-    y, test_y = pictures.labels("train", found.train.places), pictures.labels("test", found.test.places)
+    y, test_y = (
+        pictures.labels("train", found.train.places),
+        pictures.labels("test", found.test.places),
+    )
     fitting, fitted = timed(lambda: linear.fit_and_score(x, y, test_x, test_y, classes, 0))
     searching, near = timed(lambda: knn_accuracy(x, y, test_x, test_y, classes, ks=(5, 20, 200)))
 
@@ -59,14 +66,16 @@ def main() -> None:
     decay = 1e-2
     cost = 1 / (len(some) * decay)
     ours, classifier = timed(lambda: linear.fit(x[some], y[some], classes, decay))
-    theirs, reference = timed(lambda: LogisticRegression(C=cost, tol=1e-6, max_iter=2000).fit(z, y[some]))
+    theirs, reference = timed(
+        lambda: LogisticRegression(C=cost, tol=1e-6, max_iter=2000).fit(z, y[some])
+    )
     answers = [classifier.predict(test_x).numpy(), reference.predict(test_z)]
     targets = svm.targets_of(y[some], classes)
     our_svm, machines = timed(lambda: svm.fit(x[some], targets, decay))
     their_svm, their_machines = timed(
-        lambda: LinearSVC(C=cost, dual=False, tol=1e-6, max_iter=10_000, intercept_scaling=100, class_weight=None).fit(
-            z, y[some]
-        )
+        lambda: LinearSVC(
+            C=cost, dual=False, tol=1e-6, max_iter=10_000, intercept_scaling=100, class_weight=None
+        ).fit(z, y[some])
     )
     plain = svm.fit(x[some], targets, decay, positive=1.0)
     svm_answers = [plain.scores(test_x).argmax(1).numpy(), their_machines.predict(test_z)]
@@ -85,7 +94,9 @@ def main() -> None:
                     "pictures": len(some),
                     "logistic_s": [ours, theirs],
                     "logistic_same_answers": float((answers[0] == answers[1]).mean()),
-                    "logistic_accuracy": [round(100 * float((a == test_y.numpy()).mean()), 2) for a in answers],
+                    "logistic_accuracy": [
+                        round(100 * float((a == test_y.numpy()).mean()), 2) for a in answers
+                    ],
                     "svm_s": [our_svm, their_svm],
                     "svm_same_answers": float((svm_answers[0] == svm_answers[1]).mean()),
                     "svm_converged": machines.converged,

@@ -24,27 +24,37 @@ import torch
 from rich.console import Console
 from torch import multiprocessing
 
-from ssltool.distributed import any_of, is_main, total
-from ssltool.methods.find import find_method
-from ssltool.training import report
-from ssltool.training.parallel import joined
-from ssltool.workflows.options import combine
-from ssltool.workflows.session import open_session
-from ssltool.workflows.session import steps as reports_of
+from ssltool.distributed.collectives import any_of, is_main, total
+from ssltool.distributed.process_group import joined
+from ssltool.methods.registry import find_method
+from ssltool.runs.config import combine
+from ssltool.training.metrics import Meter
+from ssltool.training.trainer import open_session
+from ssltool.training.trainer import steps as reports_of
 
 WARM_UP = 2  # steps not counted
 
 
-def train(rank: int, world: int, port: int, method: str, steps: int, result: SimpleQueue[dict[str, float]]) -> None:
+def train(
+    rank: int, world: int, port: int, method: str, steps: int, result: SimpleQueue[dict[str, float]]
+) -> None:
     """One of the processes: take the steps of a run, as `ssltool pretrain` does, and write nothing."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world))
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world)
+    )
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    given = {"data": ["demo:512"], "image_size": 32, "batch_size": 32, "workers": 0, "precision": "fp32"}
+    given = {
+        "data": ["demo:512"],
+        "image_size": 32,
+        "batch_size": 32,
+        "workers": 0,
+        "precision": "fp32",
+    }
     choice = combine(method, find_method(method), {**given, "steps": WARM_UP + steps})
     with joined():
         session = open_session(choice, Console(quiet=True), cache_bytes=2**30)
-        reports, meter = reports_of(session), report.Meter()
+        reports, meter = reports_of(session), Meter()
         for _ in islice(reports, WARM_UP):
             pass
         any_of(False)  # all begin together
@@ -67,7 +77,10 @@ def measure(world: int, method: str, steps: int) -> dict[str, float]:
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     result: SimpleQueue[dict[str, float]] = context.SimpleQueue()
-    started = [context.Process(target=train, args=(n, world, port, method, steps, result)) for n in range(world)]
+    started = [
+        context.Process(target=train, args=(n, world, port, method, steps, result))
+        for n in range(world)
+    ]
     for process in started:
         process.start()
     for process in started:
@@ -79,7 +92,9 @@ def measure(world: int, method: str, steps: int) -> dict[str, float]:
 
 def main() -> None:
     """Print a table, or a JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--method", default="jigsaw")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--steps", type=int, default=12)

@@ -21,8 +21,29 @@ from pathlib import Path
 def command(out: Path, steps: int, *more: str) -> list[str]:
     """A short jigsaw run that saves a checkpoint every third step."""
     return [
-        *(sys.executable, "-m", "ssltool", "pretrain", "jigsaw", "--data", "demo:256", "--image-size", "32"),
-        *("--steps", str(steps), "--batch-size", "32", "--checkpoint-every", "3", "--log-every", "2", "--workers", "1"),
+        *(
+            sys.executable,
+            "-m",
+            "ssltool",
+            "pretrain",
+            "jigsaw",
+            "--data",
+            "demo:256",
+            "--image-size",
+            "32",
+        ),
+        *(
+            "--steps",
+            str(steps),
+            "--batch-size",
+            "32",
+            "--checkpoint-every",
+            "3",
+            "--log-every",
+            "2",
+            "--workers",
+            "1",
+        ),
         *("--precision", "bf16", "--out", str(out), "--quiet", *more),
     ]
 
@@ -41,20 +62,26 @@ def interrupted(out: Path, steps: int, kills: int, startup: float, rng: random.R
             command(out, steps, *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         if len(moments) < kills:
-            time.sleep(rng.uniform(0.2 * startup, startup + 2))  # while starting, or up to two seconds into the steps
+            time.sleep(
+                rng.uniform(0.2 * startup, startup + 2)
+            )  # while starting, or up to two seconds into the steps
             process.kill()
         _, errors = process.communicate()
         if len(moments) == kills or process.returncode == 0:
             if process.returncode:
                 raise SystemExit(f"a resumed run failed: {errors}")
             return moments
-        saved = sorted((out / "checkpoints").glob("step-*")) if (out / "checkpoints").is_dir() else []
+        saved = (
+            sorted((out / "checkpoints").glob("step-*")) if (out / "checkpoints").is_dir() else []
+        )
         moments.append(saved[-1].name if saved else "nothing")
 
 
 def main() -> None:
     """Print one line per repetition, or a JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=600)
@@ -70,12 +97,19 @@ def main() -> None:
         moments = interrupted(pieces, arguments.steps, arguments.kills, startup, rng)
         equal = digest(whole) == digest(pieces)
         lines = [(run / "metrics.jsonl").read_text().count("\n") for run in (whole, pieces)]
-    result = {"kills": len(moments), "found_at": moments, "identical": equal, "metrics_lines": lines}
+    result = {
+        "kills": len(moments),
+        "found_at": moments,
+        "identical": equal,
+        "metrics_lines": lines,
+    }
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
         print("\n".join(f"kill {i + 1}: found {moment} saved" for i, moment in enumerate(moments)))
-        print(f"{len(moments)} kills; weights identical: {equal}; lines of metrics {lines[0]} and {lines[1]}")
+        print(
+            f"{len(moments)} kills; weights identical: {equal}; lines of metrics {lines[0]} and {lines[1]}"
+        )
     sys.exit(0 if equal and len(moments) == arguments.kills else 1)
 
 

@@ -56,14 +56,36 @@ def make(folder: Path, files: int, folders: int) -> None:
 
 def measured(what: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-c", MEASURE, what, str(folder)]
-    found: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    found: dict[str, float] = json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    )
     return found
 
 
 def first_step(folder: Path) -> dict[str, float]:
     """Seconds of two steps and everything before them, the start of Python included."""
-    command = [sys.executable, "-m", "ssltool", "pretrain", "jigsaw", "--data", str(folder), "--image-size", "32"]
-    command += ["--backbone", "resnet10_w32", "--batch-size", "16", "--dry-run", "--steps", "2", "--quiet", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "ssltool",
+        "pretrain",
+        "jigsaw",
+        "--data",
+        str(folder),
+        "--image-size",
+        "32",
+    ]
+    command += [
+        "--backbone",
+        "resnet10_w32",
+        "--batch-size",
+        "16",
+        "--dry-run",
+        "--steps",
+        "2",
+        "--quiet",
+        "--json",
+    ]
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -72,11 +94,15 @@ def first_step(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=1_000_000)
     parser.add_argument("--folders", type=int, default=1000)
     parser.add_argument("--step", action="store_true", help="also start a run on the folder")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of lines"
+    )
     given = parser.parse_args()
     results: dict[str, Any] = {"files": given.files, "folders": given.folders}
     with tempfile.TemporaryDirectory() as name:

@@ -27,13 +27,17 @@ def measure(command: list[str]) -> tuple[float, float]:
     start, before = time.perf_counter(), os.times()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    spent = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return time.perf_counter() - start, spent
 
 
 def main() -> None:
     """Print a table or a JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -42,7 +46,10 @@ def main() -> None:
         for name, command in COMMANDS.items():
             times[name].append(measure(command))
     result = {
-        name: {"wall_s": statistics.median(w for w, _ in runs[1:]), "cpu_s": statistics.median(c for _, c in runs[1:])}
+        name: {
+            "wall_s": statistics.median(w for w, _ in runs[1:]),
+            "cpu_s": statistics.median(c for _, c in runs[1:]),
+        }
         for name, runs in times.items()
     }
     if arguments.json:

@@ -22,9 +22,9 @@ from cpc import compare_steps
 from torch import nn
 from turns import Task, take_turns
 
+from ssltool.encoders.precision import choose_precision
 from ssltool.methods.base import DataInfo
-from ssltool.methods.jigsaw import Jigsaw
-from ssltool.training.device import choose_precision
+from ssltool.methods.jigsaw.task import Jigsaw
 
 
 def network(pictures: int, plain: bool) -> Task:
@@ -55,7 +55,10 @@ def network(pictures: int, plain: bool) -> Task:
 
 def jigsaw(pictures: int, rounds: int) -> dict[str, Any]:
     """Both ways in turn."""
-    sides = {"ssltool": partial(network, pictures, plain=False), "plain": partial(network, pictures, plain=True)}
+    sides = {
+        "ssltool": partial(network, pictures, plain=False),
+        "plain": partial(network, pictures, plain=True),
+    }
     seconds = take_turns(sides, rounds)
     return {
         "pictures": pictures,
@@ -66,16 +69,30 @@ def jigsaw(pictures: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pictures", type=int, default=16, help="of jigsaw")
     parser.add_argument("--cpc-pictures", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of lines"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
-    results = {"jigsaw": jigsaw(given.pictures, given.rounds), "cpc": compare_steps(given.cpc_pictures, given.rounds)}
+    results = {
+        "jigsaw": jigsaw(given.pictures, given.rounds),
+        "cpc": compare_steps(given.cpc_pictures, given.rounds),
+    }
     if given.json:
-        print(json.dumps({**results, "versions": {"python": platform.python_version(), "torch": torch.__version__}}))
+        print(
+            json.dumps(
+                {
+                    **results,
+                    "versions": {"python": platform.python_version(), "torch": torch.__version__},
+                }
+            )
+        )
         return
     for name, found in results.items():
         print(

@@ -14,7 +14,7 @@ from statistics import median
 
 import torch
 
-from ssltool.memory import keep_freed_memory
+from ssltool.training.memory import keep_freed_memory
 
 Task = Callable[[], Mapping[str, float] | None]
 """Does its work once; may return CPU-seconds of parts of it, by name."""
@@ -23,7 +23,9 @@ _WARM_UP = 4  # first rounds, not counted
 
 
 def take_turns(
-    sides: Mapping[str, Callable[[], Task]], rounds: int, ours: frozenset[str] = frozenset({"ssltool"})
+    sides: Mapping[str, Callable[[], Task]],
+    rounds: int,
+    ours: frozenset[str] = frozenset({"ssltool"}),
 ) -> dict[str, float]:
     """Median CPU-seconds of each side's task, and of the parts they name.
 
@@ -36,7 +38,9 @@ def take_turns(
     processes, ends = [], {}
     for name, begin in sides.items():
         ends[name], end = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(begin, end, name in ours), daemon=True))
+        processes.append(
+            context.Process(target=_serve, args=(begin, end, name in ours), daemon=True)
+        )
         processes[-1].start()
     taken: dict[str, list[float]] = {}
     for number in range(rounds + _WARM_UP):

@@ -14,12 +14,16 @@ from typing import Any
 
 from PIL import Image
 
-from ssltool.viz.words import said
-from ssltool.workflows import runs
-from ssltool.workflows.attribution import draw_attribution
-from ssltool.workflows.neighbors import draw_neighbors
-from ssltool.workflows.options import Choice
-from ssltool.workflows.visualize import compare_permutations, draw_answers, draw_curves, draw_features, draw_task
+from ssltool.plotting.units import said
+from ssltool.runs import folder as runs
+from ssltool.runs.config import Choice
+from ssltool.visualizing.attribution import draw_attribution
+from ssltool.visualizing.curves import draw_curves
+from ssltool.visualizing.features import draw_features
+from ssltool.visualizing.neighbors import draw_neighbors
+from ssltool.visualizing.permutations import compare_permutations
+from ssltool.visualizing.predictions import draw_answers
+from ssltool.visualizing.task import draw_task
 
 HERE = Path(__file__).parent
 PICTURES = HERE / "pictures" / "gallery"
@@ -50,7 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--data", required=True, help="labelled pictures that no run has seen")
-    parser.add_argument("--own", help="the training pictures of the npid run, by the path that its title shall name")
+    parser.add_argument(
+        "--own", help="the training pictures of the npid run, by the path that its title shall name"
+    )
     asked = parser.parse_args()
     by_task = {runs.read_run(folder).choice.method: folder for folder in asked.runs}
     found = {name: by_task[name] for name in TASKS if name in by_task}
@@ -63,7 +69,13 @@ def main() -> None:
     ]
     for name, folder in found.items():
         lines += section(name, folder, asked.data, asked.own)
-    lines += ["", "## Sets of permutations", "", "What the ways to choose 100 permutations amount to.", ""]
+    lines += [
+        "",
+        "## Sets of permutations",
+        "",
+        "What the ways to choose 100 permutations amount to.",
+        "",
+    ]
     lines += shown(
         "ssltool visualize permutations --compare --permutations 100",
         "permutation-modes",
@@ -92,12 +104,20 @@ def section(name: str, folder: Path, data: str, own_data: str | None) -> list[st
     answers: dict[str, Any] = {}
     lines += ["", SOLVED[name], ""]
     lines += shown(
-        f"ssltool visualize solve --weights {place}" + ("" if own else f" --data {data}") + f" --count {ROWS}",
+        f"ssltool visualize solve --weights {place}"
+        + ("" if own else f" --data {data}")
+        + f" --count {ROWS}",
         f"{name}-solved",
         f"What a network trained on {name} answers, beside the truth",
-        lambda path: answers.update(draw_answers(folder, path, data=trained if own else others, count=ROWS)),
+        lambda path: answers.update(
+            draw_answers(folder, path, data=trained if own else others, count=ROWS)
+        ),
     )
-    told = [said(key, value, answers["chance"]) for key, value in answers.items() if key in answers["chance"]]
+    told = [
+        said(key, value, answers["chance"])
+        for key, value in answers.items()
+        if key in answers["chance"]
+    ]
     lines += ["", f"On {answers['pictures']} pictures: {', '.join(told)}.", ""]
     lines += shown(
         f"ssltool visualize curves {place}",
@@ -113,7 +133,11 @@ def section(name: str, folder: Path, data: str, own_data: str | None) -> list[st
         lambda path: draw_attribution(folder, path, data=others, count=3),
     )
     if name in {"context-prediction", "npid"}:
-        lines += ["", "Frames are green around neighbours of the query's class, vermilion around others.", ""]
+        lines += [
+            "",
+            "Frames are green around neighbours of the query's class, vermilion around others.",
+            "",
+        ]
         lines += shown(
             f"ssltool visualize neighbors --weights {place} --data {data} --count 3",
             f"{name}-neighbors",
@@ -142,7 +166,9 @@ def shown(command: str, name: str, words: str, draw: Callable[[Path], Any]) -> l
     """Draw one picture, make it small, and return its lines."""
     path = PICTURES / f"{name}.png"
     draw(path)
-    for chart in PICTURES.glob(f"{name}-*.png"):  # charts beside a sheet stand on the task's own page
+    for chart in PICTURES.glob(
+        f"{name}-*.png"
+    ):  # charts beside a sheet stand on the task's own page
         chart.unlink()
     small(path)
     return ["```console", f"$ {command}", "```", "", f"![{words}](pictures/gallery/{name}.png)"]
@@ -153,7 +179,9 @@ def small(path: Path) -> None:
     image: Image.Image = Image.open(path).convert("RGB")
     width = min(image.width, WIDEST)
     while True:
-        scaled = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+        scaled = image.resize(
+            (width, round(image.height * width / image.width)), Image.Resampling.LANCZOS
+        )
         scaled.save(path, optimize=True)
         if path.stat().st_size <= LARGEST:
             return

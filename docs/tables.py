@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ssltool.methods.find import find_method
-from ssltool.workflows.options import PretrainOptions
+from ssltool.methods.registry import find_method
+from ssltool.runs.config import PretrainOptions
 
 MARKED = re.compile(r"(<!-- options: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -29,13 +29,20 @@ def table(model: type[BaseModel]) -> str:
 
 def values(field: FieldInfo) -> str:
     """The kind of a field's values and their range."""
-    kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not type(None)]
+    kinds = [
+        kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not type(None)
+    ]
     kind: Any = field.annotation if get_origin(field.annotation) in {Literal, tuple} else kinds[0]
     if get_origin(kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     names = {int: "whole number", float: "number", bool: "yes or no", str: "name", Path: "path"}
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    bounds = [f"{sign} {getattr(m, key):,}" for m in field.metadata for key, sign in signs.items() if hasattr(m, key)]
+    bounds = [
+        f"{sign} {getattr(m, key):,}"
+        for m in field.metadata
+        for key, sign in signs.items()
+        if hasattr(m, key)
+    ]
     return ", ".join([names.get(kind, "names"), *bounds])
 
 
@@ -45,7 +52,11 @@ def default(field: FieldInfo) -> str:
         return "automatic" if "automatic" in (field.description or "") else "none"
     if isinstance(field.default, bool):
         return "yes" if field.default else "no"
-    return (" ".join(field.default) or "none") if isinstance(field.default, tuple) else f"{field.default}"
+    return (
+        (" ".join(field.default) or "none")
+        if isinstance(field.default, tuple)
+        else f"{field.default}"
+    )
 
 
 def filled(text: str) -> str:
@@ -65,7 +76,11 @@ def main() -> int:
         text = page.read_text(encoding="utf-8")
         if filled(text) != text:
             changed += 1
-            print(f"{page}: option table is out of date" if "--check" in sys.argv else f"{page}: renewed")
+            print(
+                f"{page}: option table is out of date"
+                if "--check" in sys.argv
+                else f"{page}: renewed"
+            )
             if "--check" not in sys.argv:
                 page.write_text(filled(text), encoding="utf-8")
     return 1 if changed and "--check" in sys.argv else 0

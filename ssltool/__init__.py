@@ -8,20 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Reader", "__version__", "load_encoder"]
+__all__ = ["InputTransform", "__version__", "load_encoder"]
 
 if TYPE_CHECKING:
-    from ssltool.nn.weights import load_encoder
-    from ssltool.probing.features import Reader
+    from ssltool.encoders.transform import InputTransform
+    from ssltool.encoders.weights import load_encoder
 
 
 def __getattr__(name: str) -> Any:
     if name == "load_encoder":
-        from ssltool.nn.weights import load_encoder
+        from ssltool.encoders.weights import load_encoder
 
         return load_encoder
-    if name == "Reader":
-        from ssltool.probing.features import Reader
+    if name == "InputTransform":
+        from ssltool.encoders.transform import InputTransform
 
-        return Reader
+        return InputTransform
     raise AttributeError(f"module 'ssltool' has no attribute {name!r}")

@@ -73,10 +73,17 @@ def translated_os_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         # safetensors reports a failed write as its own exception with the system's words in it, not as an OSError.
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        full = getattr(error, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ) or "No space left" in str(error)
         if full:
-            raise DiskFullError(f"no space left on the disk while writing {path}; free some and run again") from error
-        raise CheckpointError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+            raise DiskFullError(
+                f"no space left on the disk while writing {path}; free some and run again"
+            ) from error
+        raise CheckpointError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def _flush(path: Path) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in the commands that tests start
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported, here and in the commands that tests start
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +18,16 @@ import pytest
 
 _LONGEST = {
     f"test_{name}.py"
-    for name in ("pretrain", "probe", "distributed", "encoders", "weights", "contract", "visualize", "compare")
+    for name in (
+        "pretrain",
+        "probe",
+        "distributed",
+        "encoders",
+        "weights",
+        "contract",
+        "visualize",
+        "compare",
+    )
 }
 _PICTURES: dict[tuple[int, int, int], Any] = {}  # by seed, place and size
 
@@ -29,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def demo_pictures_are_kept(request: pytest.FixtureRequest) -> Iterator[None]:
     """Dozens of runs see the same few pictures; only the tests of the demo itself draw them anew."""
-    from ssltool.data.demo import DemoSource
+    from ssltool.data.sources.demo import DemoSource
 
     read = DemoSource.read
     with pytest.MonkeyPatch.context() as patched:

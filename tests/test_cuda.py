@@ -10,18 +10,25 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from ssltool.methods.find import available, find_method
-from ssltool.nn.layer_norm import MapLayerNorm
+from ssltool.encoders.layers.layer_norm import MapLayerNorm
+from ssltool.methods.registry import available, find_method
+from ssltool.runs.config import combine
 from ssltool.training.loop import train
-from ssltool.workflows.options import combine
-from ssltool.workflows.session import Session, open_session, steps
+from ssltool.training.trainer import Session, open_session, steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 NAMES = list(available())
 
 
 def session(name: str, device: str, **options: Any) -> Session:
-    given = {"data": ("demo:64",), "image_size": 96, "batch_size": 8, "steps": 100, "device": device, **options}
+    given = {
+        "data": ("demo:64",),
+        "image_size": 96,
+        "batch_size": 8,
+        "steps": 100,
+        "device": device,
+        **options,
+    }
     choice = combine(name, find_method(name), given)
     return open_session(choice, Console(quiet=True), cache_bytes=0)
 
@@ -32,7 +39,9 @@ def test_no_step_waits_for_the_gpu(name: str) -> None:
     at_work = session(name, "cuda")
     with at_work.batches:
         first = next(at_work.batches.from_step(0))
-        reports = train(at_work.method, repeat(first), at_work.optimizer, at_work.plan, at_work.scaler)
+        reports = train(
+            at_work.method, repeat(first), at_work.optimizer, at_work.plan, at_work.scaler
+        )
         list(islice(reports, 3))  # constants are copied and kernels chosen in the first ones
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -53,7 +62,10 @@ def test_a_view_is_the_same_as_on_a_cpu(name: str) -> None:
     for field, here, there in zip(views[0]._fields, *views, strict=True):
         if not isinstance(here, Tensor) or here.numel() == 0:
             continue
-        if field in {"bins", "shares"}:  # those of a colour change order at the slightest difference in it
+        if field in {
+            "bins",
+            "shares",
+        }:  # those of a colour change order at the slightest difference in it
             continue
         difference = (here.double() - there.cpu().double()).abs()
         if here.is_floating_point():  # rounded to bytes on a CPU and not on a GPU, say
@@ -81,11 +93,17 @@ def test_two_runs_end_with_the_same_bytes(name: str, stem: str) -> None:
 def test_layer_norm_agrees_with_group_norm() -> None:
     torch.manual_seed(0)
     norm, usual = MapLayerNorm(64).cuda(), nn.GroupNorm(1, 64).cuda()
-    maps = (2 * torch.randn(32, 64, 8, 8, device="cuda") + 1).to(memory_format=torch.channels_last).requires_grad_()
+    maps = (
+        (2 * torch.randn(32, 64, 8, 8, device="cuda") + 1)
+        .to(memory_format=torch.channels_last)
+        .requires_grad_()
+    )
     weights = torch.randn_like(maps)
     found = []
     for module in (norm, usual):
         out = module(maps)
-        found.append((out, *torch.autograd.grad((out * weights).sum(), [maps, module.weight, module.bias])))
+        found.append(
+            (out, *torch.autograd.grad((out * weights).sum(), [maps, module.weight, module.bias]))
+        )
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)

@@ -25,9 +25,13 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page in [*PAGES, ROOT / "examples" / "quickstart.sh"]:
         text = page.read_text(encoding="utf-8")
-        blocks = [text] if page.suffix == ".sh" else re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+        blocks = (
+            [text] if page.suffix == ".sh" else re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+        )
         for line in "\n".join(blocks).splitlines():
-            for part in re.split(r"&&|\|", line.removeprefix("$ ").partition(" # ")[0].partition("  #")[0]):
+            for part in re.split(
+                r"&&|\|", line.removeprefix("$ ").partition(" # ")[0].partition("  #")[0]
+            ):
                 words = part.strip()
                 if re.match(r"(\S*/)?ssltool ", words):
                     found.append((str(page.relative_to(ROOT)), words))
@@ -81,14 +85,20 @@ def test_the_python_of_the_weights_page_runs(
 ) -> None:
     import torch
 
-    from ssltool.nn.card import LIGHTNESS_NORM
-    from ssltool.nn.encoders import build_encoder
-    from ssltool.nn.weights import describe, save_encoder
-    from ssltool.probing.features import Reader
+    from ssltool.encoders.metadata import LIGHTNESS_NORM
+    from ssltool.encoders.registry import build_encoder
+    from ssltool.encoders.transform import InputTransform
+    from ssltool.encoders.weights import describe, save_encoder
 
     encoder = build_encoder("resnet18")
     card = describe(
-        encoder, method="jigsaw", color_space="rgb", image_size=64, mean=(0.5,) * 3, std=(0.2,) * 3, training={}
+        encoder,
+        method="jigsaw",
+        color_space="rgb",
+        image_size=64,
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+        training={},
     )
     save_encoder(encoder, card, tmp_path / "encoder.safetensors")
     monkeypatch.chdir(tmp_path)
@@ -98,7 +108,13 @@ def test_the_python_of_the_weights_page_runs(
     light = build_encoder("resnet18", in_channels=1).eval()
     mean, std = LIGHTNESS_NORM
     of_light = describe(
-        light, method="colorization", color_space="lightness", image_size=64, mean=mean, std=std, training={}
+        light,
+        method="colorization",
+        color_space="lightness",
+        image_size=64,
+        mean=mean,
+        std=std,
+        training={},
     )
     save_encoder(light, of_light, tmp_path / "lightness.safetensors")
     pictures = (torch.rand(2, 3, 64, 64) * 255).byte()
@@ -107,12 +123,17 @@ def test_the_python_of_the_weights_page_runs(
         names = {"pictures": pictures / 255}
         exec(compile(block, "weights-format", "exec"), names)
     with torch.no_grad():
-        expected = light(Reader.of(of_light)(pictures))
+        expected = light(InputTransform.of(of_light)(pictures))
     assert torch.allclose(names["features"], expected, atol=1e-4 * float(expected.abs().max()))
     run(ROOT / "examples" / "plain_torch.py", "encoder.safetensors")
-    assert "missing ['fc.weight', 'fc.bias'], unexpected [], features (2, 512)" in capsys.readouterr().out
+    assert (
+        "missing ['fc.weight', 'fc.bias'], unexpected [], features (2, 512)"
+        in capsys.readouterr().out
+    )
 
 
 def test_nothing_names_a_path_of_a_machine() -> None:
     for page in PAGES:
-        assert not re.search(r"(?<![\w.])/(root|home|work)/", page.read_text(encoding="utf-8")), page
+        assert not re.search(r"(?<![\w.])/(root|home|work)/", page.read_text(encoding="utf-8")), (
+            page
+        )

@@ -18,10 +18,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssltool.encoders.encoder import Encoder
 from ssltool.methods.base import Answers, DataInfo, Loss, Method, MethodOptions
-from ssltool.nn.encoders import Encoder
-from ssltool.ops import frames, patches
-from ssltool.ops.random import Draws
+from ssltool.ops import patches
+from ssltool.ops.per_image_rng import Draws
+from ssltool.plotting import frames
 
 TURNS = 4
 
@@ -29,7 +30,9 @@ TURNS = 4
 class RotationOptions(MethodOptions):
     """Options of ``ssltool pretrain rotation``."""
 
-    flip: float = Field(0.5, ge=0, le=1, description="Probability that a picture is mirrored before it is turned")
+    flip: float = Field(
+        0.5, ge=0, le=1, description="Probability that a picture is mirrored before it is turned"
+    )
 
 
 def quarter_turns(images: Tensor) -> Tensor:
@@ -75,7 +78,9 @@ class Rotation(Method[RotationOptions, RotationView]):
         self.register_buffer("mean", torch.tensor(info.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(info.std).view(3, 1, 1).clamp_min(1 / 255))
         self.head = nn.Linear(encoder.width, TURNS)
-        nn.init.normal_(self.head.weight, std=0.01)  # small: the first loss is ln 4, the loss of knowing nothing
+        nn.init.normal_(
+            self.head.weight, std=0.01
+        )  # small: the first loss is ln 4, the loss of knowing nothing
 
     @classmethod
     def network_size(cls, options: RotationOptions, info: DataInfo) -> int:
@@ -111,10 +116,15 @@ class Rotation(Method[RotationOptions, RotationView]):
         scores: Tensor = self.head(self.encoder(x))
         return scores.float()
 
-    def pictures(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def pictures(
+        self, images: Tensor, index: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """The picture in all four turns, in the order drawn for it."""
         view = self.view(images, index, generator)
-        return {"picture": images, "turned": patches.assemble(view.pictures, columns=TURNS, gap=2, fill=255)}
+        return {
+            "picture": images,
+            "turned": patches.assemble(view.pictures, columns=TURNS, gap=2, fill=255),
+        }
 
     @torch.no_grad()
     def answers(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Answers:
@@ -123,8 +133,14 @@ class Rotation(Method[RotationOptions, RotationView]):
         shown, target = view.pictures[:, 0], view.turns[:, 0]
         confidence, guess = self.logits(shown).softmax(dim=1).max(dim=1)
         back = quarter_turns(shown)[torch.arange(len(shown), device=shown.device), -guess % TURNS]
-        colors = torch.where((guess == target)[:, None], frames.GREEN.to(guess.device), frames.RED.to(guess.device))
-        framed = frames.border(back[:, None], colors[:, None], width=max(1, shown.shape[-1] // 32))[:, 0]
+        colors = torch.where(
+            (guess == target)[:, None], frames.GREEN.to(guess.device), frames.RED.to(guess.device)
+        )
+        framed = frames.border(back[:, None], colors[:, None], width=max(1, shown.shape[-1] // 32))[
+            :, 0
+        ]
         rows = zip(target.tolist(), guess.tolist(), confidence.tolist(), strict=True)
-        captions = [f"turned by {90 * t}°, answer {90 * g}°, {sure:.0%} sure" for t, g, sure in rows]
+        captions = [
+            f"turned by {90 * t}°, answer {90 * g}°, {sure:.0%} sure" for t, g, sure in rows
+        ]
         return Answers({"as shown": shown, "turned back": framed}, captions)

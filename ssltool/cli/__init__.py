@@ -16,9 +16,21 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ssltool import __version__
-from ssltool.cli import bench, compare, data, doctor, embed, export, methods, pretrain, probe, report, visualize
+from ssltool.cli import (
+    bench,
+    compare,
+    data,
+    doctor,
+    embed,
+    export,
+    methods,
+    pretrain,
+    probe,
+    report,
+    visualize,
+)
 from ssltool.errors import SslToolError
-from ssltool.memory import keep_freed_memory
+from ssltool.training.memory import keep_freed_memory
 
 app = typer.Typer(
     name="ssltool",
@@ -39,7 +51,8 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version"),
     ] = False,
 ) -> None:
     del version  # handled by its callback
@@ -67,7 +80,9 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
-        code = typer.main.get_command(app).main(arguments, prog_name="ssltool", standalone_mode=False)
+        code = typer.main.get_command(app).main(
+            arguments, prog_name="ssltool", standalone_mode=False
+        )
     except SslToolError as error:
         _tell_torchrun(str(error))
         return _fail(str(error), error.exit_code)
@@ -85,7 +100,12 @@ def _tell_torchrun(message: str) -> None:
     """Leave the message where torchrun looks for it: it reports the first error of all its processes."""
     place = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if place:
-        document = {"message": {"message": f"error: {message}", "extraInfo": {"timestamp": int(time.time())}}}
+        document = {
+            "message": {
+                "message": f"error: {message}",
+                "extraInfo": {"timestamp": int(time.time())},
+            }
+        }
         Path(place).write_text(json.dumps(document), encoding="utf-8")
 
 

@@ -21,7 +21,9 @@ from typer.core import TyperCommand
 _SIGNS = {Ge: (">=", "ge"), Gt: (">", "gt"), Le: ("<=", "le"), Lt: ("<", "lt")}
 
 
-def flags(model: type[BaseModel], panel: str, only: frozenset[str] | None = None) -> list[inspect.Parameter]:
+def flags(
+    model: type[BaseModel], panel: str, only: frozenset[str] | None = None
+) -> list[inspect.Parameter]:
     """One keyword parameter per field of a model, as Typer reads them.
 
     Args:
@@ -38,7 +40,9 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value != []}
 
 
-def command(name: str, parameters: list[inspect.Parameter], body: Callable[..., None], help: str) -> TyperCommand:
+def command(
+    name: str, parameters: list[inspect.Parameter], body: Callable[..., None], help: str
+) -> TyperCommand:
     """A command with these parameters; ``body`` receives them as keywords."""
 
     def run(**values: Any) -> None:
@@ -59,13 +63,20 @@ def _flag(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     names = (f"{long}/--no-{long[2:]}",) if kind is bool else (long,)
     option = typer.Option(*names, help=_help(field), show_default=False, rich_help_panel=panel)
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
     )
 
 
 def _help(field: FieldInfo) -> str:
     """Description, range and default of a field."""
-    bounds = [f"{_SIGNS[type(m)][0]} {getattr(m, _SIGNS[type(m)][1])}" for m in field.metadata if type(m) in _SIGNS]
+    bounds = [
+        f"{_SIGNS[type(m)][0]} {getattr(m, _SIGNS[type(m)][1])}"
+        for m in field.metadata
+        if type(m) in _SIGNS
+    ]
     default = field.default
     if isinstance(default, tuple):
         default = " ".join(default)
@@ -79,8 +90,14 @@ def _plain(annotation: Any) -> Any:
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if get_origin(annotation) is tuple:
         return list[get_args(annotation)[0]]  # type: ignore[misc]
-    if get_origin(annotation) is Literal and not all(isinstance(value, str) for value in get_args(annotation)):
+    if get_origin(annotation) is Literal and not all(
+        isinstance(value, str) for value in get_args(annotation)
+    ):
         return type(get_args(annotation)[0])
-    if annotation is Path or get_origin(annotation) is Literal or annotation in {str, int, float, bool}:
+    if (
+        annotation is Path
+        or get_origin(annotation) is Literal
+        or annotation in {str, int, float, bool}
+    ):
         return annotation
     raise TypeError(f"no flag for fields of type {annotation}")

@@ -8,7 +8,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from ssltool.errors import UnknownNameError
-from ssltool.methods.find import available
+from ssltool.methods.registry import available
 
 
 class MethodGroup(TyperGroup):
@@ -35,5 +35,7 @@ class _LazyCommand(TyperCommand):
         super().__init__(name, help=summary)
         self._build = build
 
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
         return self._build().make_context(info_name, args, parent=parent, **extra)

@@ -10,7 +10,9 @@ import typer
 from ssltool.cli._output import JsonFlag, QuietFlag, print_json, stderr_console
 
 app = typer.Typer(help="Look at a set of pictures, pack it into shards.", no_args_is_help=True)
-Sources = Annotated[list[str], typer.Argument(help="Folders, tar shards, torchvision:NAME@ROOT or demo[:N]")]
+Sources = Annotated[
+    list[str], typer.Argument(help="Folders, tar shards, torchvision:NAME@ROOT or demo[:N]")
+]
 
 
 class Form(StrEnum):
@@ -33,7 +35,7 @@ def check(
     quiet: QuietFlag = False,
 ) -> None:
     """Decode every picture; report counts, sizes, gray, unreadable and duplicate ones."""
-    from ssltool.workflows.data import check as run
+    from ssltool.data.check import check as run
 
     result = run(data, stderr_console(quiet))
     if json:
@@ -59,18 +61,28 @@ def check(
 def pack(
     data: Sources,
     to: Annotated[str, typer.Option(help="Folder for the shards")],
-    size: Annotated[int, typer.Option(min=8, help="Shorter side in pixels; smaller pictures are not enlarged")] = 256,
+    size: Annotated[
+        int, typer.Option(min=8, help="Shorter side in pixels; smaller pictures are not enlarged")
+    ] = 256,
     per_shard: Annotated[int, typer.Option(min=1, help="Pictures in a shard")] = 2000,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG")] = 90,
-    form: Annotated[Form, typer.Option("--format", help="auto: PNG up to 64 px, JPEG above")] = Form.auto,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order in which pictures are spread over the shards")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; decided from the cores if not given")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove shards that are there already")] = False,
+    form: Annotated[
+        Form, typer.Option("--format", help="auto: PNG up to 64 px, JPEG above")
+    ] = Form.auto,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the order in which pictures are spread over the shards")
+    ] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads; decided from the cores if not given")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove shards that are there already")
+    ] = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Write resized pictures and their classes to tar shards in WebDataset layout."""
-    from ssltool.workflows.pack import pack as run
+    from ssltool.data.pack import pack as run
 
     result = run(
         data,
@@ -102,10 +114,12 @@ def index(
     quiet: QuietFlag = False,
 ) -> None:
     """Read the headers of tar shards once and keep them beside the shards, so that runs start at once."""
-    from ssltool.workflows.pack import index as run
+    from ssltool.data.pack import index as run
 
     result = run(folder, stderr_console(quiet))
     if json:
         print_json(result)
         return
-    typer.echo(f"{result['pictures']} pictures of {len(result['classes'])} classes in {result['shards']} shards")
+    typer.echo(
+        f"{result['pictures']} pictures of {len(result['classes'])} classes in {result['shards']} shards"
+    )

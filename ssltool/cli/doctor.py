@@ -9,7 +9,7 @@ from ssltool.cli._output import JsonFlag, print_json
 
 def doctor(json: JsonFlag = False) -> None:
     """Print versions, the device, and what is chosen on this machine."""
-    from ssltool.workflows.doctor import doctor as run
+    from ssltool.runs.doctor import doctor as run
 
     result = run()
     if json:

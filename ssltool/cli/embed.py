@@ -14,14 +14,18 @@ def embed(
     weights: Annotated[Path, typer.Option(help="Run folder or weights file")],
     data: Annotated[list[str], typer.Option(help="Pictures, as for pretrain; may be repeated")],
     to: Annotated[Path, typer.Option(help="File to write: .safetensors, .npz or .parquet")],
-    stage: Annotated[str, typer.Option(help="pooled, or a stage such as layer3 (the average of its map)")] = "pooled",
+    stage: Annotated[
+        str, typer.Option(help="pooled, or a stage such as layer3 (the average of its map)")
+    ] = "pooled",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per batch")] = 256,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode pictures")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode pictures")
+    ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Write the features of pictures to a file, with their names and classes."""
-    from ssltool.workflows.embed import embed as run
+    from ssltool.probing.embed import embed as run
 
     result = run(
         weights,
@@ -35,6 +39,10 @@ def embed(
     if json:
         print_json(result)
         return
-    typer.echo(f"{result['file']}: {result['pictures']} pictures, {result['numbers']} numbers each ({stage})")
+    typer.echo(
+        f"{result['file']}: {result['pictures']} pictures, {result['numbers']} numbers each ({stage})"
+    )
     if result["skipped"]:
-        typer.echo(f"{len(result['skipped'])} pictures could not be read and are left out", err=True)
+        typer.echo(
+            f"{len(result['skipped'])} pictures could not be read and are left out", err=True
+        )

@@ -16,13 +16,16 @@ def export(
     weights: Annotated[Path, typer.Option(help="Run folder or weights file")],
     to: Annotated[Path, typer.Option(help="File to write, .safetensors")],
     form: Annotated[
-        Form | None, typer.Option(help="What weights that read lightness shall read; rgb is approximate")
+        Form | None,
+        typer.Option(help="What weights that read lightness shall read; rgb is approximate"),
     ] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Pictures on which to say how near --form rgb comes")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Pictures on which to say how near --form rgb comes")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Write the encoder under torchvision's key names, load it back and compare."""
-    from ssltool.workflows.export import export as run
+    from ssltool.exporting.export import export as run
 
     result = run(weights, to, form=form, data=data or ())
     if json:
@@ -33,5 +36,8 @@ def export(
         err=True,
     )
     if "similarity" in result:
-        typer.echo(f"features: mean cosine similarity to the lightness form {result['similarity']:.4f}", err=True)
+        typer.echo(
+            f"features: mean cosine similarity to the lightness form {result['similarity']:.4f}",
+            err=True,
+        )
     typer.echo(result["path"])

@@ -7,14 +7,19 @@ import dataclasses
 import typer
 
 from ssltool.cli._output import JsonFlag, print_json
-from ssltool.methods.find import available
+from ssltool.methods.registry import available
 
 
 def methods(json: JsonFlag = False) -> None:
     """List the installed methods and where they come from."""
     listings = list(available().values())
     if json:
-        print_json([{k: v for k, v in dataclasses.asdict(item).items() if k != "target"} for item in listings])
+        print_json(
+            [
+                {k: v for k, v in dataclasses.asdict(item).items() if k != "target"}
+                for item in listings
+            ]
+        )
         return
     width = max(len(item.name) for item in listings)
     for item in listings:

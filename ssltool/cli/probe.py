@@ -11,38 +11,68 @@ from ssltool.cli._output import JsonFlag, QuietFlag, print_json, stderr_console
 
 
 def probe(
-    weights: Annotated[Path, typer.Option(help="Run folder, weights file, or a plain state dict (.safetensors)")],
-    data: Annotated[list[str], typer.Option(help="Labelled pictures: one folder per class; may be repeated")],
+    weights: Annotated[
+        Path, typer.Option(help="Run folder, weights file, or a plain state dict (.safetensors)")
+    ],
+    data: Annotated[
+        list[str], typer.Option(help="Labelled pictures: one folder per class; may be repeated")
+    ],
     test_data: Annotated[
-        list[str] | None, typer.Option(help="Labelled pictures to test on; a fifth of --data by default")
+        list[str] | None,
+        typer.Option(help="Labelled pictures to test on; a fifth of --data by default"),
     ] = None,
     label_file: Annotated[
         Path | None,
-        typer.Option(help="CSV file of labels, lines such as 'a/1.jpg,dog;grass', instead of a folder per class"),
+        typer.Option(
+            help="CSV file of labels, lines such as 'a/1.jpg,dog;grass', instead of a folder per class"
+        ),
     ] = None,
     kind: Annotated[
-        str, typer.Option(help="Comma-separated: linear, layers, knn, svm, mlp, finetune; default linear,layers,knn")
+        str,
+        typer.Option(
+            help="Comma-separated: linear, layers, knn, svm, mlp, finetune; default linear,layers,knn"
+        ),
     ] = "",
     labels: Annotated[
-        str, typer.Option(help="Use only these shares of the labels, such as 0.01,0.1,1 (linear, finetune)")
+        str,
+        typer.Option(
+            help="Use only these shares of the labels, such as 0.01,0.1,1 (linear, finetune)"
+        ),
     ] = "",
-    shots: Annotated[str, typer.Option(help="Or so many labelled pictures of each class, such as 1,5,10")] = "",
+    shots: Annotated[
+        str, typer.Option(help="Or so many labelled pictures of each class, such as 1,5,10")
+    ] = "",
     repeats: Annotated[
-        int, typer.Option(min=1, help="Seeds for --labels, --shots, mlp and finetune: gives mean and deviation")
+        int,
+        typer.Option(
+            min=1, help="Seeds for --labels, --shots, mlp and finetune: gives mean and deviation"
+        ),
     ] = 1,
     scratch: Annotated[
-        bool, typer.Option("--scratch", help="Also train the network on all labels for as long as pretraining took")
+        bool,
+        typer.Option(
+            "--scratch", help="Also train the network on all labels for as long as pretraining took"
+        ),
     ] = False,
     finetune_pictures: Annotated[
-        int, typer.Option(min=1, help="Pictures shown to each network that is fine-tuned, repeats included")
+        int,
+        typer.Option(
+            min=1, help="Pictures shown to each network that is fine-tuned, repeats included"
+        ),
     ] = 12_800,
     backbone: Annotated[
-        str | None, typer.Option(help="What a plain state dict is of: a torchvision name such as resnet50")
+        str | None,
+        typer.Option(help="What a plain state dict is of: a torchvision name such as resnet50"),
     ] = None,
     stem: Annotated[str, typer.Option(help="Its stem: imagenet or small")] = "imagenet",
-    image_size: Annotated[int | None, typer.Option(help="Side in px at which it reads pictures; 224")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in px at which it reads pictures; 224")
+    ] = None,
     to: Annotated[
-        Path | None, typer.Option(help="Folder for probe.json and pictures; by default that of the run, if it is one")
+        Path | None,
+        typer.Option(
+            help="Folder for probe.json and pictures; by default that of the run, if it is one"
+        ),
     ] = None,
     grid_numbers: Annotated[
         int,
@@ -52,29 +82,44 @@ def probe(
         ),
     ] = 512,
     baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Also probe random weights, raw pixels, majority class")
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Also probe random weights, raw pixels, majority class",
+        ),
     ] = True,
     recalibrate: Annotated[
         bool,
         typer.Option(
-            "--recalibrate/--no-recalibrate", help="Re-estimate batch-norm statistics on whole training pictures first"
+            "--recalibrate/--no-recalibrate",
+            help="Re-estimate batch-norm statistics on whole training pictures first",
         ),
     ] = True,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps features for the next command; ~/.cache/ssltool/features")
+        Path | None,
+        typer.Option(
+            help="Folder that keeps features for the next command; ~/.cache/ssltool/features"
+        ),
     ] = None,
     keep_features: Annotated[
-        bool, typer.Option("--keep-features/--no-keep-features", help="Keep features for the next command")
+        bool,
+        typer.Option(
+            "--keep-features/--no-keep-features", help="Keep features for the next command"
+        ),
     ] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per batch")] = 256,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode pictures")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of splits, subsets and of the random weights")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode pictures")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of splits, subsets and of the random weights")
+    ] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Measure features by linear probes, layer by layer, nearest neighbours, SVMs and more, beside random weights."""
-    from ssltool.workflows.probe import ProbeOptions
-    from ssltool.workflows.probe import probe as run
+    from ssltool.probing.probe import ProbeOptions
+    from ssltool.probing.probe import probe as run
 
     options = ProbeOptions.checked(
         weights=weights,
@@ -121,14 +166,17 @@ def listed(text: str) -> tuple[str, ...]:
 def _print_table(result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from ssltool.workflows.scoring import MEASURES
+    from ssltool.probing.measures import MEASURES
 
     pictures = f"{result['train_pictures']} training and {result['test_pictures']} test pictures"
     title = f"accuracy in %, {pictures}, {len(result['classes'])} classes"
     measures = [name for name in MEASURES if any(name in row for row in result["rows"])]
     table = Table(title=title, title_justify="left")
     for name in ("features", "stage", "numbers", *measures):
-        table.add_column(name.replace("_map", " mAP"), justify="left" if name in {"features", "stage"} else "right")
+        table.add_column(
+            name.replace("_map", " mAP"),
+            justify="left" if name in {"features", "stage"} else "right",
+        )
     for i, row in enumerate(result["rows"]):
         last = i + 1 == len(result["rows"]) or result["rows"][i + 1]["features"] != row["features"]
         cells = [f"{row[name]:.2f}" if name in row else "" for name in measures]
@@ -166,7 +214,7 @@ def _print_labels(result: dict[str, Any]) -> None:
     """One line for each number of labels, one column for each curve."""
     from rich.table import Table
 
-    from ssltool.workflows.labels import series
+    from ssltool.probing.label_efficiency import series
 
     rows = result["labels"]
     names = list(dict.fromkeys(series(row) for row in rows))

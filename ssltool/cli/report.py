@@ -11,10 +11,15 @@ from ssltool.cli._output import JsonFlag, print_json
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared")
+    ],
     to: Annotated[
         Path | None,
-        typer.Option("--to", help="HTML file to write; automatic: RUN/report.html, or report.html for several runs"),
+        typer.Option(
+            "--to",
+            help="HTML file to write; automatic: RUN/report.html, or report.html for several runs",
+        ),
     ] = None,
     frames: Annotated[
         int, typer.Option(min=2, help="Pictures over time shown of each run at most, evenly spread")
@@ -22,7 +27,7 @@ def report(
     json: JsonFlag = False,
 ) -> None:
     """Write one HTML page on runs: options, data, curves, pictures over time, probes. Needs ssltool[report]."""
-    from ssltool.workflows.report import write_report
+    from ssltool.visualizing.report.report import write_report
 
     result = write_report(runs, to, frames)
     if json:
@@ -31,5 +36,8 @@ def report(
     for run in result["runs"]:
         for line in run["missing"]:
             typer.echo(f"{run['name']}: {line}", err=True)
-    typer.echo(f"{len(result['runs'])} run{'s' * (len(result['runs']) != 1)}, {result['bytes'] / 1e6:.1f} MB", err=True)
+    typer.echo(
+        f"{len(result['runs'])} run{'s' * (len(result['runs']) != 1)}, {result['bytes'] / 1e6:.1f} MB",
+        err=True,
+    )
     typer.echo(result["path"])

@@ -16,9 +16,12 @@ from ssltool.cli._output import JsonFlag, print_json
 Mode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all"]
 SeedFlag = Annotated[int, typer.Option(min=0, help="Seed of the drawn task")]
 CountFlag = Annotated[int, typer.Option(min=1, max=64, help="Pictures to draw")]
-ToFlag = Annotated[Path | None, typer.Option("--to", help="File to write: .png; charts also .svg or .pdf")]
+ToFlag = Annotated[
+    Path | None, typer.Option("--to", help="File to write: .png; charts also .svg or .pdf")
+]
 ImageFlag = Annotated[
-    list[Path] | None, typer.Option("--image", help="Picture file of your own instead; may be repeated")
+    list[Path] | None,
+    typer.Option("--image", help="Picture file of your own instead; may be repeated"),
 ]
 WeightsFlag = Annotated[Path, typer.Option("--weights", help="Run folder or weights file")]
 
@@ -33,7 +36,7 @@ def _tell(result: dict[str, Any], json: bool, shown: Iterable[str] = ()) -> None
     if json:
         print_json(result)
         return
-    from ssltool.workflows.visualize import said
+    from ssltool.plotting.units import said
 
     chance = result.get("chance", {})
     for name, value in result.items():
@@ -51,13 +54,16 @@ def permutations(
     seed: Annotated[int, typer.Option(min=0, help="Relabels the canonical set; 0 leaves it")] = 0,
     file: Annotated[Path | None, typer.Option(help="Draw the set of a .npy or .bin file")] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Draw the distances of the sets of all modes of this size instead")
+        bool,
+        typer.Option(
+            "--compare", help="Draw the distances of the sets of all modes of this size instead"
+        ),
     ] = False,
     to: ToFlag = None,
     json: JsonFlag = False,
 ) -> None:
     """Draw a permutation set, its Hamming-distance matrix and histogram."""
-    from ssltool.workflows.visualize import compare_permutations, draw_permutations
+    from ssltool.visualizing.permutations import compare_permutations, draw_permutations
 
     path = to or Path("permutations.png")
     if compare:
@@ -77,17 +83,24 @@ def permutations(
 
 def _task(name: str) -> TyperCommand:
     from ssltool.cli._flags import command, flags, given
-    from ssltool.methods.find import find_method
-    from ssltool.workflows.options import PretrainOptions
+    from ssltool.methods.registry import find_method
+    from ssltool.runs.config import PretrainOptions
 
     method = find_method(name)
 
-    def body(to: Path | None, image: list[Path] | None, count: int, seed: int, json: bool, **values: Any) -> None:
-        from ssltool.workflows.options import combine
-        from ssltool.workflows.visualize import draw_task
+    def body(
+        to: Path | None, image: list[Path] | None, count: int, seed: int, json: bool, **values: Any
+    ) -> None:
+        from ssltool.runs.config import combine
+        from ssltool.visualizing.task import draw_task
 
         choice = combine(name, method, given(values))
-        _tell(draw_task(choice, to or Path(f"task-{name}.png"), image=image or (), count=count, seed=seed), json)
+        _tell(
+            draw_task(
+                choice, to or Path(f"task-{name}.png"), image=image or (), count=count, seed=seed
+            ),
+            json,
+        )
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     extra = [
@@ -123,7 +136,9 @@ def _group() -> None:
 def solve(
     weights: WeightsFlag,
     method: Annotated[str | None, typer.Argument(help="The run's method, to be sure")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Pictures to ask about; the run's own by default")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Pictures to ask about; the run's own by default")
+    ] = None,
     image: ImageFlag = None,
     count: CountFlag = 6,
     seed: SeedFlag = 0,
@@ -131,22 +146,28 @@ def solve(
     json: JsonFlag = False,
 ) -> None:
     """Draw what a run's network answers beside the truth, and score it."""
-    from ssltool.workflows.visualize import draw_answers
+    from ssltool.visualizing.predictions import draw_answers
 
     path = to or _beside(weights, "solve.png")
-    result = draw_answers(weights, path, name=method, data=data or (), image=image or (), count=count, seed=seed)
+    result = draw_answers(
+        weights, path, name=method, data=data or (), image=image or (), count=count, seed=seed
+    )
     _tell(result, json, result)
 
 
 @app.command()
 def neighbors(
     weights: WeightsFlag,
-    data: Annotated[list[str] | None, typer.Option(help="Pictures to search; the run's own by default")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Pictures to search; the run's own by default")
+    ] = None,
     image: Annotated[
-        list[Path] | None, typer.Option("--image", help="Look for neighbours of this picture file; may be repeated")
+        list[Path] | None,
+        typer.Option("--image", help="Look for neighbours of this picture file; may be repeated"),
     ] = None,
     patch: Annotated[
-        int | None, typer.Option(min=4, help="Compare patches of this side in px instead of whole pictures")
+        int | None,
+        typer.Option(min=4, help="Compare patches of this side in px instead of whole pictures"),
     ] = None,
     count: CountFlag = 6,
     nearest: Annotated[int, typer.Option(min=1, max=20, help="Neighbours of each query")] = 5,
@@ -155,11 +176,18 @@ def neighbors(
     json: JsonFlag = False,
 ) -> None:
     """Draw nearest neighbours in the encoder's eyes, beside random weights."""
-    from ssltool.workflows.neighbors import draw_neighbors
+    from ssltool.visualizing.neighbors import draw_neighbors
 
     path = to or _beside(weights, "neighbors.png")
     found = draw_neighbors(
-        weights, path, data=data or (), image=image or (), patch=patch, count=count, nearest=nearest, seed=seed
+        weights,
+        path,
+        data=data or (),
+        image=image or (),
+        patch=patch,
+        count=count,
+        nearest=nearest,
+        seed=seed,
     )
     for name, share in found["same_class"].items():
         typer.echo(f"of the query's class by {name}: {share:.1%}", err=True)
@@ -169,7 +197,7 @@ def neighbors(
 @app.command()
 def filters(weights: WeightsFlag, to: ToFlag = None, json: JsonFlag = False) -> None:
     """Draw the kernels of the first layer."""
-    from ssltool.workflows.visualize import draw_filters
+    from ssltool.visualizing.filters import draw_filters
 
     _tell(draw_filters(weights, to or _beside(weights, "filters.png")), json)
 
@@ -177,27 +205,40 @@ def filters(weights: WeightsFlag, to: ToFlag = None, json: JsonFlag = False) -> 
 @app.command()
 def attribution(
     weights: WeightsFlag,
-    data: Annotated[list[str] | None, typer.Option(help="Pictures to look at; the run's own by default")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Pictures to look at; the run's own by default")
+    ] = None,
     image: ImageFlag = None,
-    stage: Annotated[list[str] | None, typer.Option(help="Draw this stage only; may be repeated")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Draw this stage only; may be repeated")
+    ] = None,
     count: CountFlag = 6,
     to: ToFlag = None,
     json: JsonFlag = False,
 ) -> None:
     """Draw over pictures where each stage of an encoder responds."""
-    from ssltool.workflows.attribution import draw_attribution
+    from ssltool.visualizing.attribution import draw_attribution
 
     path = to or _beside(weights, "attribution.png")
-    _tell(draw_attribution(weights, path, data=data or (), image=image or (), count=count, stages=stage or ()), json)
+    _tell(
+        draw_attribution(
+            weights, path, data=data or (), image=image or (), count=count, stages=stage or ()
+        ),
+        json,
+    )
 
 
 @app.command()
 def features(
     weights: WeightsFlag,
-    data: Annotated[list[str] | None, typer.Option(help="Pictures to place; the run's own by default")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Pictures to place; the run's own by default")
+    ] = None,
     kind: Annotated[
         Literal["pca", "tsne"],
-        typer.Option("--map", help="Principal components, or t-SNE, which needs the extra ssltool[maps]"),
+        typer.Option(
+            "--map", help="Principal components, or t-SNE, which needs the extra ssltool[maps]"
+        ),
     ] = "pca",
     count: Annotated[int, typer.Option(min=4, max=20_000, help="Pictures placed at most")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of t-SNE")] = 0,
@@ -205,20 +246,26 @@ def features(
     json: JsonFlag = False,
 ) -> None:
     """Draw a map of pictures by their features, framed in the colours of their classes."""
-    from ssltool.workflows.visualize import draw_features
+    from ssltool.visualizing.features import draw_features
 
     path = to or _beside(weights, f"features-{kind}.png")
-    _tell(draw_features(weights, path, data=data or (), kind=kind, count=count, seed=seed), json, ["variance"])
+    _tell(
+        draw_features(weights, path, data=data or (), kind=kind, count=count, seed=seed),
+        json,
+        ["variance"],
+    )
 
 
 @app.command()
 def curves(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared")
+    ],
     to: ToFlag = None,
     json: JsonFlag = False,
 ) -> None:
     """Draw the metrics of runs over their steps, with chance levels."""
-    from ssltool.workflows.visualize import draw_curves
+    from ssltool.visualizing.curves import draw_curves
 
     path = to or (_beside(runs[0], "curves.png") if len(runs) == 1 else Path("curves.png"))
     _tell(draw_curves(runs, path), json)

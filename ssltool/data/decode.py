@@ -53,7 +53,20 @@ MAX_PIXELS = 178_956_970
 
 # A fixed list: Pillow would also open EPS (which starts Ghostscript) and formats nobody keeps pictures in.
 # TGA comes last because it has no signature and is recognised by a plausible header only.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "MPO", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
+_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "MPO",
+    "BMP",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "AVIF",
+    "ICO",
+    "TGA",
+)
 
 # What Pillow and its plugins were seen to raise on damaged data, besides their own UnidentifiedImageError (an OSError).
 _CORRUPT = (
@@ -136,12 +149,16 @@ def _pixels(file: PictureFile, short_side: int | None) -> NDArray[np.uint8]:
             # Read after loading: PNG may store EXIF behind the pixels, and TIFF turns itself and drops the tag.
             found = pixels, _orientation(image)
     pixels, orientation = found
-    return np.ascontiguousarray(_UPRIGHT[orientation](pixels)) if orientation in _UPRIGHT else pixels
+    return (
+        np.ascontiguousarray(_UPRIGHT[orientation](pixels)) if orientation in _UPRIGHT else pixels
+    )
 
 
 def _scale(size: tuple[int, int], short_side: int | None) -> int:
     """The largest of the divisors 8, 4, 2, 1 that leaves the shorter side at least this long."""
-    return next((s for s in (8, 4, 2) if short_side is not None and min(size) // s >= short_side), 1)
+    return next(
+        (s for s in (8, 4, 2) if short_side is not None and min(size) // s >= short_side), 1
+    )
 
 
 def _fast_jpeg(file: PictureFile, short_side: int | None) -> tuple[NDArray[np.uint8], int] | None:
@@ -153,7 +170,11 @@ def _fast_jpeg(file: PictureFile, short_side: int | None) -> tuple[NDArray[np.ui
         if data is None:
             return None
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-        if space not in ("YCbCr", "RGB", "Gray") or min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
+        if (
+            space not in ("YCbCr", "RGB", "Gray")
+            or min(width, height) < MIN_SIDE
+            or width * height > MAX_PIXELS
+        ):
             return None
         scale = _scale((width, height), short_side)
         # The least size that this scale gives: no scale between Pillow's is taken, so both give the same pixels.
@@ -228,7 +249,9 @@ def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     # The batch of one comes before the channels move: with strides in any other order torch does not see that they are
     # last, takes half as long again and answers channels first.
     shown = torch.from_numpy(centre)[None].permute(0, 3, 1, 2)
-    if side > size:  # fewer rows first: torch resizes rows three times as slowly as columns, and begins with them
+    if (
+        side > size
+    ):  # fewer rows first: torch resizes rows three times as slowly as columns, and begins with them
         shown = F.interpolate(shown, (size, side), mode="bilinear", antialias=True)
     resized = F.interpolate(shown, (size, size), mode="bilinear", antialias=True)
     found: NDArray[np.uint8] = resized.permute(0, 2, 3, 1)[0].numpy()
@@ -278,7 +301,9 @@ def _formats() -> tuple[str, ...]:
 
 
 def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:  # Pillow checks too, unless another library switched its limit off.
+    if (
+        width * height > MAX_PIXELS
+    ):  # Pillow checks too, unless another library switched its limit off.
         raise UnreadablePicture(_TOO_LARGE)
     if min(width, height) < MIN_SIDE:
         raise UnreadablePicture(f"{width}x{height} px, smaller than {MIN_SIDE} px")
@@ -295,7 +320,11 @@ def _reason(error: BaseException, file: PictureFile) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     words = " ".join(str(error).split()) or type(error).__name__
-    return words if words.startswith("image file is truncated") else f"corrupt or truncated ({words[:80]})"
+    return (
+        words
+        if words.startswith("image file is truncated")
+        else f"corrupt or truncated ({words[:80]})"
+    )
 
 
 def _is_empty(file: PictureFile) -> bool:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.metadata import WeightsCard
+from ssltool.encoders.registry import twin
 from ssltool.errors import UsageError, WeightsError
-from ssltool.nn.card import WeightsCard
-from ssltool.nn.encoders import Encoder, twin
 
 Form = Literal["lightness", "lab", "rgb"]
 
@@ -55,7 +56,9 @@ def converted(encoder: Encoder, form: Form) -> Encoder:
     name, _ = _first(encoder.backbone, nn.Conv2d)
     kernel = state[f"{name}.weight"]
     if form == "lab":
-        state[f"{name}.weight"] = torch.cat([kernel, torch.zeros_like(kernel).repeat(1, 2, 1, 1)], dim=1)
+        state[f"{name}.weight"] = torch.cat(
+            [kernel, torch.zeros_like(kernel).repeat(1, 2, 1, 1)], dim=1
+        )
         space = {"color_space": "lab", "mean": (0.5, 0.0, 0.0), "std": (0.5, 1.0, 1.0)}
     else:
         slopes, constant = _in_network_units()
@@ -63,8 +66,13 @@ def converted(encoder: Encoder, form: Form) -> Encoder:
         _shift(encoder.backbone, state, name, constant * kernel.sum(dim=(1, 2, 3)))
         space = {"color_space": "rgb", "mean": _MEAN, "std": _STD}
     copy.backbone.load_state_dict(state, assign=True)
-    training = {**card.training, "form": "rgb, approximated from lightness" if form == "rgb" else "lab, from lightness"}
-    copy.card = WeightsCard.model_validate({**card.model_dump(), "in_channels": 3, **space, "training": training})
+    training = {
+        **card.training,
+        "form": "rgb, approximated from lightness" if form == "rgb" else "lab, from lightness",
+    }
+    copy.card = WeightsCard.model_validate(
+        {**card.model_dump(), "in_channels": 3, **space, "training": training}
+    )
     copy.eval()
     if form == "lab":
         _compare(encoder.eval(), copy)
@@ -90,7 +98,9 @@ def _shift(backbone: nn.Module, state: dict[str, Tensor], convolution: str, shif
 
 def _first(backbone: nn.Module, kind: type[nn.Module]) -> tuple[str, nn.Module]:
     """Path of the first module of a kind, and the module."""
-    return next((path, module) for path, module in backbone.named_modules() if isinstance(module, kind))
+    return next(
+        (path, module) for path, module in backbone.named_modules() if isinstance(module, kind)
+    )
 
 
 @torch.no_grad()
@@ -102,4 +112,6 @@ def _compare(encoder: Encoder, copy: Encoder) -> None:
     expected = encoder(pictures[:, :1])
     difference = float((copy(pictures) - expected).abs().max())
     if not difference <= _TOLERANCE * float(expected.abs().max()):
-        raise WeightsError(f"the lab form computes features that differ by {difference:.2g}; use --form lightness")
+        raise WeightsError(
+            f"the lab form computes features that differ by {difference:.2g}; use --form lightness"
+        )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.weights import load_encoder, save_encoder
 from ssltool.errors import WeightsError
-from ssltool.nn.encoders import Encoder
-from ssltool.nn.weights import load_encoder, save_encoder
 
 _TOLERANCE = 1e-6
 
@@ -35,9 +35,13 @@ def export(encoder: Encoder, to: Path) -> Encoder:
     save_encoder(encoder, card, to)
     copy = load_encoder(to).eval()
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.rand(2, card.in_channels, card.image_size, card.image_size, generator=generator)
+    pictures = torch.rand(
+        2, card.in_channels, card.image_size, card.image_size, generator=generator
+    )
     with torch.no_grad():
         difference = float((encoder(pictures) - copy(pictures)).abs().max())
     if not difference <= _TOLERANCE:
-        raise WeightsError(f"{to} computes features that differ by {difference:.2g} from the exported; do not use it")
+        raise WeightsError(
+            f"{to} computes features that differ by {difference:.2g} from the exported; do not use it"
+        )
     return copy

@@ -18,8 +18,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ssltool.nn.card import ColorSpace, Stem
-from ssltool.nn.encoders import Encoder, build_encoder
+from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.metadata import ColorSpace, Stem
+from ssltool.encoders.registry import build_encoder
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,9 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         del view  # nothing to remember by default
 
     @abstractmethod
-    def pictures(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def pictures(
+        self, images: Tensor, index: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """Draw the task as it is given to the network: column title -> uint8 ``[B, 3, h, w]``."""
 
     @abstractmethod

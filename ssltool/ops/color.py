@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssltool.ops.choose import change
-from ssltool.ops.random import Draws
+from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.select import change
 
 
 def to_gray(images: Tensor, which: Tensor) -> Tensor:
@@ -25,7 +25,9 @@ def to_gray(images: Tensor, which: Tensor) -> Tensor:
 def _mean_channel(images: Tensor) -> Tensor:
     """Mean ``[B, 1, H, W]`` of three channels, of their dtype."""
     r, g, b = images.unbind(dim=1)
-    mean = r.to(torch.float32).add_(g).add_(b).div_(3)[:, None]  # faster on a CPU than a reduction over three planes
+    mean = (
+        r.to(torch.float32).add_(g).add_(b).div_(3)[:, None]
+    )  # faster on a CPU than a reduction over three planes
     return mean.to(images.dtype) if images.is_floating_point() else mean.round_().to(images.dtype)
 
 
@@ -69,7 +71,9 @@ def among_noise(draws: Draws, planes: Tensor, kept: Tensor, noise: float = 0.01)
     return patches.view(pictures, count, 3, height, width)
 
 
-def standardize_colors(images: Tensor, mean: Tensor, std: Tensor, out: Tensor | None = None) -> Tensor:
+def standardize_colors(
+    images: Tensor, mean: Tensor, std: Tensor, out: Tensor | None = None
+) -> Tensor:
     """Give each channel mean 0 and deviation 1 over the data: ``(images - mean) / std``.
 
     Args:
@@ -86,7 +90,9 @@ def standardize_colors(images: Tensor, mean: Tensor, std: Tensor, out: Tensor | 
     if images.stride(1) != 1 or out.stride(1) != 1:
         return torch.sub(images, mean[:, None, None], out=out).div_(std[:, None, None])
     # Channels last: a row is r, g, b, r, ... and taken as a whole, else torch works pixel by pixel, six times as long.
-    scale, offset = (values.expand(images.shape[-1], -1).flatten() for values in (1 / std, -mean / std))
+    scale, offset = (
+        values.expand(images.shape[-1], -1).flatten() for values in (1 / std, -mean / std)
+    )
     torch.addcmul(offset, _rows(images).to(out.dtype), scale, out=_rows(out))
     return out
 

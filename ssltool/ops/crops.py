@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.ops.random import Draws
+from ssltool.ops.per_image_rng import Draws
 
 _TRIES = 10
 
@@ -48,7 +48,9 @@ def random_boxes(
     return torch.stack([top, left, height, width], dim=1)
 
 
-def resized_crop(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None = None) -> Tensor:
+def resized_crop(
+    images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None = None
+) -> Tensor:
     """Cut a box out of each picture and resize it, bilinear; a box that shrinks is smoothed first (antialiased).
 
     Bytes are rounded to bytes, on a CPU after each axis as Pillow does it, so there a value may be off by one.
@@ -99,13 +101,19 @@ def _box_matrices(start: Tensor, length: Tensor, side: int, size: int) -> Tensor
     return weights / weights.sum(dim=2, keepdim=True)
 
 
-def _resized_one_by_one(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None) -> Tensor:
+def _resized_one_by_one(
+    images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None
+) -> Tensor:
     """`resized_crop` on a CPU: resizing one axis after the other is faster there, of bytes five times."""
     last = images.stride(1) == 1  # channels last, of which torch resizes bytes three times as fast
     form = torch.channels_last if last else torch.contiguous_format
-    found = torch.empty((len(images), images.shape[1], size, size), dtype=images.dtype, memory_format=form)
+    found = torch.empty(
+        (len(images), images.shape[1], size, size), dtype=images.dtype, memory_format=form
+    )
     flips = [False] * len(images) if mirrored is None else mirrored.tolist()
-    for number, ((top, left, height, width), flip) in enumerate(zip(boxes.tolist(), flips, strict=True)):
+    for number, ((top, left, height, width), flip) in enumerate(
+        zip(boxes.tolist(), flips, strict=True)
+    ):
         box = images[number : number + 1, :, top : top + height, left : left + width]
         box = box.flip(-1) if flip else box  # before it is resized: it is copied then anyway
         shrinks = max(height, width) > size

@@ -76,7 +76,9 @@ def cut(images: Tensor, grid: Grid) -> Tensor:
     """
     margin = (images.shape[-1] - grid.side) // 2
     square = images[..., margin : margin + grid.side, margin : margin + grid.side]
-    windows = square.unfold(2, grid.patch, grid.stride).unfold(3, grid.patch, grid.stride)  # a view [B, C, G, G, P, P]
+    windows = square.unfold(2, grid.patch, grid.stride).unfold(
+        3, grid.patch, grid.stride
+    )  # a view [B, C, G, G, P, P]
     return windows.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
 
 

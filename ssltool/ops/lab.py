@@ -10,7 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+_TO_XYZ = (
+    (0.412453, 0.357580, 0.180423),
+    (0.212671, 0.715160, 0.072169),
+    (0.019334, 0.119193, 0.950227),
+)
 _WHITE = (0.95047, 1.0, 1.08883)
 _DARK = 0.008856  # below it the cube root is replaced by a line
 _DARK_ROOT = 0.2068966
@@ -31,7 +35,10 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
         ValueError: Floats beyond 0..1, such as 0..255; not looked for on a GPU, which it would stop.
     """
     linear = _linear(rgb)
-    matrix = torch.tensor(_TO_XYZ, dtype=torch.float64) / torch.tensor(_WHITE, dtype=torch.float64)[:, None]
+    matrix = (
+        torch.tensor(_TO_XYZ, dtype=torch.float64)
+        / torch.tensor(_WHITE, dtype=torch.float64)[:, None]
+    )
     x, y, z = (_root(_row(linear, row)) for row in matrix.tolist())
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
 
@@ -53,7 +60,9 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     light, a, b = lab.unbind(dim=-3)
     y = (light + 16) / 116
     roots = (y + a / 500, y, (y - b / 200).clamp_min(0))
-    xyz = torch.stack([_cube(root) * white for root, white in zip(roots, _WHITE, strict=True)], dim=-3)
+    xyz = torch.stack(
+        [_cube(root) * white for root, white in zip(roots, _WHITE, strict=True)], dim=-3
+    )
     inverse = torch.linalg.inv(torch.tensor(_TO_XYZ, dtype=torch.float64))
     linear = torch.stack([_row(xyz, row) for row in inverse.tolist()], dim=-3)
     # Clamped before the power, whose gradient at a negative is NaN even where the other branch is taken.
@@ -68,8 +77,14 @@ def _linear(rgb: Tensor) -> Tensor:
         return table.index_select(0, rgb.flatten().int()).view(rgb.shape)
     if not rgb.is_floating_point():
         raise TypeError(f"pictures are uint8 or float in 0..1, not {rgb.dtype}")
-    if rgb.device.type == "cpu" and rgb.numel() and not -_ROUNDING <= rgb.min() <= rgb.max() <= 1 + _ROUNDING:
-        raise ValueError(f"float pictures are in 0..1, not {float(rgb.min()):.4g}..{float(rgb.max()):.4g}")
+    if (
+        rgb.device.type == "cpu"
+        and rgb.numel()
+        and not -_ROUNDING <= rgb.min() <= rgb.max() <= 1 + _ROUNDING
+    ):
+        raise ValueError(
+            f"float pictures are in 0..1, not {float(rgb.min()):.4g}..{float(rgb.max()):.4g}"
+        )
     rgb = rgb.clamp(0, 1)
     return torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
 

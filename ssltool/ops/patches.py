@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.ops.constants import constant
+from ssltool.ops.cached_tensors import constant
 
 
 def cut(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
@@ -33,7 +33,9 @@ def cut(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
         return _cut_rows(images, top, left, size)
     if top.dim() == 2:
         top, left = top[..., None], left[..., None]
-    windows = images.unfold(2, size, 1).unfold(3, size, 1)  # a view [B, C, H-t+1, W-t+1, t, t]: nothing is copied
+    windows = images.unfold(2, size, 1).unfold(
+        3, size, 1
+    )  # a view [B, C, H-t+1, W-t+1, t, t]: nothing is copied
     b = torch.arange(pictures, device=images.device)[:, None, None]
     c = torch.arange(channels, device=images.device)[None, None, :]
     return windows[b, c, top, left]
@@ -42,7 +44,9 @@ def cut(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
 def _cut_rows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     """`cut` of bytes that lie channels-last."""
     pictures, channels, height, width = images.shape
-    rows = images.permute(0, 2, 3, 1).flatten().unfold(0, size * channels, 1)  # a view: from every byte, a patch's row
+    rows = (
+        images.permute(0, 2, 3, 1).flatten().unfold(0, size * channels, 1)
+    )  # a view: from every byte, a patch's row
     below = torch.arange(size, device=images.device) * width
     first = torch.arange(pictures, device=images.device)[:, None] * height
 
@@ -54,7 +58,10 @@ def _cut_rows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
         found = cut_out(top, left)
     else:  # a cut for each channel, of which that channel is kept
         found = torch.zeros(
-            top.shape[0] * top.shape[1] * size, size * channels, dtype=torch.uint8, device=images.device
+            top.shape[0] * top.shape[1] * size,
+            size * channels,
+            dtype=torch.uint8,
+            device=images.device,
         )
         for channel in range(channels):
             only = tuple(255 * (c == channel) for c in range(channels)) * size
@@ -77,7 +84,9 @@ def assemble(patches: Tensor, columns: int, gap: int = 0, fill: float = 0) -> Te
     """
     pictures, count, channels, size = patches.shape[:4]
     step = size + gap
-    grid = patches.new_full((pictures, channels, count // columns * step + gap, columns * step + gap), fill)
+    grid = patches.new_full(
+        (pictures, channels, count // columns * step + gap, columns * step + gap), fill
+    )
     for i in range(count):
         y, x = divmod(i, columns)
         grid[:, :, y * step + gap : (y + 1) * step, x * step + gap : (x + 1) * step] = patches[:, i]
@@ -99,19 +108,31 @@ def standardize(patches: Tensor, level: float = 1 / 255, jointly: bool = False) 
     """
     channels, height, width = patches.shape[-3:]
     last = patches.stride(-3) == 1 and channels > 1
-    wide = torch.float32 if patches.device.type == "mps" else torch.float64  # Apple's GPUs have nothing wider
+    wide = (
+        torch.float32 if patches.device.type == "mps" else torch.float64
+    )  # Apple's GPUs have nothing wider
     # Channels last: a row of r, g, b, r, ... is taken as a whole.
-    rows = patches.movedim(-3, -1).flatten(-2) if last else patches  # [..., H, W * C] or [..., C, H, W]
+    rows = (
+        patches.movedim(-3, -1).flatten(-2) if last else patches
+    )  # [..., H, W * C] or [..., C, H, W]
 
     def mean(values: Tensor) -> Tensor:  # [..., C]
         # Sums of up to 258 rows of squared bytes are below 2^24 and exact in float32.
         columns = values.sum(dim=-2).to(wide)
-        by_channel = columns.view(*columns.shape[:-1], width, channels).sum(dim=-2) if last else columns.sum(dim=-1)
+        by_channel = (
+            columns.view(*columns.shape[:-1], width, channels).sum(dim=-2)
+            if last
+            else columns.sum(dim=-1)
+        )
         return by_channel / (height * width)
 
     def spread(values: Tensor) -> Tensor:  # to the shape of rows
         values = values.to(seen.dtype)
-        return values.repeat(*[1] * (values.dim() - 1), width)[..., None, :] if last else values[..., None, None]
+        return (
+            values.repeat(*[1] * (values.dim() - 1), width)[..., None, :]
+            if last
+            else values[..., None, None]
+        )
 
     if patches.dtype == torch.uint8 and wide == torch.float64:
         seen = rows.to(torch.float32)
@@ -146,7 +167,9 @@ def resize(patches: Tensor, size: int) -> Tensor:
     if patches.shape[-1] == size:
         return patches
     flat = patches.flatten(0, -4)
-    bytes_on_gpu = flat.dtype == torch.uint8 and flat.device.type != "cpu"  # where torch resizes floats only
+    bytes_on_gpu = (
+        flat.dtype == torch.uint8 and flat.device.type != "cpu"
+    )  # where torch resizes floats only
     shown = flat.to(torch.float32) if bytes_on_gpu else flat
     resized = F.interpolate(shown, (size, size), mode="bilinear", antialias=size < flat.shape[-1])
     resized = resized.round_().to(torch.uint8) if bytes_on_gpu else resized
@@ -166,7 +189,9 @@ def shrunk_side(uniform: Tensor, patch: int) -> Tensor:
     least, most = _least_side(patch), patch - 1
     # The number from which each side is reached: a root would need float64, which Apple's GPUs have not.
     reached = tuple((side**2 - least**2) / (most**2 - least**2) for side in range(least + 1, most))
-    return least + torch.bucketize(uniform, constant(reached, uniform.device, uniform.dtype), right=True)
+    return least + torch.bucketize(
+        uniform, constant(reached, uniform.device, uniform.dtype), right=True
+    )
 
 
 def shrinkers(patch: int) -> Tensor:

@@ -36,11 +36,17 @@ def as_products(maps: Tensor, side: int) -> Tensor:
     along = line_matrix(maps.shape[-1], side, maps.device, maps.dtype)
     batch, channels, height, width = maps.shape
     rows = along @ maps.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
-    return (along @ rows.view(batch * side, width, channels)).view(batch, side, side, channels).permute(0, 3, 1, 2)
+    return (
+        (along @ rows.view(batch * side, width, channels))
+        .view(batch, side, side, channels)
+        .permute(0, 3, 1, 2)
+    )
 
 
 @cache
-def line_matrix(before: int, after: int, device: torch.device, dtype: torch.dtype, mode: str = "bilinear") -> Tensor:
+def line_matrix(
+    before: int, after: int, device: torch.device, dtype: torch.dtype, mode: str = "bilinear"
+) -> Tensor:
     """The matrix ``[after, before]`` that resizes a line of numbers; ``mode`` is that of `F.interpolate`."""
     with torch.inference_mode(False):
         lines = torch.eye(before, dtype=torch.float64)[None, None]

@@ -55,12 +55,16 @@ class Rows:
         only: int64 ``[n]``: only these pictures, in this order.
     """
 
-    def __init__(self, x: Tensor, targets: Tensor, mean: Tensor, std: Tensor, only: Tensor | None = None) -> None:
+    def __init__(
+        self, x: Tensor, targets: Tensor, mean: Tensor, std: Tensor, only: Tensor | None = None
+    ) -> None:
         self._x, self._targets, self._only = x, targets, only
         self._mean, self._std = mean, std
         self.count, self.width, self.device = len(x if only is None else only), x.shape[1], x.device
         size = self.count * self.width
-        self.dtype = torch.float64 if size <= EXACT and x.device.type != "mps" else torch.float32  # mps has no float64
+        self.dtype = (
+            torch.float64 if size <= EXACT and x.device.type != "mps" else torch.float32
+        )  # mps has no float64
         self._kept = list(self._blocks()) if size <= IN_MEMORY else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -75,7 +79,9 @@ class Rows:
 
     def turned(self, basis: Tensor) -> Rows:
         """The same rows in other coordinates: z times ``basis`` ``[D, R]``, float64 on the CPU; kept in memory."""
-        z = torch.cat([rows.cpu().double() @ basis for rows, _ in self]).to(self.device, torch.float32)
+        z = torch.cat([rows.cpu().double() @ basis for rows, _ in self]).to(
+            self.device, torch.float32
+        )
         targets = self._targets if self._only is None else self._targets[self._only]
         ones = torch.ones(z.shape[1], device=self.device)
         return Rows(z, targets, torch.zeros_like(ones), ones)
@@ -84,7 +90,10 @@ class Rows:
         for start in range(0, self.count, ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
             which = part if self._only is None else self._only[part]
-            yield ((self._x[which].float() - self._mean).div_(self._std)).to(self.dtype), self._targets[which]
+            yield (
+                ((self._x[which].float() - self._mean).div_(self._std)).to(self.dtype),
+                self._targets[which],
+            )
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,9 @@ class Problem:
 
     def _objective(self, theta: Tensor, weight_decay: Tensor | float) -> tuple[float, Tensor]:
         """The objective in the coordinates of the search's rows."""
-        weight, bias = (part.to(self._rows.device, self._rows.dtype) for part in (theta[:, :-1], theta[:, -1]))
+        weight, bias = (
+            part.to(self._rows.device, self._rows.dtype) for part in (theta[:, :-1], theta[:, -1])
+        )
         total, gradient = 0.0, torch.zeros_like(theta)
         for z, targets in self._rows:
             loss, by_score = self._loss(torch.addmm(bias, z, weight.T), targets)
@@ -150,7 +161,11 @@ class Problem:
         return total / self._rows.count + penalty, gradient
 
     def minimise(
-        self, weight_decay: Tensor | float, start: Tensor | None, tolerance: float, max_iterations: int
+        self,
+        weight_decay: Tensor | float,
+        start: Tensor | None,
+        tolerance: float,
+        max_iterations: int,
     ) -> Solution:
         """Search the optimum.
 
@@ -193,11 +208,19 @@ class Problem:
 
     def _inside(self, theta: Tensor) -> Tensor:
         """Theta in the coordinates of the search's rows."""
-        return theta if self._basis is None else torch.cat([theta[:, :-1] @ self._basis, theta[:, -1:]], dim=1)
+        return (
+            theta
+            if self._basis is None
+            else torch.cat([theta[:, :-1] @ self._basis, theta[:, -1:]], dim=1)
+        )
 
     def _outside(self, theta: Tensor) -> Tensor:
         """Theta for the features as they are."""
-        return theta if self._basis is None else torch.cat([theta[:, :-1] @ self._basis.T, theta[:, -1:]], dim=1)
+        return (
+            theta
+            if self._basis is None
+            else torch.cat([theta[:, :-1] @ self._basis.T, theta[:, -1:]], dim=1)
+        )
 
     def _coordinates(self, weight_decay: Tensor | float) -> list[Tensor]:
         """Square matrices, one for each block of features and the last for the bias: theta is u times these.
@@ -205,14 +228,19 @@ class Problem:
         At theta = 0 the second derivative for each class is curvature * covariance + weight_decay. With its Cholesky
         factor L and theta = u L^-1 it is the identity for u.
         """
-        decay = float(torch.as_tensor(weight_decay).double().log().mean().exp())  # one for all classes
+        decay = float(
+            torch.as_tensor(weight_decay).double().log().mean().exp()
+        )  # one for all classes
         factors = []
         for covariance in self._covariances:
             curvature = covariance * self._curvature
             curvature.diagonal().add_(max(decay, 1e-8))
             factors.append(torch.linalg.cholesky(curvature))
         factors.append(torch.full((1, 1), self._curvature**0.5, dtype=torch.float64))
-        return [torch.linalg.solve_triangular(f, torch.eye(len(f), dtype=f.dtype), upper=False) for f in factors]
+        return [
+            torch.linalg.solve_triangular(f, torch.eye(len(f), dtype=f.dtype), upper=False)
+            for f in factors
+        ]
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,10 +255,16 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         DataError: If a feature is NaN or infinite.
     """
     parts = torch.split(x, ROWS_AT_ONCE)
-    mean = sum((part.cpu().double().sum(0) for part in parts), torch.zeros(x.shape[1], dtype=torch.float64)) / len(x)
+    mean = sum(
+        (part.cpu().double().sum(0) for part in parts), torch.zeros(x.shape[1], dtype=torch.float64)
+    ) / len(x)
     if not mean.isfinite().all():
-        raise DataError("some features are NaN or infinite; the weights have diverged: probe an earlier checkpoint")
-    squares = sum(((part.cpu().double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean))
+        raise DataError(
+            "some features are NaN or infinite; the weights have diverged: probe an earlier checkpoint"
+        )
+    squares = sum(
+        ((part.cpu().double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean)
+    )
     std = (squares / len(x)).sqrt()
     std[std <= 1e-6 * mean.abs()] = torch.inf
     return mean.to(x.device, torch.float32), std.to(x.device, torch.float32)
@@ -238,7 +272,9 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def scores(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Scores float32 ``[N, C]`` of features ``[N, D]``, not standardised, of a classifier for standardised ones."""
-    parts = [((part.float() - mean) / std) @ weight.T + bias for part in torch.split(x, ROWS_AT_ONCE)]
+    parts = [
+        ((part.float() - mean) / std) @ weight.T + bias for part in torch.split(x, ROWS_AT_ONCE)
+    ]
     return torch.cat(parts)
 
 

@@ -14,50 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.transform import InputTransform, resize
 from ssltool.errors import DataError, WeightsError
-from ssltool.nn.card import ColorSpace, WeightsCard
-from ssltool.nn.encoders import Encoder
 from ssltool.ops import grids
-from ssltool.ops.lab import lightness, rgb_to_lab
 
 POOLED = "pooled"
 _PIXEL_SIDE = 32  # px: raw pixels of larger pictures are read at this size, 3072 numbers
-
-
-class Reader:
-    """Turns uint8 pictures into what the encoder was trained on.
-
-    Args:
-        size: Side in pixels to which pictures are resized (bilinear, antialiased).
-        mean: Per channel of the encoder's input, subtracted (0..1 scale).
-        std: Per channel, divided by.
-        color_space: ``rgb``; ``lightness``, L / 100; or ``lab``, L, a and b / 100.
-    """
-
-    def __init__(
-        self, size: int, mean: tuple[float, ...], std: tuple[float, ...], color_space: ColorSpace = "rgb"
-    ) -> None:
-        self.size = size
-        self.color_space = color_space
-        self._mean = torch.tensor(mean).view(1, -1, 1, 1)
-        self._std = torch.tensor(std).view(1, -1, 1, 1)
-
-    @classmethod
-    def of(cls, card: WeightsCard, size: int | None = None) -> Reader:
-        """The reader that a weights file asks for, at another side if given."""
-        return cls(size or card.image_size, card.mean, card.std, card.color_space)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 ``[B, 3, S, S]`` -> float32 ``[B, C, size, size]``; of rgb, one channel is the mean of R, G and B."""
-        x = _resized(images, self.size)
-        if self.color_space == "lightness":
-            x = lightness(x) / 100
-        elif self.color_space == "lab":
-            x = rgb_to_lab(x) / 100
-        elif self._mean.shape[1] == 1:
-            x = x.mean(dim=1, keepdim=True)
-        x = (x - self._mean.to(x.device)) / self._std.to(x.device)
-        return x.contiguous(memory_format=torch.channels_last)
 
 
 class Patchwise(nn.Module):
@@ -94,19 +57,23 @@ class Patchwise(nn.Module):
             {name: found.mean(dim=(2, 3)) for name, found in self.encoder.maps(patches).items()}
             for patches in shown.unbind(dim=1)
         ]
-        averages = {name: torch.stack([row[name] for row in rows], dim=2) for name in rows[0]}  # [B, C_s, G*G]
+        averages = {
+            name: torch.stack([row[name] for row in rows], dim=2) for name in rows[0]
+        }  # [B, C_s, G*G]
         return {name: values.view(len(x), -1, side, side) for name, values in averages.items()}
 
     def _cut(self, x: Tensor) -> tuple[Tensor, int]:
         """Patches ``[B, G*G, C, P, P]`` and G."""
-        grid = grids.Grid(self._patch, self._stride, (x.shape[-1] - self._patch) // self._stride + 1)
+        grid = grids.Grid(
+            self._patch, self._stride, (x.shape[-1] - self._patch) // self._stride + 1
+        )
         return grids.cut(x, grid), grid.count
 
 
 def extract(
     encoder: Encoder | Patchwise,
     batches: Iterable[Tensor],
-    reader: Reader,
+    reader: InputTransform,
     grid_numbers: int = 0,
     *,
     dtype: torch.dtype = torch.float32,
@@ -132,7 +99,9 @@ def extract(
         for name, values in rows.items():
             collected.setdefault(name, []).append(values)
     if not collected:
-        raise DataError("there are no pictures to probe with; check that --data holds readable pictures")
+        raise DataError(
+            "there are no pictures to probe with; check that --data holds readable pictures"
+        )
     # Parts are let go as they are joined: the largest features are wanted in memory twice, not all of them.
     found = {name: torch.cat(collected.pop(name)) for name in list(collected)}
     for name, values in found.items():
@@ -155,7 +124,7 @@ def pixels(images: Tensor, side: int, channels: int) -> Tensor:
     Returns:
         float32 ``[B, channels * side * side]`` in 0..1.
     """
-    x = _resized(images, side)
+    x = resize(images, side)
     return (x.mean(dim=1, keepdim=True) if channels == 1 else x).flatten(1)
 
 
@@ -173,12 +142,16 @@ def pixel_form(batches: Iterable[Tensor]) -> tuple[int, int]:
         if not bool((images == images[:, :1]).all()):
             channels = 3
     if not side:
-        raise DataError("there are no pictures to probe with; check that --data holds readable pictures")
+        raise DataError(
+            "there are no pictures to probe with; check that --data holds readable pictures"
+        )
     return side, channels
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(encoder: Encoder | Patchwise, batches: Iterable[Tensor], reader: Reader) -> int:
+def recalibrate_batch_norm(
+    encoder: Encoder | Patchwise, batches: Iterable[Tensor], reader: InputTransform
+) -> int:
     """Re-estimate batch norm's running statistics on whole pictures, without touching a weight.
 
     An encoder trained on tiles or patches has seen other statistics than those of whole pictures, and a random one has
@@ -193,7 +166,11 @@ def recalibrate_batch_norm(encoder: Encoder | Patchwise, batches: Iterable[Tenso
     Returns:
         Pictures used; 0 without batch norm.
     """
-    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = [
+        module
+        for module in encoder.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
     if not norms:
         return 0
     momenta = [norm.momentum for norm in norms]
@@ -211,7 +188,9 @@ def recalibrate_batch_norm(encoder: Encoder | Patchwise, batches: Iterable[Tenso
                     norm.reset_running_stats()
             used += len(images)
             for norm in norms:
-                norm.momentum = len(images) / used  # 1 for the first batch: together a plain average over pictures
+                norm.momentum = (
+                    len(images) / used
+                )  # 1 for the first batch: together a plain average over pictures
             encoder(reader(images.to(device)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -222,7 +201,7 @@ def recalibrate_batch_norm(encoder: Encoder | Patchwise, batches: Iterable[Tenso
 def stream(
     encoder: Encoder | Patchwise,
     batches: Iterable[Tensor],
-    reader: Reader,
+    reader: InputTransform,
     grid_numbers: int = 0,
     *,
     dtype: torch.dtype = torch.float32,
@@ -277,14 +256,6 @@ def _grid_side(values: Tensor, numbers: int) -> int:
     """Side of the largest grid over a map ``[B, C, h, w]`` whose cells hold at most ``numbers`` numbers in all."""
     height, width = values.shape[2:]
     return min(height, width, math.isqrt(numbers // values.shape[1]))
-
-
-def _resized(images: Tensor, side: int) -> Tensor:
-    """Pictures uint8 ``[B, C, S, S]`` as float32 0..1 of the given side."""
-    x = images.float() / 255
-    if x.shape[-1] == side:
-        return x
-    return F.interpolate(x, (side, side), mode="bilinear", antialias=True)
 
 
 @contextmanager

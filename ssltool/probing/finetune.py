@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.transform import InputTransform
 from ssltool.errors import DataError
-from ssltool.nn.encoders import Encoder
 from ssltool.ops import patches
-from ssltool.ops.random import Draws, mix
-from ssltool.probing.features import Reader
+from ssltool.ops.per_image_rng import Draws, mix
 
 _HEAD = 10.0  # the classifier's learning rate over the encoder's
 _SHIFT = 14  # pictures are shifted by up to a fourteenth of their side: 2 px of 28
@@ -76,7 +76,7 @@ def finetune(
     encoder: Encoder,
     images: Tensor,
     labels: Tensor,
-    reader: Reader,
+    reader: InputTransform,
     classes: int,
     seed: int,
     *,
@@ -105,18 +105,28 @@ def finetune(
     """
     schedule = schedule or Schedule()
     if len(images) < 2:
-        raise DataError(f"fine-tuning needs two labelled pictures or more, not {len(images)}; type a larger --labels")
+        raise DataError(
+            f"fine-tuning needs two labelled pictures or more, not {len(images)}; type a larger --labels"
+        )
     device = next(encoder.parameters()).device
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _train(Classifier(encoder, classes).to(device).train(), images, labels, reader, seed, schedule, dtype)
+        return _train(
+            Classifier(encoder, classes).to(device).train(),
+            images,
+            labels,
+            reader,
+            seed,
+            schedule,
+            dtype,
+        )
 
 
 def _train(
     network: Classifier,
     images: Tensor,
     labels: Tensor,
-    reader: Reader,
+    reader: InputTransform,
     seed: int,
     schedule: Schedule,
     dtype: torch.dtype,
@@ -152,7 +162,7 @@ def _train(
 def accuracy(
     network: Classifier,
     batches: Iterable[tuple[Tensor, Tensor]],
-    reader: Reader,
+    reader: InputTransform,
     *,
     dtype: torch.dtype = torch.float32,
 ) -> float:
@@ -166,7 +176,9 @@ def accuracy(
         right += int((guess == labels.to(device)).sum())
         seen += len(labels)
     if not seen:
-        raise DataError("there are no pictures to test on; check that --test-data holds readable pictures")
+        raise DataError(
+            "there are no pictures to test on; check that --test-data holds readable pictures"
+        )
     return 100 * right / seen
 
 

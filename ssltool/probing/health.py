@@ -68,7 +68,9 @@ def health(features: Tensor, views: Tensor | None = None) -> Health:
     apart = torch.pdist(unit).square()
     aligned = None
     if views is not None:
-        aligned = float((unit - F.normalize(views[::step].cpu().double(), dim=1)).square().sum(1).mean())
+        aligned = float(
+            (unit - F.normalize(views[::step].cpu().double(), dim=1)).square().sum(1).mean()
+        )
     return Health(
         effective_rank=float(entropy.exp()) if float(centred.abs().max()) > 0 else 1.0,
         std=float(unit.std(0, correction=0).mean()) * x.shape[1] ** 0.5,

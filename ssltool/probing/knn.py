@@ -19,7 +19,9 @@ SCORES_AT_ONCE = 8_000_000
 """Similarities held at a time: 32 MB, little enough to stay near the cache, however many queries there are."""
 
 
-def nearest(queries: Tensor, bank: Tensor, k: int, *, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+def nearest(
+    queries: Tensor, bank: Tensor, k: int, *, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Find the k bank rows most similar to each query, by cosine.
 
     Neighbours come most similar first; equal ones in the order of the bank. So the first j of k neighbours are exactly
@@ -43,7 +45,10 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, chunk: int | None = None) 
     chunk = chunk or max(1, SCORES_AT_ONCE // len(bank))
     # Scaling the similarities saves a normalised copy of the bank, which may be most of the memory there is.
     scale = bank.norm(dim=1).clamp_min(1e-12).reciprocal()
-    found = [_largest((F.normalize(part) @ bank.T).mul_(scale), k) for part in torch.split(queries, chunk)]
+    found = [
+        _largest((F.normalize(part) @ bank.T).mul_(scale), k)
+        for part in torch.split(queries, chunk)
+    ]
     return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
 
 
@@ -80,7 +85,12 @@ def knn_accuracy(
     # On the CPU votes are added in a fixed order, in float64, which not every accelerator has.
     similarities, labels, truth = similarities.cpu(), train_y.cpu()[indices.cpu()], test_y.cpu()
     return {
-        k: 100 * float((vote(similarities[:, :k], labels[:, :k], classes, temperature) == truth).double().mean())
+        k: 100
+        * float(
+            (vote(similarities[:, :k], labels[:, :k], classes, temperature) == truth)
+            .double()
+            .mean()
+        )
         for k in ks
     }
 
@@ -117,11 +127,15 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _check(queries: Tensor, bank: Tensor) -> None:
     if not len(bank):
-        raise DataError("there are no training pictures to search; nearest neighbours need at least one")
+        raise DataError(
+            "there are no training pictures to search; nearest neighbours need at least one"
+        )
     if queries.shape[1] != bank.shape[1]:
         raise DataError(
             f"queries have {queries.shape[1]} numbers each and training pictures {bank.shape[1]}; "
             "both must come from the same encoder and layer"
         )
     if not (queries.isfinite().all() and bank.isfinite().all()):
-        raise DataError("some features are NaN or infinite; the weights have diverged: probe an earlier checkpoint")
+        raise DataError(
+            "some features are NaN or infinite; the weights have diverged: probe an earlier checkpoint"
+        )

@@ -158,9 +158,13 @@ def fit(
     """
     present, labels = _present_classes(y)
     if int(present[-1]) >= classes or int(present[0]) < 0:
-        raise DataError(f"labels from {int(present[0])} to {int(present[-1])} found, 0 to {classes - 1} expected")
+        raise DataError(
+            f"labels from {int(present[0])} to {int(present[-1])} found, 0 to {classes - 1} expected"
+        )
     mean, std = moments(x)
-    found = problem(Rows(x, labels, mean, std), len(present)).minimise(weight_decay, start, tolerance, max_iterations)
+    found = problem(Rows(x, labels, mean, std), len(present)).minimise(
+        weight_decay, start, tolerance, max_iterations
+    )
     weight = x.new_zeros(classes, x.shape[1], dtype=torch.float32)
     bias = x.new_full((classes,), -torch.inf, dtype=torch.float32)
     weight[present], bias[present] = found.theta[:, :-1].to(weight), found.theta[:, -1].to(bias)
@@ -251,7 +255,9 @@ def _search(
     while path:
         value = path.pop(0)
         # Which value is best shows long before an optimum is reached to the last digit, of many pictures earlier still.
-        theta = search.minimise(value, theta, tolerance=5e-4 if len(kept) <= FEW else 2e-3, max_iterations=200).theta
+        theta = search.minimise(
+            value, theta, tolerance=5e-4 if len(kept) <= FEW else 2e-3, max_iterations=200
+        ).theta
         table[value] = 100 * _share_right(theta, held_out)
         thetas[value] = theta
         if not path and len(table) < len(set(grid)) + EXTENSIONS:
@@ -264,7 +270,9 @@ def _search(
 def _share_right(theta: Tensor, rows: Rows) -> float:
     """Share of the rows whose class has the highest score."""
     weight, bias = (part.to(rows.device, rows.dtype) for part in (theta[:, :-1], theta[:, -1]))
-    right = sum(int((torch.addmm(bias, z, weight.T).argmax(1) == labels).sum()) for z, labels in rows)
+    right = sum(
+        int((torch.addmm(bias, z, weight.T).argmax(1) == labels).sum()) for z, labels in rows
+    )
     return right / rows.count
 
 
@@ -286,6 +294,10 @@ def _present_classes(y: Tensor) -> tuple[Tensor, Tensor]:
     """Classes that have pictures, ascending, and the position of each picture's class among them."""
     present, labels = torch.unique(y, return_inverse=True)
     if len(present) < 2:
-        found = "no labelled picture" if not len(present) else f"all {len(y)} labelled pictures are of one class"
+        found = (
+            "no labelled picture"
+            if not len(present)
+            else f"all {len(y)} labelled pictures are of one class"
+        )
         raise DataError(f"{found}; a probe needs at least two classes")
     return present, labels

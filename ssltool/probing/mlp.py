@@ -57,7 +57,9 @@ def fit_and_score(
     best = sorted(grid)[len(grid) // 2]
     if len(held) and len(grid) > 1:
         found = {
-            decay: _accuracy(_fit(train_x, train_y, classes, seed, decay, kept), train_x, train_y, held)
+            decay: _accuracy(
+                _fit(train_x, train_y, classes, seed, decay, kept), train_x, train_y, held
+            )
             for decay in grid
         }
         best = max(found, key=lambda decay: (found[decay], decay))
@@ -104,5 +106,8 @@ def _fit(x: Tensor, y: Tensor, classes: int, seed: int, decay: float, only: Tens
 
 @torch.no_grad()
 def _accuracy(network: _Mlp, x: Tensor, y: Tensor, only: Tensor) -> float:
-    right = sum(int((network(x[rows]).argmax(1) == y[rows]).sum()) for rows in torch.split(only, ROWS_AT_ONCE))
+    right = sum(
+        int((network(x[rows]).argmax(1) == y[rows]).sum())
+        for rows in torch.split(only, ROWS_AT_ONCE)
+    )
     return 100 * right / len(only)

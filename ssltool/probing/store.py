@@ -54,7 +54,9 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="ssltool-features-") if folder is None else None
+        self._temporary = (
+            tempfile.TemporaryDirectory(prefix="ssltool-features-") if folder is None else None
+        )
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
 
     def get(self, key: str) -> Stored | None:
@@ -71,10 +73,14 @@ class FeatureStore:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         stages = {
-            name: torch.from_file(str(file), shared=False, size=rows * width, dtype=torch.float32).view(rows, width)
+            name: torch.from_file(
+                str(file), shared=False, size=rows * width, dtype=torch.float32
+            ).view(rows, width)
             for (name, width), file in zip(widths.items(), files[1:], strict=True)
         }
-        return Stored(stages, torch.from_file(str(files[0]), shared=False, size=rows, dtype=torch.int64))
+        return Stored(
+            stages, torch.from_file(str(files[0]), shared=False, size=rows, dtype=torch.int64)
+        )
 
     def put(self, key: str, batches: Iterable[tuple[Mapping[str, Tensor], Tensor]]) -> Stored:
         """Write features batch by batch and read them back.
@@ -92,7 +98,9 @@ class FeatureStore:
         unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.folder))
         try:
             rows, widths = self._write(unfinished, batches)
-            (unfinished / _INDEX).write_text(json.dumps({"rows": rows, "widths": widths}), encoding="utf-8")
+            (unfinished / _INDEX).write_text(
+                json.dumps({"rows": rows, "widths": widths}), encoding="utf-8"
+            )
             shutil.rmtree(self.folder / key, ignore_errors=True)
             unfinished.rename(self.folder / key)
         except OSError as error:
@@ -104,7 +112,9 @@ class FeatureStore:
             shutil.rmtree(unfinished, ignore_errors=True)
         found = self.get(key)
         if found is None:
-            raise DataError(f"{self.folder / key} was changed by somebody else meanwhile; run the command again")
+            raise DataError(
+                f"{self.folder / key} was changed by somebody else meanwhile; run the command again"
+            )
         if self._temporary is None:
             self._forget_oldest(key)
         return found
@@ -131,7 +141,9 @@ class FeatureStore:
                 places.write(which.cpu().contiguous().numpy().data)
                 rows += len(which)
         if not rows:
-            raise DataError("there are no pictures to probe with; check that --data holds readable pictures")
+            raise DataError(
+                "there are no pictures to probe with; check that --data holds readable pictures"
+            )
         return rows, widths
 
     def _forget_oldest(self, kept: str) -> None:

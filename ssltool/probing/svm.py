@@ -74,7 +74,9 @@ class SvmResult:
 
 def targets_of(labels: Tensor, classes: int) -> Tensor:
     """Targets float32 ``[N, C]``, 1 for a picture's class and -1 for the others, of classes int64 ``[N]``."""
-    return torch.full((len(labels), classes), -1.0, device=labels.device).scatter_(1, labels[:, None], 1.0)
+    return torch.full((len(labels), classes), -1.0, device=labels.device).scatter_(
+        1, labels[:, None], 1.0
+    )
 
 
 def fit_and_score(
@@ -103,16 +105,24 @@ def fit_and_score(
     """
     usable = (train_t == 1).any(0) & (train_t == -1).any(0)
     if not usable.any():
-        raise DataError("no class has both pictures in it and pictures outside of it; an SVM needs both")
+        raise DataError(
+            "no class has both pictures in it and pictures outside of it; an SVM needs both"
+        )
     decays = choose_weight_decays(train_x, train_t, grid, seed, positive)
     classifier = fit(train_x, train_t, decays, positive=positive)
     precise = average_precisions(classifier.scores(test_x), test_t)
-    per_class = [value if known else None for value, known in zip(precise, usable.tolist(), strict=True)]
+    per_class = [
+        value if known else None for value, known in zip(precise, usable.tolist(), strict=True)
+    ]
     known = [value for value in per_class if value is not None]
     if not known:
         raise DataError("no class has test pictures; check --test-data")
     return SvmResult(
-        sum(known) / len(known), tuple(per_class), tuple(decays.tolist()), classifier.converged, classifier
+        sum(known) / len(known),
+        tuple(per_class),
+        tuple(decays.tolist()),
+        classifier.converged,
+        classifier,
     )
 
 
@@ -143,11 +153,16 @@ def fit(
     found = _problem(Rows(x, targets, mean, std), targets.shape[1], positive).minimise(
         decay, None, tolerance, max_iterations
     )
-    weight, bias = found.theta[:, :-1].to(x.device, torch.float32), found.theta[:, -1].to(x.device, torch.float32)
+    weight, bias = (
+        found.theta[:, :-1].to(x.device, torch.float32),
+        found.theta[:, -1].to(x.device, torch.float32),
+    )
     return SvmClassifier(weight, bias, mean, std, found.converged)
 
 
-def choose_weight_decays(x: Tensor, targets: Tensor, grid: Sequence[float], seed: int, positive: float) -> Tensor:
+def choose_weight_decays(
+    x: Tensor, targets: Tensor, grid: Sequence[float], seed: int, positive: float
+) -> Tensor:
     """The weight decay with the best average precision over the folds for each class, float64 ``[C]``.
 
     The stronger one if two do equally well; a class that cannot be scored in any fold gets the grid's middle.
@@ -159,13 +174,20 @@ def choose_weight_decays(x: Tensor, targets: Tensor, grid: Sequence[float], seed
     found = torch.zeros(len(path), targets.shape[1], dtype=torch.float64)
     counts = torch.zeros_like(found)
     for kept, held in folds(targets, seed):
-        search = _problem(Rows(x, targets, mean, std, kept.to(x.device)), targets.shape[1], positive)
+        search = _problem(
+            Rows(x, targets, mean, std, kept.to(x.device)), targets.shape[1], positive
+        )
         theta: Tensor | None = None
         held_x, held_t = x[held.to(x.device)], targets[held.to(x.device)]
         for row, decay in enumerate(path):
             theta = search.minimise(decay, theta, tolerance=2e-3, max_iterations=200).theta
-            weight, bias = theta[:, :-1].to(x.device, torch.float32), theta[:, -1].to(x.device, torch.float32)
-            for c, value in enumerate(average_precisions(scores(held_x, weight, bias, mean, std), held_t)):
+            weight, bias = (
+                theta[:, :-1].to(x.device, torch.float32),
+                theta[:, -1].to(x.device, torch.float32),
+            )
+            for c, value in enumerate(
+                average_precisions(scores(held_x, weight, bias, mean, std), held_t)
+            ):
                 if value is not None:
                     found[row, c] += value
                     counts[row, c] += 1

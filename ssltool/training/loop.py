@@ -1,6 +1,6 @@
 """START HERE: the training loop. batch -> view -> loss -> step, one `StepReport` per step.
 
-It knows no method by name, prints nothing and saves nothing: its caller (`ssltool.workflows.pretrain`) does.
+It knows no method by name, prints nothing and saves nothing: its caller (`ssltool.training.pretrain`) does.
 Each step's randomness is a function of (seed, epoch, picture) or (seed, step), so nothing random has to be saved.
 Several processes run it at once, each on its own part of the pictures; they meet where the gradients are averaged.
 """
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ssltool.distributed import average_gradients, rank
-from ssltool.ops.random import mix
+from ssltool.distributed.collectives import average_gradients, rank
+from ssltool.encoders.precision import Precision
+from ssltool.ops.per_image_rng import mix
 from ssltool.training import schedule
-from ssltool.training.device import Precision
 
 
 class TrainBatch(Protocol):
@@ -115,7 +115,9 @@ def train(
     device = parameters[0].device
     method.train()
     for step in range(start, plan.steps):
-        lr = schedule.learning_rate(step, base=plan.lr, total=plan.steps, warmup=plan.warmup, kind=plan.schedule)
+        lr = schedule.learning_rate(
+            step, base=plan.lr, total=plan.steps, warmup=plan.warmup, kind=plan.schedule
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         torch.manual_seed(mix(plan.seed, step, rank()))  # dropout
@@ -138,5 +140,13 @@ def train(
         scaler.update()
         method.after_step(view)  # type: ignore[operator]
         yield StepReport(
-            step + 1, batch.epoch, torch.stack(losses).mean(), loss.numbers, norm, lr, pictures, wait, view
+            step + 1,
+            batch.epoch,
+            torch.stack(losses).mean(),
+            loss.numbers,
+            norm,
+            lr,
+            pictures,
+            wait,
+            view,
         )

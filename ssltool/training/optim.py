@@ -27,9 +27,16 @@ class LARS(Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 0.001
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -77,14 +84,20 @@ def build_optimizer(
         momentum: Of sgd and lars; the first beta of adamw.
         rates: Submodule name -> ``lr_scale`` of its parameters' own groups, which the loop multiplies the rate by.
     """
-    scales = {p: scale for path, scale in (rates or {}).items() for p in module.get_submodule(path).parameters()}
+    scales = {
+        p: scale
+        for path, scale in (rates or {}).items()
+        for p in module.get_submodule(path).parameters()
+    }
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for p in module.parameters():
         if p.requires_grad:
             groups.setdefault((scales.get(p, 1.0), p.dim() > 1), []).append(p)
     listed = [
         {"params": members, "lr_scale": scale, "weight_decay": weight_decay if matrices else 0.0}
-        for (scale, matrices), members in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+        for (scale, matrices), members in sorted(
+            groups.items(), key=lambda item: item[0], reverse=True
+        )
     ]
     fused = all(p.device.type in {"cpu", "cuda"} for members in groups.values() for p in members)
     if name == "adamw":

@@ -13,11 +13,25 @@ from PIL import Image
 from ssltool.cli import run
 
 Outcome = tuple[int, str]
-QUICK = ["--steps", "1", "--batch-size", "2", "--workers", "0", "--precision", "fp32", "--quiet", "--image-size", "32"]
+QUICK = [
+    "--steps",
+    "1",
+    "--batch-size",
+    "2",
+    "--workers",
+    "0",
+    "--precision",
+    "fp32",
+    "--quiet",
+    "--image-size",
+    "32",
+]
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+def call(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> Outcome:
@@ -63,7 +77,12 @@ def test_a_folder_with_nothing_readable(call: Callable[..., Outcome], tmp_path: 
 
 def test_fewer_pictures_than_a_batch(call: Callable[..., Outcome], tmp_path: Path) -> None:
     folder = pictures(tmp_path / "few")
-    one_line(call("pretrain", "jigsaw", "--data", folder, "--batch-size", "64"), 2, "4 pictures", "--batch-size 4")
+    one_line(
+        call("pretrain", "jigsaw", "--data", folder, "--batch-size", "64"),
+        2,
+        "4 pictures",
+        "--batch-size 4",
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,10 +98,22 @@ def test_fewer_pictures_than_a_batch(call: Callable[..., Outcome], tmp_path: Pat
         (["pretrain", "jigsaw", "--steps", "3", "--epochs", "3"], ["--steps", "--epochs"]),
         (["pretrain", "jigsaw", "--preset", "papr"], ["papr", "paper"]),
         (["pretrain", "jigsaw", "--config", "nowhere.toml"], ["nowhere.toml"]),
-        (["pretrain", "jigsaw", "--data", "demo:64", "--image-size", "16", "--grid", "3"], ["--image-size"]),
-        (["pretrain", "jigsaw", "--data", "demo:64", "--grid", "2", "--permutations", "30"], ["24"]),
-        (["pretrain", "jigsaw", "--data", "demo:64", "--permutation-mode", "file"], ["--permutation-file"]),
-        (["pretrain", "jigsaw", "--data", "demo:64", "--backbone", "alexnet", "--stem", "small"], ["stem"]),
+        (
+            ["pretrain", "jigsaw", "--data", "demo:64", "--image-size", "16", "--grid", "3"],
+            ["--image-size"],
+        ),
+        (
+            ["pretrain", "jigsaw", "--data", "demo:64", "--grid", "2", "--permutations", "30"],
+            ["24"],
+        ),
+        (
+            ["pretrain", "jigsaw", "--data", "demo:64", "--permutation-mode", "file"],
+            ["--permutation-file"],
+        ),
+        (
+            ["pretrain", "jigsaw", "--data", "demo:64", "--backbone", "alexnet", "--stem", "small"],
+            ["stem"],
+        ),
         (["pretrain", "jigsaw", "--resume"], ["--resume"]),
         (["prtrain"], ["prtrain", "pretrain"]),
         (["probe", "--weights", "x", "--data", "demo:40", "--kind", "linaer"], ["linear"]),
@@ -110,14 +141,20 @@ def test_missing_weights(call: Callable[..., Outcome], arguments: list[str]) -> 
 
 def test_out_that_is_not_empty(call: Callable[..., Outcome], tmp_path: Path) -> None:
     folder = pictures(tmp_path / "out")
-    one_line(call("pretrain", "jigsaw", "--data", "demo:8", "--out", folder, *QUICK), 2, "not empty")
     one_line(
-        call("pretrain", "jigsaw", "--data", "demo:8", "--out", folder, "--overwrite", *QUICK), 2, "not a run folder"
+        call("pretrain", "jigsaw", "--data", "demo:8", "--out", folder, *QUICK), 2, "not empty"
+    )
+    one_line(
+        call("pretrain", "jigsaw", "--data", "demo:8", "--out", folder, "--overwrite", *QUICK),
+        2,
+        "not a run folder",
     )
     assert len(list(folder.iterdir())) == 4
 
 
-def test_resume_with_other_options_or_other_pictures(call: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_resume_with_other_options_or_other_pictures(
+    call: Callable[..., Outcome], tmp_path: Path
+) -> None:
     folder = pictures(tmp_path / "data")
     assert call("pretrain", "jigsaw", "--data", folder, "--out", "run", *QUICK)[0] == 0
     outcome = call("pretrain", "jigsaw", "--out", "run", "--resume", "--lr", "0.5", "--grid", "3")
@@ -128,7 +165,9 @@ def test_resume_with_other_options_or_other_pictures(call: Callable[..., Outcome
 
 
 @pytest.mark.parametrize("command", ["probe", "export", "visualize"])
-def test_weights_that_are_not_weights(call: Callable[..., Outcome], tmp_path: Path, command: str) -> None:
+def test_weights_that_are_not_weights(
+    call: Callable[..., Outcome], tmp_path: Path, command: str
+) -> None:
     assert call("pretrain", "jigsaw", "--data", "demo:8", "--out", "run", *QUICK)[0] == 0
     good = (tmp_path / "run" / "encoder.safetensors").read_bytes()
     files = {
@@ -137,7 +176,9 @@ def test_weights_that_are_not_weights(call: Callable[..., Outcome], tmp_path: Pa
         "pickle.pt": b"\x80\x02}q\x00.",
         "zip.pth": b"PK\x03\x04" + bytes(100),
     }
-    more = {"probe": ["--data", "demo:40"], "export": ["--to", "x.safetensors"], "visualize": []}[command]
+    more = {"probe": ["--data", "demo:40"], "export": ["--to", "x.safetensors"], "visualize": []}[
+        command
+    ]
     start = ["visualize", "filters"] if command == "visualize" else [command]
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -147,14 +188,28 @@ def test_weights_that_are_not_weights(call: Callable[..., Outcome], tmp_path: Pa
 def test_weights_of_another_backbone(call: Callable[..., Outcome]) -> None:
     assert call("pretrain", "jigsaw", "--data", "demo:8", "--out", "run", *QUICK)[0] == 0
     outcome = call(
-        "pretrain", "jigsaw", "--data", "demo:8", "--init", "run", "--backbone", "resnet20", "--out", "b", *QUICK
+        "pretrain",
+        "jigsaw",
+        "--data",
+        "demo:8",
+        "--init",
+        "run",
+        "--backbone",
+        "resnet20",
+        "--out",
+        "b",
+        *QUICK,
     )
     one_line(outcome, 1, "layer")
 
 
-def test_one_bad_file_among_good_ones_is_skipped_and_named(call: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_one_bad_file_among_good_ones_is_skipped_and_named(
+    call: Callable[..., Outcome], tmp_path: Path
+) -> None:
     folder = pictures(tmp_path / "data", 9)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "whole.jpg")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(
+        tmp_path / "whole.jpg"
+    )
     (folder / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:700])
     quick = [*QUICK, "--steps", "5"]
     assert call("pretrain", "jigsaw", "--data", folder, "--out", "run", *quick)[0] == 0
@@ -167,7 +222,7 @@ def test_one_bad_file_among_good_ones_is_skipped_and_named(call: Callable[..., O
 def test_a_full_disk_keeps_the_checkpoint_before(
     call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ssltool.training import checkpoint
+    from ssltool.runs import checkpoint
 
     save_file = checkpoint.save_file
     calls = []
@@ -201,5 +256,17 @@ def test_a_full_disk_keeps_the_checkpoint_before(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(call: Callable[..., Outcome]) -> None:
-    outcome = call("pretrain", "jigsaw", "--data", "demo:8", "--out", "run", *QUICK, "--steps", "60", "--lr", "1e30")
+    outcome = call(
+        "pretrain",
+        "jigsaw",
+        "--data",
+        "demo:8",
+        "--out",
+        "run",
+        *QUICK,
+        "--steps",
+        "60",
+        "--lr",
+        "1e30",
+    )
     one_line(outcome, 1, "step", "--lr")

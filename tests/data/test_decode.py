@@ -28,7 +28,9 @@ ORIENTATION = 0x0112
 def scene(width: int, height: int) -> Image.Image:
     """A smooth picture without any symmetry: red grows to the right, green downwards, blue to the upper left."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    return Image.fromarray((np.stack([x, y**2, (1 - x) * (1 - y)], -1) * 255).round().astype(np.uint8))
+    return Image.fromarray(
+        (np.stack([x, y**2, (1 - x) * (1 - y)], -1) * 255).round().astype(np.uint8)
+    )
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> io.BytesIO:
@@ -54,11 +56,15 @@ def png_of_size(width: int, height: int) -> bytes:
     """A correct PNG header that promises ``width`` x ``height`` gray pixels, with a few bytes of them."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     body = zlib.compress(bytes(100_000), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
 
 
 # Modes and formats
@@ -83,7 +89,9 @@ def test_black_and_white() -> None:
 
 def test_cmyk_jpeg() -> None:
     # Full cyan and no other ink is (0, 255, 255); half black alone is mid gray.
-    read = pixels(saved(halves((255, 0, 0, 0), (0, 0, 0, 128), "CMYK"), "JPEG", quality=100)).astype(int)
+    read = pixels(
+        saved(halves((255, 0, 0, 0), (0, 0, 0, 128), "CMYK"), "JPEG", quality=100)
+    ).astype(int)
     assert np.abs(read[8, 2] - [0, 255, 255]).max() <= 3
     assert np.abs(read[8, 13] - [127, 127, 127]).max() <= 3
 
@@ -172,7 +180,9 @@ def test_gray_with_alpha_lies_on_white() -> None:
     assert read[0, 15].tolist() == [100, 100, 100]
 
 
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})]
+)
 def test_rgba_lies_on_white(kind: str, options: dict[str, object]) -> None:
     read = pixels(saved(halves((255, 0, 0, 51), (9, 8, 7, 0), "RGBA"), kind, **options))
     assert read[0, 0].tolist() == [255, 204, 204]
@@ -228,7 +238,9 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None
 
 
 @pytest.mark.parametrize(
-    "before", [b"", b"\xff\xfe\x00\x06note", b"\xff\xfe\x00\x06\xff\xda\xff\xda", b"\xff\xff"], ids=repr
+    "before",
+    [b"", b"\xff\xfe\x00\x06note", b"\xff\xfe\x00\x06\xff\xda\xff\xda", b"\xff\xff"],
+    ids=repr,
 )
 def test_exif_is_found_behind_other_segments_and_padding(before: bytes) -> None:
     exif = Image.Exif()
@@ -374,7 +386,9 @@ def test_decompression_bombs_are_refused_before_their_pixels_exist(
         assert refusal(picture_size, io.BytesIO(bomb)) == "more than 179 megapixels"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
+)
 def test_permission_denied(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     scene(16, 16).save(path)
@@ -399,7 +413,9 @@ SMALL = {
     "progressive": saved(scene(24, 20), "JPEG", progressive=True).getvalue(),
     "png": saved(scene(24, 20), "PNG").getvalue(),
     "palette": saved(scene(24, 20).quantize(8), "PNG", transparency=0).getvalue(),
-    "gif": saved(scene(24, 20), "GIF", save_all=True, append_images=[scene(24, 20).rotate(180)]).getvalue(),
+    "gif": saved(
+        scene(24, 20), "GIF", save_all=True, append_images=[scene(24, 20).rotate(180)]
+    ).getvalue(),
     "webp": saved(scene(24, 20), "WEBP").getvalue(),
     "tiff": saved(scene(24, 20), "TIFF", compression="tiff_lzw").getvalue(),
 }
@@ -412,7 +428,9 @@ def test_damage_gives_a_square_or_a_refusal(kind: str, data: st.DataObject) -> N
     for _ in range(data.draw(st.integers(0, 6), label="flips")):
         place = data.draw(st.integers(0, len(damaged) - 1), label="place")
         damaged[place] ^= data.draw(st.integers(1, 255), label="mask")
-    length = data.draw(st.one_of(st.just(len(damaged)), st.integers(0, len(damaged))), label="length")
+    length = data.draw(
+        st.one_of(st.just(len(damaged)), st.integers(0, len(damaged))), label="length"
+    )
     reason = "none"
     try:
         read = read_square(io.BytesIO(bytes(damaged[:length])), 16)
@@ -426,7 +444,9 @@ def test_damage_gives_a_square_or_a_refusal(kind: str, data: st.DataObject) -> N
 # The faster JPEG reader
 
 
-@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 30}, {"gray": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 30}, {"gray": True}]
+)
 @pytest.mark.parametrize("size", [300, 90, 40, 20])
 def test_both_jpeg_readers_give_the_same_pixels(
     options: dict[str, Any], size: int, monkeypatch: pytest.MonkeyPatch
@@ -463,7 +483,9 @@ def test_a_jpeg_without_exif_is_the_same_with_and_without_pillow(
 
 
 def test_an_orientation_told_by_xmp_is_followed() -> None:
-    told = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    told = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    )
     assert decode(saved(scene(60, 40), "JPEG", xmp=told)).size == (40, 60)
 
 

@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.metadata import LIGHTNESS_NORM
+from ssltool.encoders.registry import build_encoder
+from ssltool.encoders.transform import InputTransform
+from ssltool.encoders.weights import describe
 from ssltool.errors import UsageError
 from ssltool.exporting.forms import _CONSTANT, _SLOPES, converted
-from ssltool.nn.card import LIGHTNESS_NORM
-from ssltool.nn.encoders import Encoder, build_encoder
-from ssltool.nn.weights import describe
 from ssltool.ops.lab import rgb_to_lab
-from ssltool.probing.features import Reader
 
 SIDE = 64
 
@@ -28,21 +29,29 @@ def encoder_of(backbone: str, color_space: str = "lightness") -> Encoder:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     mean, std = LIGHTNESS_NORM if channels == 1 else ((0.5,) * 3, (0.5,) * 3)
     encoder.card = describe(
-        encoder, method="colorization", color_space=color_space, image_size=SIDE, mean=mean, std=std, training={}
+        encoder,
+        method="colorization",
+        color_space=color_space,
+        image_size=SIDE,
+        mean=mean,
+        std=std,
+        training={},
     )  # type: ignore[arg-type]
     return encoder.eval()
 
 
 def pictures() -> torch.Tensor:
     coarse = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.3
-    coarse = coarse + 0.7 * torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(2))  # mostly light and dark
+    coarse = coarse + 0.7 * torch.rand(
+        4, 1, 6, 6, generator=torch.Generator().manual_seed(2)
+    )  # mostly light and dark
     return (nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear") * 255).byte()
 
 
 def features(encoder: Encoder) -> torch.Tensor:
     assert encoder.card is not None
     with torch.no_grad():
-        found: torch.Tensor = encoder(Reader.of(encoder.card)(pictures()))
+        found: torch.Tensor = encoder(InputTransform.of(encoder.card)(pictures()))
     return found
 
 
@@ -78,7 +87,9 @@ def test_without_batch_norm_behind_it_the_convolutions_bias_takes_the_constant()
     encoder = encoder_of("alexnet")
     rgb = converted(encoder, "rgb")
     first, copy = encoder.backbone.features[0], rgb.backbone.features[0]
-    assert torch.allclose(copy.bias - first.bias, -0.0273 * first.weight.sum(dim=(1, 2, 3)), atol=2e-4)
+    assert torch.allclose(
+        copy.bias - first.bias, -0.0273 * first.weight.sum(dim=(1, 2, 3)), atol=2e-4
+    )
 
 
 def test_the_plane_is_the_best_one_through_nearly_gray_colours() -> None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssltool.encoders.registry import build_encoder
 from ssltool.methods.base import DataInfo, Method
-from ssltool.methods.context_encoder import ContextEncoder, ContextEncoderOptions
-from ssltool.methods.context_prediction import ContextPrediction, ContextPredictionOptions
-from ssltool.nn.encoders import build_encoder
+from ssltool.methods.context_encoder.task import ContextEncoder, ContextEncoderOptions
+from ssltool.methods.context_prediction.task import ContextPrediction, ContextPredictionOptions
 from ssltool.training.optim import build_optimizer
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,9 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def trained(method: Method[Any, Any], pictures: Tensor, steps: int, lr: float) -> Any:
-    optimizer = build_optimizer(method, "adamw", lr=lr, weight_decay=0.01, momentum=0.9, rates=method.rates)
+    optimizer = build_optimizer(
+        method, "adamw", lr=lr, weight_decay=0.01, momentum=0.9, rates=method.rates
+    )
     method.train()
     for step in range(steps):
         index = torch.randperm(len(pictures), generator=seeded(step))[:48]
@@ -85,8 +87,12 @@ def test_colour_fringes_are_a_shortcut_that_dropping_closes() -> None:
     larger = F.interpolate(smooth, (54, 54), mode="bilinear")[..., 3:51, 3:51]
     pictures = (torch.cat([smooth, larger, smooth], dim=1).clamp(0, 1) * 255).to(torch.uint8)
     options = {"sampler": "center", "shrink": 0.0}
-    leaking = scores(context_prediction(pictures[:500], 300, color_guard="none", **options), pictures[500:])
-    closed = scores(context_prediction(pictures[:500], 300, color_guard="drop", **options), pictures[500:])
+    leaking = scores(
+        context_prediction(pictures[:500], 300, color_guard="none", **options), pictures[500:]
+    )
+    closed = scores(
+        context_prediction(pictures[:500], 300, color_guard="drop", **options), pictures[500:]
+    )
     assert leaking["accuracy"] > 0.3
     assert closed["accuracy"] < 0.2
 
@@ -97,7 +103,9 @@ def test_a_context_encoder_learns_to_paint_better_than_the_mean_colour() -> None
     coarse = torch.rand(200, 3, 3, 3, generator=seeded(0))
     pictures = (F.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
     scaled = pictures / 255
-    info = DataInfo(200, 32, False, *(tuple(f(dim=(0, 2, 3)).tolist()) for f in (scaled.mean, scaled.std)))
+    info = DataInfo(
+        200, 32, False, *(tuple(f(dim=(0, 2, 3)).tolist()) for f in (scaled.mean, scaled.std))
+    )
     torch.manual_seed(0)
     options = ContextEncoderOptions(mask="center", decoder_width=64, crop_min=1.0).resolved(info)
     method = ContextEncoder(options, build_encoder("resnet10_w32"), info)

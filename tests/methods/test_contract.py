@@ -16,14 +16,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssltool.methods.base import DataInfo, Lines, Matrix, Method, Points
-from ssltool.methods.find import available, find_method
+from ssltool.methods.registry import available, find_method
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
 NAMES = list(available())
 SIDES = {"small": 32, "imagenet": 96}  # px: one picture size for each stem
 
 
-def build(name: str, stem: str = "small", channels: int = 3, **options: Any) -> tuple[Method[Any, Any], DataInfo]:
+def build(
+    name: str, stem: str = "small", channels: int = 3, **options: Any
+) -> tuple[Method[Any, Any], DataInfo]:
     cls = find_method(name)
     info = facts(SIDES[stem])
     chosen = cls.Options(**options).resolved(info)
@@ -47,7 +49,9 @@ def batch(info: DataInfo, count: int = 8) -> tuple[Tensor, Tensor]:
     """Smooth random pictures: a few blobs of colour each, so that there is something to learn."""
     generator = torch.Generator().manual_seed(3)
     coarse = torch.rand(count, 3, 5, 5, generator=generator)
-    pictures = torch.nn.functional.interpolate(coarse, (info.image_size, info.image_size), mode="bicubic").clamp(0, 1)
+    pictures = torch.nn.functional.interpolate(
+        coarse, (info.image_size, info.image_size), mode="bicubic"
+    ).clamp(0, 1)
     return (pictures * 255).to(torch.uint8), torch.arange(count)
 
 
@@ -68,7 +72,11 @@ def test_finite_loss_and_gradients_reach_every_encoder_parameter(name: str, stem
     assert torch.isfinite(loss.value)
     assert all(torch.isfinite(value) and not value.requires_grad for value in loss.numbers.values())
     loss.value.backward()
-    missing = [key for key, p in method.encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    missing = [
+        key
+        for key, p in method.encoder.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     assert not missing
 
 
@@ -90,10 +98,17 @@ class HostReads(TorchDispatchMode):
             "_unique2",
             "bincount",
         }
-        if name in {"index", "index_put", "index_put_", "_index_put_impl_"}:  # by a mask: the result's shape is read
+        if name in {
+            "index",
+            "index_put",
+            "index_put_",
+            "_index_put_impl_",
+        }:  # by a mask: the result's shape is read
             reads = any(index is not None and index.dtype == torch.bool for index in args[1])
         if reads:
-            frame = [f for f in traceback.extract_stack() if f"{os.sep}ssltool{os.sep}" in f.filename][-1]
+            frame = [
+                f for f in traceback.extract_stack() if f"{os.sep}ssltool{os.sep}" in f.filename
+            ][-1]
             self.found.add(f"{Path(frame.filename).name}: {frame.line}")
         return func(*args, **(kwargs or {}))
 
@@ -107,7 +122,11 @@ def test_a_step_does_not_wait_for_a_gpu(name: str) -> None:
         view = method.view(*batch(info), seeded())
         method(view).value.backward()
         method.after_step(view)
-    others = {line for line in reads.found if "generator=generator" not in line and 'device.type == "cpu"' not in line}
+    others = {
+        line
+        for line in reads.found
+        if "generator=generator" not in line and 'device.type == "cpu"' not in line
+    }
     assert not {line for line in others if not line.startswith("npid.py: log_c, bound")}
 
 
@@ -116,7 +135,10 @@ def test_works_with_one_input_channel(name: str) -> None:
     method, info = build(name, channels=1)
     images, index = batch(info, 4)
     assert torch.isfinite(method.train()(method.view(images, index, seeded())).value)
-    for columns in (method.pictures(images, index, seeded()), method.eval().answers(images, index, seeded()).pictures):
+    for columns in (
+        method.pictures(images, index, seeded()),
+        method.eval().answers(images, index, seeded()).pictures,
+    ):
         assert all(stack.shape[1] == 3 for stack in columns.values())
 
 
@@ -134,7 +156,8 @@ def test_the_same_seed_gives_the_same_bytes(name: str) -> None:
     first, info = build(name)
     second, _ = build(name)
     assert all(
-        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
     views = [m.train().view(*batch(info), seeded(5)) for m in (first, second)]
     assert all(torch.equal(a, b) for a, b in zip(*map(leaves, views), strict=True))
@@ -193,7 +216,9 @@ def test_state_round_trips(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_falls_on_one_repeated_batch(name: str) -> None:
     # AdamW, the default, or plain SGD.
-    falls = (_falls(name, kind, lr) for kind, lr in ((torch.optim.AdamW, 1e-3), (torch.optim.SGD, 0.02)))
+    falls = (
+        _falls(name, kind, lr) for kind, lr in ((torch.optim.AdamW, 1e-3), (torch.optim.SGD, 0.02))
+    )
     assert any(falls)
 
 
@@ -282,7 +307,7 @@ def test_options_are_described_frozen_and_strict(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_name_real_options(name: str) -> None:
-    from ssltool.workflows.options import combine
+    from ssltool.runs.config import combine
 
     cls = find_method(name)
     assert "paper" in cls.presets
@@ -290,6 +315,8 @@ def test_presets_name_real_options(name: str) -> None:
         combine(name, cls, {}, preset)
 
 
-@pytest.mark.parametrize("name", [item.name for item in available().values() if item.origin == "built in"])
+@pytest.mark.parametrize(
+    "name", [item.name for item in available().values() if item.origin == "built in"]
+)
 def test_a_doc_page_exists(name: str) -> None:
     assert (DOCS / f"{name}.md").is_file()

@@ -5,7 +5,7 @@ import torch
 
 from ssltool.ops.color import among_noise, project_color, standardize_colors, to_gray
 from ssltool.ops.patches import standardize
-from ssltool.ops.random import Draws
+from ssltool.ops.per_image_rng import Draws
 
 YES_NO = torch.tensor([True, False])
 
@@ -40,14 +40,18 @@ def test_projection_is_idempotent_keeps_the_sum_and_gray() -> None:
 
 def test_one_random_channel_of_each_patch_is_kept_and_the_others_are_noise() -> None:
     """Which one is kept is uniform (chi-square on 3,000 patches) and independent for the patches of a picture."""
-    patches = standardize(torch.rand(1500, 2, 1, 32, 32, generator=torch.Generator().manual_seed(1)), level=0.0)
+    patches = standardize(
+        torch.rand(1500, 2, 1, 32, 32, generator=torch.Generator().manual_seed(1)), level=0.0
+    )
     draws = Draws(torch.arange(1500), torch.Generator().manual_seed(2))
     channel = draws.integers(3, 2)
     dropped = among_noise(draws, patches, channel)
     deviation = dropped.std(dim=(-1, -2), correction=0)
     kept = deviation.argmax(dim=2)
     assert torch.equal(kept, channel)
-    assert torch.equal(dropped.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)), patches)
+    assert torch.equal(
+        dropped.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)), patches
+    )
     assert torch.allclose(deviation.amax(dim=2), torch.ones(()), atol=1e-3)
     others = deviation.sort(dim=2).values[..., :2]
     assert (others - 0.01).abs().max() < 0.001
@@ -65,7 +69,9 @@ def test_colors_are_standardized_in_either_layout(form: torch.memory_format, cha
     images = torch.rand(4, channels, 9, 7).contiguous(memory_format=form)
     mean, std = torch.rand(channels), torch.rand(channels) + 0.1
     found = standardize_colors(images, mean, std)
-    assert torch.allclose(found, (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1), atol=1e-6)
+    assert torch.allclose(
+        found, (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1), atol=1e-6
+    )
     assert found.is_contiguous(memory_format=form)
 
 
@@ -91,9 +97,13 @@ def test_bytes_are_standardized_into_a_place_of_their_own(form: torch.memory_for
         ((77, 77, 77), (77, 77, 77)),
     ],
 )
-def test_projection_subtracts_the_green_magenta_axis(color: tuple[float, ...], expected: tuple[float, ...]) -> None:
+def test_projection_subtracts_the_green_magenta_axis(
+    color: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
     """It removes that axis; one public docstring projects onto it. Nothing is clipped."""
     picture = torch.tensor(color, dtype=torch.float32).view(1, 3, 1, 1)
     assert torch.allclose(
-        project_color(picture, torch.tensor([True])).flatten(), torch.tensor(expected, dtype=torch.float32), atol=1e-4
+        project_color(picture, torch.tensor([True])).flatten(),
+        torch.tensor(expected, dtype=torch.float32),
+        atol=1e-4,
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ssltool.ops.crops import _resized_together, random_boxes, resized_crop
-from ssltool.ops.random import Draws
+from ssltool.ops.per_image_rng import Draws
 
 
 def draws(count: int, seed: int = 0) -> Draws:
@@ -18,7 +18,9 @@ def draws(count: int, seed: int = 0) -> Draws:
 
 @settings(max_examples=30, deadline=None)
 @given(side=st.integers(8, 80), low=st.floats(0.05, 0.9), seed=st.integers(0, 99))
-def test_boxes_lie_inside_and_have_the_areas_and_ratios_asked(side: int, low: float, seed: int) -> None:
+def test_boxes_lie_inside_and_have_the_areas_and_ratios_asked(
+    side: int, low: float, seed: int
+) -> None:
     top, left, height, width = random_boxes(draws(64, seed), side, (low, 1.0)).unbind(1)
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -46,14 +48,22 @@ def test_a_box_that_never_fits_gives_the_whole_picture() -> None:
 
 @pytest.mark.parametrize("resize", [resized_crop, _resized_together])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-2), (torch.uint8, 1)])
-@pytest.mark.parametrize(("side", "form"), [(20, torch.contiguous_format), (90, torch.channels_last)])
+@pytest.mark.parametrize(
+    ("side", "form"), [(20, torch.contiguous_format), (90, torch.channels_last)]
+)
 def test_agrees_with_cutting_and_resizing_each_picture(
-    resize: Callable[..., torch.Tensor], dtype: torch.dtype, tolerance: float, side: int, form: torch.memory_format
+    resize: Callable[..., torch.Tensor],
+    dtype: torch.dtype,
+    tolerance: float,
+    side: int,
+    form: torch.memory_format,
 ) -> None:
     """Boxes of 8 to 20 px are enlarged; of those of 30 to 90 px most shrink, some along one axis alone."""
     images = torch.randint(0, 256, (6, 3, side, side), generator=torch.Generator().manual_seed(1))
     images = images.to(dtype, memory_format=form)
-    boxes = torch.cat([random_boxes(draws(5), side, (0.1, 1.0)), torch.tensor([[1, 2, side // 2, 15]])])
+    boxes = torch.cat(
+        [random_boxes(draws(5), side, (0.1, 1.0)), torch.tensor([[1, 2, side // 2, 15]])]
+    )
     mirrored = torch.tensor([True, False] * 3)
     got = resize(images, boxes, 20, mirrored)
     assert got.dtype == dtype
@@ -61,7 +71,9 @@ def test_agrees_with_cutting_and_resizing_each_picture(
     for picture, box, flip, result in zip(images, boxes.tolist(), mirrored, got, strict=True):
         top, left, height, width = box
         part = picture[None, :, top : top + height, left : left + width].float()
-        expected = F.interpolate(part, (20, 20), mode="bilinear", align_corners=False, antialias=True)[0]
+        expected = F.interpolate(
+            part, (20, 20), mode="bilinear", align_corners=False, antialias=True
+        )[0]
         assert (result - (expected.flip(-1) if flip else expected)).abs().max() <= tolerance
 
 

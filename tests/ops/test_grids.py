@@ -21,7 +21,9 @@ CORNERS = [  # picture, patch, stride, last corner, G, least offset
 
 
 @pytest.mark.parametrize(("side", "patch", "stride", "last", "count", "least"), CORNERS)
-def test_geometry_of_the_papers(side: int, patch: int, stride: int, last: int, count: int, least: int) -> None:
+def test_geometry_of_the_papers(
+    side: int, patch: int, stride: int, last: int, count: int, least: int
+) -> None:
     grid = fit(side, patch, stride)
     assert (grid.count, grid.side, grid.least_offset) == (count, side, least)
     assert (count - 1) * stride == last
@@ -42,7 +44,9 @@ def test_the_least_offset_is_the_first_without_a_shared_pixel(patch: int, stride
 
 
 def test_grids_with_hardly_a_task_are_refused_with_a_size_that_works() -> None:
-    with pytest.raises(UsageError, match=r"3x3 patches of 14 px every 7 px, but 4x4.*--image-size 35"):
+    with pytest.raises(
+        UsageError, match=r"3x3 patches of 14 px every 7 px, but 4x4.*--image-size 35"
+    ):
         fit(28, 14, 7)
     assert fit(35, 14, 7).count == 4
     with pytest.raises(UsageError, match="0x0"):

@@ -29,8 +29,17 @@ KNOWN = {
 def reference(rgb: np.ndarray) -> np.ndarray:
     """Lab of one colour in 0..1, float64, written out from the definition of sRGB and of Lab."""
     linear = [(v + 0.055) ** 2.4 / 1.055**2.4 if v > 0.04045 else v / 12.92 for v in rgb]
-    xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
-    f = [np.cbrt(t) if t > 0.008856 else 7.787 * t + 16 / 116 for t in xyz @ linear / (0.95047, 1.0, 1.08883)]
+    xyz = np.array(
+        [
+            [0.412453, 0.357580, 0.180423],
+            [0.212671, 0.715160, 0.072169],
+            [0.019334, 0.119193, 0.950227],
+        ]
+    )
+    f = [
+        np.cbrt(t) if t > 0.008856 else 7.787 * t + 16 / 116
+        for t in xyz @ linear / (0.95047, 1.0, 1.08883)
+    ]
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
@@ -77,7 +86,9 @@ def test_the_reach_of_srgb_and_the_trace_of_colour_in_gray() -> None:
 
 
 def test_batches_and_single_pictures_alike() -> None:
-    pictures = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pictures = torch.randint(
+        0, 256, (2, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     whole = rgb_to_lab(pictures)
     assert whole.shape == (2, 3, 5, 4)
     assert torch.allclose(rgb_to_lab(pictures[1]), whole[1], atol=1e-4)
@@ -114,7 +125,9 @@ def test_gradients_are_finite_at_black_and_right_elsewhere() -> None:
     rgb_to_lab(black).sum().backward()
     assert black.grad is not None
     assert black.grad.isfinite().all()
-    colors = torch.tensor([[0.2, 0.5, 0.9], [0.01, 0.02, 0.03]], dtype=torch.float64).view(2, 3, 1, 1)
+    colors = torch.tensor([[0.2, 0.5, 0.9], [0.01, 0.02, 0.03]], dtype=torch.float64).view(
+        2, 3, 1, 1
+    )
     assert torch.autograd.gradcheck(rgb_to_lab, colors.requires_grad_())
     inside = rgb_to_lab(colors.detach()).requires_grad_()
     assert torch.autograd.gradcheck(lab_to_rgb, inside)

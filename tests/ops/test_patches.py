@@ -20,7 +20,8 @@ def test_cut_equals_slicing(pictures: int, count: int, size: int, seed: int) -> 
     last = images.contiguous(memory_format=torch.channels_last)
     assert torch.equal(patches.cut(last, top, left, size), got)
     assert torch.equal(
-        patches.cut(last, top[..., 0], left[..., 0], size), patches.cut(images, top[..., 0], left[..., 0], size)
+        patches.cut(last, top[..., 0], left[..., 0], size),
+        patches.cut(images, top[..., 0], left[..., 0], size),
     )
     for b in range(pictures):
         for p in range(count):
@@ -103,7 +104,9 @@ def test_bytes_are_resized_to_rounded_bytes(size: int) -> None:
     levels = torch.randint(256, (2, 9, 3, 8, 8), dtype=torch.uint8)
     out = patches.resize(levels, size)
     assert out.dtype == torch.uint8
-    assert (out - patches.resize(levels.to(torch.float32), size)).abs().max() <= 1.001  # rounded after each axis
+    assert (
+        out - patches.resize(levels.to(torch.float32), size)
+    ).abs().max() <= 1.001  # rounded after each axis
 
 
 def test_shrinking_is_uniform_in_the_number_of_pixels() -> None:
@@ -129,11 +132,14 @@ def test_shrinking_agrees_with_resizing_each_patch_down_and_up() -> None:
 
 def test_joint_standardisation_keeps_the_colours_of_a_patch() -> None:
     stack = (
-        torch.rand(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2, 4])[:, None, None]
+        torch.rand(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1.0, 2, 4])[:, None, None]
     )
     out = patches.standardize(stack, level=0.0, jointly=True)
     assert out.mean(dim=(-1, -2)).abs().max() < 1e-5
     assert torch.allclose(out.square().mean(dim=(-1, -2, -3)), torch.ones(2, 4), atol=1e-4)
     spread = out.std(dim=(-1, -2))
     assert (spread[..., 2] > 2 * spread[..., 0]).all()
-    assert (patches.standardize(torch.full((1, 1, 3, 4, 4), 7.0), level=1.0, jointly=True) == 0).all()
+    assert (
+        patches.standardize(torch.full((1, 1, 3, 4, 4), 7.0), level=1.0, jointly=True) == 0
+    ).all()

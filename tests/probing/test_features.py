@@ -5,17 +5,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ssltool.encoders.registry import build_encoder
 from ssltool.errors import DataError, WeightsError
-from ssltool.nn.encoders import build_encoder
 from ssltool.probing import features
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-READER = features.Reader(16, MEAN, STD)
+READER = features.InputTransform(16, MEAN, STD)
 
 
 def pictures(count, side, seed=0):
     return torch.randint(
-        0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+        0,
+        256,
+        (count, 3, side, side),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(seed),
     )
 
 
@@ -26,8 +30,10 @@ def encoder_of(name="resnet10_w32", **options):
 
 def test_each_feature_is_what_the_encoder_gives():
     encoder, images = encoder_of().eval(), pictures(5, 24)
-    found = features.extract(encoder, images.split(2), features.Reader(24, MEAN, STD), 600)
-    x = (images.float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    found = features.extract(encoder, images.split(2), features.InputTransform(24, MEAN, STD), 600)
+    x = (images.float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[
+        :, None, None
+    ]
     with torch.no_grad():
         pooled, maps = encoder(x), encoder.maps(x)
     names = [stage.name for stage in encoder.stages]
@@ -44,9 +50,9 @@ def test_each_feature_is_what_the_encoder_gives():
 
 def test_pooled_vector_is_the_encoders_own_where_it_is_no_average():
     encoder, images = encoder_of("vit_b_32", image_size=32).eval(), pictures(3, 32)
-    found = features.extract(encoder, [images], features.Reader(32, MEAN, STD))["pooled"]
+    found = features.extract(encoder, [images], features.InputTransform(32, MEAN, STD))["pooled"]
     with torch.no_grad():
-        expected = encoder(features.Reader(32, MEAN, STD)(images))
+        expected = encoder(features.InputTransform(32, MEAN, STD)(images))
     assert torch.allclose(found, expected, atol=1e-4)
 
 
@@ -82,27 +88,29 @@ def test_bfloat16_only_if_asked():
 
 def test_reader_by_hand():
     images = torch.tensor([[51, 102, 255]], dtype=torch.uint8)[:, :, None, None].expand(1, 3, 2, 2)
-    color = features.Reader(2, (0.1, 0.2, 0.3), (0.5, 0.1, 0.7))(images)
+    color = features.InputTransform(2, (0.1, 0.2, 0.3), (0.5, 0.1, 0.7))(images)
     assert color[0, :, 1, 0].tolist() == pytest.approx([0.2, 2.0, 1.0], abs=1e-6)
-    gray = features.Reader(2, (0.2,), (0.1,))(images)
+    gray = features.InputTransform(2, (0.2,), (0.1,))(images)
     assert gray.shape == (1, 1, 2, 2)
     assert gray[0, 0, 0, 0].item() == pytest.approx(((0.2 + 0.4 + 1.0) / 3 - 0.2) / 0.1, abs=1e-5)
 
 
 def test_reader_of_lightness_and_of_lab():
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    light = features.Reader(2, (0.5,), (0.5,), "lightness")(red)
+    light = features.InputTransform(2, (0.5,), (0.5,), "lightness")(red)
     assert light.shape == (1, 1, 2, 2)
     assert light[0, 0, 0, 0].item() == pytest.approx((53.2406 - 50) / 50, abs=1e-4)
-    lab = features.Reader(2, (0.5, 0.0, 0.0), (0.5, 1.0, 1.0), "lab")(red)
-    assert lab[0, :, 1, 1].tolist() == pytest.approx([(53.2406 - 50) / 50, 0.800923, 0.672028], abs=1e-4)
+    lab = features.InputTransform(2, (0.5, 0.0, 0.0), (0.5, 1.0, 1.0), "lab")(red)
+    assert lab[0, :, 1, 1].tolist() == pytest.approx(
+        [(53.2406 - 50) / 50, 0.800923, 0.672028], abs=1e-4
+    )
 
 
 def test_shrinking_is_antialiased():
     # Every eighth column is white: without antialiasing some pixels would miss it or be all of it.
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     images[..., ::8] = 255
-    small = features.Reader(8, (0.0,), (1.0,))(images)
+    small = features.InputTransform(8, (0.0,), (1.0,))(images)
     assert small.shape == (1, 1, 8, 8)
     assert small.amin() > 0.05
     assert small.amax() < 0.25
@@ -111,8 +119,12 @@ def test_shrinking_is_antialiased():
 def test_gray_encoder_reads_the_mean_of_the_channels():
     encoder, images = encoder_of(in_channels=1), pictures(3, 16)
     mean = images.float().mean(1, keepdim=True).round().to(torch.uint8)
-    found = features.extract(encoder, [images], features.Reader(16, (0.5,), (0.25,)))["pooled"]
-    same = features.extract(encoder, [mean.expand(-1, 3, -1, -1)], features.Reader(16, (0.5,), (0.25,)))["pooled"]
+    found = features.extract(encoder, [images], features.InputTransform(16, (0.5,), (0.25,)))[
+        "pooled"
+    ]
+    same = features.extract(
+        encoder, [mean.expand(-1, 3, -1, -1)], features.InputTransform(16, (0.5,), (0.25,))
+    )["pooled"]
     assert torch.allclose(found, same, atol=0.02 * float(found.abs().max()))
 
 
@@ -175,23 +187,35 @@ def test_recalibration_changes_nothing_else_and_repeats():
 def test_encoder_without_batch_norm_is_left_alone():
     encoder = encoder_of("alexnet")
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    assert features.recalibrate_batch_norm(encoder, [pictures(2, 64)], features.Reader(64, MEAN, STD)) == 0
+    assert (
+        features.recalibrate_batch_norm(
+            encoder, [pictures(2, 64)], features.InputTransform(64, MEAN, STD)
+        )
+        == 0
+    )
     assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
 
 
 def test_patch_by_patch_is_each_patch_alone():
     encoder = encoder_of(norm="ln", last_stage="layer3").eval()
     images, patchwise = pictures(3, 20), features.Patchwise(encoder, 8, 4)
-    reader = features.Reader(20, MEAN, STD)
+    reader = features.InputTransform(20, MEAN, STD)
     found = features.extract(patchwise, images.split(2), reader, 600)
     x = reader(images)
     with torch.no_grad():
-        maps = [[encoder.maps(x[:, :, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8]) for j in range(4)] for i in range(4)]
+        maps = [
+            [encoder.maps(x[:, :, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8]) for j in range(4)]
+            for i in range(4)
+        ]
     for stage in encoder.stages:
-        grid = torch.stack([torch.stack([cell[stage.name].mean((2, 3)) for cell in row], -1) for row in maps], -2)
+        grid = torch.stack(
+            [torch.stack([cell[stage.name].mean((2, 3)) for cell in row], -1) for row in maps], -2
+        )
         assert torch.allclose(found[stage.name], grid.mean((2, 3)), atol=1e-5)
         side = min(4, int((600 / stage.width) ** 0.5))
-        assert torch.allclose(found[f"{stage.name} grid"], F.adaptive_avg_pool2d(grid, side).flatten(1), atol=1e-5)
+        assert torch.allclose(
+            found[f"{stage.name} grid"], F.adaptive_avg_pool2d(grid, side).flatten(1), atol=1e-5
+        )
     assert torch.allclose(found["pooled"], found["layer3"], atol=1e-5)
     with torch.no_grad():
         assert torch.allclose(patchwise(x), found["pooled"], atol=1e-5)
@@ -199,7 +223,7 @@ def test_patch_by_patch_is_each_patch_alone():
 
 def test_patch_by_patch_and_whole_pictures_differ():
     encoder = encoder_of(norm="ln", last_stage="layer3").eval()
-    reader = features.Reader(20, MEAN, STD)
+    reader = features.InputTransform(20, MEAN, STD)
     whole = features.extract(encoder, [pictures(3, 20)], reader)["pooled"]
     patch = features.extract(features.Patchwise(encoder, 8, 4), [pictures(3, 20)], reader)["pooled"]
     assert whole.shape == patch.shape

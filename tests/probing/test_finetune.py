@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.registry import build_encoder
+from ssltool.encoders.transform import InputTransform
 from ssltool.errors import DataError
-from ssltool.nn.encoders import Encoder, build_encoder
 from ssltool.probing import finetune
-from ssltool.probing.features import Reader
 from ssltool.probing.finetune import Schedule, accuracy, shifted
 
-READER = Reader(16, (0.5,) * 3, (0.25,) * 3)
+READER = InputTransform(16, (0.5,) * 3, (0.25,) * 3)
 SHORT = Schedule(pictures=320, batch_size=16)
 
 
@@ -21,7 +22,9 @@ def stripes(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 2
     lines = torch.randint(0, 256, (count, 1, 16, 1), generator=generator).expand(-1, 3, -1, 16)
-    return torch.where(labels[:, None, None, None] == 0, lines, lines.transpose(2, 3)).to(torch.uint8), labels
+    return torch.where(labels[:, None, None, None] == 0, lines, lines.transpose(2, 3)).to(
+        torch.uint8
+    ), labels
 
 
 def network(seed: int = 0) -> Encoder:
@@ -38,7 +41,9 @@ def test_it_learns_and_moves_the_whole_network() -> None:
     assert not trained.training
 
 
-def test_the_classifier_learns_ten_times_as_fast_and_only_matrices_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_classifier_learns_ten_times_as_fast_and_only_matrices_decay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[list[dict[str, Any]]] = []
 
     class Noting(torch.optim.AdamW):
@@ -47,8 +52,12 @@ def test_the_classifier_learns_ten_times_as_fast_and_only_matrices_decay(monkeyp
             super().__init__(groups, **options)
 
     monkeypatch.setattr(finetune, "AdamW", Noting)
-    trained = finetune.finetune(network(), *stripes(4), READER, 2, 0, schedule=Schedule(pictures=4, batch_size=4))
-    rates = {id(p): (group["lr"], group["weight_decay"]) for group in seen[0] for p in group["params"]}
+    trained = finetune.finetune(
+        network(), *stripes(4), READER, 2, 0, schedule=Schedule(pictures=4, batch_size=4)
+    )
+    rates = {
+        id(p): (group["lr"], group["weight_decay"]) for group in seen[0] for p in group["params"]
+    }
     assert len(rates) == len(list(trained.parameters()))
     assert rates[id(trained.head.weight)] == (1e-2, 0.05)
     assert rates[id(trained.head.bias)] == (1e-2, 0.0)
@@ -76,7 +85,9 @@ def test_one_batch_size_and_every_picture_in_turn() -> None:
     seen = torch.cat(batches)
     assert sorted(seen[:10].tolist()) == sorted(seen[10:20].tolist()) == list(range(10))
     assert not torch.equal(seen[:10], seen[10:20])
-    assert [len(batch) for batch in finetune._batches(3, Schedule(pictures=8, batch_size=4), seed=0)] == [3, 3]
+    assert [
+        len(batch) for batch in finetune._batches(3, Schedule(pictures=8, batch_size=4), seed=0)
+    ] == [3, 3]
 
 
 def test_the_rate_rises_and_falls_to_nothing() -> None:
@@ -89,7 +100,9 @@ def test_the_rate_rises_and_falls_to_nothing() -> None:
 
 def test_pictures_are_shifted_and_mirrored_within_their_border() -> None:
     picture = torch.arange(28 * 28).view(1, 1, 28, 28).remainder(251).to(torch.uint8)
-    found = shifted(picture.expand(300, -1, -1, -1), torch.arange(300), torch.Generator().manual_seed(0))
+    found = shifted(
+        picture.expand(300, -1, -1, -1), torch.arange(300), torch.Generator().manual_seed(0)
+    )
     assert found.dtype == torch.uint8
     middle = {tuple(one[0, 10:12, 10].tolist()) for one in found}
     allowed = {
@@ -104,6 +117,8 @@ def test_pictures_are_shifted_and_mirrored_within_their_border() -> None:
 def test_too_few_pictures_are_refused() -> None:
     with pytest.raises(DataError, match="two labelled pictures"):
         finetune.finetune(network(), *stripes(1), READER, 2, 0)
-    trained = finetune.finetune(network(), *stripes(4), READER, 2, 0, schedule=Schedule(pictures=4, batch_size=4))
+    trained = finetune.finetune(
+        network(), *stripes(4), READER, 2, 0, schedule=Schedule(pictures=4, batch_size=4)
+    )
     with pytest.raises(DataError, match="no pictures to test"):
         accuracy(trained, [], READER)

@@ -34,14 +34,23 @@ def test_same_predictions_as_brute_force(k):
     x, y = clusters(400, 6, 8, seed=1)
     train_x, train_y, test_x = x[:300], y[:300], x[300:]
     similarities, indices = nearest(test_x, train_x, k)
-    expected = [brute_force(train_x.numpy(), train_y.numpy(), q, k, 6, 0.07) for q in test_x.numpy().astype(np.float64)]
+    expected = [
+        brute_force(train_x.numpy(), train_y.numpy(), q, k, 6, 0.07)
+        for q in test_x.numpy().astype(np.float64)
+    ]
     assert vote(similarities, train_y[indices], 6, 0.07).tolist() == expected
 
 
 def test_accuracy_by_hand():
     # Along the axes: class 0 points right, class 1 up; of the four queries the last is labelled wrongly.
-    train_x, train_y = torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]]), torch.tensor([0, 0, 1, 1])
-    test_x, test_y = torch.tensor([[5.0, 1.0], [1.0, 4.0], [0.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 1])
+    train_x, train_y = (
+        torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]]),
+        torch.tensor([0, 0, 1, 1]),
+    )
+    test_x, test_y = (
+        torch.tensor([[5.0, 1.0], [1.0, 4.0], [0.0, 2.0], [3.0, 0.0]]),
+        torch.tensor([0, 1, 1, 1]),
+    )
     assert knn_accuracy(train_x, train_y, test_x, test_y, 2, ks=(1, 2)) == {1: 75.0, 2: 75.0}
 
 

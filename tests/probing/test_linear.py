@@ -18,7 +18,10 @@ def blobs(count, classes, width, seed, spread=1.5):
     g = torch.Generator().manual_seed(seed)
     mix = torch.randn(width, width, generator=g)
     y = torch.arange(count) % classes
-    x = (torch.randn(classes, width, generator=g)[y] + spread * torch.randn(count, width, generator=g)) @ mix
+    x = (
+        torch.randn(classes, width, generator=g)[y]
+        + spread * torch.randn(count, width, generator=g)
+    ) @ mix
     return x * torch.logspace(-2, 2, width) + 3, y
 
 
@@ -41,16 +44,23 @@ def test_objective_by_hand():
     # Logits (1, 0) and (-2, 0): losses ln(1 + e^-1) and ln(1 + e^-2); penalty 0.1 / 2 * 1^2.
     theta = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
     value, gradient = objective(theta, torch.tensor([[1.0], [-2.0]]), torch.tensor([0, 1]), 0.1)
-    assert value == pytest.approx((math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-2))) / 2 + 0.05, rel=1e-6)
+    assert value == pytest.approx(
+        (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-2))) / 2 + 0.05, rel=1e-6
+    )
     p, q = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(2))
-    expected = [[((p - 1) - 2 * q) / 2 + 0.1, ((p - 1) + q) / 2], [((1 - p) + 2 * q) / 2, ((1 - p) - q) / 2]]
+    expected = [
+        [((p - 1) - 2 * q) / 2 + 0.1, ((p - 1) + q) / 2],
+        [((1 - p) + 2 * q) / 2, ((1 - p) - q) / 2],
+    ]
     assert gradient.numpy() == pytest.approx(np.array(expected), rel=1e-5)
 
 
 def test_gradient_agrees_with_autograd():
     x, y = blobs(300, 4, 6, seed=0)
     z = standardised(x)
-    theta = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    theta = torch.randn(
+        4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
     loss = torch.nn.functional.cross_entropy(z.double() @ theta[:, :-1].T + theta[:, -1], y)
     loss = loss + 0.03 / 2 * theta[:, :-1].square().sum()
     loss.backward()
@@ -64,7 +74,9 @@ def test_gradient_agrees_with_autograd():
 def test_same_optimum_as_scikit_learn(count, classes, width, weight_decay):
     x, y = blobs(count, classes, width, seed=2)
     z = standardised(x)
-    reference = LogisticRegression(C=1 / (count * weight_decay), tol=1e-8, max_iter=5000).fit(z.double().numpy(), y)
+    reference = LogisticRegression(C=1 / (count * weight_decay), tol=1e-8, max_iter=5000).fit(
+        z.double().numpy(), y
+    )
     expected = torch.from_numpy(np.column_stack([reference.coef_, reference.intercept_]))
     found = linear.fit(x, y, classes, weight_decay, tolerance=1e-6)
     best, _ = objective(expected, z, y, weight_decay)
@@ -77,7 +89,8 @@ def test_same_optimum_as_scikit_learn(count, classes, width, weight_decay):
 
 
 @pytest.mark.parametrize(
-    ("limit", "value"), [("BLOCK", 7), ("EXACT", 0), ("SAMPLE", 100), ("ROWS_AT_ONCE", 64), ("IN_MEMORY", 0)]
+    ("limit", "value"),
+    [("BLOCK", 7), ("EXACT", 0), ("SAMPLE", 100), ("ROWS_AT_ONCE", 64), ("IN_MEMORY", 0)],
 )
 def test_limits_of_the_search_do_not_move_the_optimum(monkeypatch, limit, value):
     x, y = blobs(2000, 7, 20, seed=2)
@@ -100,16 +113,24 @@ def test_a_start_changes_the_time_only():
 
 def test_same_bytes_twice():
     x, y = blobs(400, 5, 12, seed=4)
-    first, second = (linear.fit_and_score(x[:300], y[:300], x[300:], y[300:], 5, seed=7) for _ in range(2))
+    first, second = (
+        linear.fit_and_score(x[:300], y[:300], x[300:], y[300:], 5, seed=7) for _ in range(2)
+    )
     assert torch.equal(first.classifier.weight, second.classifier.weight)
     assert torch.equal(first.classifier.bias, second.classifier.bias)
-    assert (first.accuracy, first.weight_decay, first.holdout) == (second.accuracy, second.weight_decay, second.holdout)
+    assert (first.accuracy, first.weight_decay, first.holdout) == (
+        second.accuracy,
+        second.weight_decay,
+        second.holdout,
+    )
 
 
 def test_separable_classes_are_learnt_and_scored_class_by_class():
     x, y = blobs(300, 3, 8, seed=5, spread=0.01)
     test_y = y[200:].clone()
-    test_y[test_y == 2] = 1  # mislabelled on purpose: class 1 is right for half of its pictures, class 2 has none
+    test_y[test_y == 2] = (
+        1  # mislabelled on purpose: class 1 is right for half of its pictures, class 2 has none
+    )
     result = linear.fit_and_score(x[:200], y[:200], x[200:], test_y, 3, seed=0)
     ones = int((y[200:] == 1).sum())
     assert result.per_class == (100.0, pytest.approx(100 * ones / int((test_y == 1).sum())), None)
@@ -183,7 +204,10 @@ def test_weight_decay_is_chosen_inside_the_grid_or_beyond_its_end():
     [
         ({0.1: 50.0, 1.0: 60.0, 10.0: 55.0}, []),
         ({0.1: 50.0, 1.0: 60.0, 10.0: 70.0}, [100.0]),
-        ({0.1: 50.0, 1.0: 70.0, 10.0: 70.0}, []),  # as good as its neighbour: stronger would gain nothing
+        (
+            {0.1: 50.0, 1.0: 70.0, 10.0: 70.0},
+            [],
+        ),  # as good as its neighbour: stronger would gain nothing
         ({0.1: 80.0, 1.0: 70.0, 10.0: 60.0}, [0.01]),
     ],
 )
@@ -199,7 +223,9 @@ def test_nothing_to_choose_by():
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.floats(0, 1), st.integers(0, 2**31 - 1))
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=80), st.floats(0, 1), st.integers(0, 2**31 - 1)
+)
 def test_split_keeps_each_class(labels, holdout, seed):
     y = torch.tensor(labels)
     kept, held = linear.split(y, holdout, seed)

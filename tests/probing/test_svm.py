@@ -15,7 +15,9 @@ from ssltool.probing import convex, svm
 def blobs(count, classes, width, seed, spread=1.5):
     g = torch.Generator().manual_seed(seed)
     y = torch.arange(count) % classes
-    x = torch.randn(classes, width, generator=g)[y] + spread * torch.randn(count, width, generator=g)
+    x = torch.randn(classes, width, generator=g)[y] + spread * torch.randn(
+        count, width, generator=g
+    )
     return x * torch.logspace(-1, 1, width) + 2, y
 
 
@@ -46,7 +48,10 @@ def test_same_machines_as_scikit_learn(weight_decay, positive):
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 5)), min_size=1, max_size=40))
 def test_average_precision_is_scikit_learns_on_the_pictures_that_count(rows):
-    truth, scores = torch.tensor([row[0] for row in rows]), torch.tensor([float(row[1]) for row in rows])
+    truth, scores = (
+        torch.tensor([row[0] for row in rows]),
+        torch.tensor([float(row[1]) for row in rows]),
+    )
     found = svm.average_precisions(scores[:, None], truth[:, None])[0]
     kept = truth != 0
     if not (truth == 1).any():
@@ -76,7 +81,9 @@ def test_pictures_of_several_classes_and_pictures_left_out():
     moved = x[:400].clone()
     both = svm.fit(moved, targets[:400], 0.1)
     z = x[400:]
-    assert (alone.scores(z)[:, 0] - both.scores(z)[:, 0]).abs().max() < 0.2  # only the standardisation differs
+    assert (
+        alone.scores(z)[:, 0] - both.scores(z)[:, 0]
+    ).abs().max() < 0.2  # only the standardisation differs
 
 
 def test_each_class_gets_its_own_weight_decay():

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssltool.data.batches import Batch
+from ssltool.data.loader import Batch
+from ssltool.encoders.precision import Precision, choose_precision
+from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
 from ssltool.methods.base import Loss
-from ssltool.nn.encoders import build_encoder
-from ssltool.training.device import Precision, choose_precision
 from ssltool.training.loop import Plan, train
 
 
@@ -45,7 +45,15 @@ def batches(start: int = 0) -> Iterator[Batch]:
 
 
 def plan(**changes: Any) -> Plan:
-    values = {"steps": 6, "warmup": 0, "lr": 0.1, "schedule": "constant", "accumulate": 1, "clip": 0.0, "seed": 0}
+    values = {
+        "steps": 6,
+        "warmup": 0,
+        "lr": 0.1,
+        "schedule": "constant",
+        "accumulate": 1,
+        "clip": 0.0,
+        "seed": 0,
+    }
     return Plan(**{**values, "precision": Precision("fp32", ""), **changes})
 
 
@@ -122,7 +130,8 @@ def test_precision_is_decided_and_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gains", "chosen", "measured"), [([0.1], "fp32", 1), ([0.9, 1.1], "fp32", 2), ([0.9, 2.0], "bf16", 2)]
+    ("gains", "chosen", "measured"),
+    [([0.1], "fp32", 1), ([0.9, 1.1], "fp32", 2), ([0.9, 2.0], "bf16", 2)],
 )
 def test_a_hopeless_format_is_not_measured_on_whole_batches(
     monkeypatch: pytest.MonkeyPatch, gains: list[float], chosen: str, measured: int
@@ -133,7 +142,7 @@ def test_a_hopeless_format_is_not_measured_on_whole_batches(
         asked.append(len(pictures))
         return gains[len(asked) - 1]
 
-    monkeypatch.setattr("ssltool.training.device._compared", compared)
+    monkeypatch.setattr("ssltool.encoders.precision._compared", compared)
     encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert choose_precision("auto", encoder, 16, 3, torch.device("cpu")).name == chosen
     assert asked == [4, 64][:measured]

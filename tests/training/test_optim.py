@@ -44,14 +44,19 @@ def test_lars_leaves_a_weight_without_slope_alone() -> None:
 def test_only_matrices_and_kernels_decay(name: str) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     optimizer = build_optimizer(module, name, lr=0.1, weight_decay=0.5, momentum=0.9)
-    by_decay = {group["weight_decay"]: {p.dim() for p in group["params"]} for group in optimizer.param_groups}
+    by_decay = {
+        group["weight_decay"]: {p.dim() for p in group["params"]}
+        for group in optimizer.param_groups
+    }
     assert by_decay == {0.5: {2, 4}, 0.0: {1}}
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
 def test_a_submodule_can_have_its_own_rate(name: str) -> None:
     module = nn.ModuleDict({"main": nn.Linear(2, 2), "other": nn.Linear(2, 2)})
-    optimizer = build_optimizer(module, name, lr=0.1, weight_decay=0.5, momentum=0.9, rates={"other": 0.25})
+    optimizer = build_optimizer(
+        module, name, lr=0.1, weight_decay=0.5, momentum=0.9, rates={"other": 0.25}
+    )
     found = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
     assert {found[id(p)] for p in module["main"].parameters()} == {1.0}
     assert {found[id(p)] for p in module["other"].parameters()} == {0.25}

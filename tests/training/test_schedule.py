@@ -20,14 +20,18 @@ def test_cosine_passes_half_at_half_and_ends_near_zero() -> None:
 
 
 def test_step_divides_by_ten_three_times() -> None:
-    rates = [learning_rate(s, base=1.0, total=400, kind="step") for s in (0, 99, 100, 200, 300, 399)]
+    rates = [
+        learning_rate(s, base=1.0, total=400, kind="step") for s in (0, 99, 100, 200, 300, 399)
+    ]
     assert rates == pytest.approx([1, 1, 0.1, 0.01, 0.001, 0.001])
 
 
 @given(st.integers(1, 500), st.integers(0, 499), st.sampled_from(["cosine", "step", "constant"]))
 def test_the_rate_is_positive_and_never_above_the_base(total: int, warmup: int, kind: str) -> None:
     warmup = min(warmup, total - 1)
-    rates = [learning_rate(s, base=0.3, total=total, warmup=warmup, kind=kind) for s in range(total)]
+    rates = [
+        learning_rate(s, base=0.3, total=total, warmup=warmup, kind=kind) for s in range(total)
+    ]
     assert all(0 < rate <= 0.3 + 1e-12 for rate in rates)
     after = rates[warmup:]
     assert all(a >= b - 1e-12 for a, b in itertools.pairwise(after))

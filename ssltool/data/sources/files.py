@@ -1,0 +1,63 @@
+"""Pictures named one by one, as after ``--image``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssltool.data.decode import picture_size, read_square
+from ssltool.data.sources.base import Source, fingerprint_of
+from ssltool.errors import DataError, UnreadablePicture, UsageError
+
+
+class FileSource(Source):
+    """The files given, in their order, without classes.
+
+    Args:
+        paths: At least one; ``~`` is expanded.
+
+    Raises:
+        UsageError: A path is no file.
+        DataError: A file cannot be read as a picture; one that was asked for by name is not skipped.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = [path.expanduser() for path in paths]
+        for path in self._paths:
+            if not path.is_file():
+                raise UsageError(
+                    f"--image {path} is no file; name a picture, or a folder of them with --data"
+                )
+            try:
+                picture_size(str(path))
+            except UnreadablePicture as error:
+                raise DataError(f"--image {path} cannot be read as a picture: {error}") from error
+        names = [path.name for path in self._paths]
+        self.description = (
+            ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} more pictures"
+        )
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int, size: int) -> NDArray[np.uint8]:
+        return read_square(str(self._paths[index]), size)
+
+    def short_side(self, index: int) -> int:
+        return min(picture_size(str(self._paths[index])))
+
+    def name(self, index: int) -> str:
+        return str(self._paths[index])
+
+    def label(self, index: int) -> int | None:
+        del index
+        return None
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(
+            len(self), *(hashlib.sha256(path.read_bytes()).digest() for path in self._paths)
+        )

@@ -1,0 +1,75 @@
+"""Which device and which number format a run uses, and why."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import torch
+
+from ssltool.distributed.collectives import local_rank, local_world_size, world_size
+from ssltool.errors import UsageError
+
+
+def repeat_exactly(device: torch.device) -> None:
+    """Let a GPU add in the same order every time, so that a resumed run ends with the bytes of one never stopped.
+
+    torch's default there is whatever order threads come in. Training ResNet-50 costs no more this way.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # read when the first product is computed
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False  # which kernel is the fastest differs from run to run
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # torch would name operations that have no such way; tests/test_cuda.py looks at the bytes instead.
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+    # A help for finding errors, at the cost of time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def best_device() -> torch.device:
+    """CUDA if there is one, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this process: with several of them on a machine, each gets a GPU of its own.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        UsageError: There is no such device, there are more processes than GPUs, or several cannot share the device.
+    """
+    if (name == "cuda" and not torch.cuda.is_available()) or (
+        name == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise UsageError(
+            f"--device {name}: torch finds none here, see 'ssltool doctor'; type --device auto or cpu"
+        )
+    device = best_device() if name == "auto" else torch.device(name)
+    if world_size() == 1:
+        return device
+    if device.type == "mps":
+        if name == "auto":
+            return torch.device("cpu")
+        raise UsageError(
+            "several processes cannot share the one GPU of a Mac; type --device cpu, or --devices 1"
+        )
+    if device.type == "cuda":
+        found = torch.cuda.device_count()
+        if local_world_size() > found:
+            raise UsageError(
+                f"{local_world_size()} processes on a machine with {found} GPUs; type --devices {max(1, found)}, or "
+                "--device cpu"
+            )
+        torch.cuda.set_device(local_rank())
+        return torch.device("cuda", local_rank())
+    return device

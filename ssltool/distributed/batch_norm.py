@@ -1,0 +1,39 @@
+"""Training in several processes: how they meet, on which device each works, and what it looks like when one dies."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ssltool.distributed.collectives import world_size
+from ssltool.errors import UsageError
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def synchronize_batch_norm(method: nn.Module, device: torch.device) -> None:
+    """Let batch norm use the statistics of all processes' batches; with one process there is nothing to do.
+
+    Raises:
+        UsageError: torch has no such layer for this device.
+    """
+    if world_size() == 1:
+        return
+    if device.type != "cuda":
+        raise UsageError(
+            f"--sync-batchnorm: torch synchronises batch norm on CUDA only, not on {device.type}; drop it, and each "
+            "process normalises by its own batch"
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
+
+
+def copy_alone(network: Network) -> Network:
+    """A copy of a network for this process alone: its batch norm does not wait for other processes."""
+    copied = copy.deepcopy(network)
+    for module in copied.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # the same parameters and buffers, and nothing else
+    return copied

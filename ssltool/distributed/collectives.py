@@ -1,0 +1,160 @@
+"""Who we are among several processes, and what they tell each other. In one process each function does nothing.
+
+All processes must come to each of these calls, in the same order. What Python values they exchange travels as JSON, on
+the host, so that no GPU waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Index of this process, 0 to ``world_size() - 1``; torchrun sets it, 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """Index of this process among those of this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world_size() -> int:
+    """Number of processes on this machine that train together."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def launched() -> bool:
+    """True in a process that torchrun, or our own ``--devices``, started."""
+    return "WORLD_SIZE" in os.environ
+
+
+def is_main() -> bool:
+    """True in the one process that prints and writes files."""
+    return rank() == 0
+
+
+def gather(x: Tensor) -> Tensor:
+    """Join the tensors of all processes along the first dimension, in the order of their ranks.
+
+    Gradients flow back as if the losses of all processes were added up, so that each process's part gets what every
+    other process made of it; averaging the gradients of parameters then gives that of the mean loss.
+
+    Args:
+        x: ``[b, ...]``, of the same shape on every rank.
+
+    Returns:
+        ``[world_size * b, ...]``; in one process ``x`` itself.
+    """
+    if world_size() == 1:
+        return x
+    joined: Tensor = _Gather.apply(x)
+    return joined
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward pass sums the gradients of all ranks and keeps this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        joined = x.new_empty(world_size() * len(x), *x.shape[1:])
+        distributed.all_gather_into_tensor(joined, x.contiguous())
+        return joined
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        summed = gradient.contiguous().clone()
+        distributed.all_reduce(summed)
+        return summed[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """Let the first process make a value of JSON kinds, and give it to all."""
+    if world_size() == 1:
+        return make()
+    text = json.dumps(make()).encode() if is_main() else b""
+    size = torch.tensor(len(text))
+    distributed.broadcast(size, src=0)
+    data = torch.frombuffer(bytearray(text.ljust(int(size))), dtype=torch.uint8)
+    distributed.broadcast(data, src=0)
+    value: T = json.loads(data.numpy().tobytes())
+    return value
+
+
+def from_all(value: T) -> list[T]:
+    """The values of JSON kinds of all processes, in the order of their ranks."""
+    if world_size() == 1:
+        return [value]
+    text = json.dumps(value).encode()
+    sizes = gather(torch.tensor([len(text)])).tolist()
+    padded = torch.frombuffer(bytearray(text.ljust(max(sizes))), dtype=torch.uint8)
+    return [json.loads(part.numpy().tobytes()) for part in torch.split(gather(padded), max(sizes))]
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    return bool(total(torch.tensor(int(flag))) > 0)
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum of a tensor over all processes, without gradient; in one process ``x`` itself, detached."""
+    if world_size() == 1:
+        return x.detach()
+    summed = x.detach().clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(summed)
+    return summed
+
+
+def evened(mean: Tensor, weight: Tensor) -> Tensor:
+    """Scale a process's weighted mean so that the plain mean over all processes is the weighted mean of everything.
+
+    Args:
+        mean: Scalar, averaged by this process.
+        weight: Scalar, the weights it divided by; may be 0 in some processes, then so must be the mean.
+    """
+    if world_size() == 1:
+        return mean
+    weight = weight.detach().to(mean.dtype)
+    return mean * weight * world_size() / total(weight).clamp_min(torch.finfo(mean.dtype).tiny)
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over all processes.
+
+    One sum over all of them at once. DistributedDataParallel would overlap it with the backward pass, but regroups the
+    gradients after its first step, and with three or more processes another grouping adds in another order: a resumed
+    run would not end with the same bytes.
+    """
+    if world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    means = total(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
+    for gradient, mean in zip(
+        gradients, torch.split(means, [g.numel() for g in gradients]), strict=True
+    ):
+        gradient.copy_(mean.view_as(gradient))
+
+
+@torch.no_grad()
+def copy_from_main(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of the first process."""
+    if world_size() == 1:
+        return
+    for tensor in tensors:
+        copy = tensor.clone(memory_format=torch.contiguous_format)
+        distributed.broadcast(copy, src=0)
+        tensor.copy_(copy)

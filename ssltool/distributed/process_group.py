@@ -1,0 +1,118 @@
+"""Training in several processes: how they meet, on which device each works, and what it looks like when one dies."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from ssltool.distributed.collectives import launched, rank, world_size
+from ssltool.errors import Interrupted, ProcessLost
+
+Network = TypeVar("Network", bound=nn.Module)
+
+_PATIENCE = timedelta(minutes=30)  # how long processes wait for one that saves, draws or probes
+_MEETING = timedelta(minutes=5)  # how long they wait for each other at the start
+_BROKEN = re.compile(
+    r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|timed? ?out", re.IGNORECASE
+)
+
+
+@contextmanager
+def joined() -> Iterator[int]:
+    """Meet the other processes that torchrun started, for the length of a block; alone, do nothing.
+
+    Tensors on the host travel by gloo, those on a GPU by NCCL.
+
+    Yields:
+        How often torchrun has started the processes again.
+
+    Raises:
+        ProcessLost: Another process ended, so that this one cannot go on.
+    """
+    started_again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if not launched() or world_size() == 1:
+        yield started_again
+        return
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+        store, restarts = meet(store, rank(), world_size(), started_again)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=store,
+            rank=rank(),
+            world_size=world_size(),
+            timeout=_PATIENCE,
+        )
+        yield restarts
+    except Interrupted:  # in all of them after the same step
+        distributed.destroy_process_group()
+        raise
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or _BROKEN.search(str(error)):
+            raise ProcessLost(
+                "another process of the run has ended; type the same command with --resume to go on from the last "
+                "checkpoint"
+            ) from error
+        raise
+    # After an error nothing is torn down in order: others may be waiting in the middle of a call.
+    distributed.destroy_process_group()
+
+
+def meet(
+    store: Store, rank: int, world: int, started_again: int, patience: timedelta = _MEETING
+) -> tuple[Store, int]:
+    """Find out which processes are here now, and give them a part of the store that nobody has used.
+
+    torchrun's agents keep one store for as long as they run. A process that was started again would find in it where
+    the others were before they were started again, too, and call in vain. So each says here under a new name, process
+    0 announces all the names that it sees until everybody has found his own among them, and these names are the
+    meeting's.
+
+    Args:
+        store: That of the agents.
+        rank: Of this process.
+        world: Number of processes.
+        started_again: How often this process's own agent has started it again after a failure.
+        patience: How long to wait for the others.
+
+    Returns:
+        The part of the store, and how often the processes have been started again: an agent does not count when it
+        starts a process again because one of another host failed.
+
+    Raises:
+        ProcessLost: The others did not come.
+    """
+    mine = f"{uuid.uuid4().hex}:{started_again}"
+    store.set(f"ssltool/here/{rank}", mine)
+    deadline = time.monotonic() + patience.total_seconds()
+    while time.monotonic() < deadline:
+        here = [f"ssltool/here/{each}" for each in range(world)]
+        if rank == 0 and store.check(here):
+            store.set("ssltool/names", " ".join(store.get(key).decode() for key in here))
+        names = store.get("ssltool/names").decode() if store.check(["ssltool/names"]) else ""
+        if mine in names.split():  # else they are those of an earlier meeting
+            meeting = f"ssltool/{hashlib.sha256(names.encode()).hexdigest()}"
+            store.set(f"{meeting}/{rank}", "found")
+            if rank == 0 and store.check([f"{meeting}/{each}" for each in range(world)]):
+                store.set(f"{meeting}/begun", str(store.add("ssltool/meetings", 1)))
+            if store.check([f"{meeting}/begun"]):
+                before = int(store.get(f"{meeting}/begun")) - 1
+                counted = max(int(name.partition(":")[2]) for name in names.split())
+                return PrefixStore(meeting, store), max(before, counted)
+        time.sleep(0.02)
+    raise ProcessLost(
+        f"the other processes of the run did not come within {patience.total_seconds():.0f} s; see that all hosts run, "
+        "and type the same command with --resume"
+    )

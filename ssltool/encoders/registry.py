@@ -1,0 +1,234 @@
+"""Any torchvision classification backbone, and our small ones, as an encoder with named stages.
+
+An encoder is the backbone with its classifier taken off. The keys of ``encoder.backbone.state_dict()`` stay those of
+torchvision, so that the weights load into the plain model. ``encoder(x)`` is one vector a picture, ``encoder.map(x)``
+the map that the vector summarises, ``encoder.maps(x)`` one map for every named stage.
+
+Letters used for shapes: B pictures, C input channels, H and W their sides in pixels, D width of the pooled vector,
+C_s channels and h_s, w_s sides of stage s.
+
+How it works: a torchvision model calls its parts in the order in which they are defined, ending in a pooling and a
+classifier. The *chain* is the list of the parts before the pooling; a map is read where the chain has a stage's end.
+What differs between families is a row of `ssltool.nn.families` each; the vision transformer, which adds a token,
+overrides the walk along the chain. An encoder cut after one of its stages has the identity in place of the later parts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import nullcontext
+from functools import cache
+
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models.convnext import LayerNorm2d
+
+from ssltool.encoders.backbones.small_resnet import SMALL_RESNETS
+from ssltool.encoders.encoder import Encoder, ViTEncoder
+from ssltool.encoders.families import FAMILIES, PAPER_NETWORKS, VIT, Family
+from ssltool.encoders.layers.layer_norm import MapLayerNorm
+from ssltool.encoders.layers.small_maps import use_small_map_convolutions
+from ssltool.encoders.metadata import Norm, Stem
+from ssltool.errors import UnknownNameError, UsageError
+
+
+@cache
+def backbone_names() -> tuple[str, ...]:
+    """Names of all backbones, sorted: torchvision's classification models of the families known here, and ours."""
+    ours = {*SMALL_RESNETS, *PAPER_NETWORKS}
+    theirs = models.list_models(module=models)
+    return tuple(
+        sorted(
+            ours | {name for name in theirs if any(re.fullmatch(f.pattern, name) for f in FAMILIES)}
+        )
+    )
+
+
+def build_encoder(
+    name: str,
+    *,
+    stem: Stem = "imagenet",
+    in_channels: int = 3,
+    image_size: int | None = None,
+    norm: Norm = "batch",
+    last_stage: str | None = None,
+    empty: bool = False,
+) -> Encoder:
+    """Build an encoder with random weights, drawn from torch's global generator. Nothing is ever downloaded.
+
+    Args:
+        name: One of :func:`backbone_names`.
+        stem: ``"imagenet"`` for the backbone's own stem, ``"small"`` for a 3x3 stride-1 first convolution without
+            max-pool (ResNet, ResNeXt and wide ResNet). The small ResNets have the small stem whatever is asked.
+        in_channels: 1 or 3. Initial values of the first convolution follow the backbone's own rule.
+        image_size: Side of the pictures in pixels, a multiple of the patch; read for vision transformers only, where
+            None means 224.
+        norm: What to put in place of batch norm: ``"ln"`` normalises each picture over channels and places together
+            (a group norm of one group), ``"ln2d"`` over the channels at each place, ``"batch"`` changes nothing.
+            Neither lets pictures of a batch see each other. Keys stay, but for the running statistics.
+        last_stage: Leave out what follows this stage, see :meth:`Encoder.cut_after`; None leaves nothing out.
+        empty: Draw no values, which weights from a file would overwrite: parameters and buffers of the state dict
+            are on the meta device, to be replaced by ``load_state_dict(..., assign=True)``. RegNets, which compute
+            with tensors while they are built, are drawn all the same.
+
+    Raises:
+        UsageError: Unknown name; a stem, channel count, picture size or stage the backbone cannot have.
+    """
+    if name not in backbone_names():
+        raise UnknownNameError("backbone", name, backbone_names())
+    if in_channels not in (1, 3):
+        raise UsageError(f"an encoder takes 1 or 3 input channels, not {in_channels}")
+    family = next(family for family in FAMILIES if re.fullmatch(family.pattern, name))
+    if name in SMALL_RESNETS:
+        stem = "small"
+    elif stem == "small" and not family.small_stem:
+        raise UsageError(
+            f"{name} has no small stem, only resnet*, resnext* and wide_resnet* have; "
+            "type --stem imagenet, --backbone resnet18 or --backbone resnet10_w32"
+        )
+    side = _vit_side(name, image_size or 224) if family is VIT else None
+    with torch.device("meta") if empty and family.buildable_empty else nullcontext():
+        backbone = _create(name, side)
+        _adapt(backbone, family)
+        if stem == "small" and family.small_stem:
+            _give_small_stem(backbone)
+        if in_channels == 1:
+            _make_gray(backbone, family)
+        _replace_batch_norm(backbone, norm)
+    use_small_map_convolutions(backbone)
+    kind = ViTEncoder if family is VIT else Encoder
+    encoder = kind(
+        backbone,
+        name=name,
+        stem=stem,
+        in_channels=in_channels,
+        norm=norm,
+        image_size=side,
+        family=family,
+    )
+    if last_stage is not None:
+        encoder.cut_after(last_stage)
+    return encoder
+
+
+def twin(encoder: Encoder, *, in_channels: int | None = None, empty: bool = False) -> Encoder:
+    """The same network with fresh weights, drawn from torch's global generator, or with none: `build_encoder`.
+
+    Args:
+        encoder: The network.
+        in_channels: 1 or 3; None takes as many as ``encoder``.
+        empty: Draw no values, see :func:`build_encoder`.
+    """
+    return build_encoder(
+        encoder.name,
+        stem=encoder.stem,
+        in_channels=in_channels or encoder.in_channels,
+        image_size=encoder.image_size,
+        norm=encoder.norm,
+        last_stage=encoder.stages[-1].name,
+        empty=empty,
+    )
+
+
+def keep_last_resolution(encoder: Encoder) -> None:
+    """Let a ResNet's last stage keep the resolution of the one before it, in place, with the same weights.
+
+    Its stride goes and the kernels behind it are spread out by as much (dilation), so that at every other place the
+    map is what it was. Weights trained so are those of the plain backbone.
+
+    Raises:
+        UsageError: Not a ResNet, or its last stage has no stride.
+    """
+    last = getattr(encoder.backbone, encoder.stages[-1].name, None)
+    convolutions = (
+        [m for m in last.modules() if isinstance(m, nn.Conv2d)]
+        if isinstance(last, nn.Sequential)
+        else []
+    )
+    if not any(conv.stride == (2, 2) for conv in convolutions):
+        raise UsageError(
+            f"{encoder.name} has no stride in its last stage to leave out, only resnet* have; "
+            "drop --last-stride 1 or type --backbone resnet18"
+        )
+    spread = False
+    for (
+        conv
+    ) in convolutions:  # in the order of the forward pass; a projection has no extent to be spread
+        if spread and conv.kernel_size == (3, 3):
+            conv.dilation = conv.padding = (2, 2)
+        if conv.stride == (2, 2):
+            conv.stride = (1, 1)
+            spread = True
+
+
+def _create(name: str, side: int | None) -> nn.Module:
+    """The plain model with random weights; ``side`` is given for vision transformers."""
+    if name in SMALL_RESNETS:
+        return SMALL_RESNETS[name]()
+    if name in PAPER_NETWORKS:
+        return PAPER_NETWORKS[name]()
+    sized = {} if side is None else {"image_size": side}
+    model: nn.Module = models.get_model(name, weights=None, **sized)
+    return model
+
+
+def _adapt(backbone: nn.Module, family: Family) -> None:
+    """Take the classifier off and average the last map where torchvision keeps places; no key changes."""
+    if family.classifier is not None:
+        backbone.set_submodule(family.classifier, nn.Identity())
+    if isinstance(backbone, models.AlexNet | models.VGG):
+        backbone.avgpool = nn.AdaptiveAvgPool2d(1)
+
+
+def _give_small_stem(backbone: nn.Module) -> None:
+    """Replace a ResNet's 7x7 stride-2 convolution and max-pool, keeping keys and initialisation rule."""
+    conv = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    backbone.set_submodule("conv1", conv)
+    backbone.set_submodule("maxpool", nn.Identity())
+
+
+def _make_gray(backbone: nn.Module, family: Family) -> None:
+    """Leave the first convolution one input channel, initialised by the rule it had for three.
+
+    The values are independent draws, so one channel of the three already has the right distribution, up to its
+    scale where the rule divides by the square root of the fan-in.
+    """
+    conv = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    gain = math.sqrt(conv.in_channels) if family.scaled_by_fan_in else 1.0
+    conv.in_channels = 1
+    conv.weight = nn.Parameter(conv.weight.detach()[:, :1] * gain)
+    if conv.bias is not None:
+        conv.bias = nn.Parameter(conv.bias.detach() * gain)
+
+
+def _replace_batch_norm(backbone: nn.Module, norm: Norm) -> None:
+    """Exchange every batch norm for a norm within each picture, with the same key names of weight and bias."""
+    if norm == "batch":
+        return
+    for path, module in list(backbone.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            width = module.num_features
+            own = (
+                MapLayerNorm(width, module.eps) if norm == "ln" else LayerNorm2d(width, module.eps)
+            )
+            backbone.set_submodule(path, own)
+
+
+def _vit_side(name: str, side: int) -> int:
+    """``side`` if a vision transformer can have it.
+
+    Raises:
+        UsageError: It is not a multiple of the patch; the nearest multiples are named.
+    """
+    patch = int(name.rsplit("_", 1)[1])
+    if side > 0 and side % patch == 0:
+        return side
+    below = max(side // patch * patch, patch)
+    near = sorted({below, max(math.ceil(side / patch) * patch, patch)})
+    raise UsageError(
+        f"{name} needs an image size that is a multiple of its {patch} px patch, not {side}; "
+        "type " + " or ".join(f"--image-size {size}" for size in near)
+    )

@@ -1,0 +1,40 @@
+"""The two networks of the colorization paper, up to the layers that are kept, and the heads that tell colours.
+
+Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016: the network that makes the pictures, about as deep as
+VGG, and the AlexNet behind the paper's tables of representation learning. Layers follow the authors' released
+definitions. Both read lightness there, one channel, and with one channel they have the release's parameters.
+
+Batch norm has no scale and shift, as in the release. The weights are He-initialised; the release's k-means
+initialisation kept training from going astray where nothing normalised the signal, which batch norm does here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+ColorHead = Literal["fcn", "deep", "fc"]
+
+
+def color_head(kind: ColorHead, width: int, outputs: int) -> nn.Sequential:
+    """Layers from the encoder's last map ``[B, width, n, n]`` to ``[B, outputs, n, n]``, or 2n x 2n for ``deep``."""
+    if kind == "fcn":
+        layers = [nn.Conv2d(width, 256, 3, padding=1, bias=False), nn.BatchNorm2d(256), nn.ReLU()]
+    elif kind == "deep":
+        layers = [nn.ConvTranspose2d(width, 256, 4, stride=2, padding=1), nn.ReLU()]
+        for _ in range(2):
+            layers += [nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()]
+    else:
+        fc6 = nn.Conv2d(width, 4096, 6, dilation=2, padding=5, bias=False)
+        layers = [fc6, nn.BatchNorm2d(4096), nn.ReLU()]
+        layers += [nn.Conv2d(4096, 4096, 1, bias=False), nn.BatchNorm2d(4096), nn.ReLU()]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    last = nn.Conv2d(256 if kind != "fc" else 4096, outputs, 1)
+    # Small last weights: the first loss is ln Q, the loss of knowing nothing.
+    nn.init.normal_(last.weight, std=0.001)
+    assert last.bias is not None
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)

@@ -1,0 +1,190 @@
+"""Which pixels of a picture are removed: one mask per picture, drawn for a whole batch (Pathak et al. 2016, 3.3).
+
+A mask is bool ``[B, 1, S, S]``, true where the picture is removed. The paper cut random regions out with the
+silhouettes of a labelled set; noise, blobs and the user's own files stand for them. All shapes scale with the
+picture's side S.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssltool.errors import DataError
+from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.resize import line_matrix
+
+# The pattern of the released code has one cell of noise every 16.7 px of a 128 px picture.
+_CELLS = 128 * 0.06
+_MOST_FILES = 1000
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif"}
+
+
+def overlap_of(side: int) -> int:
+    """Width in pixels of the visible band round the central hole that is predicted too: 7 at 128 px."""
+    return math.floor(7 * side / 128 + 0.5)
+
+
+def central_hole(side: int, overlap: int) -> Tensor:
+    """The central half of a picture less a band of ``overlap`` pixels, bool ``[1, 1, S, S]``."""
+    mask = torch.zeros(1, 1, side, side, dtype=torch.bool)
+    start, end = side // 4 + overlap, side // 4 + side // 2 - overlap
+    mask[..., start:end, start:end] = True
+    return mask
+
+
+def noise(draws: Draws, side: int, coverage: tuple[float, float] = (0.2, 0.3)) -> Tensor:
+    """Thresholded smooth noise, covering a share drawn uniformly from ``coverage`` exactly.
+
+    The look of the released code's pattern, without drawing until a crop happens to have the right coverage.
+    """
+    cells = math.ceil(_CELLS) + 3
+    values = draws.uniform(cells, cells)
+    full = math.ceil(cells * side / _CELLS)
+    enlarge = line_matrix(cells, full, values.device, values.dtype, "bicubic")
+    start = draws.integers(full - side + 1, 2)
+    pixels = torch.arange(side, device=values.device)
+    rows, columns = (enlarge[start[:, i, None] + pixels] for i in (0, 1))  # [B, S, cells] each
+    pattern = (rows @ values @ columns.transpose(1, 2)).flatten(1)
+    share = coverage[0] + draws.uniform(1) * (coverage[1] - coverage[0])
+    count = (share * side * side).round().long()
+    threshold = pattern.sort(dim=1).values.gather(1, count)
+    return (pattern < threshold).view(-1, 1, side, side)
+
+
+def blocks(draws: Draws, side: int) -> Tensor:
+    """Overlapping rectangles with sides of an eighth to a quarter of the picture's, together up to a quarter of it."""
+    low, high = round(side / 8), round(side / 4)
+
+    def rectangle() -> Tensor:
+        size = low + draws.integers(high - low + 1, 2)
+        start = draws.integers(side - size + 1, 2)
+        pixels = torch.arange(side, device=draws.device)
+        along = (pixels >= start[..., None]) & (pixels < (start + size)[..., None])  # [B, 2, S]
+        return along[:, 0, :, None] & along[:, 1, None, :]
+
+    return _pasted(draws, side, rectangle, least=0.23, most=0.25, tries=50)
+
+
+def blobs(draws: Draws, side: int) -> Tensor:
+    """Star-shaped outlines, closest to silhouettes of objects: 20 to 25 % of the picture.
+
+    The radius at angle t is R (1 + sum of a_k cos(k t + phase_k), k = 2..6), stretched and turned at random.
+    """
+
+    def outline() -> Tensor:
+        bends = draws.normal(5) * 0.35 / torch.arange(2, 7, device=draws.device)
+        phases = draws.uniform(5) * 2 * math.pi
+        radius = (0.10 + 0.18 * draws.uniform(1, 1)) * side
+        aspect = torch.exp(draws.uniform(1, 1) - 0.5)
+        turn = draws.uniform(1, 1) * 2 * math.pi
+        centre = draws.uniform(2) * side
+        y = torch.arange(side, device=draws.device)[None, :, None] + 0.5 - centre[:, 0, None, None]
+        x = torch.arange(side, device=draws.device)[None, None, :] + 0.5 - centre[:, 1, None, None]
+        along = (x * turn.cos() + y * turn.sin()) / aspect.sqrt()
+        across = (y * turn.cos() - x * turn.sin()) * aspect.sqrt()
+        angle = torch.atan2(across, along)
+        shape = torch.ones_like(angle)
+        for k in range(5):
+            shape = shape + bends[:, k, None, None] * torch.cos(
+                (k + 2) * angle + phases[:, k, None, None]
+            )
+        return torch.hypot(along, across) < radius * shape.clamp(0.3, 1.9)
+
+    return _pasted(draws, side, outline, least=0.20, most=0.25, tries=50)
+
+
+def from_shapes(draws: Draws, side: int, shapes: Tensor) -> Tensor:
+    """The user's own shapes, flipped, turned, scaled by 0.5 to 1.5 and pasted anywhere: 20 to 25 % of the picture.
+
+    Args:
+        draws: The pictures' random numbers.
+        side: S.
+        shapes: uint8 ``[K, 1, s, s]``, 255 inside the shape; from `read_shapes`.
+    """
+
+    def silhouette() -> Tensor:
+        which = draws.integers(len(shapes), 1)[:, 0]
+        mirror = torch.where(draws.chance(0.5, 1)[:, 0], -1.0, 1.0)
+        angle = draws.uniform(1)[:, 0] * 2 * math.pi
+        scale = 0.5 + draws.uniform(1)[:, 0]
+        shift = draws.uniform(2) * 2 - 1  # of the shape's centre, in halves of the picture
+        cos, sin = angle.cos() / scale, angle.sin() / scale
+        turn = torch.stack(
+            [torch.stack([cos * mirror, sin * mirror], 1), torch.stack([-sin, cos], 1)], 1
+        )
+        affine = torch.cat([turn, -(turn @ shift[..., None])], dim=2)
+        grid = F.affine_grid(affine, [draws.count, 1, side, side], align_corners=False)
+        return F.grid_sample(shapes[which].float(), grid, align_corners=False)[:, 0] > 127
+
+    return _pasted(draws, side, silhouette, least=0.20, most=0.25, tries=50)
+
+
+def read_shapes(folder: Path, side: int) -> Tensor:
+    """Read mask pictures (light = inside the shape) at side ``side``: uint8 ``[K, 1, side, side]``, at most 1000.
+
+    Raises:
+        DataError: The folder has no masks, or one of them cannot be read or is empty.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)[
+        :_MOST_FILES
+    ]
+    if not files:
+        raise DataError(
+            f"--mask-files {folder} holds no pictures; put black and white PNG files there"
+        )
+    shapes = []
+    for file in files:
+        try:
+            picture = torch.from_numpy(np.array(Image.open(file).convert("L")))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"--mask-files: {file} cannot be read; remove it or write it again as PNG"
+            ) from error
+        square = F.interpolate(
+            picture[None, None].float(), (side, side), mode="bilinear", antialias=True
+        )[0]
+        if not bool((square > 127).any()):
+            raise DataError(
+                f"--mask-files: {file} has no light pixels; the shape should be white on black"
+            )
+        shapes.append(square.to(torch.uint8))
+    return torch.stack(shapes)
+
+
+def fingerprint(shapes: Tensor) -> str:
+    """SHA-256 of a stack of shapes, to know them again."""
+    return hashlib.sha256(shapes.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def boundary_index(mask: Tensor) -> Tensor:
+    """Pairs of unequal neighbours divided by the side, ``[B]``: how ragged a mask is, whatever its scale."""
+    down = (mask[..., 1:, :] != mask[..., :-1, :]).flatten(1).sum(dim=1)
+    across = (mask[..., 1:] != mask[..., :-1]).flatten(1).sum(dim=1)
+    return (down + across) / mask.shape[-1]
+
+
+def _pasted(
+    draws: Draws, side: int, shape: Callable[[], Tensor], least: float, most: float, tries: int
+) -> Tensor:
+    """Paste shapes ``[B, S, S]`` until a mask covers ``least`` of the picture, leaving out those that pass ``most``."""
+    mask = torch.zeros(draws.count, side, side, dtype=torch.bool, device=draws.device)
+    covered = torch.zeros(draws.count, device=draws.device)
+    for _ in range(tries):
+        joined = mask | shape()
+        share = joined.flatten(1).float().mean(dim=1)
+        taken = (covered < least) & (share <= most)
+        mask = torch.where(taken[:, None, None], joined, mask)
+        covered = torch.where(taken, share, covered)
+        # Asking would stop a GPU; there the remaining tries cost little and change nothing.
+        if not mask.is_cuda and bool((covered >= least).all()):
+            break
+    return mask[:, None]

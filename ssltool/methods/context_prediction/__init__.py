@@ -1,0 +1,5 @@
+"""Context prediction: name which of its eight neighbours a second patch is."""
+
+from ssltool.methods.context_prediction.task import ContextPrediction
+
+__all__ = ["ContextPrediction"]

@@ -1,0 +1,136 @@
+"""Points in a plane -> a PNG map of the pictures that lie there, framed in the colours of their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ssltool.plotting.sheet import save_image, to_image, wrapped
+
+_SIDE = 1200  # px of the map
+_MARGIN = 16
+_TEXT = 14
+_LINE = _TEXT + 8
+_DOT = 3
+_FRAME = 3
+_PAPER, _INK, _PLAIN = (255, 255, 255), (34, 34, 34), (150, 150, 150)
+
+Color = tuple[int, int, int]
+
+
+def save_map(
+    points: NDArray[np.float64],
+    pictures: Tensor,
+    path: Path,
+    *,
+    labels: Sequence[int] = (),
+    classes: Sequence[str] = (),
+    title: str = "",
+    thumbnail: int = 44,
+) -> Path:
+    """Draw a dot for each point and, where there is room, its picture.
+
+    Pictures are placed in a shuffled order, so that no class has the first choice; one that would cover more than a
+    third of another's width stays a dot.
+
+    Args:
+        points: ``[N, 2]`` on any scale; the axes are stretched alike.
+        pictures: uint8 ``[N, 3, h, w]``.
+        path: Where to save; missing folders are made.
+        labels: Class of each point, ``[N]``; empty without classes.
+        classes: Names of the classes, listed below the map.
+        title: Drawn on top.
+        thumbnail: Side of a drawn picture in pixels.
+
+    Returns:
+        ``path``.
+    """
+    font = ImageFont.load_default(_TEXT)
+    heading = wrapped(title, font, _SIDE - 2 * _MARGIN)
+    legend = _legend(classes, font)
+    top = _MARGIN + len(heading) * _LINE
+    foot = top + _SIDE
+    canvas = Image.new(
+        "RGB", (_SIDE, foot + (len(legend) * _LINE + _MARGIN if legend else 0)), _PAPER
+    )
+    draw = ImageDraw.Draw(canvas)
+    for i, line in enumerate(heading):
+        draw.text((_MARGIN, _MARGIN + i * _LINE), line, _INK, font)
+    places = _spread(points, thumbnail) + np.array([0, top])
+    colors = (
+        [class_color(label, len(classes)) for label in labels]
+        if len(labels)
+        else [_PLAIN] * len(points)
+    )
+    for (x, y), color in zip(places, colors, strict=True):
+        draw.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill=color)
+    drawn: list[NDArray[np.float64]] = []
+    for i in np.random.Generator(np.random.PCG64(0)).permutation(len(places)):
+        if all(np.abs(places[i] - other).max() >= thumbnail * 2 / 3 for other in drawn):
+            drawn.append(places[i])
+            _paste(canvas, draw, pictures[i], places[i], colors[i], thumbnail)
+    for row, names in enumerate(legend):
+        for x, number in names:
+            y = foot + row * _LINE
+            draw.rectangle(
+                (x, y + 2, x + _TEXT, y + 2 + _TEXT), fill=class_color(number, len(classes))
+            )
+            draw.text((x + _TEXT + 6, y), classes[number], _INK, font)
+    return save_image(canvas, path)
+
+
+def class_color(number: int, classes: int) -> Color:
+    """A colour for a class; up to ten and up to twenty classes have colours that people tell apart."""
+    names = "tab10" if classes <= 10 else "tab20" if classes <= 20 else "hsv"
+    share = number % classes if classes <= 20 else number / classes
+    red, green, blue, _ = (round(255 * part) for part in colormaps[names](share))
+    return red, green, blue
+
+
+def _spread(points: NDArray[np.float64], thumbnail: int) -> NDArray[np.float64]:
+    """Stretch points into the map, both axes alike, in the middle, with room for the outermost pictures."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    room = _SIDE - 2 * _MARGIN - thumbnail
+    scale = room / max(float((high - low).max()), 1e-9)
+    middle: NDArray[np.float64] = (points - (low + high) / 2) * scale + _SIDE / 2
+    return middle
+
+
+def _paste(
+    canvas: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    picture: Tensor,
+    place: NDArray[np.float64],
+    color: Color,
+    side: int,
+) -> None:
+    """Draw a picture around its place with a frame in its colour."""
+    left, top = (round(float(part) - side / 2) for part in place)
+    draw.rectangle((left, top, left + side - 1, top + side - 1), fill=color)
+    inner = side - 2 * _FRAME
+    canvas.paste(
+        to_image(picture).resize((inner, inner), Image.Resampling.BILINEAR),
+        (left + _FRAME, top + _FRAME),
+    )
+
+
+def _legend(
+    classes: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> list[list[tuple[int, int]]]:
+    """Rows of (place in px, number of the class)."""
+    rows: list[list[tuple[int, int]]] = []
+    x = _SIDE
+    for number, name in enumerate(classes):
+        width = _TEXT + 6 + round(font.getlength(name)) + 2 * _MARGIN
+        if x + width > _SIDE:
+            rows.append([])
+            x = _MARGIN
+        rows[-1].append((x, number))
+        x += width
+    return rows

@@ -1,0 +1,59 @@
+"""``--tensorboard``: a run's numbers and pictures in the files that TensorBoard shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ssltool.errors import UsageError
+
+BOARD = "tensorboard"  # folder in the run folder
+
+
+def require_tensorboard() -> None:
+    """Raise a UsageError if the package is not installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "--tensorboard needs tensorboard; type pip install 'ssltool[tensorboard]'"
+        ) from error
+
+
+class Board:
+    """Writes the events of one run.
+
+    Args:
+        folder: Where they go.
+        start: Step the run goes on from; what a killed run wrote after it is hidden.
+        chance: Number's name -> value for a network that knows nothing, drawn as a level line of its own.
+    """
+
+    def __init__(self, folder: Path, start: int, chance: Mapping[str, float]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+        self._chance = dict(chance)
+
+    def line(self, line: Mapping[str, float]) -> None:
+        """Add the numbers of one line of ``metrics.jsonl``."""
+        step = int(line["step"])
+        for name, value in line.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, step)
+            if name in self._chance:
+                self._writer.add_scalar(f"{name}/chance", self._chance[name], step)
+        self._writer.flush()
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Add a picture that was drawn into the run folder."""
+        with Image.open(path) as image:
+            self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()

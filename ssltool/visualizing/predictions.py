@@ -1,0 +1,120 @@
+"""Pictures of a task, of what a network answers, of features, filters, permutation sets and training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssltool.data.sample import sample
+from ssltool.data.sources.files import FileSource
+from ssltool.data.sources.registry import open_source
+from ssltool.errors import UsageError
+from ssltool.methods.base import Lines, Loss, Matrix, Method, Points
+from ssltool.plotting import charts as chart
+from ssltool.plotting.sheet import save_sheet
+from ssltool.plotting.units import said as said
+from ssltool.runs import folder as runs
+from ssltool.visualizing.sampling import spread, with_places
+from ssltool.visualizing.sources import png
+
+_SCORED = 512  # pictures that `solve` scores for the numbers in its title
+
+
+def draw_answers(
+    folder: Path,
+    path: Path,
+    *,
+    name: str | None = None,
+    data: Sequence[str] = (),
+    image: Sequence[Path] = (),
+    count: int = 6,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Draw what a run's network answers beside the truth, and score it on up to 512 pictures.
+
+    Args:
+        folder: A run folder.
+        path: PNG to write; charts beside it may be SVG or PDF by its suffix.
+        name: The method expected, to catch a mistaken folder.
+        data: Pictures to ask about; the run's own if empty.
+        image: Ask about these files instead.
+        count: Rows drawn.
+        seed: Seed of the puzzles.
+    """
+    sheet = png(path)
+    run = runs.read_run(folder)
+    if name is not None and name != run.choice.method:
+        raise UsageError(f"{folder} is a run of {run.choice.method}, not of {name}")
+    method = runs.load_method(run)
+    source = FileSource(image) if image else open_source(tuple(data) or run.choice.run.data)
+    images, index = sample(source, run.info.image_size, _SCORED)
+    if source.fingerprint() != run.fingerprint:
+        index = (
+            index + run.info.count
+        )  # pictures that the run has not seen are numbered after its own
+    scores = score(method, images, index, seed)
+    chosen = spread(images, count)
+    answers = method.answers(images[chosen], index[chosen], torch.Generator().manual_seed(seed))
+    if answers.places:
+        answers = with_places(answers, open_source(run.choice.run.data), run.info.image_size)
+    numbers = ", ".join(
+        said(key, value, method.chance) for key, value in scores.items() if key != "loss"
+    )
+    scored = "" if len(images) == len(source) else f"{len(images)} of "
+    title = f"{run.choice.method} on {scored}{source.description}: {numbers}"
+    save_sheet(answers.pictures, sheet, captions=answers.captions, title=title)
+    return {
+        "path": str(sheet),
+        "charts": _draw_charts(method, images, index, path, seed),
+        "method": run.choice.method,
+        "pictures": len(images),
+        **scores,
+        "chance": method.chance,
+    }
+
+
+@torch.no_grad()
+def _draw_charts(
+    method: Method[Any, Any], images: Tensor, index: Tensor, path: Path, seed: int
+) -> list[str]:
+    """Draw the method's charts beside the sheet ``path``, as ``NAME-chart-name`` with its suffix; their paths."""
+    drawn = []
+    for name, numbers in method.charts(images, index, torch.Generator().manual_seed(seed)).items():
+        title = f"{name}, {len(images)} pictures"
+        match numbers:
+            case Matrix():
+                figure = chart.matrix(numbers.values.numpy(), *numbers[1:], title=title)
+            case Lines():
+                figure = chart.lines(*numbers, title=title)
+            case Points(x, y, colors, sizes, x_label, y_label):
+                plane = [part.numpy() for part in (x, y, colors, sizes)]
+                figure = chart.points(
+                    plane[0], plane[1], plane[2], plane[3], x_label, y_label, title=title
+                )
+        place = path.with_name(f"{path.stem}-{name.replace(' ', '-')}{path.suffix}")
+        drawn.append(str(chart.save_figure(figure, place)))
+    return drawn
+
+
+@torch.no_grad()
+def score(
+    method: Method[Any, Any], images: Tensor, index: Tensor, seed: int, batch: int = 64
+) -> dict[str, float]:
+    """A trained method's loss and numbers over pictures, in evaluation mode (no guards, central geometry)."""
+    method.eval()
+    generator = torch.Generator()
+    totals: dict[str, float] = {}
+    parts = -(
+        -len(images) // batch
+    )  # of one size, because a task may depend on how many pictures it sees
+    for part, places in zip(
+        torch.tensor_split(images, parts), torch.tensor_split(index, parts), strict=True
+    ):
+        loss: Loss = method(method.view(part, places, generator.manual_seed(seed)))
+        for key, value in {"loss": loss.value, **loss.numbers}.items():
+            totals[key] = totals.get(key, 0.0) + float(value) * len(part) / len(images)
+    return totals

@@ -1,0 +1,444 @@
+"""Sources: what a walk lists and in which order, labels, fingerprints, messages and the survey."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssltool.data.sources.base import JoinedSource, Source, survey
+from ssltool.data.sources.demo import DemoSource
+from ssltool.data.sources.folder import FolderSource
+from ssltool.data.sources.registry import DEMO_COUNT, open_source
+from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs links and file names of POSIX")
+
+
+def put(
+    root: Path, *names: str, colour: tuple[int, int, int] = (200, 100, 50), side: int = 12
+) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side), colour).save(root / name)
+
+
+def listed(source: Source, root: Path) -> list[str]:
+    return [
+        os.path.relpath(source.name(index), root).replace(os.sep, "/")
+        for index in range(len(source))
+    ]
+
+
+def message(kind: type[SslToolError], spec: object) -> str:
+    with pytest.raises(kind) as caught:
+        open_source([str(spec)])
+    assert type(caught.value) is kind
+    text = str(caught.value)
+    assert text.isprintable()  # so on one line
+    return text
+
+
+# The walk
+
+
+def test_order_is_by_relative_path_at_any_depth(tmp_path: Path) -> None:
+    names = [
+        "b/2.png",
+        "a/deep/er/9.png",
+        "a/1.png",
+        "root.png",
+        "a.b/3.png",
+        "B/1.PNG",
+        "a/10.png",
+        "é/1.png",
+    ]
+    random.Random(0).shuffle(names)
+    put(tmp_path, *names)
+    assert listed(FolderSource(tmp_path), tmp_path) == sorted(names)
+
+
+def test_order_does_not_depend_on_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, *[f"{folder}/{number}.png" for folder in "abc" for number in range(5)])
+    expected = FolderSource(tmp_path).fingerprint()
+    plain = os.scandir
+
+    class Reversed:
+        def __init__(self, path: str) -> None:
+            self.entries = plain(path)
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            return list(self.entries)[::-1]
+
+        def __exit__(self, *error: object) -> None:
+            self.entries.close()
+
+    monkeypatch.setattr(os, "scandir", Reversed)
+    assert FolderSource(tmp_path).fingerprint() == expected
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "a/.2.png", ".hidden/3.png", "a/.deep/4.png")
+    (tmp_path / "a" / "notes.txt").write_text("x")
+    (tmp_path / "png").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    assert listed(FolderSource(tmp_path), tmp_path) == ["a/1.png"]
+
+
+@posix
+def test_loops_of_links_end(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "a/b/2.png")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    source = FolderSource(tmp_path)
+    assert [name for name in listed(source, tmp_path) if name != "self.png"] == [
+        "a/1.png",
+        "a/b/2.png",
+    ]
+    assert source.unlisted == {}
+
+
+@posix
+def test_a_linked_folder_is_followed_once(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    put(outside, "1.png", "sub/2.png")
+    put(root, "z/3.png")
+    (root / "a").symlink_to(outside)
+    (root / "b").symlink_to(outside)
+    (root / "c").symlink_to(
+        root / "z"
+    )  # the real folder has precedence, though its name comes later
+    source = FolderSource(root)
+    assert listed(source, root) == ["a/1.png", "a/sub/2.png", "z/3.png"]
+    assert source.classes == ("a", "z")
+
+
+@posix
+def test_linked_files_and_a_linked_root(tmp_path: Path) -> None:
+    put(tmp_path, "real/1.png")
+    (tmp_path / "real" / "2.png").symlink_to(tmp_path / "real" / "1.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    source = FolderSource(tmp_path / "link")
+    assert listed(source, tmp_path / "link") == ["1.png", "2.png"]
+    np.testing.assert_array_equal(source.read(0, 8), source.read(1, 8))
+
+
+@posix
+def test_a_dead_link_is_named_as_unreadable_and_a_pipe_is_never_opened(tmp_path: Path) -> None:
+    put(tmp_path, "1.png")
+    (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(tmp_path / "3.png")
+    source = FolderSource(tmp_path)
+    assert listed(source, tmp_path) == ["1.png", "2.png"]
+    with pytest.raises(UnreadablePicture, match="no such file"):
+        source.read(1, 8)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may list everything"
+)
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "b").chmod(0)
+    try:
+        source = FolderSource(tmp_path)
+        assert listed(source, tmp_path) == ["a/1.png"]
+        assert list(source.unlisted.values()) == ["permission denied"]
+        assert survey(source).unreadable == dict(source.unlisted)
+    finally:
+        (tmp_path / "b").chmod(0o700)
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "pictures/1.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert len(open_source(["~/pictures"])) == 1
+
+
+# Reading and labels
+
+
+def test_reading(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", colour=(1, 2, 3), side=20)
+    put(tmp_path, "b/2.png", colour=(4, 5, 6), side=30)
+    source = FolderSource(tmp_path)
+    for index, (colour, side) in enumerate([((1, 2, 3), 20), ((4, 5, 6), 30)]):
+        picture = source.read(index, 16)
+        assert picture.shape == (16, 16, 3)
+        assert picture.dtype == np.uint8
+        assert (picture == colour).all()
+        assert source.short_side(index) == side
+    copy = pickle.loads(
+        pickle.dumps(source)
+    )  # as a worker process gets it where processes are not forked
+    assert (copy.read(1, 16) == (4, 5, 6)).all()
+
+
+def test_labels_are_the_first_level_folders(tmp_path: Path) -> None:
+    put(tmp_path, "dog/x/1.png", "cat/1.png", "dog/2.png", "0.png", "zebra.png")
+    (tmp_path / "empty").mkdir()
+    source = FolderSource(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert listed(source, tmp_path) == [
+        "0.png",
+        "cat/1.png",
+        "dog/2.png",
+        "dog/x/1.png",
+        "zebra.png",
+    ]
+    assert [source.label(index) for index in range(5)] == [None, 0, 1, 1, None]
+
+
+def test_a_flat_folder_has_no_classes(tmp_path: Path) -> None:
+    put(tmp_path, "1.png", "2.png")
+    source = FolderSource(tmp_path)
+    assert source.classes == ()
+    assert [source.label(0), source.label(1)] == [None, None]
+
+
+def test_joined_sources_merge_classes_by_name(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    put(first, "dog/1.png", "cat/2.png", colour=(1, 1, 1))
+    put(second, "ant/1.png", "dog/2.png", "3.png", colour=(2, 2, 2), side=40)
+    source = open_source([str(first), str(second), "demo:3"])
+    assert isinstance(source, JoinedSource)
+    assert len(source) == 8
+    assert source.classes[:2] == ("ant", "bird")
+    named = [
+        None if (label := source.label(i)) is None else source.classes[label] for i in range(8)
+    ]
+    assert named == ["cat", "dog", None, "ant", "dog", *DemoSource(3).classes[:3]]
+    assert [int(source.read(i, 8)[0, 0, 0]) for i in range(5)] == [1, 1, 2, 2, 2]
+    np.testing.assert_array_equal(source.read(7, 16), DemoSource(3).read(2, 16))
+    assert source.name(4) == str(second / "dog" / "2.png")
+    assert source.name(5) == DemoSource(3).name(0)
+    assert [source.short_side(i) for i in (0, 2, 5)] == [12, 40, 32]
+    assert all(part in source.description for part in (str(first), str(second), "demo"))
+
+
+# Fingerprints
+
+
+def test_fingerprint_tells_lists_apart(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "a/2.png")
+    seen = [FolderSource(tmp_path).fingerprint()]
+    assert FolderSource(tmp_path).fingerprint() == seen[0]
+    (tmp_path / "notes.txt").write_text("not a picture")
+    assert FolderSource(tmp_path).fingerprint() == seen[0]
+    put(tmp_path, "a/3.png")
+    seen.append(FolderSource(tmp_path).fingerprint())
+    (tmp_path / "a" / "3.png").rename(tmp_path / "a" / "4.png")
+    seen.append(FolderSource(tmp_path).fingerprint())
+    (tmp_path / "a" / "4.png").rename(tmp_path / "4.png")
+    seen.append(FolderSource(tmp_path).fingerprint())
+    assert len(set(seen)) == 4
+
+
+def test_fingerprint_knows_where_names_end(tmp_path: Path) -> None:
+    put(tmp_path / "one", "a.png", "b.pngc.png")
+    put(tmp_path / "two", "a.pngb.png", "c.png")
+    assert (
+        FolderSource(tmp_path / "one").fingerprint() != FolderSource(tmp_path / "two").fingerprint()
+    )
+
+
+def test_fingerprint_does_not_depend_on_where_the_folder_is(tmp_path: Path) -> None:
+    put(tmp_path / "one", "a/1.png")
+    put(tmp_path / "two", "a/1.png")
+    assert (
+        FolderSource(tmp_path / "one").fingerprint() == FolderSource(tmp_path / "two").fingerprint()
+    )
+
+
+def test_fingerprint_of_joined_sources(tmp_path: Path) -> None:
+    put(tmp_path, "1.png")
+    specs = [
+        ["demo:2", str(tmp_path)],
+        [str(tmp_path), "demo:2"],
+        ["demo:3", str(tmp_path)],
+        ["demo:2"],
+    ]
+    assert len({open_source(each).fingerprint() for each in specs}) == 4
+    assert open_source(specs[0]).fingerprint() == open_source(specs[0]).fingerprint()
+
+
+# What was typed
+
+
+def test_demo_specs() -> None:
+    assert len(open_source(["demo"])) == DEMO_COUNT
+    assert len(open_source(["demo:17"])) == 17
+    assert open_source(["demo:5"]).fingerprint() != open_source(["demo-test:5"]).fingerprint()
+
+
+def test_a_folder_called_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "demo/1.png")
+    monkeypatch.chdir(tmp_path)
+    assert len(open_source(["./demo"])) == 1
+    assert len(open_source(["demo"])) == DEMO_COUNT
+
+
+def test_nothing_given() -> None:
+    with pytest.raises(UsageError, match="no pictures given"):
+        open_source([])
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    text = message(UsageError, tmp_path / "gone")
+    assert text.startswith(f"no folder at {tmp_path / 'gone'}; give a folder of pictures")
+
+
+def test_empty_path() -> None:
+    assert "no folder at ''" in message(UsageError, "")
+
+
+def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+    put(tmp_path, "1.png")
+    assert "1.png is not a folder; give a folder" in message(UsageError, tmp_path / "1.png")
+
+
+@posix
+def test_a_dead_link_instead_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    assert "link is not a folder" in message(UsageError, tmp_path / "link")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    assert "it holds no files" in message(DataError, tmp_path)
+    (tmp_path / "deeper").mkdir()
+    assert "it holds no files" in message(DataError, tmp_path)
+
+
+def test_a_folder_without_pictures(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    assert "its 1 file has no picture's ending" in message(DataError, tmp_path)
+    (tmp_path / "b.mp4").write_text("x")
+    assert "its 2 files have no picture's ending" in message(DataError, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "demo:",
+        "demo:0",
+        "demo:-3",
+        "demo:x",
+        "demo:1.5",
+        "demo-test:1e3",
+        "demo:²",
+        "demo:1_0",
+        f"demo:{10**30}",
+    ],
+)
+def test_a_bad_count(spec: str) -> None:
+    text = message(UsageError, spec)
+    assert repr(spec) in text
+    assert "demo:4096" in text
+
+
+@pytest.mark.parametrize("spec", ["hf:imagenet", "s3://bucket/pictures", "timm:CIFAR10"])
+def test_an_unknown_scheme(spec: str) -> None:
+    assert message(UsageError, spec).startswith(f"no source of this kind at {spec}; give a folder")
+
+
+# Odd names
+
+
+@posix
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"line\nbreak",
+        b"sp ace",
+        "ünï-日本".encode(),
+        b"tab\tbell\x07",
+        b"\xff\xfe bytes",
+        b"\x1b[31mred",
+    ],
+)
+def test_odd_names_are_read_and_named_on_one_line(tmp_path: Path, name: bytes) -> None:
+    folder = os.path.join(os.fsencode(tmp_path), name)
+    try:
+        os.mkdir(folder)
+        with open(os.path.join(folder, name + b".png"), "wb") as file:
+            Image.new("RGB", (12, 12), "red").save(file, "PNG")
+        with open(os.path.join(folder, name + b".jpg"), "wb") as file:
+            file.write(b"broken")
+    except OSError:
+        pytest.skip("the file system refuses the name")
+    source = FolderSource(os.fsdecode(os.fsencode(tmp_path)))
+    assert len(source) == 2
+    assert all(source.name(index).isprintable() for index in range(2))
+    assert (source.read(1, 8) == (255, 0, 0)).all()
+    assert len(source.fingerprint()) == 64
+    look = survey(source)
+    assert list(look.unreadable) == [source.name(0)]
+    inner = FolderSource(os.fsdecode(folder))
+    assert inner.description.isprintable()
+    assert message(UsageError, os.fsdecode(folder) + "gone")
+
+
+def test_plain_unicode_is_not_escaped(tmp_path: Path) -> None:
+    put(tmp_path, "ünï 日本/a b.png")
+    assert FolderSource(tmp_path).name(0) == str(tmp_path / "ünï 日本" / "a b.png")
+
+
+# The survey
+
+
+def test_survey(tmp_path: Path) -> None:
+    put(tmp_path, "1.png", "2.png", colour=(255, 0, 0), side=20)
+    put(tmp_path, "3.png", colour=(0, 0, 0), side=40)
+    put(tmp_path, "4.png", colour=(255, 255, 255), side=40)
+    (tmp_path / "5.png").write_bytes(b"broken")
+    look = survey(FolderSource(tmp_path))
+    assert look.count == 5
+    assert look.short_side == 30  # median of 20, 20, 40, 40
+    assert look.gray_fraction == 0.5
+    assert look.mean == pytest.approx((0.75, 0.25, 0.25))
+    assert look.std == pytest.approx((np.sqrt(3) / 4,) * 3)
+    assert look.unreadable == {str(tmp_path / "5.png"): "not a picture in a known format"}
+
+
+def test_survey_reads_a_spread_sample(tmp_path: Path) -> None:
+    put(tmp_path, *[f"{number:02}.png" for number in range(21)], colour=(0, 0, 0))
+    for number in (0, 10, 20):
+        put(tmp_path, f"{number:02}.png", colour=(255, 255, 255))
+    assert survey(FolderSource(tmp_path), sample=3).mean == (1, 1, 1)
+
+
+def test_survey_looks_further_when_the_whole_sample_is_broken(tmp_path: Path) -> None:
+    put(tmp_path, *[f"{number}.png" for number in range(5)])
+    for number in (0, 2, 4):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    look = survey(FolderSource(tmp_path), sample=3)
+    assert look.mean == pytest.approx((200 / 255, 100 / 255, 50 / 255))
+    assert len(look.unreadable) == 3
+
+
+def test_survey_of_nothing_readable_names_the_first(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_text("no picture")
+    with pytest.raises(DataError) as caught:
+        survey(FolderSource(tmp_path))
+    assert type(caught.value) is DataError
+    first = f"{tmp_path / 'a.jpg'}: not a picture in a known format"
+    assert (
+        str(caught.value)
+        == f"none of the 2 files in {tmp_path} can be read as a picture; first: {first}"
+    )
+
+
+def test_survey_of_the_demo_world() -> None:
+    look = survey(DemoSource(100), sample=8)
+    assert (look.count, look.short_side, look.gray_fraction, look.unreadable) == (100, 32, 0, {})

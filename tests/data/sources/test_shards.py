@@ -1,0 +1,305 @@
+"""Tar shards: what is listed, labels, the index, ranges of names, damage, order of long lists."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tarfile
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssltool.data.loader import TrainBatches
+from ssltool.data.sampler import Order
+from ssltool.data.sources import shards
+from ssltool.data.sources.base import JoinedSource
+from ssltool.data.sources.folder import FolderSource
+from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.shards import ShardSource, expand_braces, shard_paths, write_index
+from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
+
+
+def png(value: int, side: int = 12) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (value, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def tar(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as file:
+        for name, data in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            file.addfile(header, io.BytesIO(data))
+    return path
+
+
+def numbered(folder: Path, counts: list[int]) -> ShardSource:
+    """Shards of red pictures, numbered through."""
+    paths, number = [], 0
+    for place, count in enumerate(counts):
+        members = {}
+        for _ in range(count):
+            members |= {
+                f"{number:06d}.png": png(number % 256),
+                f"{number:06d}.cls": str(number % 3).encode(),
+            }
+            number += 1
+        paths.append(str(tar(folder / f"train-{place:04d}.tar", members)))
+    return ShardSource(paths, str(folder))
+
+
+def reds(source: ShardSource) -> list[int]:
+    return [int(source.read(place, 8)[0, 0, 0]) for place in range(len(source))]
+
+
+def fails(kind: type[SslToolError], spec: Path | str) -> str:
+    with pytest.raises(kind) as caught:
+        open_source([str(spec)])
+    text = str(caught.value)
+    assert text.isprintable()
+    return text
+
+
+def test_pictures_and_classes_in_order(tmp_path: Path) -> None:
+    source = numbered(tmp_path, [3, 2, 4])
+    assert reds(source) == list(range(9))
+    assert source.classes == ("0", "1", "2")
+    assert [source.label(place) for place in range(9)] == [0, 1, 2] * 3
+    assert source.name(4) == f"{tmp_path}/train-0001.tar/000004.png"
+    assert source.short_side(0) == 12
+
+
+def test_samples_group_by_key_up_to_the_first_dot(tmp_path: Path) -> None:
+    path = tar(
+        tmp_path / "a.tar",
+        {
+            "x.y/one.cls": b"7\n",  # the class may come first
+            "x.y/one.jpg.txt": b"no picture",
+            "x.y/one.png": png(1),
+            "x.y/one.mask.png": png(99),  # one picture per sample
+            "x.y/two.seg.PNG": png(2),
+            "x.y/two.json": b'{"label": "cat"}',
+            "x.y/two.cls": b"3",  # a name wins over a number
+            "three.png": png(3),
+            "four.json": b"{broken",
+            "four.png": png(4),
+            "five.json": b'{"label": "no picture"}',
+        },
+    )
+    source = open_source([str(path)])
+    assert reds(source) == [1, 2, 3, 4]
+    assert source.classes == ("7", "cat")
+    assert [source.label(place) for place in range(4)] == [0, 1, None, None]
+
+
+def test_numbers_are_classes_in_their_own_order(tmp_path: Path) -> None:
+    members = {
+        f"{n}.{ending}": data
+        for n in (10, 9, 2)
+        for ending, data in (("png", png(n)), ("cls", b"%d" % n))
+    }
+    assert open_source([str(tar(tmp_path / "a.tar", members))]).classes == ("2", "9", "10")
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_and_odd_names(tmp_path: Path, form: int) -> None:
+    source = open_source(
+        [
+            str(
+                tar(
+                    tmp_path / "a.tar",
+                    {"d" * 200 + "/é.png": png(5), "new\nline.png": png(6)},
+                    form,
+                )
+            )
+        ]
+    )
+    assert reds(source) == [5, 6]
+    assert source.name(0).endswith("d/é.png")
+    assert source.name(1).isprintable()
+
+
+def test_a_folder_of_shards_and_a_range_are_the_same(tmp_path: Path) -> None:
+    expected = numbered(tmp_path / "shards", [2, 2, 2]).fingerprint()
+    (tmp_path / "shards" / ".hidden").touch()
+    assert open_source([str(tmp_path / "shards")]).fingerprint() == expected
+    assert open_source([f"{tmp_path}/shards/train-{{0000..0002}}.tar"]).fingerprint() == expected
+    assert open_source([f"{tmp_path}/shards/train-{{0001..0002}}.tar"]).fingerprint() != expected
+
+
+def test_a_folder_with_anything_else_is_a_folder(tmp_path: Path) -> None:
+    numbered(tmp_path, [2])
+    (tmp_path / "1.png").write_bytes(png(1))
+    assert isinstance(open_source([str(tmp_path)]), FolderSource)
+    assert shard_paths(str(tmp_path / "absent")) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("{08..11}", ["08", "09", "10", "11"]),
+        ("{8..11}", ["8", "9", "10", "11"]),
+        ("{2..0}", ["2", "1", "0"]),
+        ("x{a,b}{0..1}", ["xa0", "xb0", "xa1", "xb1"]),
+        ("{}-{x}", ["{}-{x}"]),
+        ("{,s}", ["", "s"]),
+    ],
+)
+def test_braces(pattern: str, expected: list[str]) -> None:
+    assert sorted(expand_braces(pattern)) == sorted(expected)
+
+
+def test_what_is_missing_or_no_tar_is_named(tmp_path: Path) -> None:
+    numbered(tmp_path, [1])
+    text = fails(UsageError, f"{tmp_path}/train-{{0000..0003}}.tar")
+    assert "train-0001.tar (3 of 4 are missing)" in text
+    (tmp_path / "bad.tar").write_bytes(b"x" * 2000)
+    assert "no readable tar file" in fails(DataError, tmp_path / "bad.tar")
+    with tarfile.open(tmp_path / "packed.tar", "w:gz") as file:
+        file.addfile(tarfile.TarInfo("a.png"))
+    assert "not compressed" in fails(DataError, tmp_path / "packed.tar")
+    (tmp_path / "packed.tar.gz").touch()
+    assert "decompress" in fails(UsageError, tmp_path / "packed.tar.gz")
+    assert "no pictures in" in fails(DataError, tar(tmp_path / "text.tar", {"a.txt": b"a"}))
+
+
+def test_a_shard_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train-0000.tar"
+    numbered(tmp_path, [4])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: 3 * 1024 + 520])
+    assert "train-0000.tar" in fails(DataError, path)
+
+
+def test_the_index_gives_the_same_list_without_reading_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = numbered(tmp_path, [3, 2])
+    document = write_index(str(tmp_path), shard_paths(str(tmp_path)))
+    assert [entry["nsamples"] for entry in document["shardlist"]] == [3, 2]
+    monkeypatch.setattr(shards, "scan", lambda path: pytest.fail(f"{path} was scanned"))
+    source = open_source([str(tmp_path)])
+    assert (source.fingerprint(), source.classes) == (plain.fingerprint(), plain.classes)
+    assert isinstance(source, ShardSource)
+    assert not source._recent  # no table is read before a picture is
+    assert reds(source) == reds(plain)
+    assert [source.label(place) for place in range(5)] == [plain.label(place) for place in range(5)]
+    assert reds(pickle.loads(pickle.dumps(source))) == reds(plain)  # a spawned worker's copy
+
+
+def test_tables_not_used_for_long_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbered(tmp_path, [2] * 6)
+    write_index(str(tmp_path), shard_paths(str(tmp_path)))
+    monkeypatch.setattr(shards, "_HELD", 4)
+    source = ShardSource(shard_paths(str(tmp_path)), "x")
+    assert reds(source) == list(range(12))
+    assert list(source._recent) == [4, 5]
+
+
+def test_a_shard_replaced_after_indexing(tmp_path: Path) -> None:
+    numbered(tmp_path, [3, 2])
+    write_index(str(tmp_path), shard_paths(str(tmp_path)))
+    source = open_source([str(tmp_path)])
+    numbered(tmp_path, [40])
+    with pytest.raises(UnreadablePicture, match="holds 40 pictures"):
+        source.read(0, 8)
+    assert source.read(3, 8)[0, 0, 0] == 3
+    (tmp_path / "train-0001.tar").unlink()
+    with pytest.raises(UnreadablePicture, match="no such file"):
+        source.read(3, 8)
+
+
+def test_another_programs_index_is_no_obstacle(tmp_path: Path) -> None:
+    numbered(tmp_path, [2])
+    (tmp_path / "index.json").write_text(
+        json.dumps({"wids_version": 1, "shardlist": [{"url": "train-0000.tar"}]})
+    )
+    assert len(open_source([str(tmp_path)])) == 2
+
+
+# The order of long lists
+
+
+def seen(order: Order, epoch: int, count: int, step: int) -> list[int]:
+    return np.concatenate(
+        [order.slice(epoch, b, min(b + step, count)) for b in range(0, count, step)]
+    ).tolist()
+
+
+def test_short_lists_are_shuffled_as_a_whole() -> None:
+    whole = np.random.Generator(np.random.PCG64([5, 2])).permutation(100).tolist()
+    assert seen(Order(100, (), 5), 2, 100, 7) == whole
+    assert seen(Order(100, [40, 100], 5), 2, 100, 7) == whole
+    assert seen(Order(100, (), 5, window=10), 2, 100, 7) == whole  # a folder, of whatever length
+
+
+def test_long_lists_are_shuffled_window_by_window() -> None:
+    ends = list(range(10, 101, 10))
+    order = Order(100, ends, 0, window=30)
+    first, second = seen(order, 0, 100, 7), seen(order, 1, 100, 7)
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert first != second
+    parts = [set(first[begin : begin + 30]) for begin in (0, 30, 60)]
+    assert all(
+        len({place // 10 for place in part}) == 3 for part in parts
+    )  # three whole shards each
+    assert any(first[i] // 10 != first[i + 1] // 10 for i in range(9))  # mixed within
+    # Any stretch can be asked for in any order, by anyone.
+    assert Order(100, ends, 0, window=30).slice(1, 25, 65).tolist() == second[25:65]
+    assert order.slice(0, 95, 100).tolist() == first[95:]
+
+
+def test_a_chunk_longer_than_a_window() -> None:
+    order = Order(100, [70, 80, 100], 3, window=30)
+    assert sorted(seen(order, 0, 100, 9)) == list(range(100))
+
+
+def test_ranks_share_a_global_batch_and_a_run_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssltool.data.sampler.WINDOW", 8)
+    monkeypatch.setattr(Order.__init__, "__defaults__", (8,))
+    source = numbered(tmp_path, [4, 3, 5, 4, 4])
+
+    def taken(start: int, count: int, workers: int = 0, **rank: int) -> list[list[int]]:
+        options = {"size": 8, "batch_size": 4, "seed": 1, "workers": workers, **rank}
+        with TrainBatches(source, **options) as batches:
+            found = list(islice(batches.from_step(start), count))
+        assert all(batch.images[:, 0, 0, 0].tolist() == batch.indices.tolist() for batch in found)
+        return [batch.indices.tolist() for batch in found]
+
+    whole = taken(0, 10)
+    assert sorted(chain.from_iterable(whole[:5])) == list(range(20))
+    assert taken(3, 7, workers=2) == whole[3:]
+    halves = [taken(0, 5, rank=rank, world=2, batch_size=2) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole[:5]
+
+
+def test_a_folder_beside_shards(tmp_path: Path) -> None:
+    source = numbered(tmp_path / "shards", [3, 2])
+    (tmp_path / "folder").mkdir()
+    for number in range(3):
+        (tmp_path / "folder" / f"{number}.png").write_bytes(png(100 + number))
+    folder = FolderSource(tmp_path / "folder")
+    assert list(JoinedSource([folder, source]).chunks) == [3, 6, 8]
+    assert list(JoinedSource([folder, folder]).chunks) == []
+
+
+def test_webdataset_reads_what_we_read(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    source = numbered(tmp_path, [3])
+    samples = list(webdataset.WebDataset(str(tmp_path / "train-0000.tar"), shardshuffle=False))
+    assert [sample["cls"] for sample in samples] == [b"0", b"1", b"2"]
+    assert [sample["__key__"] for sample in samples] == [f"{n:06d}" for n in range(3)]
+    assert reds(source) == [
+        Image.open(io.BytesIO(sample["png"])).getpixel((0, 0))[0] for sample in samples
+    ]

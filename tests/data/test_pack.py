@@ -1,0 +1,196 @@
+"""Packing pictures into shards: what is written, read back, skipped, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from ssltool.data import pack as packing
+from ssltool.data.pack import index, pack
+from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.shards import UNFINISHED
+from ssltool.errors import DataError, SslToolError, UsageError
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Twelve pictures of two classes and a broken one."""
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        folder = tmp_path / "in" / ("cat" if number % 2 else "ant")
+        folder.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(generator.integers(0, 256, (6, 8, 3), np.uint8))
+        small.resize((160, 120), Image.Resampling.BICUBIC).save(
+            folder / f"{number}.jpg", quality=95
+        )
+    (tmp_path / "in" / "cat" / "broken.jpg").write_bytes(b"\xff\xd8nothing")
+    return tmp_path / "in"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_packed_pictures_read_back_with_their_classes(pictures: Path, tmp_path: Path) -> None:
+    to = tmp_path / "shards"
+    result = pack([str(pictures)], str(to), size=96, per_shard=5, console=QUIET)
+    assert (result["pictures"], result["shards"], result["classes"]) == (12, 3, ["ant", "cat"])
+    assert [Path(name).name for name in result["skipped"]] == ["broken.jpg"]
+    plain, packed = open_source([str(pictures)]), open_source([str(to)])
+    assert packed.classes == plain.classes == ("ant", "cat")
+    originals = {Path(plain.name(i)).name: i for i in range(len(plain))}
+    names = [packed.name(place).rpartition("/")[2] for place in range(4)]
+    with tarfile.open(to / "shard-0000.tar") as shard:
+        texts = [shard.extractfile(f"{name[:-4]}.json").read() for name in names]  # type: ignore[union-attr]
+    for place, text in enumerate(texts):
+        original = originals[json.loads(text)["file"]]
+        assert packed.label(place) == plain.label(original)
+        assert packed.picture(place, 500).size == (128, 96)
+        difference = np.abs(
+            packed.read(place, 64).astype(int) - plain.read(original, 64).astype(int)
+        )
+        assert difference.mean() < 4
+
+
+def test_the_same_command_gives_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        pack(
+            [str(pictures)],
+            str(tmp_path / name),
+            size=40,
+            per_shard=5,
+            workers=1 + (name == "b"),
+            console=QUIET,
+        )
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_small_pictures_stay_lossless_and_are_not_enlarged(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in" / "gray.png")
+    result = pack([str(tmp_path / "in")], str(tmp_path / "out"), console=QUIET)
+    assert result["classes"] == []
+    with tarfile.open(tmp_path / "out" / "shard-0000.tar") as shard:
+        names = shard.getnames()
+        stored = Image.open(io.BytesIO(shard.extractfile(names[0]).read()))  # type: ignore[union-attr]
+    assert names == ["000000000.png", "000000000.json"]
+    assert stored.mode == "L"
+    assert (np.asarray(stored) == pixels).all()
+
+
+def test_an_interrupted_packing_goes_on(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"size": 40, "per_shard": 5, "console": QUIET}
+    pack([str(pictures)], str(tmp_path / "whole"), **options)  # type: ignore[arg-type]
+    to, plain, written = tmp_path / "stopped", packing._write, []
+
+    def stop(tar: tarfile.TarFile, sample: packing._Sample) -> None:
+        if len(written) == 7:
+            raise KeyboardInterrupt
+        written.append(sample.key)
+        plain(tar, sample)
+
+    monkeypatch.setattr(packing, "_write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pack([str(pictures)], str(to), **options)  # type: ignore[arg-type]
+    assert sorted(files(to)) == [UNFINISHED, "shard-0000.tar"]
+    with pytest.raises(DataError, match="was not finished"):
+        open_source([str(to)])
+    with pytest.raises(UsageError, match="not the beginning of this packing"):
+        pack([str(pictures)], str(to), size=41, per_shard=5, console=QUIET)
+    monkeypatch.setattr(packing, "_write", plain)
+    pack([str(pictures)], str(to), **options)  # type: ignore[arg-type]
+    assert files(to) == files(tmp_path / "whole")
+
+
+def test_what_is_there_is_not_overwritten_unasked(pictures: Path, tmp_path: Path) -> None:
+    to = tmp_path / "shards"
+    pack([str(pictures)], str(to), size=40, console=QUIET)
+    with pytest.raises(UsageError, match="--overwrite"):
+        pack([str(pictures)], str(to), size=40, console=QUIET)
+    assert (
+        pack([str(pictures)], str(to), size=50, per_shard=9, overwrite=True, console=QUIET)[
+            "shards"
+        ]
+        == 2
+    )
+    (to / "mine.txt").touch()
+    with pytest.raises(UsageError, match="another --to"):
+        pack([str(pictures)], str(to), size=40, overwrite=True, console=QUIET)
+    with pytest.raises(UsageError, match="is a file"):
+        pack([str(pictures)], str(to / "mine.txt"), console=QUIET)
+
+
+def test_nothing_readable(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").touch()
+    with pytest.raises(DataError, match=r"none of the 1 pictures.*a\.jpg: empty file"):
+        pack([str(tmp_path / "in")], str(tmp_path / "out"), console=QUIET)
+
+
+def test_index_of_foreign_shards(pictures: Path, tmp_path: Path) -> None:
+    pack([str(pictures)], str(tmp_path / "s"), size=40, console=QUIET)
+    kept = files(tmp_path / "s")
+    for path in (tmp_path / "s").glob("*index*"):
+        path.unlink()
+    result = index(str(tmp_path / "s"), QUIET)
+    assert (result["shards"], result["pictures"], result["classes"]) == (1, 12, ["ant", "cat"])
+    assert files(tmp_path / "s") == kept
+
+
+@pytest.mark.parametrize("folder", ["gone", "."])
+def test_nothing_to_index(folder: str, tmp_path: Path) -> None:
+    with pytest.raises(SslToolError, match=r"no folder|no \.tar"):
+        index(str(tmp_path / folder), QUIET)
+
+
+def test_pretraining_on_shards_resumes_to_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
+    from ssltool.methods.registry import find_method
+    from ssltool.runs.config import combine
+    from ssltool.training.pretrain import pretrain
+
+    pack([str(pictures)], str(tmp_path / "s"), size=32, per_shard=5, console=QUIET)
+
+    given = {
+        "out": str(tmp_path / "whole"),
+        "steps": 5,
+        "data": (str(tmp_path / "s"),),
+        "batch_size": 5,
+        "keep": 9,
+    }
+    given |= {
+        "backbone": "resnet10_w32",
+        "fc6": 16,
+        "fc7": 16,
+        "permutations": 20,
+        "checkpoint_every": 3,
+        "precision": "fp32",
+    }
+    jigsaw = find_method("jigsaw")
+    pretrain(combine("jigsaw", jigsaw, given, None), console=QUIET)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(
+        tmp_path / "parts" / "checkpoints" / "step-0000005"
+    )  # back to step 3, in the second epoch
+    (tmp_path / "parts" / "encoder.safetensors").unlink()
+    pretrain(
+        combine("jigsaw", jigsaw, {"out": str(tmp_path / "parts")}, None),
+        resume=True,
+        console=QUIET,
+    )
+    weights = [
+        (tmp_path / name / "encoder.safetensors").read_bytes() for name in ("whole", "parts")
+    ]
+    assert weights[0] == weights[1]

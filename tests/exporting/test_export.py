@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from rich.console import Console
+from safetensors.torch import load_file
+
+import ssltool
+from ssltool.errors import UsageError
+from ssltool.exporting.export import export
+from ssltool.methods.registry import find_method
+from ssltool.runs.config import combine
+from ssltool.training.pretrain import pretrain
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "resnet18"
+    given = {
+        "data": ("demo:16",),
+        "image_size": 96,
+        "backbone": "resnet18",
+        "batch_size": 2,
+        "steps": 2,
+        "out": out,
+    }
+    choice = combine("jigsaw", find_method("jigsaw"), {**given, "workers": 0, "precision": "fp32"})
+    pretrain(choice, console=Console(quiet=True))
+    return out
+
+
+def test_torchvision_finds_everything_but_the_classifier_and_computes_the_same(
+    run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "encoder.safetensors"
+    result = export(run, file)
+    model = torchvision.models.resnet18()
+    missing, unexpected = model.load_state_dict(load_file(file), strict=False)
+    assert missing == ["fc.weight", "fc.bias"]
+    assert not unexpected
+    model.fc = torch.nn.Identity()
+    pictures = torch.rand(4, 3, 96, 96)
+    with torch.no_grad():
+        ours, theirs = ssltool.load_encoder(file).eval()(pictures), model.eval()(pictures)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert (
+        result["weights"]["image_size"] == 256
+    )  # 24 px tiles are enlarged to 64 px, and 96 px pictures as much
+    assert result["weights"]["training"]["steps"] == 2
+
+
+def test_the_model_cards_code_runs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(run, tmp_path / "encoder.safetensors")
+    page = (tmp_path / "encoder.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    blocks = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "card", "exec"), {})
+
+
+def test_the_target_must_be_safetensors_and_not_the_source(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.safetensors"):
+        export(run, tmp_path / "encoder.pt")
+    with pytest.raises(UsageError, match="name another"):
+        export(run, run / "encoder.safetensors")
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "light"
+    given = {"data": ("demo:16",), "image_size": 32, "batch_size": 4, "steps": 2, "out": out}
+    choice = combine(
+        "colorization", find_method("colorization"), {**given, "workers": 0, "precision": "fp32"}
+    )
+    pretrain(choice, console=Console(quiet=True))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("form", "least"), [("lightness", 0.99999), ("lab", 0.99999), ("rgb", 0.9)]
+)
+def test_forms_of_weights_that_read_lightness(
+    light: Path, tmp_path: Path, form: Any, least: float
+) -> None:
+    result = export(light, tmp_path / "encoder.safetensors", form=form, data=("demo:32",))
+    assert least < result["similarity"] < 1.00001
+    card = ssltool.load_encoder(tmp_path / "encoder.safetensors").card
+    assert card is not None
+    assert card.color_space == form
+    assert card.in_channels == (1 if form == "lightness" else 3)
+    assert {"lightness": "lightness L", "lab": "CIE Lab", "rgb": "RGB"}[form] in (
+        tmp_path / "encoder.md"
+    ).read_text()
+
+
+def test_the_card_says_what_the_encoder_was_trained_on(light: Path) -> None:
+    card = ssltool.load_encoder(light).card
+    assert card is not None
+    assert (card.color_space, card.in_channels, card.mean, card.std) == (
+        "lightness",
+        1,
+        (0.5,),
+        (0.5,),
+    )
+
+
+def test_forms_are_for_lightness_and_data_for_forms(run: Path, light: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="drop --form"):
+        export(run, tmp_path / "encoder.safetensors", form="rgb")
+    with pytest.raises(UsageError, match="drop --data"):
+        export(light, tmp_path / "encoder.safetensors", data=("demo:8",))
+    assert not (tmp_path / "encoder.safetensors").exists()

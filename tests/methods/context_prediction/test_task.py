@@ -1,0 +1,268 @@
+"""Context prediction against the numbers of the paper and of the released code, and against its known pitfalls."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssltool.encoders.registry import build_encoder
+from ssltool.errors import UsageError
+from ssltool.methods.base import DataInfo, Matrix
+from ssltool.methods.context_prediction.task import (
+    ContextPrediction,
+    ContextPredictionOptions,
+    ContextPredictionView,
+)
+from ssltool.plotting import frames
+
+
+def build(
+    size: int = 64, gray: bool = False, channels: int = 3, **options: Any
+) -> ContextPrediction:
+    info = DataInfo(count=64, image_size=size, gray=gray)
+    chosen = ContextPredictionOptions(**options).resolved(info)
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet10_w32", stem="small", in_channels=channels)
+    return ContextPrediction(chosen, encoder, info)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(count: int, size: int) -> Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), generator=seeded(1), dtype=torch.uint8)
+
+
+def size_of(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_parameters_of_the_released_network() -> None:
+    info = DataInfo(1000, 548)
+    paper = {
+        k: v
+        for k, v in ContextPrediction.presets["paper"].items()
+        if k in ContextPredictionOptions.model_fields
+    }
+    options = ContextPredictionOptions(**paper).resolved(info)
+    assert (options.patch, options.gap, options.jitter) == (96, 48, 7)
+    method = ContextPrediction(options, build_encoder("contextnet"), info)
+    parts = [method.encoder, method.head.fc6, method.head.fc7, method.head.fc8, method.head.fc9]
+    assert [size_of(part) for part in parts] == [
+        3_747_200,
+        9_441_280,
+        33_558_528,
+        16_781_312,
+        32_776,
+    ]
+    assert size_of(method) == 63_561_096
+
+
+def test_maps_of_the_released_network() -> None:
+    """24, 12, 6, 3x3 places at 96 px: pooling rounds up; rounding down would leave 2x2, 1024 numbers."""
+    maps = build_encoder("contextnet").maps(torch.randn(2, 3, 96, 96))
+    assert maps["conv1"].shape[-1] == 24
+    assert maps["conv2"].shape[-1] == 12
+    assert maps["conv3"].shape[-1] == 6
+    assert maps["pool5"][0].numel() == 2304
+
+
+def test_batch_norm_of_head_has_no_scale_and_shift() -> None:
+    norms = [part for part in build().head.modules() if isinstance(part, nn.BatchNorm1d)]
+    assert len(norms) == 2
+    assert not any(norm.affine for norm in norms)
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "patch_input", "feature_size"),
+    [
+        (28, 6, 6, 28),
+        (64, 11, 11, 64),
+        (96, 17, 64, 361),
+        (128, 22, 64, 372),
+        (224, 39, 64, 368),
+        (256, 45, 64, 364),
+    ],
+)
+def test_what_is_decided_from_the_data(
+    side: int, patch: int, patch_input: int, feature_size: int
+) -> None:
+    info = DataInfo(1000, side)
+    options = ContextPredictionOptions().resolved(info)
+    assert (options.patch, options.patch_input) == (patch, patch_input)
+    assert ContextPrediction.feature_size(options, info) == feature_size
+
+
+def test_enlarged_patches_are_probed_at_their_scale() -> None:
+    """28 px pictures with 6 px patches read at 32 px: whole pictures at 149 px."""
+    info = DataInfo(1000, 28)
+    options = ContextPredictionOptions(patch_input=32).resolved(info)
+    assert ContextPrediction.feature_size(options, info) == 149
+
+
+def test_patches_that_do_not_fit_are_refused_with_the_largest_that_would() -> None:
+    with pytest.raises(UsageError, match="--patch 24"):
+        ContextPredictionOptions(sampler="pair", patch=40).resolved(DataInfo(64, 64))
+    with pytest.raises(UsageError, match="multiple of 8"):
+        ContextPredictionOptions(pairs=9).resolved(DataInfo(64, 64))
+
+
+class _Corner(nn.Module):
+    """An encoder whose vector of a patch is one of its pixels."""
+
+    width, in_channels = 1, 3
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return patches[:, :1, 0, 0]
+
+
+def test_the_head_reads_the_pair_asked_in_its_order() -> None:
+    method = build(fc6=1, fc7=2)
+    method.encoder = _Corner()  # type: ignore[assignment]
+    method.head.fc6 = method.head.fc7 = method.head.fc8 = nn.Sequential()
+    method.head.fc9 = nn.Identity()  # type: ignore[assignment]
+    patches = torch.arange(3 * 4).float().view(3, 4, 1, 1, 1).expand(3, 4, 3, 5, 5)
+    first, second = torch.tensor([[0, 3], [1, 1], [2, 0]]), torch.tensor([[1, 2], [0, 3], [3, 2]])
+    view = ContextPredictionView(patches, first, second, first, patches, patches, patches)
+    got = method.head(method.vectors(view), first, second).view(3, 2, 2)
+    for picture in range(3):
+        for pair in range(2):
+            expected = [
+                picture * 4 + int(first[picture, pair]),
+                picture * 4 + int(second[picture, pair]),
+            ]
+            assert got[picture, pair].tolist() == expected
+
+
+def test_all_patches_of_a_batch_share_their_batch_statistics() -> None:
+    """Two passes, one for first and one for second patches, would give the head a difference to read."""
+    method = build().train()
+    seen: list[int] = []
+    method.encoder.register_forward_hook(lambda module, given, found: seen.append(len(given[0])))
+    view = method.view(noise(4, 64), torch.arange(4), seeded())
+    method(view)
+    assert seen == [4 * 9]
+
+
+def test_colour_patches_keep_one_channel_and_gray_data_keep_all() -> None:
+    view = build().train().view(noise(8, 64), torch.arange(8), seeded())
+    deviation = view.patches.std(dim=(-1, -2), correction=0)
+    assert ((deviation > 0.9).sum(dim=2) == 1).all()
+    assert ((deviation < 0.03).sum(dim=2) == 2).all()
+    gray = noise(8, 64)[:, :1].expand(-1, 3, -1, -1)
+    view = build(gray=True).train().view(gray, torch.arange(8), seeded())
+    assert torch.allclose(view.patches[:, :, 0], view.patches[:, :, 2])
+    one = build(channels=1).train().view(noise(8, 64), torch.arange(8), seeded())
+    assert one.patches.shape[2] == 1
+    assert torch.allclose(one.patches.std(dim=(-1, -2), correction=0), torch.ones(()), atol=1e-3)
+
+
+def test_projected_patches_have_no_green_magenta_axis() -> None:
+    view = build(color_guard="project").train().view(noise(4, 64), torch.arange(4), seeded())
+    along = -view.patches[:, :, 0] + 2 * view.patches[:, :, 1] - view.patches[:, :, 2]
+    assert along.abs().max() < 1e-3
+    plain = build(color_guard="none").train().view(noise(4, 64), torch.arange(4), seeded())
+    assert plain.patches[:, :, 0].std() > 0.5
+
+
+def test_about_a_third_of_large_patches_are_less_sharp() -> None:
+    options = {"color_guard": "none", "patch": 30, "patch_input": 30, "crop_min": 1.0}
+    pictures, index = noise(60, 128), torch.arange(60)
+    some = build(128, **options).train().view(pictures, index, seeded()).patches
+    none = build(128, **options, shrink=0.0).train().view(pictures, index, seeded()).patches
+    differ = ((some - none).abs() > 1e-3).flatten(2).any(dim=2)
+    assert float(differ.double().mean()) == pytest.approx(0.33, abs=0.06)
+    rough = [(part[..., 1:] - part[..., :-1]).abs()[differ].mean() for part in (some, none)]
+    assert rough[0] < 0.8 * rough[1]
+    small = build(64, color_guard="none").train()
+    assert not small.shrinks  # 11 px patches have nothing to lose
+
+
+def test_evaluation_is_balanced_and_unjittered() -> None:
+    method = build(96, patch_input=17).eval()
+    view = method.view(noise(300, 96), torch.arange(300), seeded())
+    counts = view.target.flatten().bincount(minlength=8)
+    assert counts.min() > 110
+    pictures = torch.arange(300)[:, None]
+    step = (view.corner[pictures, view.second] - view.corner[pictures, view.first]).abs()
+    assert set(step.unique().tolist()) == {0, method.sizes.pitch}
+
+
+def test_a_mirrored_picture_is_cut_after_it_is_mirrored() -> None:
+    """Labels come from the geometry, so mirroring before the cut is free; a mirrored patch is another task."""
+    options = {"color_guard": "none", "crop_min": 1.0}
+    mirrored = build(flip=1.0, **options).train().view(noise(3, 64), torch.arange(3), seeded())
+    plain = (
+        build(flip=0.0, **options).train().view(noise(3, 64).flip(-1), torch.arange(3), seeded())
+    )
+    assert torch.equal(mirrored.raw, plain.raw)
+    assert torch.equal(mirrored.target, plain.target)
+
+
+def test_exchanging_the_patches_turns_place_y_into_7_minus_y() -> None:
+    method = build().eval()
+    view = method.view(noise(16, 64), torch.arange(16), seeded())
+
+    def knows(vectors: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        pictures = torch.arange(16)[:, None]
+        step = (view.corner[pictures, second] - view.corner[pictures, first]).sign()
+        cell = (step[..., 0] + 1) * 3 + step[..., 1] + 1
+        return F.one_hot((cell - (cell > 4).long()).flatten(), 8).float() * 20
+
+    method.head.forward = knows  # type: ignore[method-assign]
+    numbers = method(view).numbers
+    assert {name: float(value) for name, value in numbers.items()} == {
+        "accuracy": 1.0, "both_orders": 1.0, "swap_consistency": 1.0,
+    }  # fmt: skip
+
+
+def test_the_place_is_drawn_where_it_is() -> None:
+    """A second patch at class 2 (printed 3) is drawn in the top right cell of the field."""
+    method = build()
+    pair = torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)
+    place = torch.tensor([2])
+    field = method._neighbourhood(pair, place, place, None)[0]
+    green = (field == frames.GREEN[:, None, None]).all(dim=0).nonzero()
+    third = field.shape[-1] / 3
+    assert float(green[:, 0].max()) < third + 1
+    assert float(green[:, 1].min()) > 2 * third - 1
+    wrong = method._neighbourhood(pair, torch.tensor([5]), place, None)[0]
+    red = (wrong == frames.RED[:, None, None]).all(dim=0).nonzero()
+    assert float(red[:, 0].min()) > 2 * third - 1
+    assert float(red[:, 1].max()) < third + 1
+
+
+def test_confusion_rows_sum_to_one() -> None:
+    method = build().eval()
+    with torch.no_grad():
+        chart = method.charts(noise(70, 64), torch.arange(70), seeded())["confusion"]
+    assert isinstance(chart, Matrix)
+    assert torch.allclose(chart.values.sum(dim=1), torch.ones(8))
+    assert list(chart.rows) == ["1", "2", "3", "4", "5", "6", "7", "8"]
+
+
+def test_facts_say_what_the_place_alone_gives_away() -> None:
+    assert build(96, sampler="center").facts["position_leak"] > 0.98
+    assert build(96).facts["position_leak"] < 0.3
+    assert build(96).chance["loss"] == pytest.approx(math.log(8)) == pytest.approx(2.0794, abs=1e-4)
+
+
+def test_pictures_are_enlarged_by_up_to_the_papers_range() -> None:
+    """150,000 to 450,000 pixels with patches of one size: scales from 1 to the root of 3."""
+    ramp = (torch.arange(64) * 3).to(torch.uint8).expand(1, 3, 64, 64)
+    view = (
+        build(color_guard="none")
+        .train()
+        .view(ramp.expand(400, -1, -1, -1), torch.arange(400), seeded())
+    )
+    slope = (view.picture[:, 0, 0, 40].int() - view.picture[:, 0, 0, 20].int()) / 60
+    assert 0.55 < float(slope.min()) < 0.62
+    assert 0.98 < float(slope.max()) < 1.02
+    fixed = build(color_guard="none", crop_min=1.0).train().view(ramp, torch.arange(1), seeded())
+    assert torch.equal(fixed.picture, ramp)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as reference
+
+from ssltool.methods.npid import augment
+from ssltool.ops.per_image_rng import Draws
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Noise, a gray picture, and rows of black and white, where hue is not defined."""
+    images = torch.rand(6, 3, 17, 17, generator=torch.Generator().manual_seed(0))
+    images[0] = images[0, :1]
+    images[1, :, 3], images[1, :, 4] = 0, 1
+    return images
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_colours_are_torchvisions_picture_by_picture(name: str, images: Tensor) -> None:
+    factors = torch.tensor([0.0, 0.5, 1.0, 1.4, 0.7, 2.0])
+    ours = getattr(augment, name)(images.clone(), factors)
+    theirs = [
+        getattr(reference, f"adjust_{name}")(x, float(f))
+        for x, f in zip(images, factors, strict=True)
+    ]
+    assert torch.allclose(ours, torch.stack(theirs), atol=1e-6)
+
+
+def test_hue_is_torchvisions_picture_by_picture(images: Tensor) -> None:
+    turns = torch.tensor([-0.5, 0.5, 0.1, -0.3, 0.25, 0.0])
+    theirs = [reference.adjust_hue(x, float(t)) for x, t in zip(images, turns, strict=True)]
+    assert torch.allclose(augment.hue(images.clone(), turns), torch.stack(theirs), atol=1e-5)
+
+
+def test_red_turned_by_a_third_is_green() -> None:
+    red = torch.tensor([0.9, 0.1, 0.1]).view(1, 3, 1, 1)
+    turned = augment.hue(red, torch.tensor([1 / 3]))
+    assert turned.flatten().tolist() == pytest.approx([0.1, 0.9, 0.1], abs=1e-6)
+
+
+def test_gray_is_torchvisions(images: Tensor) -> None:
+    assert torch.allclose(augment.luma(images), reference.rgb_to_grayscale(images), atol=1e-6)
+
+
+def test_rotation_is_torchvisions_picture_by_picture(images: Tensor) -> None:
+    degrees = torch.tensor([0.0, 10.0, -10.0, 45.0, 90.0, 3.0])
+    theirs = [
+        reference.rotate(x, float(d), InterpolationMode.BILINEAR)
+        for x, d in zip(images, degrees, strict=True)
+    ]
+    assert torch.allclose(augment.rotate(images, degrees), torch.stack(theirs), atol=1e-5)
+
+
+def test_jitter_belongs_to_the_picture_and_stays_in_range(images: Tensor) -> None:
+    index = torch.arange(6)
+
+    def drawn(which: Tensor) -> Tensor:
+        draws = Draws(which, torch.Generator().manual_seed(1))
+        return augment.jitter(images[which], *augment.draw_jitter(draws, 0.4, 0.4))
+
+    whole = drawn(index)
+    assert torch.equal(drawn(index[2:5]), whole[2:5])
+    assert 0 <= float(whole.min()) <= float(whole.max()) <= 1
+    assert (whole - images).abs().amax(dim=(1, 2, 3)).min() > 0.01
+
+
+def test_no_strength_changes_nothing(images: Tensor) -> None:
+    draws = Draws(torch.arange(6), torch.Generator().manual_seed(1))
+    assert torch.allclose(
+        augment.jitter(images.clone(), *augment.draw_jitter(draws, 0.0, 0.0)), images, atol=1e-6
+    )

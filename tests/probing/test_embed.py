@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors import safe_open
+
+from ssltool.encoders.registry import build_encoder
+from ssltool.encoders.transform import InputTransform
+from ssltool.encoders.weights import describe, load_encoder, save_encoder
+from ssltool.errors import UsageError
+from ssltool.probing.embed import embed
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet20")
+    path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    statistics = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    save_encoder(
+        encoder,
+        describe(encoder, method="x", color_space="rgb", image_size=32, **statistics, training={}),
+        path,
+    )
+    return path
+
+
+@pytest.mark.parametrize("form", [".safetensors", ".npz", ".parquet"])
+def test_every_picture_has_its_vector(weights: Path, tmp_path: Path, form: str) -> None:
+    if form == ".parquet":
+        pytest.importorskip("pyarrow")
+    to = tmp_path / f"found{form}"
+    result = embed(weights, ("demo:12",), to, batch_size=5, workers=0, console=QUIET)
+    assert (result["pictures"], result["numbers"], result["skipped"]) == (12, 64, {})
+    if form == ".safetensors":
+        with safe_open(to, framework="pt") as opened:
+            values, labels = opened.get_tensor("features"), opened.get_tensor("labels")
+            told = json.loads(opened.metadata()["ssltool_embedding"])
+        names, classes = told["names"], told["classes"]
+    elif form == ".npz":
+        with np.load(to, allow_pickle=False) as opened:
+            values, labels = (
+                torch.from_numpy(opened["features"]),
+                torch.from_numpy(opened["labels"]),
+            )
+            names, classes = opened["names"].tolist(), opened["classes"].tolist()
+    else:
+        from pyarrow import parquet
+
+        table = parquet.read_table(to).to_pydict()
+        values, names = torch.tensor(table["features"]), table["name"]
+        classes = sorted(set(table["label"]))
+        labels = torch.tensor([classes.index(label) for label in table["label"]])
+    from ssltool.data.sources.registry import open_source
+
+    source = open_source(("demo:12",))
+    assert names == [source.name(i) for i in range(12)]
+    assert [classes[label] for label in labels.tolist()] == [
+        source.classes[source.label(i) or 0] for i in range(12)
+    ]
+    encoder = load_encoder(weights)
+    image = torch.from_numpy(source.read(7, 32).transpose(2, 0, 1).copy())[None]
+    with torch.no_grad():
+        expected = encoder(InputTransform(32, (0.5,) * 3, (0.25,) * 3)(image))[0]
+    assert torch.allclose(values[7], expected, atol=1e-5)
+
+
+def test_other_files_and_stages_are_refused(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.safetensors, \.npz, \.parquet"):
+        embed(weights, ("demo:4",), tmp_path / "a.csv", console=QUIET)
+    with pytest.raises(UsageError, match="pooled, stem, layer1"):
+        embed(weights, ("demo:4",), tmp_path / "a.npz", stage="layer9", console=QUIET)

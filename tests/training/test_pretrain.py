@@ -1,0 +1,396 @@
+"""Whole runs: the same bytes however they were interrupted, repeated or decoded."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+
+from ssltool.errors import DataError, Interrupted
+from ssltool.methods.registry import find_method
+from ssltool.probing.online import Follower
+from ssltool.runs.config import combine
+from ssltool.training import pretrain as workflow
+from ssltool.training.interrupt import StopRequest
+from ssltool.training.pretrain import pretrain
+
+JIGSAW = find_method("jigsaw")
+QUIET = Console(quiet=True)
+BASE = {
+    "data": ("demo:24",),
+    "image_size": 32,
+    "batch_size": 4,
+    "steps": 10,
+    "checkpoint_every": 4,
+    "log_every": 2,
+    "workers": 0,
+    "precision": "fp32",
+}
+
+
+def run(out: Path, resume: bool = False, **changes: Any) -> dict[str, Any]:
+    given = {"out": out} if resume else {**BASE, "out": out, **changes}
+    return pretrain(combine("jigsaw", JIGSAW, given), resume=resume, console=QUIET)
+
+
+def weights(out: Path) -> bytes:
+    return (out / "encoder.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run(out)
+    return out
+
+
+def test_a_run_folder_holds_what_the_docs_say(whole: Path) -> None:
+    names = {path.name for path in whole.iterdir()}
+    assert names == {"run.json", "metrics.jsonl", "encoder.safetensors", "checkpoints", "pictures"}
+    assert [path.name for path in sorted((whole / "checkpoints").iterdir())] == [
+        "step-0000008",
+        "step-0000010",
+    ]
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
+    assert {"loss", "accuracy", "images_per_s", "data_wait", "lr", "grad_norm"} <= set(lines[0])
+    assert {path.name for path in (whole / "pictures").iterdir()} == {
+        "samples.png",
+        "task.png",
+        "answers-0000004.png",
+        "answers-0000008.png",
+        "answers-0000010.png",
+    }
+    document = json.loads((whole / "run.json").read_text())
+    assert document["options"]["backbone"] == "resnet10_w32"
+    assert document["options"]["grid"] == 2
+    assert document["task"]["permutation_set"]["K"] == 24
+
+
+def test_the_same_command_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(whole)
+
+
+def test_the_number_of_workers_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "two", workers=2)
+    assert weights(tmp_path / "two") == weights(whole)
+
+
+def test_run_json_repeats_the_run(whole: Path, tmp_path: Path) -> None:
+    choice = combine("jigsaw", JIGSAW, {"out": tmp_path / "repeat"}, config=whole / "run.json")
+    pretrain(choice, console=QUIET)
+    assert weights(tmp_path / "repeat") == weights(whole)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_an_interrupted_and_resumed_run_ends_with_the_same_bytes(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    out, steps = tmp_path / "run", workflow.steps
+
+    def until(session: workflow.Session) -> Any:
+        for report in steps(session):
+            if report.step == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield report
+
+    monkeypatch.setattr(workflow, "steps", until)
+    with pytest.raises(Interrupted, match="--resume"):
+        run(out)
+    monkeypatch.setattr(workflow, "steps", steps)
+    run(out, resume=True)
+    assert weights(out) == weights(whole)
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()][
+        -1
+    ] == 10
+    final = "checkpoints/step-0000010/optimizer.safetensors"
+    assert (out / final).read_bytes() == (whole / final).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("context-prediction", {"load_size": 48}),
+        ("context-encoder", {"mask": "center", "adversarial": 0.01, "momentum": 0.5}),
+        ("colorization", {}),
+        ("cpc", {"directions": 1}),
+    ],
+)
+def test_other_methods_resume_exactly_too(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """The discriminator's parameters, batch statistics and optimizer state are part of it."""
+    method = find_method(name)
+
+    def take(out: Path, resume: bool = False) -> None:
+        given = {"out": out} if resume else {**BASE, "steps": 6, **options, "out": out}
+        pretrain(combine(name, method, given), resume=resume, console=QUIET)
+
+    take(tmp_path / "whole")
+    shutil.copytree(
+        tmp_path / "whole", tmp_path / "cut"
+    )  # killed after step 4, whose checkpoint it kept
+    for folder in (tmp_path / "cut" / "checkpoints").iterdir():
+        if folder.name != "step-0000004":
+            shutil.rmtree(folder)
+    (tmp_path / "cut" / "encoder.safetensors").unlink()
+    take(tmp_path / "cut", resume=True)
+    for part in ("encoder.safetensors", "checkpoints/step-0000006/model.safetensors"):
+        assert (tmp_path / "cut" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes()
+    ours, theirs = (
+        load_file(tmp_path / n / "checkpoints/step-0000006/optimizer.safetensors")
+        for n in ("cut", "whole")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_memory_bank_is_resumed_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bank and ln c are buffers: a run that lost them would begin its task anew."""
+    method, steps = find_method("npid"), workflow.steps
+
+    def until(session: workflow.Session) -> Any:
+        for report in steps(session):
+            if report.step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield report
+
+    given = {**BASE, "steps": 6, "loss": "nce", "negatives": 16, "accumulate": 2}
+    pretrain(combine("npid", method, {**given, "out": tmp_path / "whole"}), console=QUIET)
+    monkeypatch.setattr(workflow, "steps", until)
+    with pytest.raises(Interrupted):
+        pretrain(combine("npid", method, {**given, "out": tmp_path / "run"}), console=QUIET)
+    monkeypatch.setattr(workflow, "steps", steps)
+    pretrain(combine("npid", method, {"out": tmp_path / "run"}), resume=True, console=QUIET)
+    final = "checkpoints/step-0000006/model.safetensors"
+    assert (tmp_path / "run" / final).read_bytes() == (tmp_path / "whole" / final).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
+    before = weights(whole)
+    assert run(whole, resume=True)["step"] == 10
+    assert weights(whole) == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_bytes((whole / "run.json").read_bytes())
+    run(out, resume=True)
+    assert weights(out) == weights(whole)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_beside_the_last_checkpoint_loses_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    out, save = tmp_path / "run", workflow.checkpoint.save
+
+    def killed(run: Path, step: int, *rest: Any) -> Path:
+        place = save(run, step, *rest) if step < 10 or moment == "after" else run
+        if step == 10:
+            raise SystemExit
+        return place
+
+    monkeypatch.setattr(workflow.checkpoint, "save", killed)
+    with pytest.raises(SystemExit):
+        run(out)
+    monkeypatch.setattr(workflow.checkpoint, "save", save)
+    half = out / "checkpoints" / ".step-0000010.1.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    run(out, resume=True)
+    assert weights(out) == weights(whole)
+    assert not half.exists()
+
+
+def test_following_a_run_changes_no_byte_of_it(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out, probe_data=("demo:100",), probe_every=3)
+    assert weights(out) == weights(whole)
+    model = "checkpoints/step-0000010/model.safetensors"
+    assert (out / model).read_bytes() == (whole / model).read_bytes()
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    probed = {line["step"]: line["knn"] for line in lines if "knn" in line}
+    assert list(probed) == [3, 6, 9, 10]
+    assert all(0 <= value <= 1 for value in probed.values())
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 8, 9, 10]
+
+
+def test_a_run_is_followed_at_its_checkpoints_and_that_can_begin_on_resume(
+    whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "checkpoints" / "step-0000010")
+    pretrain(
+        combine("jigsaw", JIGSAW, {"out": out, "probe_data": ("demo:60",)}),
+        resume=True,
+        console=QUIET,
+    )
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "knn" in line] == [10]
+    assert weights(out) == weights(whole)
+
+
+def test_a_signal_while_a_run_is_probed_saves_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(*_: Any) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0.5
+
+    monkeypatch.setattr(Follower, "accuracy", signalled)
+    with pytest.raises(Interrupted, match="after step 4 of 10"):
+        run(tmp_path / "run", probe_data=("demo:60",), probe_every=3)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
+
+
+def test_pictures_to_follow_by_need_classes(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="folder of their own"):
+        run(tmp_path / "run", probe_data=(str(tmp_path),))
+    assert not (tmp_path / "run").exists()
+
+
+def test_init_starts_from_the_weights_of_another_run(whole: Path, tmp_path: Path) -> None:
+    result = run(tmp_path / "second", init=whole, steps=1, lr=1e-12)
+    from ssltool.encoders.weights import load_encoder
+
+    first, second = load_encoder(whole), load_encoder(Path(result["weights"]))
+    assert torch.allclose(first.backbone.conv1.weight, second.backbone.conv1.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize(("lr", "mentioned"), [(1e-9, True), (0.01, False)])
+def test_a_lasting_plateau_is_mentioned_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    lr: float,
+    mentioned: bool,
+) -> None:
+    monkeypatch.setattr(workflow, "_PLATEAU", 30)
+    given = {
+        **BASE,
+        "data": ("demo:8",),
+        "steps": 40,
+        "lr": lr,
+        "dropout": 0.0,
+        "puzzles": 8,
+        "grayscale": 0.0,
+    }
+    given["checkpoint_every"] = 100
+    pretrain(
+        combine("jigsaw", JIGSAW, {**given, "out": tmp_path / "run"}),
+        console=Console(stderr=True, width=300),
+    )
+    assert capsys.readouterr().err.count("still at chance") == int(mentioned)
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    needs = pretrain(combine("jigsaw", JIGSAW, BASE), dry_run=True, console=QUIET)
+    assert {"images_per_s", "seconds", "memory_gb", "disk_gb"} <= set(needs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_second_signal_interrupts_at_once() -> None:
+    request = StopRequest()
+    request.handle(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        request.handle(signal.SIGINT, None)
+
+
+def command(out: Path, *more: str) -> list[str]:
+    flags = [
+        part
+        for key, value in BASE.items()
+        for part in (f"--{key.replace('_', '-')}", str(value))
+        if key != "data"
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "ssltool",
+        "pretrain",
+        "jigsaw",
+        "--data",
+        *BASE["data"],
+        *flags,
+        "--out",
+        str(out),
+        *more,
+    ]
+
+
+def test_ctrl_c_saves_and_leaves_with_130(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [*command(out), "--steps", "100000"], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "--resume" in errors.splitlines()[-1]
+    assert list((out / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_sigkill_at_random_moments(whole: Path, tmp_path: Path) -> None:
+    """Three kills here; benchmarks/resume.py does twenty."""
+    out, rng = tmp_path / "run", random.Random(0)
+    for _ in range(3):
+        more = ["--resume"] if (out / "run.json").is_file() else ["--overwrite"]
+        process = subprocess.Popen([*command(out), *more], stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(2, 9))
+        process.kill()
+        process.wait()
+    run(out, resume=(out / "run.json").is_file())
+    assert weights(out) == weights(whole)
+
+
+def test_a_method_learns_from_the_pictures_once_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`prepare` gets every picture once, in an order of the seed; a resumed run does not call it again."""
+    looks: list[list[int]] = []
+
+    def prepare(self: Any, batches: Any) -> str:
+        looks.append(
+            [i for images, index in batches for i in index.tolist() if images.dtype == torch.uint8]
+        )
+        return "looked"
+
+    monkeypatch.setattr(JIGSAW, "prepare", prepare)
+    console = Console(record=True, width=200)
+    pretrain(combine("jigsaw", JIGSAW, {**BASE, "out": tmp_path / "run"}), console=console)
+    assert sorted(looks[0]) == list(range(24))
+    assert looks[0] != sorted(looks[0])
+    assert "looked" in console.export_text()
+    run(tmp_path / "run", resume=True)
+    assert len(looks) == 1
+    run(tmp_path / "again")
+    assert looks[1] == looks[0]

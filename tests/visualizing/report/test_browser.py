@@ -1,0 +1,249 @@
+"""The page on runs in a real Chromium: it loads alone, moves, sorts, zooms, and fits a phone and a dark room."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import made_run, probed
+
+from ssltool.visualizing.report.report import write_report
+
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+PHONE = {"width": 360, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here; Debian's package is called chromium")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    first = probed(made_run(folder / "one"))
+    document = json.loads((first / "run.json").read_text())
+    document["options"]["a_long_option"] = "/a/very/long/path/without/any/space/" * 8
+    (first / "run.json").write_text(json.dumps(document))
+    second = made_run(
+        folder / ("two-" * 20), steps=100, name="<script>alert(1)</script>", description="x" * 200
+    )
+    write_report([first, second], folder / "page.html")
+    return folder / "page.html"
+
+
+class Opened:
+    """A page with everything it said and asked for since it was opened."""
+
+    def __init__(self, browser: Any, file: Path, **context: Any) -> None:
+        self.context = browser.new_context(**context)
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(file.as_uri())
+        self.page.evaluate(
+            "for (const part of document.querySelectorAll('details')) part.open = true"
+        )
+        for _ in range(40):  # charts are drawn as they come near the window
+            missing = self.page.evaluate(
+                """() => { const left = [...document.querySelectorAll('.plot:not(.js-plotly-plot)')];
+                           if (left.length) left[0].scrollIntoView(); return left.length; }"""
+            )
+            if not missing:
+                break
+            self.page.wait_for_timeout(50)
+        assert not missing, "some charts were never drawn"
+
+
+def until(page: Any, expression: str) -> None:
+    """Wait until an expression is true; playwright's own waiting evaluates strings, which the page forbids."""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(25)
+    raise AssertionError(f"never true: {expression}")
+
+
+@pytest.fixture
+def opened(browser: Any, page_file: Path) -> Iterator[Any]:
+    made: list[Opened] = []
+
+    def open_page(**context: Any) -> Opened:
+        made.append(Opened(browser, page_file, **context))
+        return made[-1]
+
+    yield open_page
+    for one in made:
+        one.context.close()
+
+
+def test_it_loads_without_an_error_or_a_request(opened: Any, page_file: Path) -> None:
+    one = opened()
+    assert one.said == []
+    assert [url for url in one.asked if not url.startswith(("data:", "blob:"))] == [
+        page_file.as_uri()
+    ]
+    drawn = one.page.evaluate("document.querySelectorAll('.plot .main-svg').length")
+    assert drawn >= one.page.evaluate("document.querySelectorAll('.plot').length") > 5
+    shown = one.page.evaluate(
+        "[...document.images].filter((i) => !i.hidden && i.naturalWidth === 0).length"
+    )
+    assert shown == 0
+
+
+def test_the_slider_moves_through_the_pictures(opened: Any) -> None:
+    page = opened().page
+    part = page.locator(".over-time").first
+    assert part.locator("output").inner_text() == "after step 40"
+    part.locator("input").focus()
+    page.keyboard.press("ArrowLeft")
+    assert part.locator("output").inner_text() == "after step 20"
+    assert part.locator("input").get_attribute("aria-valuetext") == "after step 20"
+    assert part.locator("img:visible").get_attribute("data-title") == "after step 20"
+    assert part.locator("img:visible").count() == 1
+    part.locator(".play").press("Enter")
+    until(page, "document.querySelector('.over-time output').textContent === 'after step 40'")
+    until(page, "document.querySelector('.over-time .play').textContent === 'Play'")
+
+
+def test_tables_sort_by_numbers_and_words(opened: Any) -> None:
+    page = opened().page
+    table = page.locator("table", has=page.get_by_role("button", name="linear", exact=True)).first
+
+    def column(number: int) -> list[str]:
+        found: list[str] = table.locator(f"tbody td:nth-child({number})").all_inner_texts()
+        return found
+
+    linear = table.get_by_role("button", name="linear", exact=True)
+    linear.click()
+    assert column(4) == ["9.5", "10", "11", "12.25", "30.5"]
+    linear.press("Enter")
+    assert column(4) == ["30.5", "12.25", "11", "10", "9.5"]
+    assert table.locator("th").nth(3).get_attribute("aria-sort") == "descending"
+    table.get_by_role("button", name="20 neighbours").click()
+    assert column(5) == ["28", "100", "", "", ""]  # what is empty comes last
+    table.get_by_role("button", name="features").click()
+    assert column(1) == sorted(column(1))
+    assert table.locator("th[aria-sort]").count() == 1
+
+
+def test_a_chart_zooms_by_keyboard_and_says_its_numbers(opened: Any) -> None:
+    page = opened().page
+    place = page.locator(".plot").first
+    place.scroll_into_view_if_needed()
+    place.focus()
+    before = page.evaluate("document.querySelector('.plot').layout.xaxis.range")
+    page.keyboard.press("+")
+    width = "document.querySelector('.plot').layout.xaxis.range.reduce((low, high) => high - low)"
+    until(page, f"{width} < {0.6 * (before[1] - before[0])}")
+    page.keyboard.press("0")
+    until(page, "document.querySelector('.plot').layout.xaxis.autorange === true")
+    place.hover(position={"x": 150, "y": 90})
+    until(
+        page,
+        "document.querySelector('.plot').querySelector('.hoverlayer').textContent.includes('step')",
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone(opened: Any, scheme: str) -> None:
+    one = opened(
+        viewport=PHONE, color_scheme=scheme, has_touch=True, is_mobile=True, device_scale_factor=2
+    )
+    assert one.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert one.page.evaluate("innerWidth") == PHONE["width"]  # not zoomed out to fit something wide
+    wide = one.page.evaluate(
+        """[...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, .plot, .zoom') &&
+             e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.tagName + '.' + e.className)"""
+    )
+    assert wide == []
+    one.page.locator(".zoom").first.click()
+    assert one.page.locator(".zoom").first.get_attribute("aria-pressed") == "true"
+    assert one.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+LUMINANCE = """(color) => { const [r, g, b] = color.match(/[\\d.]+/g).map((part) => {
+    const c = part / 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b; }"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_can_be_read_on_a_light_and_a_dark_page(opened: Any, scheme: str) -> None:
+    page = opened(color_scheme=scheme).page
+    paper = page.evaluate(f"({LUMINANCE})(getComputedStyle(document.body).backgroundColor)")
+    assert (paper < 0.1) == (scheme == "dark")
+    for selector in (
+        "body",
+        ".hint",
+        "td",
+        "nav a",
+        ".cards dt",
+        ".plot .xtick text",
+        ".plot .annotation-text",
+    ):
+        style = "const s = getComputedStyle(e); return s.fill !== 'rgb(0, 0, 0)' ? s.fill : s.color"
+        ink = page.locator(selector).first.evaluate(f"(e) => {{ {style}; }}")
+        shade = page.evaluate(f"({LUMINANCE})({json.dumps(ink)})")
+        contrast = (max(shade, paper) + 0.05) / (min(shade, paper) + 0.05)
+        assert contrast > 4.5, (selector, ink, contrast)  # WCAG 2, level AA
+
+
+def test_charts_follow_a_change_to_dark_and_paper_is_light(opened: Any) -> None:
+    page = opened().page
+    ink = "document.querySelector('.plot .xtick text').style.fill"
+    light = page.evaluate(ink)
+    page.emulate_media(color_scheme="dark")
+    until(page, f"{ink} !== {json.dumps(light)}")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    until(page, f"{ink} === {json.dumps(light)}")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(color_scheme="dark", media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator("nav").is_visible()
+
+
+def test_everything_is_reached_by_the_tab_key(opened: Any) -> None:
+    page = opened().page
+    page.evaluate("scrollTo(0, 0); document.activeElement.blur()")
+    reached = set()
+    for _ in range(400):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                """(() => { const e = document.activeElement;
+                    return e.matches('.plot') ? 'plot' : e.matches('.scroll') ? 'scroll' : e.matches('.zoom') ? 'zoom'
+                    : e.closest('th') ? 'sort' : e.matches('.play') ? 'play' : e.tagName; })()"""
+            )
+        )
+        if {"plot", "scroll", "zoom", "sort", "play", "INPUT", "SUMMARY", "A"} <= reached:
+            return
+    raise AssertionError(f"only {reached}")
+
+
+def test_numbers_stay_readable_without_javascript(browser: Any, page_file: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    assert page.get_by_text("Charts and sorting need JavaScript").is_visible()
+    assert "after step 40" in page.content()
+    context.close()

@@ -1,12 +1,14 @@
-"""Soft targets of colorization: how exact and how fast each way of making them is; and the conversion to Lab.
+"""Soft targets of colorization: how exact and how fast each way of making them is; and the
+conversion to Lab.
 
     python benchmarks/colorization.py [--json]
 
-Targets: total variation to the exact ones, agreement on the nearest bin, and time, for the three encodings, all in one
-run over the same pictures. Lab: our conversion beside scikit-image's and kornia's on the same batch, those that are
-installed (pip install scikit-image kornia). Times are CPU seconds on one thread, medians of repeats that take turns; on
-a GPU (--device cuda) they are wall seconds between synchronisations.
-"""
+Targets: total variation to the exact ones, agreement on the nearest bin, and time, for the three
+    encodings, all in one
+run over the same images. Lab: our conversion beside scikit-image's and kornia's on the same batch,
+those that are installed (pip install scikit-image kornia). Times are CPU seconds on one thread,
+medians of repeats that take turns; on a GPU (--device cuda) they are wall seconds between
+synchronizations."""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ from ssltool.methods.colorization import ab_bins
 from ssltool.methods.colorization.ab_bins import SoftTarget
 from ssltool.ops.lab import lightness, rgb_to_lab
 
-PIXELS = (64, 28, 28)  # a batch of 64 maps of 28x28 places: 50,176 colours
+PIXELS = (64, 28, 28)  # a batch of 64 maps of 28x28 places: 50,176 colors
 STEP, NEIGHBORS, SIGMA = 10, 10, 5.0
 BATCH, SIDE = 16, 128  # of the conversion to Lab
 
@@ -36,7 +38,9 @@ BATCH, SIDE = 16, 128  # of the conversion to Lab
 def seconds(
     functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int = 7
 ) -> dict[str, float]:
-    """Median seconds of each function; they take turns, so a busy moment of the machine hits all alike."""
+    """Median seconds of each function; they take turns, so a busy moment of the machine hits all
+    alike.
+    """
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(repeats + 1):
@@ -51,7 +55,7 @@ def seconds(
 
 
 def targets(device: torch.device) -> list[dict[str, Any]]:
-    """One row per encoding: accuracy beside the exact targets, milliseconds, nanoseconds per colour."""
+    """One row per encoding: accuracy beside the exact targets, milliseconds, nanoseconds per color."""
     rgb = torch.rand(PIXELS[0], 3, *PIXELS[1:], generator=torch.Generator().manual_seed(0)).to(
         device
     )
@@ -86,7 +90,7 @@ def targets(device: torch.device) -> list[dict[str, Any]]:
                 "variation_max": float(variation.max()),
                 "nearest_agrees": float((target.nearest == exact.nearest).float().mean()),
                 "ms": 1e3 * times[name],
-                "ns_per_colour": 1e9 * times[name] / ab[..., 0].numel(),
+                "ns_per_color": 1e9 * times[name] / ab[..., 0].numel(),
                 "loss_and_gradient_ms": 1e3 * loss,
                 "memory_mb": sum(t.numel() * t.element_size() for t in table) / 1e6
                 if name == "table"
@@ -99,24 +103,20 @@ def targets(device: torch.device) -> list[dict[str, Any]]:
 
 def lab(device: torch.device) -> list[dict[str, Any]]:
     """One row per converter: milliseconds for the same batch, and its largest difference from ours."""
-    pictures = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(
-        device
-    )
-    bytes_ = (pictures * 255).byte()
+    images = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device)
+    bytes_ = (images * 255).byte()
     ways: dict[str, Callable[[], Any]] = {
-        "ssltool": partial(rgb_to_lab, pictures),
+        "ssltool": partial(rgb_to_lab, images),
         "ssltool, uint8": partial(rgb_to_lab, bytes_),
         "ssltool, L of uint8": partial(lightness, bytes_),
     }
     skimage, kornia = _installed("skimage.color"), _installed("kornia.color")
     if skimage and device.type == "cpu":
-        ways["scikit-image"] = partial(
-            skimage.rgb2lab, pictures.movedim(1, -1).contiguous().numpy()
-        )
+        ways["scikit-image"] = partial(skimage.rgb2lab, images.movedim(1, -1).contiguous().numpy())
     if kornia:
-        ways["kornia"] = partial(kornia.rgb_to_lab, pictures)
+        ways["kornia"] = partial(kornia.rgb_to_lab, images)
     times = seconds(ways, device)
-    ours, rows = rgb_to_lab(pictures), []
+    ours, rows = rgb_to_lab(images), []
     for name, way in ways.items():
         row = {"converter": name, "ms": 1e3 * times[name]}
         if name in {"scikit-image", "kornia"}:
@@ -131,18 +131,20 @@ def lab(device: torch.device) -> list[dict[str, Any]]:
 
 def report(encodings: list[dict[str, Any]], converters: list[dict[str, Any]]) -> None:
     count = PIXELS[0] * PIXELS[1] * PIXELS[2]
-    print(f"Soft targets of {count:,} colours, step {STEP}, K {NEIGHBORS}, sigma {SIGMA:g}")
+    print(f"Soft targets of {count:,} colors, step {STEP}, K {NEIGHBORS}, sigma {SIGMA:g}")
     print("  encoding   variation mean / max   nearest bin        ms   loss and gradient, ms")
     for row in encodings:
         print(
             f"  {row['encoding']:9}  {row['variation_mean']:.4f} / {row['variation_max']:.4f}"
-            f"        {row['nearest_agrees']:8.3%}  {row['ms']:8.2f}   {row['loss_and_gradient_ms']:8.1f}"
+            f"        {row['nearest_agrees']:8.3%}  {row['ms']:8.2f}   "
+            f"{row['loss_and_gradient_ms']:8.1f}"
         )
     table = encodings[-1]
     print(
-        f"  (the table is built once, in {table['build_s']:.2f} s, and takes {table['memory_mb']:.1f} MB)"
+        f"  (the table is built once, in {table['build_s']:.2f} s, and takes "
+        f"{table['memory_mb']:.1f} MB)"
     )
-    print(f"\nsRGB to Lab, {BATCH} pictures of {SIDE}x{SIDE}")
+    print(f"\nsRGB to Lab, {BATCH} images of {SIDE}x{SIDE}")
     for row in converters:
         apart = (
             f"   differs by {row['largest_difference']:.2g}" if "largest_difference" in row else ""

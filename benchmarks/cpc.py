@@ -1,12 +1,13 @@
-"""How fast CPC's loss and its whole training step are, against the straightforward way of writing them.
+"""How fast CPC's loss and its whole training step are, against the straightforward way of writing
+them.
 
-    python benchmarks/cpc.py [--pictures 32] [--step-pictures 4] [--rounds 5] [--json]
+    python benchmarks/cpc.py [--images 32] [--step-images 4] [--rounds 5] [--json]
 
-Two comparisons, each with its value checked in the same run. The loss: all positions of an offset at once, against a
-loop over positions, forward and backward. The step: ResNet-18 on the 49 patches of 32 px of 128 px pictures as ssltool
-takes it (one strided cut, channels-last, autocast where it is chosen here), against the same weights in plain float32
-with patches cut in a loop and that loop for the loss. CPU-seconds, medians of rounds that take turns.
-"""
+Two comparisons, each with its value checked in the same run. The loss: all positions of an offset
+at once, against a loop over positions, forward and backward. The step: ResNet-18 on the 49 patches
+of 32 px of 128 px images as ssltool takes it (one strided cut, channels-last, autocast where it is
+chosen here), against the same weights in plain float32 with patches cut in a loop and that loop for
+the loss. CPU-seconds, medians of rounds that take turns."""
 
 from __future__ import annotations
 
@@ -36,13 +37,13 @@ SCALE = 0.1
 
 def loop_over_positions(queries: Tensor, targets: Tensor, offset: int) -> Tensor:
     """Mean cross-entropy, one position of the grid after the other."""
-    pictures, rows, columns, _ = targets.shape
+    images, rows, columns, _ = targets.shape
     candidates = targets.flatten(0, 2)
     losses = []
     for i in range(rows - offset):
         for j in range(columns):
             logits = SCALE * queries[:, i, j] @ candidates.T
-            labels = torch.arange(pictures) * rows * columns + (i + offset) * columns + j
+            labels = torch.arange(images) * rows * columns + (i + offset) * columns + j
             losses.append(F.cross_entropy(logits, labels))
     return torch.stack(losses).mean()
 
@@ -59,12 +60,12 @@ def cpu_seconds(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     return {name: median(seconds) for name, seconds in taken.items()}
 
 
-def compare_losses(pictures: int, rounds: int) -> dict[str, float]:
+def compare_losses(images: int, rounds: int) -> dict[str, float]:
     """All offsets of one direction on a 7x7 grid of 64 numbers."""
     generator = torch.Generator().manual_seed(0)
-    targets = torch.randn(pictures, 7, 7, 64, generator=generator, requires_grad=True)
+    targets = torch.randn(images, 7, 7, 64, generator=generator, requires_grad=True)
     queries = {
-        k: torch.randn(pictures, 7 - k, 7, 64, generator=generator, requires_grad=True)
+        k: torch.randn(images, 7 - k, 7, 64, generator=generator, requires_grad=True)
         for k in range(2, 7)
     }
 
@@ -82,11 +83,13 @@ def compare_losses(pictures: int, rounds: int) -> dict[str, float]:
         {"ssltool": lambda: ours().backward(), "loop": lambda: loop().backward()}, rounds
     )
     ratio = seconds["loop"] / seconds["ssltool"]
-    return {"pictures": pictures, "difference": difference, **seconds, "ratio": ratio}
+    return {"images": images, "difference": difference, **seconds, "ratio": ratio}
 
 
-def step_tasks(pictures: int) -> tuple[Callable[[Precision], Tensor], Callable[[], Tensor], Cpc]:
-    """The loss of one batch, all four directions: ours, and written plainly with the same weights; and the method."""
+def step_tasks(batch: int) -> tuple[Callable[[Precision], Tensor], Callable[[], Tensor], Cpc]:
+    """The loss of one batch, all four directions: ours, and written plainly with the same weights;
+    and the method.
+    """
     info = DataInfo(count=1000, image_size=128)
     options = CpcOptions(directions=4, last_stage="layer3", flip=0.0, augment="none").resolved(info)
     torch.manual_seed(0)
@@ -98,8 +101,8 @@ def step_tasks(pictures: int) -> tuple[Callable[[Precision], Tensor], Callable[[
         if isinstance(module, SmallMapConv2d):
             module.__class__ = nn.Conv2d  # torch's own
     method.encoder.to(memory_format=torch.channels_last)
-    images = torch.randint(0, 256, (pictures, 3, 128, 128), dtype=torch.uint8)
-    index, generator = torch.arange(pictures), torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, 128, 128), dtype=torch.uint8)
+    index, generator = torch.arange(batch), torch.Generator().manual_seed(0)
 
     def ours(precision: Precision) -> Tensor:
         view = method.view(images, index, generator)
@@ -112,7 +115,7 @@ def step_tasks(pictures: int) -> tuple[Callable[[Precision], Tensor], Callable[[
             [images[:, :, y : y + 32, x : x + 32].float() / 255 for y, x in corners], dim=1
         )
         shown = (cut - plain.mean) / plain.std
-        codes = plain.encoder(shown.flatten(0, 1)).view(pictures, 7, 7, -1).permute(0, 3, 1, 2)
+        codes = plain.encoder(shown.flatten(0, 1)).view(batch, 7, 7, -1).permute(0, 3, 1, 2)
         losses = []
         for direction in plain.directions:
             targets, predictions = plain.predictors[direction](grids.orient(codes, direction))
@@ -122,32 +125,32 @@ def step_tasks(pictures: int) -> tuple[Callable[[Precision], Tensor], Callable[[
     return ours, straightforward, method
 
 
-def fast_step(pictures: int) -> Task:
+def fast_step(images: int) -> Task:
     """Forward and backward pass as ssltool takes them."""
-    ours, _, method = step_tasks(pictures)
+    ours, _, method = step_tasks(images)
     precision = choose_precision("auto", method.encoder, 32, 3, torch.device("cpu"))
     return lambda: ours(precision).backward()
 
 
-def plain_step(pictures: int) -> Task:
+def plain_step(images: int) -> Task:
     """The same written plainly."""
-    _, straightforward, _ = step_tasks(pictures)
+    _, straightforward, _ = step_tasks(images)
     return lambda: straightforward().backward()
 
 
-def compare_steps(pictures: int, rounds: int) -> dict[str, float]:
+def compare_steps(images: int, rounds: int) -> dict[str, float]:
     """Forward and backward pass of one batch, all four directions."""
     ours, straightforward, _ = step_tasks(2)
     with torch.no_grad():
         difference = abs(float(ours(Precision("fp32", ""))) - float(straightforward()))
     assert difference < 1e-4, difference
     seconds = take_turns(
-        {"ssltool": partial(fast_step, pictures), "plain": partial(plain_step, pictures)}, rounds
+        {"ssltool": partial(fast_step, images), "plain": partial(plain_step, images)}, rounds
     )
     ratio = seconds["plain"] / seconds["ssltool"]
     return {
-        "pictures": pictures,
-        "patches": 49 * pictures,
+        "images": images,
+        "patches": 49 * images,
         "difference_in_fp32": difference,
         **seconds,
         "ratio": ratio,
@@ -158,16 +161,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=32, help="of the loss")
-    parser.add_argument("--step-pictures", type=int, default=4, help="of the whole step")
+    parser.add_argument("--images", type=int, default=32, help="of the loss")
+    parser.add_argument("--step-images", type=int, default=4, help="of the whole step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of lines"
     )
     given = parser.parse_args()
     loss, step = (
-        compare_losses(given.pictures, given.rounds),
-        compare_steps(given.step_pictures, given.rounds),
+        compare_losses(given.images, given.rounds),
+        compare_steps(given.step_images, given.rounds),
     )
     if given.json:
         versions = {
@@ -182,13 +185,15 @@ def main() -> None:
             )
         )
         return
-    print(f"loss, {loss['pictures']} pictures, CPU-seconds of a forward and backward pass")
+    print(f"loss, {loss['images']} images, CPU-seconds of a forward and backward pass")
     print(
-        f"  all positions at once {loss['ssltool']:.4f}, loop {loss['loop']:.4f}: {loss['ratio']:.2f} times as fast"
+        f"  all positions at once {loss['ssltool']:.4f}, loop {loss['loop']:.4f}: "
+        f"{loss['ratio']:.2f} times as fast"
     )
-    print(f"step, {step['pictures']} pictures of 49 patches of 32 px, ResNet-18 to layer3")
+    print(f"step, {step['images']} images of 49 patches of 32 px, ResNet-18 to layer3")
     print(
-        f"  ssltool {step['ssltool']:.3f}, plain float32 {step['plain']:.3f}: {step['ratio']:.2f} times as fast"
+        f"  ssltool {step['ssltool']:.3f}, plain float32 {step['plain']:.3f}: "
+        f"{step['ratio']:.2f} times as fast"
     )
 
 

@@ -1,12 +1,14 @@
-"""Training on a GPU: every method with ResNet-50 against its bare network, and what the GPU's time went to.
+"""Training on a GPU: every method with ResNet-50 against its bare network, and what the GPU's time
+went to.
 
-    python benchmarks/gpu.py --data FOLDER [--method npid] [--rounds 3] [--round-steps 10] [--profile] [--json]
+    python benchmarks/gpu.py --data FOLDER [--method npid] [--rounds 3] [--round-steps 10]
+    [--profile] [--json]
 
-Pictures of 224 px, or tiles and patches of 64 px cut from 256; bf16; FOLDER holds JPEG photographs, which are decoded
-anew in every pass. Loader alone, view alone, bare network and the whole take turns, as in `ssltool bench`; pictures per
-second of wall time, medians, and the whole against the bare network. With --profile also the ten operations that took
-the most of the GPU's time in three more steps, and how long it worked in each.
-"""
+Images of 224 px, or tiles and patches of 64 px cut from 256; bf16; FOLDER holds JPEG photographs,
+which are decoded anew in every pass. Loader alone, view alone, bare network and the whole take
+turns, as in `ssltool bench`; images per second of wall time, medians, and the whole against the
+bare network. With --profile also the ten operations that took the most of the GPU's time in three
+more steps, and how long it worked in each."""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from ssltool.training.bench import bench
 from ssltool.training.trainer import open_session
 from ssltool.training.trainer import steps as reports_of
 
-# Pictures in a batch and side of the square that is read; a picture is worth up to 49 patches.
+# Images in a batch and side of the square that is read; an image is worth up to 49 patches.
 SETTINGS: dict[str, dict[str, int]] = {
     "jigsaw": {"image_size": 256, "batch_size": 256},
     "context-prediction": {"image_size": 256, "batch_size": 512},
@@ -50,7 +52,9 @@ def choice_of(name: str, data: str, **options: Any) -> Choice:
 
 
 def top_ten(choice: Choice, steps: int = 3) -> dict[str, Any]:
-    """Operations by their share of the GPU's time, in percent, in training steps; its milliseconds a step."""
+    """Operations by their share of the GPU's time, in percent, in training steps; its milliseconds
+    a step.
+    """
     session = open_session(choice, Console(quiet=True), cache_bytes=0)
     with session.batches:
         reports = reports_of(session)
@@ -94,7 +98,7 @@ def main() -> None:
     }
     if not given.json:
         print(
-            f"{'pictures/s':<20}{'loader':>9}{'view':>9}{'bare':>9}{'whole':>9}{'ratio':>8}{'GB':>7}"
+            f"{'figures/s':<20}{'loader':>9}{'view':>9}{'bare':>9}{'whole':>9}{'ratio':>8}{'GB':>7}"
         )
     for name in given.method or available():
         choice = choice_of(name, given.data, compile=given.compile)
@@ -115,7 +119,8 @@ def main() -> None:
             if not given.json:
                 step_ms = 1e3 * SETTINGS[name]["batch_size"] / found["images_per_s"]["end_to_end"]
                 print(
-                    f"  of {step_ms:.1f} ms of a step the GPU worked {found['profile']['gpu_ms']:.1f}"
+                    f"  of {step_ms:.1f} ms of a step the GPU worked "
+                    f"{found['profile']['gpu_ms']:.1f}"
                 )
                 for share, count, operation in found["profile"]["top"]:
                     print(f"  {share:5.1f} %  {count:4} a step  {operation}", flush=True)

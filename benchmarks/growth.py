@@ -1,11 +1,12 @@
-"""How the cost of a step grows with the side of the pictures, the batch and the number of permutations.
+"""How the cost of a step grows with the side of the images, the batch and the number of
+permutations.
 
     python benchmarks/growth.py [--method jigsaw] [--rounds 3] [--json]
 
-View, forward and backward pass of one method on a small ResNet, one thread, CPU-milliseconds per picture; one number
-is varied at a time, and all settings take turns. A cost per picture that stays level as the batch grows, and grows with
-the area of the picture, is what one hopes for; the permutations of jigsaw touch only its last layer.
-"""
+View, forward and backward pass of one method on a small ResNet, one thread, CPU-milliseconds per
+image; one number is varied at a time, and all settings take turns. A cost per image that stays
+level as the batch grows, and grows with the area of the image, is what one hopes for; the
+permutations of jigsaw touch only its last layer."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ SIDE, BATCH = 128, 8
 
 
 def step(method: str, side: int, batch: int, **options: Any) -> Callable[[], None]:
-    """A training step without the optimizer, on random pictures."""
+    """A training step without the optimizer, on random images."""
     cls, info = find_method(method), DataInfo(count=10_000, image_size=side, batch_size=batch)
     chosen = cls.Options(**options).resolved(info)
     torch.manual_seed(0)
@@ -71,12 +72,12 @@ def main() -> None:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         print(
             json.dumps(
-                {"method": given.method, "ms_per_picture": each, "versions": versions}, indent=2
+                {"method": given.method, "ms_per_image": each, "versions": versions}, indent=2
             )
         )
         return
     for name, value in each.items():
-        print(f"{name:20} {value:8.2f} CPU-ms per picture")
+        print(f"{name:20} {value:8.2f} CPU-ms per image")
 
 
 if __name__ == "__main__":

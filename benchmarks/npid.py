@@ -1,14 +1,15 @@
-"""Whether the cost of instance discrimination grows with the number of pictures: time, memory, neighbours, loss heads.
+"""Whether the cost of instance discrimination grows with the number of images: time, memory,
+neighbors, loss heads.
 
     python benchmarks/npid.py [--json] [--largest 10000000] [--rounds 9]
 
-Four tables. One training step (view, network, loss, backward, optimizer, bank write) with banks of 10^4 to 10^7 rows,
-everything else alike: 64 pictures of 28 px, NCE with 4096 shared negatives; sizes take turns, and all banks are slices
-of one, so 10^7 rows need 5.1 GB once. The memory that a bank really takes, from the resident size of a fresh process.
-The search for the 20 nearest of 60,000 rows for 10,000 queries, in chunks, against the plain product of that size and
-against the same search on a matrix computed whole. The loss heads alone at 60,000 rows. CPU seconds, medians of one
-thread.
-"""
+Four tables. One training step (view, network, loss, backward, optimizer, bank write) with banks of
+10^4 to 10^7 rows,
+everything else alike: 64 images of 28 px, NCE with 4096 shared negatives; sizes take turns, and all
+banks are slices of one, so 10^7 rows need 5.1 GB once. The memory that a bank really takes, from
+the resident size of a fresh process. The search for the 20 nearest of 60,000 rows for 10,000
+queries, in chunks, against the plain product of that size and against the same search on a matrix
+computed whole. The loss heads alone at 60,000 rows. CPU seconds, medians of one thread."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ HEAD_ROWS, QUERIES, NEIGHBORS = 60_000, 10_000, 20
 
 
 def cpu_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds of each function; they take turns, so a busy moment of the machine hits all alike."""
+    """Median CPU seconds of each function; they take turns, so a busy moment of the machine hits
+    all alike.
+    """
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(repeats + 1):
         for name, function in functions.items():
@@ -51,7 +54,7 @@ def cpu_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> 
 
 
 def method_of(count: int, rows: Tensor) -> Npid:
-    """The method for ``count`` pictures whose bank is the beginning of ``rows``."""
+    """The method for ``count`` images whose bank is the beginning of ``rows``."""
     info = DataInfo(2, SIDE, gray=True)
     torch.manual_seed(0)
     options = NpidOptions(loss="nce", negatives=NEGATIVES, bank_init="random").resolved(info)
@@ -63,7 +66,7 @@ def method_of(count: int, rows: Tensor) -> Npid:
 
 
 def stepper(method: Npid) -> Callable[[], None]:
-    """A function that takes one training step on the same pictures."""
+    """A function that takes one training step on the same images."""
     optimizer = torch.optim.SGD(method.parameters(), lr=0.01)
     images = torch.randint(
         0,
@@ -101,7 +104,7 @@ import resource, sys
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 import torch
-from ssltool.nn.memory_bank import MemoryBank
+from ssltool.methods.npid.memory_bank import MemoryBank
 MemoryBank(100_000, 128)
 before = resident()
 bank = MemoryBank(int(sys.argv[1]), 128, getattr(torch, sys.argv[2]))
@@ -181,16 +184,19 @@ def report(results: Mapping[str, Any]) -> None:
     print("\nResident memory of a bank")
     for name, found in results["memory"].items():
         print(
-            f"  {name} {found['rows']:,} rows {found['bytes'] / 1e9:.3f} GB, {found['ratio']:.3f} times its numbers"
+            f"  {name} {found['rows']:,} rows {found['bytes'] / 1e9:.3f} GB, "
+            f"{found['ratio']:.3f} times its numbers"
         )
     found = results["neighbors"]
     print(f"\n{NEIGHBORS} nearest of {HEAD_ROWS:,} rows for {QUERIES:,} queries, CPU seconds")
     print(
-        f"  in chunks {found['chunks']:.2f}, product alone {found['product']:.2f} (ratio {found['ratio']:.2f}), ",
+        f"  in chunks {found['chunks']:.2f}, product alone {found['product']:.2f} (ratio "
+        f"{found['ratio']:.2f}), ",
         end="",
     )
     print(
-        f"product and top-k {found['product_and_topk']:.2f}; equal neighbours {found['same_neighbors']:.4%}"
+        f"product and top-k {found['product_and_topk']:.2f}; equal neighbors "
+        f"{found['same_neighbors']:.4%}"
     )
     print(f"\nLoss heads, batch {BATCH}, {HEAD_ROWS:,} rows, CPU milliseconds")
     for name, seconds in results["head"].items():
@@ -199,7 +205,7 @@ def report(results: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Cost of instance discrimination against the number of pictures."
+        description="Cost of instance discrimination against the number of images."
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of tables"

@@ -2,11 +2,11 @@
 
     python benchmarks/permutations.py [--json]
 
-Three tables: seconds to build 1000 permutations in each mode; the paper's greedy mode against the straightforward way
-of writing it, which computes every distance again for each permutation it adds; and mean and minimum distance of each
-mode beside the largest mean there can be. Times are CPU seconds, medians of repeats that take turns. Needs scipy,
-which the straightforward way uses for its distances (it comes with ``pip install 'ssltool[test]'``).
-"""
+Three tables: seconds to build 1000 permutations in each mode; the paper's greedy mode against the
+straightforward way of writing it, which computes every distance again for each permutation it adds;
+and mean and minimum distance of each mode beside the largest mean there can be. Times are CPU
+seconds, medians of repeats that take turns. Needs scipy, which the straightforward way uses for its
+distances (it comes with ``pip install 'ssltool[test]'``)."""
 
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ COMPARED_COUNT = 60  # the straightforward way takes time in proportion to the s
 
 
 def straightforward(candidates: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Greedy choice by mean distance, every distance to every chosen permutation computed again at each step.
+    """Greedy choice by mean distance, every distance to every chosen permutation computed again at
+    each step.
 
     Args:
-        candidates: ``[M, n]``, all permutations, as the floating-point numbers the distance routine works on.
+        candidates: ``[M, n]``, all permutations, as the floating-point numbers the distance routine
+            works on.
         count: K.
 
     Returns:
@@ -51,7 +53,9 @@ def straightforward(candidates: NDArray[np.float64], count: int) -> NDArray[np.f
 
 
 def cpu_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds of each function; they take turns, so a busy moment of the machine hits all alike."""
+    """Median CPU seconds of each function; they take turns, so a busy moment of the machine hits
+    all alike.
+    """
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
@@ -62,7 +66,9 @@ def cpu_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> 
 
 
 def compare() -> dict[str, float]:
-    """Ours, from nothing, against the straightforward way, which is handed the table of all permutations."""
+    """Ours, from nothing, against the straightforward way, which is handed the table of all
+    permutations.
+    """
     table = permutations.lexicographic(9).T.astype(np.float64)
     ours = partial(permutations.build, "max_mean", COMPARED_COUNT)
     theirs = partial(straightforward, table, COMPARED_COUNT)

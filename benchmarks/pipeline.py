@@ -1,13 +1,16 @@
-"""The input pipeline alone: from JPEG files to the network's input, ssltool against the usual per-sample code.
+"""The input pipeline alone: from JPEG files to the network's input, ssltool against the usual
+per-sample code.
 
-    python benchmarks/pipeline.py --pictures FOLDER [--task jigsaw] [--rounds 5] [--json]
+    python benchmarks/pipeline.py --images FOLDER [--task jigsaw] [--rounds 5] [--json]
 
-Ours is the loader (decode, centre square, batch of bytes) and the method's batched view. The other side is the same
-task as public implementations write it: a Dataset whose __getitem__ opens the file with Pillow, transforms it with
-torchvision and cuts, jitters and normalises piece by piece, and the default collate. Each side has a process of its
-own with one thread, as it would run in training; they take turns on the same files. Pictures per CPU-second, medians.
-FOLDER holds large photographs: they are reduced to 2000 px, and 500x375 px are cut out of those, JPEG quality 90.
-"""
+Ours is the loader (decode, center square, batch of bytes) and the method's batched view. The other
+side is the same
+task as public implementations write it: a Dataset whose __getitem__ opens the file with Pillow,
+transforms it with torchvision and cuts, jitters and normalizes piece by piece, and the default
+collate. Each side has a process of its own with one thread, as it would run in training; they take
+turns on the same files. Images per CPU-second, medians.
+FOLDER holds large photographs: they are reduced to 2000 px, and 500x375 px are cut out of those,
+JPEG quality 90."""
 
 from __future__ import annotations
 
@@ -39,10 +42,10 @@ from ssltool.data.sources.registry import open_source
 from ssltool.methods.base import DataInfo
 from ssltool.methods.colorization.ab_bins import bin_centers
 from ssltool.methods.registry import find_method
-from ssltool.ops.chunked import pieces
+from ssltool.ops.chunked import chunks
 from ssltool.ops.color import standardize_colors
 from ssltool.ops.crops import random_boxes, resized_crop
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMALIZE = T.Compose([T.ToTensor(), T.Normalize(MEAN, STD)])
@@ -50,7 +53,7 @@ TARGETS = {
     "crop": 2.4,
     "jigsaw": 5.0,
     "npid": 3.0,
-}  # on 500 px pictures; 2 for the others, 3 for all on 2000 px
+}  # on 500 px images; 2 for the others, 3 for all on 2000 px
 
 # The task of each method: side of the loader's squares, options of ours.
 TASKS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -67,7 +70,7 @@ TASKS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-# The usual code, one function per task: a Pillow picture in, what the network is given out
+# The usual code, one function per task: a Pillow image in, what the network is given out
 
 
 def crop(image: Image.Image) -> Tensor:
@@ -79,7 +82,9 @@ _TILE = T.Compose([T.RandomCrop(64), T.Resize((75, 75))])
 
 
 def jigsaw(image: Image.Image) -> tuple[Tensor, int]:
-    """Nine tiles, each cropped, resized, its channels jittered, and normalised by its own statistics."""
+    """Nine tiles, each cropped, resized, its channels jittered, and normalized by its own
+    statistics.
+    """
     if random.random() < 0.3:
         image = image.convert("LA").convert("RGB")
     image = T.functional.center_crop(T.functional.resize(image, 256), [255, 255])
@@ -101,7 +106,7 @@ _SQUARE = T.RandomResizedCrop(255, scale=(0.33, 1.0), ratio=(1.0, 1.0))
 
 
 def context_prediction(image: Image.Image) -> tuple[Tensor, Tensor]:
-    """A patch and its eight neighbours, jittered, two channels of each replaced by noise."""
+    """A patch and its eight neighbors, jittered, two channels of each replaced by noise."""
     image = _SQUARE(image)
     patches = []
     for row in range(3):
@@ -131,7 +136,7 @@ _PAINTED = T.Compose(
 
 
 def context_encoder(image: Image.Image) -> tuple[Tensor, Tensor]:
-    """A picture whose middle is filled with the mean colour, and the middle."""
+    """An image whose middle is filled with the mean color, and the middle."""
     whole = _PAINTED(image)
     target, seen = whole[:, 32:96, 32:96].clone(), whole.clone()
     for channel, value in enumerate((2 * 117 / 255 - 1, 2 * 104 / 255 - 1, 2 * 123 / 255 - 1)):
@@ -164,7 +169,7 @@ _NEAREST = NearestNeighbors(n_neighbors=10).fit(_CENTERS)
 
 
 def colorization(image: Image.Image) -> tuple[Tensor, Tensor]:
-    """Lightness, and every fourth pixel's colour as Gaussian weights of its ten nearest bins."""
+    """Lightness, and every fourth pixel's color as Gaussian weights of its ten nearest bins."""
     lab = rgb_to_lab(np.asarray(_COLORED(image)))
     ab = lab[::4, ::4, 1:].reshape(-1, 2)
     distances, bins = _NEAREST.kneighbors(ab)
@@ -228,12 +233,14 @@ USUAL: dict[str, Callable[[Image.Image], Any]] = {
 
 
 def plain_crop(batch: Batch, generator: torch.Generator) -> Tensor:
-    """Random resized crop, mirror, normalise: what `ssltool.ops` has, in pieces as every method draws its task."""
-    draws, images = Draws(batch.indices, generator), batch.images
-    boxes, mirrored = random_boxes(draws, images.shape[-1], (0.08, 1.0)), draws.chance(0.5)
+    """Random resized crop, mirror, normalize: what `ssltool.ops` has, in pieces as every method
+    draws its task.
+    """
+    rng, images = PerImageRNG(batch.indices, generator), batch.images
+    boxes, mirrored = random_boxes(rng, images.shape[-1], (0.08, 1.0)), rng.bernoulli(0.5)
     mean, std = (torch.tensor(values) * 255 for values in (MEAN, STD))
     seen = torch.empty(len(images), 224, 224, 3).permute(0, 3, 1, 2)
-    for some in pieces(images, 8):
+    for some in chunks(images, 8):
         cropped = resized_crop(images[some], boxes[some], 224, mirrored[some])
         standardize_colors(cropped, mean, std, out=seen[some])
     return seen
@@ -254,7 +261,7 @@ def view_of(
 
 
 def photographs(given: str | None) -> list[Image.Image]:
-    """Pictures of up to 2000 px: a folder's, or mosaics of the built-in demo pictures."""
+    """Images of up to 2000 px: a folder's, or mosaics of the built-in demo images."""
     if given is None:
         source = open_source(["demo:240"])
         found = []
@@ -276,7 +283,7 @@ def photographs(given: str | None) -> list[Image.Image]:
     return found
 
 
-def make_pictures(given: str | None, folder: Path, small: int = 128) -> dict[str, float]:
+def make_images(given: str | None, folder: Path, small: int = 128) -> dict[str, float]:
     """JPEG files of two sizes, seeded; returns their mean kilobytes."""
     rng, images, count = random.Random(0), photographs(given), 0
     for name in ("500", "2000"):
@@ -315,22 +322,22 @@ def ours(task: str, folder: str, batch: int) -> Task:
 
 def usual(task: str, folder: str, batch: int) -> Task:
     """A batch of the usual dataset."""
-    pictures = ImageFolder(folder, transform=USUAL[task])
+    images = ImageFolder(folder, transform=USUAL[task])
     places: list[int] = []
 
     def once() -> None:
         nonlocal places
         found = []
         for _ in range(batch):
-            places = places or random.sample(range(len(pictures)), len(pictures))
-            found.append(pictures[places.pop()])
+            places = places or random.sample(range(len(images)), len(images))
+            found.append(images[places.pop()])
         default_collate(found)
 
     return once
 
 
 def compare(task: str, folder: Path, batch: int, rounds: int) -> dict[str, float]:
-    """Pictures per CPU-second of both sides on the files of one size."""
+    """Images per CPU-second of both sides on the files of one size."""
     given = (task, str(folder), batch)
     seconds = take_turns(
         {"ssltool": partial(ours, *given), "usual": partial(usual, *given)}, rounds
@@ -344,7 +351,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--pictures", help="a folder of large photographs to make the JPEG files from"
+        "--images", help="a folder of large photographs to make the JPEG files from"
     )
     parser.add_argument(
         "--task", choices=list(TASKS), action="append", help="only this one; may be repeated"
@@ -356,7 +363,7 @@ def main() -> None:
     given = parser.parse_args()
     results: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        kilobytes = make_pictures(given.pictures, Path(folder))
+        kilobytes = make_images(given.images, Path(folder))
         # Large photographs differ too much for a sample of them: a turn is all of them.
         batches = {"500": 64, "2000": len(list((Path(folder) / "2000" / "a").iterdir()))}
         for task in given.task or list(TASKS):

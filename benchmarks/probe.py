@@ -1,11 +1,11 @@
-"""Times of the probe: reading against fitting, and our solvers against scikit-learn's on the same features.
+"""Times of the probe: reading against fitting, and our solvers against scikit-learn's on the same
+features.
 
     python benchmarks/probe.py --weights RUN --data fashion/train --test-data fashion/test
 
-Prints JSON. Reading is from files to features; fitting is linear + kNN on the pooled vector. CPU-seconds of this
-process. scikit-learn gets ``--pictures`` of the training pictures, since its solvers need minutes for
-60,000.
-"""
+Prints JSON. Reading is from files to features; fitting is linear + kNN on the pooled vector.
+CPU-seconds of this process. scikit-learn gets ``--images`` of the training data, since its solvers
+need minutes for 60,000."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from ssltool.probing import convex, linear, svm
-from ssltool.probing.datasets import LabelledPictures
+from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import read
 from ssltool.probing.knn import knn_accuracy
 from ssltool.probing.probe import ProbeOptions, open_encoder
@@ -40,27 +40,27 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--test-data", required=True)
-    parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=5000)
     args = parser.parse_args()
     torch.set_num_threads(1)
     options = ProbeOptions.checked(
         weights=args.weights, data=(args.data,), test_data=(args.test_data,), workers=0
     )
-    encoder, card, _ = open_encoder(options, Console(stderr=True))
-    pictures = LabelledPictures(options.data, options.test_data, workers=0)
-    classes = len(pictures.classes)
+    encoder, metadata, _ = open_encoder(options, Console(stderr=True))
+    data = LabeledImages(options.data, options.test_data, workers=0)
+    classes = len(data.classes)
     reading, found = timed(
-        lambda: read(encoder, card, pictures, FeatureStore(None), grid=0, recalibrated=True)
+        lambda: read(encoder, metadata, data, FeatureStore(None), grid=0, recalibrated=True)
     )
     x, test_x = found.train.stages["pooled"], found.test.stages["pooled"]
     y, test_y = (
-        pictures.labels("train", found.train.places),
-        pictures.labels("test", found.test.places),
+        data.labels("train", found.train.places),
+        data.labels("test", found.test.places),
     )
     fitting, fitted = timed(lambda: linear.fit_and_score(x, y, test_x, test_y, classes, 0))
     searching, near = timed(lambda: knn_accuracy(x, y, test_x, test_y, classes, ks=(5, 20, 200)))
 
-    some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: args.pictures]
+    some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: args.images]
     mean, std = convex.moments(x[some])
     z, test_z = (((part - mean) / std).double().numpy() for part in (x[some], test_x))
     decay = 1e-2
@@ -82,7 +82,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "pictures": [len(x), len(test_x)],
+                "images": [len(x), len(test_x)],
                 "numbers": x.shape[1],
                 "reading_s": reading,
                 "linear_s": fitting,
@@ -91,7 +91,7 @@ def main() -> None:
                 "linear": round(fitted.accuracy, 2),
                 "knn": {k: round(value, 2) for k, value in near.items()},
                 "against_scikit_learn": {
-                    "pictures": len(some),
+                    "images": len(some),
                     "logistic_s": [ours, theirs],
                     "logistic_same_answers": float((answers[0] == answers[1]).mean()),
                     "logistic_accuracy": [

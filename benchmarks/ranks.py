@@ -1,11 +1,12 @@
-"""What a picture costs when several processes train together: CPU-seconds per picture at 1, 2 and 4 processes.
+"""What an image costs when several processes train together: CPU-seconds per image at 1, 2 and 4
+processes.
 
     python benchmarks/ranks.py [--method jigsaw] [--ranks 1 2 4] [--steps 12] [--rounds 3] [--json]
 
-Each process trains on batches of its own, all alike, so with n processes a step sees n times the pictures. What is
-shared is then the price of working together: averaging the gradients, agreeing on stops, reducing the numbers. The
-settings take turns, one round after the other; the medians are of the CPU time of all processes after their start-up.
-"""
+Each process trains on batches of its own, all alike, so with n processes a step sees n times the
+images. What is shared is then the price of working together: averaging the gradients, agreeing on
+stops, reducing the numbers. The settings take turns, one round after the other; the medians are of
+the CPU time of all processes after their start-up."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ import torch
 from rich.console import Console
 from torch import multiprocessing
 
-from ssltool.distributed.collectives import any_of, is_main, total
-from ssltool.distributed.process_group import joined
+from ssltool.distributed.collectives import all_reduce_sum, any_of, is_main
+from ssltool.distributed.process_group import process_group
 from ssltool.methods.registry import find_method
 from ssltool.runs.config import combine
 from ssltool.training.metrics import Meter
@@ -52,7 +53,7 @@ def train(
         "precision": "fp32",
     }
     choice = combine(method, find_method(method), {**given, "steps": WARM_UP + steps})
-    with joined():
+    with process_group():
         session = open_session(choice, Console(quiet=True), cache_bytes=2**30)
         reports, meter = reports_of(session), Meter()
         for _ in islice(reports, WARM_UP):
@@ -63,11 +64,11 @@ def train(
             any_of(False)
             meter.add(step)
         meter.line()
-        spent = float(total(torch.tensor(time.process_time() - cpu, dtype=torch.float64)))
-        pictures = steps * 32 * world
+        spent = float(all_reduce_sum(torch.tensor(time.process_time() - cpu, dtype=torch.float64)))
+        images = steps * 32 * world
         if is_main():
             taken = time.perf_counter() - wall
-            result.put({"cpu_s_per_picture": spent / pictures, "pictures_per_s": pictures / taken})
+            result.put({"cpu_s_per_image": spent / images, "images_per_s": images / taken})
 
 
 def measure(world: int, method: str, steps: int) -> dict[str, float]:
@@ -111,7 +112,7 @@ def main() -> None:
         medians = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
         rows.append({"processes": world, **medians})
     for row in rows:
-        row["cost_against_first"] = row["cpu_s_per_picture"] / rows[0]["cpu_s_per_picture"]
+        row["cost_against_first"] = row["cpu_s_per_image"] / rows[0]["cpu_s_per_image"]
     result = {
         "method": arguments.method,
         "rows": rows,
@@ -122,11 +123,12 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    print("processes  CPU ms/picture  against the first  pictures/s (wall)")
+    print("processes  CPU ms/image  against the first  figures/s (wall)")
     for row in rows:
         print(
-            f"{row['processes']:9}  {1000 * row['cpu_s_per_picture']:14.3f}  {row['cost_against_first']:17.3f}  "
-            f"{row['pictures_per_s']:17.0f}"
+            f"{row['processes']:9}  {1000 * row['cpu_s_per_image']:14.3f}  "
+            f"{row['cost_against_first']:17.3f}  "
+            f"{row['images_per_s']:17.0f}"
         )
 
 

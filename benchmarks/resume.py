@@ -1,9 +1,10 @@
-"""Claim: a run killed with SIGKILL at random moments and resumed ends with the same weights, byte for byte.
+"""Claim: a run killed with SIGKILL at random moments and resumed ends with the same weights, byte
+for byte.
 
 usage: python benchmarks/resume.py [--kills 20] [--seed 0] [--steps 600] [--json]
 
-Trains once without interruption, then again while killing it at random moments, and compares encoder.safetensors.
-"""
+Trains once without interruption, then again while killing it at random moments, and compares
+encoder.safetensors."""
 
 from __future__ import annotations
 
@@ -108,7 +109,8 @@ def main() -> None:
     else:
         print("\n".join(f"kill {i + 1}: found {moment} saved" for i, moment in enumerate(moments)))
         print(
-            f"{len(moments)} kills; weights identical: {equal}; lines of metrics {lines[0]} and {lines[1]}"
+            f"{len(moments)} kills; weights identical: {equal}; lines of metrics {lines[0]} and "
+            f"{lines[1]}"
         )
     sys.exit(0 if equal and len(moments) == arguments.kills else 1)
 

@@ -1,11 +1,12 @@
-"""How long a folder of a million files takes to list, what that costs in memory, and when the first step comes.
+"""How long a folder of a million files takes to list, what that costs in memory, and when the first
+step comes.
 
     python benchmarks/scan.py [--files 1000000] [--folders 1000] [--step] [--json]
 
-A picture for each folder, hard-linked under many names. Each measurement is a fresh process, the file system's cache
-being warm. ``--step`` also starts a run of two steps on the folder with the command line, and one on one of its folders
-alone, and takes the CPU time and the time until each ends. Beside ours: torchvision's ImageFolder.
-"""
+An image for each folder, hard-linked under many names. Each measurement is a fresh process, the
+file system's cache being warm. ``--step`` also starts a run of two steps on the folder with the
+command line, and one on one of its folders alone, and takes the CPU time and the time until each
+ends. Beside ours: torchvision's ImageFolder."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 def resident(): return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 what, folder = sys.argv[1:]
 if what == "ssltool":
-    from ssltool.data.find import open_source
+    from ssltool.data.sources.registry import open_source
     build = lambda: open_source([folder])
 else:
     from torchvision.datasets import ImageFolder
@@ -37,21 +38,21 @@ else:
 before, start, cpu = resident(), time.perf_counter(), time.process_time()
 built = build()
 print(json.dumps({
-    "pictures": len(built), "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu,
+    "images": len(built), "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu,
     "held_mb": (resident() - before) / 1e6, "peak_mb": (peak() - before) / 1e6,
 }))
 """
 
 
 def make(folder: Path, files: int, folders: int) -> None:
-    """Hard links to a few pictures: a file system allows only so many links to one."""
+    """Hard links to a few images: a file system allows only so many links to one."""
     for number in range(folders):
         sub = folder / f"class-{number:04d}"
         sub.mkdir()
-        first = sub / "picture-0000000.jpg"
+        first = sub / "image-0000000.jpg"
         Image.new("RGB", (32, 32), (number % 256, 100, 200)).save(first)
         for place in range(1, files // folders):
-            os.link(first, sub / f"picture-{place:07d}.jpg")
+            os.link(first, sub / f"image-{place:07d}.jpg")
 
 
 def measured(what: str, folder: Path) -> dict[str, float]:
@@ -119,14 +120,16 @@ def main() -> None:
     for what in ("ssltool", "ImageFolder"):
         found = results[what]
         print(
-            f"{what:12} {found['pictures']:,} pictures in {found['seconds']:.2f} s ({found['cpu_seconds']:.2f} CPU-s), "
+            f"{what:12} {found['images']:,} images in {found['seconds']:.2f} s "
+            f"({found['cpu_seconds']:.2f} CPU-s), "
             f"holds {found['held_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
         )
     if given.step:
         for name in ("first_step_small", "first_step"):
             found = results[name]
             print(
-                f"{name.replace('_', ' ')}: {found['seconds']:.1f} s, {found['cpu_seconds']:.1f} CPU-s from the start"
+                f"{name.replace('_', ' ')}: {found['seconds']:.1f} s, {found['cpu_seconds']:.1f} "
+                "CPU-s from the start"
             )
 
 

@@ -1,13 +1,14 @@
-"""The training step alone, at the precision that is chosen here, against the same network in plain float32.
+"""The training step alone, at the precision that is chosen here, against the same network in plain
+float32.
 
-    python benchmarks/step.py [--pictures 16] [--rounds 5] [--json]
+    python benchmarks/step.py [--images 16] [--rounds 5] [--json]
 
-The paper's jigsaw network (nine tiles of 64 px, 1000 permutations) and contrastive predictive coding with ResNet-18 on
-49 patches of 32 px, on ready pictures. Ours: channels-last, autocast as `ssltool pretrain` chooses it. Plain: the same
-weights in float32 and the usual memory layout; for contrastive predictive coding with patches and positions in loops
-(see `benchmarks/cpc.py`). CPU-seconds of forward and backward pass, one thread,
-medians of rounds that take turns, each way in a process of its own.
-"""
+The paper's jigsaw network (nine tiles of 64 px, 1000 permutations) and contrastive predictive
+coding with ResNet-18 on 49 patches of 32 px, on ready images. Ours: channels-last, autocast as
+`ssltool pretrain` chooses it. Plain: the same weights in float32 and the usual memory layout; for
+contrastive predictive coding with patches and positions in loops (see `benchmarks/cpc.py`).
+CPU-seconds of forward and backward pass, one thread, medians of rounds that take turns, each way in
+a process of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from ssltool.methods.base import DataInfo
 from ssltool.methods.jigsaw.task import Jigsaw
 
 
-def network(pictures: int, plain: bool) -> Task:
+def network(batch: int, plain: bool) -> Task:
     """Forward and backward pass of the paper's network and head on ready tiles."""
     info = DataInfo(count=100_000, image_size=256)
     names = set(Jigsaw.Options.model_fields)
@@ -36,8 +37,8 @@ def network(pictures: int, plain: bool) -> Task:
     torch.manual_seed(0)
     encoder = Jigsaw.build_encoder(options, info, "caffenet", stem="imagenet", in_channels=3)
     method = Jigsaw(options, encoder, info).train()
-    images = torch.randint(0, 256, (pictures, 3, 256, 256), dtype=torch.uint8)
-    view = method.view(images, torch.arange(pictures), torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (batch, 3, 256, 256), dtype=torch.uint8)
+    view = method.view(images, torch.arange(batch), torch.Generator().manual_seed(0))
     if plain:
         for name in ("norm1", "norm2"):  # torch's own, as anybody would write it
             setattr(encoder.backbone.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75))
@@ -53,18 +54,18 @@ def network(pictures: int, plain: bool) -> Task:
     return fast
 
 
-def jigsaw(pictures: int, rounds: int) -> dict[str, Any]:
+def jigsaw(images: int, rounds: int) -> dict[str, Any]:
     """Both ways in turn."""
     sides = {
-        "ssltool": partial(network, pictures, plain=False),
-        "plain": partial(network, pictures, plain=True),
+        "ssltool": partial(network, images, plain=False),
+        "plain": partial(network, images, plain=True),
     }
     seconds = take_turns(sides, rounds)
     return {
-        "pictures": pictures,
+        "images": images,
         **seconds,
         "ratio": seconds["plain"] / seconds["ssltool"],
-        "puzzles_per_cpu_second": pictures / seconds["ssltool"],
+        "puzzles_per_cpu_second": images / seconds["ssltool"],
     }
 
 
@@ -72,8 +73,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=16, help="of jigsaw")
-    parser.add_argument("--cpc-pictures", type=int, default=4)
+    parser.add_argument("--images", type=int, default=16, help="of jigsaw")
+    parser.add_argument("--cpc-images", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of lines"
@@ -81,8 +82,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = {
-        "jigsaw": jigsaw(given.pictures, given.rounds),
-        "cpc": compare_steps(given.cpc_pictures, given.rounds),
+        "jigsaw": jigsaw(given.images, given.rounds),
+        "cpc": compare_steps(given.cpc_images, given.rounds),
     }
     if given.json:
         print(
@@ -96,7 +97,8 @@ def main() -> None:
         return
     for name, found in results.items():
         print(
-            f"{name:8} {found['pictures']} pictures: ssltool {found['ssltool']:.3f}, plain float32 {found['plain']:.3f}"
+            f"{name:8} {found['images']} images: ssltool {found['ssltool']:.3f}, plain float32 "
+            f"{found['plain']:.3f}"
             f" CPU-seconds, {found['ratio']:.2f} times"
         )
 

@@ -1,8 +1,7 @@
 """Tasks that are compared take turns, each in a process of its own, as each would run by itself.
 
-A process is told how to begin, and then, whenever its turn comes, does its task once and answers with the CPU-seconds.
-One side's threads, caches and freed memory are thus not the other's.
-"""
+A process is told how to begin, and then, whenever its turn comes, does its task once and answers
+with the CPU-seconds. One side's threads, caches and freed memory are thus not the other's."""
 
 from __future__ import annotations
 
@@ -30,7 +29,8 @@ def take_turns(
     """Median CPU-seconds of each side's task, and of the parts they name.
 
     Args:
-        sides: By name, what prepares a task in the process of that side; has to be importable, with its arguments.
+        sides: By name, what prepares a task in the process of that side; has to be importable, with
+            its arguments.
         rounds: How often each task is timed.
         ours: Sides that keep freed memory, as the ``ssltool`` command does.
     """

@@ -1,7 +1,9 @@
-"""Draw the pictures of the gallery from real runs: python docs/gallery.py RUN [RUN ...] --data FOLDER.
+"""Draw the images of the gallery from real runs: python docs/gallery.py RUN [RUN ...] --data
+FOLDER.
 
-One run of each task is asked for; of several the last is taken. Pictures go to docs/pictures/gallery, and the page
-docs/gallery.md is written anew, with a section for each task that a run was given for. Type it where the runs' data
+One run of each task is asked for; of several the last is taken. Images go to docs/figures/gallery,
+and the page docs/gallery.md is written anew, with a section for each task that a run was given for.
+Type it where the runs' data
 folders are reached by relative paths: titles name them.
 """
 
@@ -22,12 +24,12 @@ from ssltool.visualizing.curves import draw_curves
 from ssltool.visualizing.features import draw_features
 from ssltool.visualizing.neighbors import draw_neighbors
 from ssltool.visualizing.permutations import compare_permutations
-from ssltool.visualizing.predictions import draw_answers
+from ssltool.visualizing.predictions import draw_predictions
 from ssltool.visualizing.task import draw_task
 
 HERE = Path(__file__).parent
-PICTURES = HERE / "pictures" / "gallery"
-LARGEST = 320_000  # bytes of a picture
+PICTURES = HERE / "figures" / "gallery"
+LARGEST = 320_000  # bytes of an image
 WIDEST = 1000  # px
 ROWS = 4
 
@@ -35,16 +37,16 @@ TASKS = {
     "jigsaw": "Shuffled tiles; the network names the permutation.",
     "context-prediction": "Two patches; the network names on which of eight sides of the first the second lies.",
     "context-encoder": "A region is removed; the network paints it.",
-    "colorization": "The network sees lightness and answers a distribution over colours for each place.",
-    "npid": "Every picture is its own class; what the network takes for alike comes out as nearest neighbours.",
+    "colorization": "The network sees lightness and answers a distribution over colors for each place.",
+    "npid": "Every image is its own class; what the network takes for alike comes out as nearest neighbors.",
     "cpc": "From patches above, the network picks the patch below among many.",
 }
 SOLVED = {
     "jigsaw": "Shown, answered (green = right place, vermilion = wrong), true.",
     "context-prediction": "The brighter a place, the likelier to the network. Green frame: truth; vermilion: wrong.",
     "context-encoder": "The hole, what the network paints, the truth, and what interpolation from the rim would paint.",
-    "colorization": "What the network sees, what it answers, the true colours.",
-    "npid": "Each picture, and the pictures of the run that lie nearest to it.",
+    "colorization": "What the network sees, what it answers, the true colors.",
+    "npid": "Each image, and the images of the run that lie nearest to it.",
     "cpc": "The candidates ranked by the network, the true one framed.",
 }
 
@@ -53,9 +55,9 @@ def main() -> None:
     """Draw everything and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--data", required=True, help="labelled pictures that no run has seen")
+    parser.add_argument("--data", required=True, help="labeled images that no run has seen")
     parser.add_argument(
-        "--own", help="the training pictures of the npid run, by the path that its title shall name"
+        "--own", help="the training images of the npid run, by the path that its title shall name"
     )
     asked = parser.parse_args()
     by_task = {runs.read_run(folder).choice.method: folder for folder in asked.runs}
@@ -64,7 +66,7 @@ def main() -> None:
     lines = [
         "# Gallery",
         "",
-        "Every picture here is drawn by a command, from a run of a few CPU-minutes to a few CPU-hours;",
+        "Every image here is drawn by a command, from a run of a few CPU-minutes to a few CPU-hours;",
         "[`docs/gallery.py`](gallery.py) draws them all. The same seed draws the same bytes.",
     ]
     for name, folder in found.items():
@@ -86,10 +88,10 @@ def main() -> None:
 
 
 def section(name: str, folder: Path, data: str, own_data: str | None) -> list[str]:
-    """The pictures of one task and their lines."""
+    """The images of one task and their lines."""
     run = runs.read_run(folder)
-    own = name == "npid"  # its answers are pictures of the run
-    if run.choice.run.data == ("demo",):  # other pictures of the world it was trained on
+    own = name == "npid"  # its answers are images of the run
+    if run.choice.run.data == ("demo",):  # other images of the world it was trained on
         data = "demo-test:512"
     others = (data,)
     trained = (own_data,) if own_data else ()
@@ -101,24 +103,24 @@ def section(name: str, folder: Path, data: str, own_data: str | None) -> list[st
         f"The task of {name} as the network is given it",
         lambda path: draw_task(with_data(run.choice, trained), path, count=ROWS),
     )
-    answers: dict[str, Any] = {}
+    predictions: dict[str, Any] = {}
     lines += ["", SOLVED[name], ""]
     lines += shown(
-        f"ssltool visualize solve --weights {place}"
+        f"ssltool visualize predictions --weights {place}"
         + ("" if own else f" --data {data}")
         + f" --count {ROWS}",
         f"{name}-solved",
         f"What a network trained on {name} answers, beside the truth",
-        lambda path: answers.update(
-            draw_answers(folder, path, data=trained if own else others, count=ROWS)
+        lambda path: predictions.update(
+            draw_predictions(folder, path, data=trained if own else others, count=ROWS)
         ),
     )
     told = [
-        said(key, value, answers["chance"])
-        for key, value in answers.items()
-        if key in answers["chance"]
+        said(key, value, predictions["chance"])
+        for key, value in predictions.items()
+        if key in predictions["chance"]
     ]
-    lines += ["", f"On {answers['pictures']} pictures: {', '.join(told)}.", ""]
+    lines += ["", f"On {predictions['images']} images: {', '.join(told)}.", ""]
     lines += shown(
         f"ssltool visualize curves {place}",
         f"{name}-curves",
@@ -135,13 +137,13 @@ def section(name: str, folder: Path, data: str, own_data: str | None) -> list[st
     if name in {"context-prediction", "npid"}:
         lines += [
             "",
-            "Frames are green around neighbours of the query's class, vermilion around others.",
+            "Frames are green around neighbors of the query's class, vermilion around others.",
             "",
         ]
         lines += shown(
             f"ssltool visualize neighbors --weights {place} --data {data} --count 3",
             f"{name}-neighbors",
-            "Nearest neighbours by the encoder beside those by random weights",
+            "Nearest neighbors by the encoder beside those by random init",
             lambda path: draw_neighbors(folder, path, data=others, count=3, nearest=4),
         )
     if name == "npid":
@@ -149,21 +151,21 @@ def section(name: str, folder: Path, data: str, own_data: str | None) -> list[st
         lines += shown(
             f"ssltool visualize features --weights {place} --data {data}",
             f"{name}-features",
-            "A map of pictures by their features, frames in the colours of their classes",
+            "A map of images by their features, frames in the colors of their classes",
             lambda path: draw_features(folder, path, data=others),
         )
     return lines
 
 
 def with_data(choice: Choice, data: tuple[str, ...]) -> Choice:
-    """The same options on other pictures, unless the run drew its own."""
+    """The same options on other images, unless the run drew its own."""
     if not data or choice.run.data == ("demo",):
         return choice
     return choice.model_copy(update={"run": choice.run.model_copy(update={"data": data})})
 
 
 def shown(command: str, name: str, words: str, draw: Callable[[Path], Any]) -> list[str]:
-    """Draw one picture, make it small, and return its lines."""
+    """Draw one image, make it small, and return its lines."""
     path = PICTURES / f"{name}.png"
     draw(path)
     for chart in PICTURES.glob(
@@ -171,11 +173,11 @@ def shown(command: str, name: str, words: str, draw: Callable[[Path], Any]) -> l
     ):  # charts beside a sheet stand on the task's own page
         chart.unlink()
     small(path)
-    return ["```console", f"$ {command}", "```", "", f"![{words}](pictures/gallery/{name}.png)"]
+    return ["```console", f"$ {command}", "```", "", f"![{words}](figures/gallery/{name}.png)"]
 
 
 def small(path: Path) -> None:
-    """Shrink a picture until it is at most `WIDEST` wide and `LARGEST` long, in all its colours."""
+    """Shrink an image until it is at most `WIDEST` wide and `LARGEST` long, in all its colors."""
     image: Image.Image = Image.open(path).convert("RGB")
     width = min(image.width, WIDEST)
     while True:

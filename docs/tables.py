@@ -1,8 +1,8 @@
 """Fill the option tables of these pages from the code: python docs/tables.py [--check].
 
-A table stands between ``<!-- options: NAME -->`` and ``<!-- end -->``; NAME is a method, or ``pretrain`` for the
-options of every run. With --check nothing is written and the exit code is 1 if a page would change.
-"""
+A table stands between ``<!-- options: NAME -->`` and ``<!-- end -->``; NAME is a method, or
+``pretrain`` for the options of every run. With --check nothing is written and the exit code is 1 if
+a page would change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ MARKED = re.compile(r"(<!-- options: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTAL
 
 def table(model: type[BaseModel]) -> str:
     """A Markdown table of a model's fields."""
-    rows = [f"| `--{name.replace('_', '-')}` | {values(field)} | {default(field)} | {field.description} |\n"
+    rows = [f"| `--{name.replace('_', '-')}` | {values(field)} | {default(field)} | "
+    f"{field.description} |\n"
             for name, field in model.model_fields.items()]  # fmt: skip
     return "| option | values | default | meaning |\n|---|---|---|---|\n" + "".join(rows)
 

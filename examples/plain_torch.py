@@ -1,4 +1,6 @@
-"""Use an exported encoder with torchvision and safetensors alone: python plain_torch.py encoder.safetensors."""
+"""Use an exported encoder with torchvision and safetensors alone: python plain_torch.py
+encoder.safetensors.
+"""
 
 import sys
 

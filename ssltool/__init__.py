@@ -1,4 +1,5 @@
-"""ssltool: pretrain image encoders with the six classic self-supervised pretext tasks, probe, export and look at them.
+"""ssltool: pretrain image encoders with the six classic self-supervised pretext tasks, probe,
+export and look at them.
 
 Importing it imports no torch; the names below load on first use.
 """

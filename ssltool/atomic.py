@@ -1,8 +1,7 @@
 """Write a file or a folder so that a reader, or a crash, never sees half of it.
 
-Everything is written under a temporary name beside its place, flushed to the disk and renamed. A kill at any
-moment leaves the old version or the new one.
-"""
+Everything is written under a temporary name beside its place, flushed to the disk and renamed. A
+kill at any moment leaves the old version or the new one."""
 
 from __future__ import annotations
 
@@ -20,7 +19,8 @@ from ssltool.errors import CheckpointError, DiskFullError
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; on success it replaces ``path``, on failure it is removed.
+    """Yield a temporary path to write to; on success it replaces ``path``, on failure it is
+    removed.
 
     Raises:
         DiskFullError: No space is left; an earlier ``path`` is intact.
@@ -68,11 +68,14 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def translated_os_errors(path: Path) -> Iterator[None]:
-    """Turn what the system and the safetensors library raise while writing into our one-line errors."""
+    """Turn what the system and the safetensors library raise while writing into our one-line
+    errors.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        # safetensors reports a failed write as its own exception with the system's words in it, not as an OSError.
+        # safetensors reports a failed write as its own exception with the system's words in it, not
+        # as an OSError.
         full = getattr(error, "errno", None) in (
             errno.ENOSPC,
             errno.EDQUOT,

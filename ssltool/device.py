@@ -12,10 +12,11 @@ from ssltool.errors import UsageError
 
 
 def repeat_exactly(device: torch.device) -> None:
-    """Let a GPU add in the same order every time, so that a resumed run ends with the bytes of one never stopped.
+    """Let a GPU add in the same order every time, so that a resumed run ends with the bytes of one
+    never stopped.
 
-    torch's default there is whatever order threads come in. Training ResNet-50 costs no more this way.
-    """
+    torch's default there is whatever order threads come in. Training ResNet-50 costs no more this
+    way."""
     if device.type != "cuda":
         return
     os.environ.setdefault(
@@ -24,7 +25,8 @@ def repeat_exactly(device: torch.device) -> None:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False  # which kernel is the fastest differs from run to run
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # torch would name operations that have no such way; tests/test_cuda.py looks at the bytes instead.
+    # torch would name operations that have no such way; tests/test_cuda.py looks at the bytes
+    # instead.
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
     # A help for finding errors, at the cost of time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -46,13 +48,15 @@ def choose_device(name: str) -> torch.device:
         name: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
-        UsageError: There is no such device, there are more processes than GPUs, or several cannot share the device.
+        UsageError: There is no such device, there are more processes than GPUs, or several cannot
+            share the device.
     """
     if (name == "cuda" and not torch.cuda.is_available()) or (
         name == "mps" and not torch.backends.mps.is_available()
     ):
         raise UsageError(
-            f"--device {name}: torch finds none here, see 'ssltool doctor'; type --device auto or cpu"
+            f"--device {name}: torch finds none here, see 'ssltool doctor'; type --device auto "
+            "or cpu"
         )
     device = best_device() if name == "auto" else torch.device(name)
     if world_size() == 1:
@@ -67,7 +71,8 @@ def choose_device(name: str) -> torch.device:
         found = torch.cuda.device_count()
         if local_world_size() > found:
             raise UsageError(
-                f"{local_world_size()} processes on a machine with {found} GPUs; type --devices {max(1, found)}, or "
+                f"{local_world_size()} processes on a machine with {found} GPUs; type --devices "
+                f"{max(1, found)}, or "
                 "--device cpu"
             )
         torch.cuda.set_device(local_rank())

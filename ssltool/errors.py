@@ -4,15 +4,14 @@
 
     SslToolError                exit 1   anything that goes wrong while running
     ├── UsageError              exit 2   what was typed cannot work
-    │   └── UnknownNameError    exit 2   a name that is not on the list; the nearest ones are suggested
-    ├── DataError               exit 1   the pictures as a whole cannot be used
-    │   └── UnreadablePicture            one picture; caught by the loader, counted and skipped
-    ├── WeightsError            exit 1   a weights file that is not what it should be
-    ├── CheckpointError         exit 1   a run folder that cannot be saved to or resumed from
-    │   └── DiskFullError       exit 1   no space left; what was saved before is intact
-    ├── NonFiniteLossError      exit 1   the loss became NaN or infinite
-    ├── ProcessLost             exit 1   another process of the same run has ended
-    └── Interrupted             exit 130 stopped by Ctrl-C or SIGTERM, with a checkpoint saved
+    │   └── UnknownNameError    exit 2   a name that is not on the list; the nearest ones are
+    suggested ├── DataError               exit 1   the images as a whole cannot be used │   └──
+    UnreadableImage            one image; caught by the loader, counted and skipped ├── WeightsError
+    exit 1   a weights file that is not what it should be ├── CheckpointError         exit 1   a run
+    folder that cannot be saved to or resumed from │   └── DiskFullError       exit 1   no space
+    left; what was saved before is intact ├── NonFiniteLossError      exit 1   the loss became NaN
+    or infinite ├── ProcessLost             exit 1   another process of the same run has ended └──
+    Interrupted             exit 130 stopped by Ctrl-C or SIGTERM, with a checkpoint saved
 
 Each message is one line: what was found, what was expected, what to type next.
 """
@@ -58,11 +57,11 @@ class UnknownNameError(UsageError):
 
 
 class DataError(SslToolError):
-    """The pictures as a whole cannot be used, for example a folder with nothing readable in it."""
+    """The images as a whole cannot be used, for example a folder with nothing readable in it."""
 
 
-class UnreadablePicture(DataError):
-    """One picture cannot be read. The loader catches it, names the file once and goes on without it."""
+class UnreadableImage(DataError):
+    """One image cannot be read. The loader catches it, names the file once and goes on without it."""
 
 
 class WeightsError(SslToolError):
@@ -78,11 +77,15 @@ class DiskFullError(CheckpointError):
 
 
 class NonFiniteLossError(SslToolError):
-    """The loss became NaN or infinite; the message names the step, the last good checkpoint and what to try."""
+    """The loss became NaN or infinite; the message names the step, the last good checkpoint and
+    what to try.
+    """
 
 
 class ProcessLost(SslToolError):
-    """Another process of the same run has ended, so this one cannot go on; the error of that one is what counts."""
+    """Another process of the same run has ended, so this one cannot go on; the error of that one is
+    what counts.
+    """
 
 
 class Interrupted(SslToolError):

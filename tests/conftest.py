@@ -1,4 +1,4 @@
-"""What all tests share: one thread per process, and demo pictures that are drawn once.
+"""What all tests share: one thread per process, and demo images that are drawn once.
 
 The suite runs in several processes, and small tensors gain nothing from threads.
 """
@@ -33,13 +33,15 @@ _PICTURES: dict[tuple[int, int, int], Any] = {}  # by seed, place and size
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take the longest, so that no process is left alone with one at the end."""
+    """Begin with the files that take the longest, so that no process is left alone with one at the
+    end.
+    """
     items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def demo_pictures_are_kept(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Dozens of runs see the same few pictures; only the tests of the demo itself draw them anew."""
+def demo_images_are_kept(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Dozens of runs see the same few images; only the tests of the demo itself draw them anew."""
     from ssltool.data.sources.demo import DemoSource
 
     read = DemoSource.read

@@ -10,10 +10,10 @@ from PIL import Image
 
 
 def made_run(
-    folder: Path, *, steps: int = 40, name: str = "jigsaw", description: str = "16 pictures"
+    folder: Path, *, steps: int = 40, name: str = "jigsaw", description: str = "16 images"
 ) -> Path:
     """A run folder as `pretrain` leaves it, without weights."""
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "figures").mkdir(parents=True)
     options: dict[str, Any] = {
         "steps": steps,
         "backbone": "resnet10_w32",
@@ -51,9 +51,9 @@ def made_run(
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for shade, stem in enumerate(
-        ["task", "samples", "answers-0000020", "answers-0000040", "solve"]
+        ["task", "samples", "predictions-0000020", "predictions-0000040", "predictions"]
     ):
-        Image.new("RGB", (60, 40), (40 * shade, 90, 90)).save(folder / "pictures" / f"{stem}.png")
+        Image.new("RGB", (60, 40), (40 * shade, 90, 90)).save(folder / "figures" / f"{stem}.png")
     return folder
 
 
@@ -69,13 +69,13 @@ def probed(folder: Path) -> Path:
         },
         {"features": "jigsaw", "stage": "layer1", "numbers": 32, "linear": 9.5},
         {
-            "features": "random weights",
+            "features": "random init",
             "stage": "pooled",
             "numbers": 256,
             "linear": 12.25,
             "knn20": 100.0,
         },
-        {"features": "random weights", "stage": "layer1", "numbers": 32, "linear": 11.0},
+        {"features": "random init", "stage": "layer1", "numbers": 32, "linear": 11.0},
         {"features": "pixels", "stage": "pixels", "numbers": 3072, "linear": 10.0},
     ]
     document: dict[str, Any] = {"rows": rows, "best": 0, "classes": ["a", "b"]}
@@ -86,7 +86,7 @@ def probed(folder: Path) -> Path:
             "features": "jigsaw",
             "how": "linear",
             "share": share,
-            "pictures": 9,
+            "images": 9,
             "accuracy": 20 * share + 5,
         }
         for share in (0.1, 1)

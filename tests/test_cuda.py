@@ -1,4 +1,6 @@
-"""What holds on a GPU alone: skipped where there is none. The other tests use one too where they find it."""
+"""What holds on a GPU alone: skipped where there is none. The other tests use one too where they
+find it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def session(name: str, device: str, **options: Any) -> Session:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_step_waits_for_the_gpu(name: str) -> None:
-    """Whatever reads a number on the host, or copies from memory that is not pinned, is an error in this mode."""
+    """Whatever reads a number on the host, or copies from memory that is not pinned, is an error in
+    this mode.
+    """
     at_work = session(name, "cuda")
     with at_work.batches:
         first = next(at_work.batches.from_step(0))
@@ -65,7 +69,7 @@ def test_a_view_is_the_same_as_on_a_cpu(name: str) -> None:
         if field in {
             "bins",
             "shares",
-        }:  # those of a colour change order at the slightest difference in it
+        }:  # those of a color change order at the slightest difference in it
             continue
         difference = (here.double() - there.cpu().double()).abs()
         if here.is_floating_point():  # rounded to bytes on a CPU and not on a GPU, say

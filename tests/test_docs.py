@@ -1,4 +1,6 @@
-"""The documentation tells the truth: commands parse, tables are current, links lead somewhere, code runs."""
+"""The documentation tells the truth: commands parse, tables are current, links lead somewhere, code
+runs.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,7 @@ def test_the_python_of_the_weights_page_runs(
     from ssltool.encoders.weights import describe, save_encoder
 
     encoder = build_encoder("resnet18")
-    card = describe(
+    metadata = describe(
         encoder,
         method="jigsaw",
         color_space="rgb",
@@ -100,7 +102,7 @@ def test_the_python_of_the_weights_page_runs(
         std=(0.2,) * 3,
         training={},
     )
-    save_encoder(encoder, card, tmp_path / "encoder.safetensors")
+    save_encoder(encoder, metadata, tmp_path / "encoder.safetensors")
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "weights-format.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -117,13 +119,13 @@ def test_the_python_of_the_weights_page_runs(
         training={},
     )
     save_encoder(light, of_light, tmp_path / "lightness.safetensors")
-    pictures = (torch.rand(2, 3, 64, 64) * 255).byte()
+    images = (torch.rand(2, 3, 64, 64) * 255).byte()
     names: dict[str, Any] = {}
     for block in blocks:
-        names = {"pictures": pictures / 255}
+        names = {"images": images / 255}
         exec(compile(block, "weights-format", "exec"), names)
     with torch.no_grad():
-        expected = light(InputTransform.of(of_light)(pictures))
+        expected = light(InputTransform.of(of_light)(images))
     assert torch.allclose(names["features"], expected, atol=1e-4 * float(expected.abs().max()))
     run(ROOT / "examples" / "plain_torch.py", "encoder.safetensors")
     assert (

@@ -35,7 +35,9 @@ ALLOWED = {
 
 
 def imported(path: Path) -> set[str]:
-    """First parts, below ssltool, of everything of ours that a file imports, at any depth of its code."""
+    """First parts, below ssltool, of everything of ours that a file imports, at any depth of its
+    code.
+    """
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssltool"):

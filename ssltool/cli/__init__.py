@@ -1,4 +1,5 @@
-"""The ``ssltool`` command. Each command's file parses its flags, calls one workflow of the same name and prints.
+"""The ``ssltool`` command. Each command's file parses its flags, calls one workflow of the same
+name and prints.
 
 Nothing here imports torch before a command runs: ``ssltool --help`` answers at once.
 """
@@ -34,7 +35,8 @@ from ssltool.training.memory import keep_freed_memory
 
 app = typer.Typer(
     name="ssltool",
-    help="Pretrain image encoders with self-supervised pretext tasks, probe, export and look at them.",
+    help="Pretrain image encoders with self-supervised pretext tasks, probe, export and look at "
+    "them.",
     add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -78,7 +80,9 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130
+    interrupted.
+    """
     try:
         code = typer.main.get_command(app).main(
             arguments, prog_name="ssltool", standalone_mode=False
@@ -97,7 +101,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _tell_torchrun(message: str) -> None:
-    """Leave the message where torchrun looks for it: it reports the first error of all its processes."""
+    """Leave the message where torchrun looks for it: it reports the first error of all its
+    processes.
+    """
     place = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if place:
         document = {

@@ -1,8 +1,7 @@
 """Flags from pydantic fields: an option declared once in a model becomes a typed flag with help.
 
-Every flag is None until typed, so that what was typed can be told from what is a default. Values are checked by the
-model itself, all at once, not flag by flag.
-"""
+Every flag is None until typed, so that what was typed can be told from what is a default. Values
+are checked by the model itself, all at once, not flag by flag."""
 
 from __future__ import annotations
 
@@ -85,7 +84,9 @@ def _help(field: FieldInfo) -> str:
 
 
 def _plain(annotation: Any) -> Any:
-    """The type of a flag: Optional is stripped, tuples become lists, choices of numbers become numbers."""
+    """The type of a flag: Optional is stripped, tuples become lists, choices of numbers become
+    numbers.
+    """
     if get_origin(annotation) in {Union, types.UnionType}:
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if get_origin(annotation) is tuple:

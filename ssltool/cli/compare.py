@@ -14,11 +14,11 @@ from ssltool.cli.probe import listed, print_wide
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders or weights files")],
     data: Annotated[
-        list[str], typer.Option(help="Labelled pictures: one folder per class; may be repeated")
+        list[str], typer.Option(help="Labeled images: one folder per class; may be repeated")
     ],
     test_data: Annotated[
         list[str] | None,
-        typer.Option(help="Labelled pictures to test on; a fifth of --data by default"),
+        typer.Option(help="Labeled images to test on; a fifth of --data by default"),
     ] = None,
     kind: Annotated[
         str, typer.Option(help="As in probe; runs that were probed so before are not probed again")
@@ -37,21 +37,21 @@ def compare(
     baselines: Annotated[
         bool,
         typer.Option(
-            "--baselines/--no-baselines", help="Also random weights, raw pixels, majority class"
+            "--baselines/--no-baselines", help="Also random init, raw pixels, majority class"
         ),
     ] = True,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps features; ~/.cache/ssltool/features")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per batch")] = 256,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode pictures")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and of the random weights")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch")] = 256,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and of the random init")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Probe runs alike and show them in one table, the best first, beside random weights and raw pixels."""
+    """Probe runs alike and show them in one table, the best first, beside random init and raw
+    pixels.
+    """
     from rich.table import Table
 
     from ssltool.probing.compare import COLUMNS
@@ -70,13 +70,13 @@ def compare(
         workers=workers,
         seed=seed,
     )
-    result = run(runs, options, sort=sort, table=csv, picture=to, console=stderr_console(quiet))
+    result = run(runs, options, sort=sort, table=csv, image=to, console=stderr_console(quiet))
     if json:
         print_json(result)
         return
-    pictures = f"{result['train_pictures']} training and {result['test_pictures']} test pictures"
+    images = f"{result['train_images']} training and {result['test_images']} test images"
     title = (
-        f"accuracy in %, {pictures}, {len(result['classes'])} classes; linear is of the best stage"
+        f"accuracy in %, {images}, {len(result['classes'])} classes; linear is of the best stage"
     )
     shown = [name for name in COLUMNS if any(name in row for row in result["rows"])]
     table = Table(title=title, title_justify="left")

@@ -1,4 +1,4 @@
-"""``ssltool data``: look at a set of pictures before training on it, and pack it into shards."""
+"""``ssltool data``: look at a set of images before training on it, and pack it into shards."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import typer
 
 from ssltool.cli._output import JsonFlag, QuietFlag, print_json, stderr_console
 
-app = typer.Typer(help="Look at a set of pictures, pack it into shards.", no_args_is_help=True)
+app = typer.Typer(help="Look at a set of images, pack it into shards.", no_args_is_help=True)
 Sources = Annotated[
     list[str], typer.Argument(help="Folders, tar shards, torchvision:NAME@ROOT or demo[:N]")
 ]
 
 
 class Form(StrEnum):
-    """How packed pictures are stored."""
+    """How packed images are stored."""
 
     auto = "auto"
     jpeg = "jpeg"
@@ -34,7 +34,7 @@ def check(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Decode every picture; report counts, sizes, gray, unreadable and duplicate ones."""
+    """Decode every image; report counts, sizes, gray, unreadable and duplicate ones."""
     from ssltool.data.check import check as run
 
     result = run(data, stderr_console(quiet))
@@ -47,7 +47,8 @@ def check(
         else "none"
     )
     typer.echo(
-        f"{result['readable']} of {result['pictures']} pictures readable, shorter side {sides}, {result['gray']} gray"
+        f"{result['readable']} of {result['images']} images readable, shorter side {sides}, "
+        f"{result['gray']} gray"
     )
     for name, count in result["classes"].items():
         typer.echo(f"  {name}: {count}")
@@ -62,15 +63,15 @@ def pack(
     data: Sources,
     to: Annotated[str, typer.Option(help="Folder for the shards")],
     size: Annotated[
-        int, typer.Option(min=8, help="Shorter side in pixels; smaller pictures are not enlarged")
+        int, typer.Option(min=8, help="Shorter side in pixels; smaller images are not enlarged")
     ] = 256,
-    per_shard: Annotated[int, typer.Option(min=1, help="Pictures in a shard")] = 2000,
+    per_shard: Annotated[int, typer.Option(min=1, help="Images in a shard")] = 2000,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG")] = 90,
     form: Annotated[
         Form, typer.Option("--format", help="auto: PNG up to 64 px, JPEG above")
     ] = Form.auto,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the order in which pictures are spread over the shards")
+        int, typer.Option(min=0, help="Of the order in which images are spread over the shards")
     ] = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads; decided from the cores if not given")
@@ -81,7 +82,7 @@ def pack(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write resized pictures and their classes to tar shards in WebDataset layout."""
+    """Write resized images and their classes to tar shards in WebDataset layout."""
     from ssltool.data.pack import pack as run
 
     result = run(
@@ -102,8 +103,10 @@ def pack(
     for name, reason in result["skipped"].items():
         typer.echo(f"skipped: {name}: {reason}")
     typer.echo(
-        f"{result['pictures']} pictures of {len(result['classes'])} classes in {result['shards']} shards, "
-        f"{result['bytes'] / 1e6:.1f} MB, {result['seconds']} s, {len(result['skipped'])} skipped -> {result['folder']}"
+        f"{result['images']} images of {len(result['classes'])} classes in {result['shards']} "
+        "shards, "
+        f"{result['bytes'] / 1e6:.1f} MB, {result['seconds']} s, {len(result['skipped'])} "
+        f"skipped -> {result['folder']}"
     )
 
 
@@ -113,7 +116,9 @@ def index(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Read the headers of tar shards once and keep them beside the shards, so that runs start at once."""
+    """Read the headers of tar shards once and keep them beside the shards, so that runs start at
+    once.
+    """
     from ssltool.data.pack import index as run
 
     result = run(folder, stderr_console(quiet))
@@ -121,5 +126,6 @@ def index(
         print_json(result)
         return
     typer.echo(
-        f"{result['pictures']} pictures of {len(result['classes'])} classes in {result['shards']} shards"
+        f"{result['images']} images of {len(result['classes'])} classes in {result['shards']} "
+        "shards"
     )

@@ -1,4 +1,4 @@
-"""``ssltool embed``: one vector a picture, in a file."""
+"""``ssltool embed``: one vector an image, in a file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from ssltool.cli._output import JsonFlag, QuietFlag, print_json, stderr_console
 
 def embed(
     weights: Annotated[Path, typer.Option(help="Run folder or weights file")],
-    data: Annotated[list[str], typer.Option(help="Pictures, as for pretrain; may be repeated")],
+    data: Annotated[list[str], typer.Option(help="Images, as for pretrain; may be repeated")],
     to: Annotated[Path, typer.Option(help="File to write: .safetensors, .npz or .parquet")],
     stage: Annotated[
         str, typer.Option(help="pooled, or a stage such as layer3 (the average of its map)")
     ] = "pooled",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per batch")] = 256,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode pictures")
-    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch")] = 256,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images")] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write the features of pictures to a file, with their names and classes."""
+    """Write the features of images to a file, with their names and classes."""
     from ssltool.probing.embed import embed as run
 
     result = run(
@@ -40,9 +38,7 @@ def embed(
         print_json(result)
         return
     typer.echo(
-        f"{result['file']}: {result['pictures']} pictures, {result['numbers']} numbers each ({stage})"
+        f"{result['file']}: {result['images']} images, {result['numbers']} numbers each ({stage})"
     )
     if result["skipped"]:
-        typer.echo(
-            f"{len(result['skipped'])} pictures could not be read and are left out", err=True
-        )
+        typer.echo(f"{len(result['skipped'])} images could not be read and are left out", err=True)

@@ -20,7 +20,7 @@ def export(
         typer.Option(help="What weights that read lightness shall read; rgb is approximate"),
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="Pictures on which to say how near --form rgb comes")
+        list[str] | None, typer.Option(help="Images on which to say how near --form rgb comes")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -32,7 +32,8 @@ def export(
         print_json(result)
         return
     typer.echo(
-        f"{result['path']}: {result['tensors']} tensors, {result['parameters']:,} parameters, loaded back and compared",
+        f"{result['path']}: {result['tensors']} tensors, {result['parameters']:,} parameters, "
+        "loaded back and compared",
         err=True,
     )
     if "similarity" in result:

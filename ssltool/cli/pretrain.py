@@ -47,7 +47,7 @@ def build(name: str) -> TyperCommand:
             print_json(result)
         elif not dry_run:
             skipped = (
-                f" ({result['skipped']} pictures skipped, see {result['run']}/skipped.txt)"
+                f" ({result['skipped']} images skipped, see {result['run']}/skipped.txt)"
                 if result["skipped"]
                 else ""
             )

@@ -15,22 +15,24 @@ def probe(
         Path, typer.Option(help="Run folder, weights file, or a plain state dict (.safetensors)")
     ],
     data: Annotated[
-        list[str], typer.Option(help="Labelled pictures: one folder per class; may be repeated")
+        list[str], typer.Option(help="Labeled images: one folder per class; may be repeated")
     ],
     test_data: Annotated[
         list[str] | None,
-        typer.Option(help="Labelled pictures to test on; a fifth of --data by default"),
+        typer.Option(help="Labeled images to test on; a fifth of --data by default"),
     ] = None,
     label_file: Annotated[
         Path | None,
         typer.Option(
-            help="CSV file of labels, lines such as 'a/1.jpg,dog;grass', instead of a folder per class"
+            help="CSV file of labels, lines such as 'a/1.jpg,dog;grass', instead of a folder per "
+            "class"
         ),
     ] = None,
     kind: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: linear, layers, knn, svm, mlp, finetune; default linear,layers,knn"
+            help="Comma-separated: linear, layers, knn, svm, mlp, finetune; default "
+            "linear,layers,knn"
         ),
     ] = "",
     labels: Annotated[
@@ -40,7 +42,7 @@ def probe(
         ),
     ] = "",
     shots: Annotated[
-        str, typer.Option(help="Or so many labelled pictures of each class, such as 1,5,10")
+        str, typer.Option(help="Or so many labeled images of each class, such as 1,5,10")
     ] = "",
     repeats: Annotated[
         int,
@@ -54,10 +56,10 @@ def probe(
             "--scratch", help="Also train the network on all labels for as long as pretraining took"
         ),
     ] = False,
-    finetune_pictures: Annotated[
+    finetune_images: Annotated[
         int,
         typer.Option(
-            min=1, help="Pictures shown to each network that is fine-tuned, repeats included"
+            min=1, help="Images shown to each network that is fine-tuned, repeats included"
         ),
     ] = 12_800,
     backbone: Annotated[
@@ -66,33 +68,34 @@ def probe(
     ] = None,
     stem: Annotated[str, typer.Option(help="Its stem: imagenet or small")] = "imagenet",
     image_size: Annotated[
-        int | None, typer.Option(help="Side in px at which it reads pictures; 224")
+        int | None, typer.Option(help="Side in px at which it reads images; 224")
     ] = None,
     to: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for probe.json and pictures; by default that of the run, if it is one"
+            help="Folder for probe.json and images; by default that of the run, if it is one"
         ),
     ] = None,
     grid_numbers: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Also probe each stage on a grid of at most so many numbers (the papers: 9000); 0 = only its average",
+            help="Also probe each stage on a grid of at most so many numbers (the papers: 9000); "
+            "0 = only its average",
         ),
     ] = 512,
     baselines: Annotated[
         bool,
         typer.Option(
             "--baselines/--no-baselines",
-            help="Also probe random weights, raw pixels, majority class",
+            help="Also probe random init, raw pixels, majority class",
         ),
     ] = True,
     recalibrate: Annotated[
         bool,
         typer.Option(
             "--recalibrate/--no-recalibrate",
-            help="Re-estimate batch-norm statistics on whole training pictures first",
+            help="Re-estimate batch-norm statistics on whole training images first",
         ),
     ] = True,
     cache: Annotated[
@@ -107,17 +110,17 @@ def probe(
             "--keep-features/--no-keep-features", help="Keep features for the next command"
         ),
     ] = True,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per batch")] = 256,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode pictures")
-    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch")] = 256,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of splits, subsets and of the random weights")
+        int, typer.Option(min=0, help="Seed of splits, subsets and of the random init")
     ] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure features by linear probes, layer by layer, nearest neighbours, SVMs and more, beside random weights."""
+    """Measure features by linear probes, layer by layer, nearest neighbors, SVMs and more, beside
+    random init.
+    """
     from ssltool.probing.probe import ProbeOptions
     from ssltool.probing.probe import probe as run
 
@@ -131,7 +134,7 @@ def probe(
         shots=listed(shots),
         repeats=repeats,
         scratch=scratch,
-        finetune_pictures=finetune_pictures,
+        finetune_images=finetune_images,
         backbone=backbone,
         stem=stem,
         image_size=image_size,
@@ -168,8 +171,8 @@ def _print_table(result: dict[str, Any]) -> None:
 
     from ssltool.probing.measures import MEASURES
 
-    pictures = f"{result['train_pictures']} training and {result['test_pictures']} test pictures"
-    title = f"accuracy in %, {pictures}, {len(result['classes'])} classes"
+    images = f"{result['train_images']} training and {result['test_images']} test images"
+    title = f"accuracy in %, {images}, {len(result['classes'])} classes"
     measures = [name for name in MEASURES if any(name in row for row in result["rows"])]
     table = Table(title=title, title_justify="left")
     for name in ("features", "stage", "numbers", *measures):
@@ -196,7 +199,8 @@ def _print_health(result: dict[str, Any]) -> None:
     for name, found in result["health"].items():
         typer.echo(
             f"{name}: effective rank {found['effective_rank']:.1f}, std {found['std']:.2f}, "
-            f"uniformity {found['uniformity']:.2f}, alignment with the mirror image {found['alignment']:.3f}"
+            f"uniformity {found['uniformity']:.2f}, alignment with the mirror image "
+            f"{found['alignment']:.3f}"
         )
         if found["warning"]:
             typer.echo(f"warning: {found['warning']}")
@@ -219,10 +223,10 @@ def _print_labels(result: dict[str, Any]) -> None:
     rows = result["labels"]
     names = list(dict.fromkeys(series(row) for row in rows))
     table = Table(title="accuracy in % with some of the labels", title_justify="left")
-    for name in ("labels", "pictures", *names):
+    for name in ("labels", "images", *names):
         table.add_column(name, justify="right")
-    for count in sorted({row["pictures"] for row in rows}):
-        found = {series(row): row for row in rows if row["pictures"] == count}
+    for count in sorted({row["images"] for row in rows}):
+        found = {series(row): row for row in rows if row["images"] == count}
         first = next(iter(found.values()))
         few = f"{first['share']:.3g}" if "share" in first else f"{first['shots']} a class"
         cells = [_with_deviation(found[name]) if name in found else "" for name in names]

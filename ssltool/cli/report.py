@@ -22,11 +22,13 @@ def report(
         ),
     ] = None,
     frames: Annotated[
-        int, typer.Option(min=2, help="Pictures over time shown of each run at most, evenly spread")
+        int, typer.Option(min=2, help="Images over time shown of each run at most, evenly spread")
     ] = 16,
     json: JsonFlag = False,
 ) -> None:
-    """Write one HTML page on runs: options, data, curves, pictures over time, probes. Needs ssltool[report]."""
+    """Write one HTML page on runs: options, data, curves, images over time, probes. Needs
+    ssltool[report].
+    """
     from ssltool.visualizing.report.report import write_report
 
     result = write_report(runs, to, frames)
@@ -37,7 +39,8 @@ def report(
         for line in run["missing"]:
             typer.echo(f"{run['name']}: {line}", err=True)
     typer.echo(
-        f"{len(result['runs'])} run{'s' * (len(result['runs']) != 1)}, {result['bytes'] / 1e6:.1f} MB",
+        f"{len(result['runs'])} run{'s' * (len(result['runs']) != 1)}, "
+        f"{result['bytes'] / 1e6:.1f} MB",
         err=True,
     )
     typer.echo(result["path"])

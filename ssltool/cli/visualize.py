@@ -1,4 +1,6 @@
-"""``ssltool visualize WHAT``: pictures of tasks, answers, features, filters, permutation sets and curves."""
+"""``ssltool visualize WHAT``: images of tasks, answers, features, filters, permutation sets and
+curves.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +17,27 @@ from ssltool.cli._output import JsonFlag, print_json
 
 Mode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all"]
 SeedFlag = Annotated[int, typer.Option(min=0, help="Seed of the drawn task")]
-CountFlag = Annotated[int, typer.Option(min=1, max=64, help="Pictures to draw")]
+CountFlag = Annotated[int, typer.Option(min=1, max=64, help="Images to draw")]
 ToFlag = Annotated[
     Path | None, typer.Option("--to", help="File to write: .png; charts also .svg or .pdf")
 ]
 ImageFlag = Annotated[
     list[Path] | None,
-    typer.Option("--image", help="Picture file of your own instead; may be repeated"),
+    typer.Option("--image", help="Image file of your own instead; may be repeated"),
 ]
 WeightsFlag = Annotated[Path, typer.Option("--weights", help="Run folder or weights file")]
 
 app = typer.Typer(
-    help="Draw tasks, answers, neighbours, attribution, features, filters, permutation sets and curves.",
+    help="Draw tasks, answers, neighbors, attribution, features, filters, permutation sets and "
+    "curves.",
     no_args_is_help=True,
 )
 
 
 def _tell(result: dict[str, Any], json: bool, shown: Iterable[str] = ()) -> None:
-    """Print the document, or the paths and, on stderr, the numbers with a chance level and those ``shown``."""
+    """Print the document, or the paths and, on stderr, the numbers with a chance level and those
+    ``shown``.
+    """
     if json:
         print_json(result)
         return
@@ -110,7 +115,7 @@ def _task(name: str) -> TyperCommand:
         inspect.Parameter("seed", keyword, default=0, annotation=SeedFlag),
         inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
     ]
-    run_flags = flags(PretrainOptions, "Pictures", frozenset({"data", "image_size", "load_size"}))
+    run_flags = flags(PretrainOptions, "Images", frozenset({"data", "image_size", "load_size"}))
     return command(
         name,
         [*extra, *run_flags, *flags(method.Options, f"Task: {name}")],
@@ -133,11 +138,11 @@ def _group() -> None:
 
 
 @app.command()
-def solve(
+def predictions(
     weights: WeightsFlag,
     method: Annotated[str | None, typer.Argument(help="The run's method, to be sure")] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="Pictures to ask about; the run's own by default")
+        list[str] | None, typer.Option(help="Images to ask about; the run's own by default")
     ] = None,
     image: ImageFlag = None,
     count: CountFlag = 6,
@@ -146,10 +151,10 @@ def solve(
     json: JsonFlag = False,
 ) -> None:
     """Draw what a run's network answers beside the truth, and score it."""
-    from ssltool.visualizing.predictions import draw_answers
+    from ssltool.visualizing.predictions import draw_predictions
 
-    path = to or _beside(weights, "solve.png")
-    result = draw_answers(
+    path = to or _beside(weights, "predictions.png")
+    result = draw_predictions(
         weights, path, name=method, data=data or (), image=image or (), count=count, seed=seed
     )
     _tell(result, json, result)
@@ -159,23 +164,23 @@ def solve(
 def neighbors(
     weights: WeightsFlag,
     data: Annotated[
-        list[str] | None, typer.Option(help="Pictures to search; the run's own by default")
+        list[str] | None, typer.Option(help="Images to search; the run's own by default")
     ] = None,
     image: Annotated[
         list[Path] | None,
-        typer.Option("--image", help="Look for neighbours of this picture file; may be repeated"),
+        typer.Option("--image", help="Look for neighbors of this image file; may be repeated"),
     ] = None,
     patch: Annotated[
         int | None,
-        typer.Option(min=4, help="Compare patches of this side in px instead of whole pictures"),
+        typer.Option(min=4, help="Compare patches of this side in px instead of whole images"),
     ] = None,
     count: CountFlag = 6,
-    nearest: Annotated[int, typer.Option(min=1, max=20, help="Neighbours of each query")] = 5,
+    nearest: Annotated[int, typer.Option(min=1, max=20, help="Neighbors of each query")] = 5,
     seed: SeedFlag = 0,
     to: ToFlag = None,
     json: JsonFlag = False,
 ) -> None:
-    """Draw nearest neighbours in the encoder's eyes, beside random weights."""
+    """Draw nearest neighbors in the encoder's eyes, beside random init."""
     from ssltool.visualizing.neighbors import draw_neighbors
 
     path = to or _beside(weights, "neighbors.png")
@@ -206,7 +211,7 @@ def filters(weights: WeightsFlag, to: ToFlag = None, json: JsonFlag = False) -> 
 def attribution(
     weights: WeightsFlag,
     data: Annotated[
-        list[str] | None, typer.Option(help="Pictures to look at; the run's own by default")
+        list[str] | None, typer.Option(help="Images to look at; the run's own by default")
     ] = None,
     image: ImageFlag = None,
     stage: Annotated[
@@ -216,7 +221,7 @@ def attribution(
     to: ToFlag = None,
     json: JsonFlag = False,
 ) -> None:
-    """Draw over pictures where each stage of an encoder responds."""
+    """Draw over images where each stage of an encoder responds."""
     from ssltool.visualizing.attribution import draw_attribution
 
     path = to or _beside(weights, "attribution.png")
@@ -232,7 +237,7 @@ def attribution(
 def features(
     weights: WeightsFlag,
     data: Annotated[
-        list[str] | None, typer.Option(help="Pictures to place; the run's own by default")
+        list[str] | None, typer.Option(help="Images to place; the run's own by default")
     ] = None,
     kind: Annotated[
         Literal["pca", "tsne"],
@@ -240,12 +245,12 @@ def features(
             "--map", help="Principal components, or t-SNE, which needs the extra ssltool[maps]"
         ),
     ] = "pca",
-    count: Annotated[int, typer.Option(min=4, max=20_000, help="Pictures placed at most")] = 1000,
+    count: Annotated[int, typer.Option(min=4, max=20_000, help="Images placed at most")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of t-SNE")] = 0,
     to: ToFlag = None,
     json: JsonFlag = False,
 ) -> None:
-    """Draw a map of pictures by their features, framed in the colours of their classes."""
+    """Draw a map of images by their features, framed in the colors of their classes."""
     from ssltool.visualizing.features import draw_features
 
     path = to or _beside(weights, f"features-{kind}.png")
@@ -272,6 +277,6 @@ def curves(
 
 
 def _beside(weights: Path, name: str) -> Path:
-    """Where a picture goes if it is not said: among those of the run, or beside the weights file."""
+    """Where an image goes if it is not said: among those of the run, or beside the weights file."""
     folder = weights if weights.is_dir() else weights.parent
-    return folder / "pictures" / name
+    return folder / "figures" / name

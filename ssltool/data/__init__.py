@@ -1,1 +1,3 @@
-"""Pictures in: sources (folders, the demo world), decoding and the loader. Imports only ``errors`` from ssltool."""
+"""Images in: sources (folders, the demo world), decoding and the loader. Imports only ``errors``
+from ssltool.
+"""

@@ -1,4 +1,4 @@
-"""Look at a set of pictures before training on it."""
+"""Look at a set of images before training on it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from rich.console import Console
 from rich.progress import track
 
 from ssltool.data.sources.registry import open_source
-from ssltool.errors import UnreadablePicture
+from ssltool.errors import UnreadableImage
 
-_SIZE = 32  # px at which pictures are compared
+_SIZE = 32  # px at which images are compared
 
 
 def check(data: Sequence[str], console: Console) -> dict[str, Any]:
-    """Run ``ssltool data check``: decode every picture and count what there is.
+    """Run ``ssltool data check``: decode every image and count what there is.
 
     Args:
         data: Sources, as for ``pretrain --data``.
         console: Where progress goes.
 
     Returns:
-        ``pictures, classes, short_side`` (least, median, most), ``gray, unreadable`` (name -> reason) and
-        ``duplicates`` (groups of names whose pictures are equal at 32 px).
+        ``images, classes, short_side`` (least, median, most), ``gray, unreadable`` (name -> reason)
+        and ``duplicates`` (groups of names whose images are equal at 32 px).
     """
     source = open_source(data)
     sides, gray, unreadable = [], 0, dict(source.unlisted)
@@ -39,7 +39,7 @@ def check(data: Sequence[str], console: Console) -> dict[str, Any]:
         try:
             sides.append(source.short_side(i))
             square = source.read(i, _SIZE)
-        except UnreadablePicture as error:
+        except UnreadableImage as error:
             unreadable[name] = str(error)
             continue
         gray += bool((square == square[..., :1]).all())
@@ -48,7 +48,7 @@ def check(data: Sequence[str], console: Console) -> dict[str, Any]:
         if label is not None:
             labels[source.classes[label]] += 1
     return {
-        "pictures": len(source),
+        "images": len(source),
         "readable": len(sides),
         "classes": dict(sorted(labels.items())),
         "short_side": [int(f(sides)) for f in (min, np.median, max)] if sides else [],

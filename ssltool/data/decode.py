@@ -1,23 +1,27 @@
-"""One picture file to pixels: ``decode`` gives an RGB picture, ``read_square`` the square that training uses.
+"""One image file to pixels: ``decode`` gives an RGB image, ``read_square`` the square that training
+uses.
 
 Rules, the same for every format:
 
 - EXIF orientation is applied; animations and multi-page files give their first frame.
 - Gray becomes RGB with three equal channels; CMYK, YCbCr and Lab are converted.
-- Anything with transparency (palette, gray or colour with alpha, a transparent colour) is laid on white.
-- 16-bit gray keeps its high byte. Pillow does the same to 16-bit colour.
-- 32-bit integers between 0 and 65535 are read as 16-bit gray; other ranges are stretched, lowest to 0, highest to 255.
-- Floats between 0 and 1 are multiplied by 255; other ranges are stretched alike, NaN and infinity becoming 0.
+- Anything with transparency (palette, gray or color with alpha, a transparent color) is laid on
+  white.
+- 16-bit gray keeps its high byte. Pillow does the same to 16-bit color.
+- 32-bit integers between 0 and 65535 are read as 16-bit gray; other ranges are stretched, lowest to
+  0, highest to 255.
+- Floats between 0 and 1 are multiplied by 255; other ranges are stretched alike, NaN and infinity
+  becoming 0.
 
-Refused with :class:`~ssltool.errors.UnreadablePicture`: what is no picture, a truncated or corrupt file (never read
-as half a picture), more than 179 megapixels, and a shorter side under 8 px.
+Refused with :class:`~ssltool.errors.UnreadableImage`: what is no image, a truncated or corrupt file
+(never read as half an image), more than 179 megapixels, and a shorter side under 8 px.
 
-JPEG files are decoded at the smallest of the scales 1/1, 1/2, 1/4, 1/8 that is not below the target. That scaling
-drops the high DCT frequencies of each block, a low-pass filter of its own, so decoding at twice the target would buy
-no protection against aliasing; the last step, less than a factor of two, is an antialiased resize. Gray and colour
-JPEGs are read by simplejpeg if it is installed (the extra ``fast``): a third faster than by Pillow, with the same
-pixels. Whatever it finds wrong is left to Pillow to judge.
-"""
+JPEG files are decoded at the smallest of the scales 1/1, 1/2, 1/4, 1/8 that is not below the
+target. That scaling drops the high DCT frequencies of each block, a low-pass filter of its own, so
+decoding at twice the target would buy no protection against aliasing; the last step, less than a
+factor of two, is an antialiased resize. Gray and color JPEGs are read by simplejpeg if it is
+installed (the extra ``fast``): a third faster than by Pillow, with the same pixels. Whatever it
+finds wrong is left to Pillow to judge."""
 
 from __future__ import annotations
 
@@ -38,21 +42,22 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch.nn import functional as F
 
-from ssltool.errors import UnreadablePicture
+from ssltool.errors import UnreadableImage
 
 try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
 
-PictureFile = str | os.PathLike[str] | BinaryIO
+ImageFile = str | os.PathLike[str] | BinaryIO
 
 MIN_SIDE = 8
 MAX_PIXELS = 178_956_970
-"""Where Pillow, too, suspects a decompression bomb; one such picture takes 0.7 GB of memory."""
+"""Where Pillow, too, suspects a decompression bomb; one such image takes 0.7 GB of memory."""
 
-# A fixed list: Pillow would also open EPS (which starts Ghostscript) and formats nobody keeps pictures in.
-# TGA comes last because it has no signature and is recognised by a plausible header only.
+# A fixed list: Pillow would also open EPS (which starts Ghostscript) and formats nobody keeps
+# images in. TGA comes last because it has no signature and is recognized by a plausible header
+# only.
 _FORMATS = (
     "JPEG",
     "PNG",
@@ -68,7 +73,8 @@ _FORMATS = (
     "TGA",
 )
 
-# What Pillow and its plugins were seen to raise on damaged data, besides their own UnidentifiedImageError (an OSError).
+# What Pillow and its plugins were seen to raise on damaged data, besides their own
+# UnidentifiedImageError (an OSError).
 _CORRUPT = (
     OSError,
     SyntaxError,
@@ -87,7 +93,8 @@ _CORRUPT = (
 )
 
 _TOO_LARGE = f"more than {MAX_PIXELS / 1e6:.0f} megapixels"
-# What Pillow logs about a damaged file would land in the middle of a progress bar; the exception says it all.
+# What Pillow logs about a damaged file would land in the middle of a progress bar; the exception
+# says it all.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _ORIENTATION_TAG = 0x0112
@@ -103,8 +110,8 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 """How pixels ``[H, W, 3]`` stored in each EXIF orientation are turned."""
 
 
-def read_square(file: PictureFile, size: int) -> NDArray[np.uint8]:
-    """Decode a picture and cut its centre square.
+def read_square(file: ImageFile, size: int) -> NDArray[np.uint8]:
+    """Decode an image and cut its center square.
 
     Args:
         file: Path or binary stream.
@@ -114,39 +121,42 @@ def read_square(file: PictureFile, size: int) -> NDArray[np.uint8]:
         uint8 ``[size, size, 3]``, RGB.
 
     Raises:
-        UnreadablePicture: With a short reason that does not repeat the path.
+        UnreadableImage: With a short reason that does not repeat the path.
     """
     return square(_pixels(file, size), size)
 
 
-def decode(file: PictureFile, short_side: int | None = None) -> Image.Image:
-    """Decode a picture to RGB, upright, by the rules on top of this file.
+def decode(file: ImageFile, short_side: int | None = None) -> Image.Image:
+    """Decode an image to RGB, upright, by the rules on top of this file.
 
     Args:
         file: Path or binary stream.
-        short_side: Length in pixels that the shorter side will be resized to. A JPEG is then decoded at a reduced
-            scale where that leaves the shorter side at least this long. ``None`` decodes at full size.
+        short_side: Length in pixels that the shorter side will be resized to. A JPEG is then
+            decoded at a reduced scale where that leaves the shorter side at least this long.
+            ``None`` decodes at full size.
 
     Returns:
-        A picture of mode ``"RGB"`` that no longer needs the file.
+        An image of mode ``"RGB"`` that no longer needs the file.
 
     Raises:
-        UnreadablePicture: With a short reason that does not repeat the path.
+        UnreadableImage: With a short reason that does not repeat the path.
     """
     return Image.fromarray(_pixels(file, short_side))
 
 
-def _pixels(file: PictureFile, short_side: int | None) -> NDArray[np.uint8]:
+def _pixels(file: ImageFile, short_side: int | None) -> NDArray[np.uint8]:
     """As `decode`, but uint8 ``[H, W, 3]``."""
     found = _fast_jpeg(file, short_side)
     if found is None:
         with _opened(file) as image:
             scale = _scale(image.size, short_side)
-            # The request is square, so it holds for both sides and orientation need not be known yet.
+            # The request is square, so it holds for both sides and orientation need not be known
+            # yet.
             image.draft(None, (image.size[0] // scale, image.size[1] // scale))
             image.load()
             pixels = np.asarray(_to_rgb(image))
-            # Read after loading: PNG may store EXIF behind the pixels, and TIFF turns itself and drops the tag.
+            # Read after loading: PNG may store EXIF behind the pixels, and TIFF turns itself and
+            # drops the tag.
             found = pixels, _orientation(image)
     pixels, orientation = found
     return (
@@ -161,8 +171,10 @@ def _scale(size: tuple[int, int], short_side: int | None) -> int:
     )
 
 
-def _fast_jpeg(file: PictureFile, short_side: int | None) -> tuple[NDArray[np.uint8], int] | None:
-    """Pixels ``[H, W, 3]`` and orientation of a gray or colour JPEG by simplejpeg; None if Pillow has to read it."""
+def _fast_jpeg(file: ImageFile, short_side: int | None) -> tuple[NDArray[np.uint8], int] | None:
+    """Pixels ``[H, W, 3]`` and orientation of a gray or color JPEG by simplejpeg; None if Pillow
+    has to read it.
+    """
     if simplejpeg is None:
         return None
     try:
@@ -177,12 +189,14 @@ def _fast_jpeg(file: PictureFile, short_side: int | None) -> tuple[NDArray[np.ui
         ):
             return None
         scale = _scale((width, height), short_side)
-        # The least size that this scale gives: no scale between Pillow's is taken, so both give the same pixels.
+        # The least size that this scale gives: no scale between Pillow's is taken, so both give the
+        # same pixels.
         low, narrow = -(-height // scale), -(-width // scale)
         pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=low, min_width=narrow)
     except (OSError, ValueError):  # not there, truncated, corrupt or odd
         return None
-    # Pillow's reading of the header takes a third as long as all of the above: it looks only where there is EXIF.
+    # Pillow's reading of the header takes a third as long as all of the above: it looks only where
+    # there is EXIF.
     if not _has_exif(data):
         return pixels, 1
     with _opened(io.BytesIO(data)) as image:
@@ -190,7 +204,9 @@ def _fast_jpeg(file: PictureFile, short_side: int | None) -> tuple[NDArray[np.ui
 
 
 def _has_exif(data: bytes) -> bool:
-    """Whether an APP1 segment (EXIF or XMP) comes before a JPEG's pixels; also true where segments make no sense."""
+    """Whether an APP1 segment (EXIF or XMP) comes before a JPEG's pixels; also true where segments
+    make no sense.
+    """
     place = 2
     while data[place : place + 1] == b"\xff":
         marker = data[place + 1 : place + 2]
@@ -205,7 +221,7 @@ def _has_exif(data: bytes) -> bool:
     return True
 
 
-def _jpeg_bytes(file: PictureFile) -> bytes | None:
+def _jpeg_bytes(file: ImageFile) -> bytes | None:
     """The whole file if it begins as a JPEG; a stream stays where it was.
 
     Raises:
@@ -226,10 +242,11 @@ def _jpeg_bytes(file: PictureFile) -> bytes | None:
 
 
 def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize the shorter side to ``size`` keeping the aspect and cut the centre square; small pictures are enlarged.
+    """Resize the shorter side to ``size`` keeping the aspect and cut the center square; small
+    images are enlarged.
 
-    The resize is bilinear with antialiasing, as in torchvision's transforms, which users of the weights will apply;
-    on bytes torch's is three times as fast as Pillow's.
+    The resize is bilinear with antialiasing, as in torchvision's transforms, which users of the
+    weights will apply; on bytes torch's is three times as fast as Pillow's.
 
     Args:
         pixels: uint8 ``[H, W, 3]``.
@@ -241,17 +258,18 @@ def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    centre = pixels[top : top + side, left : left + side]
+    center = pixels[top : top + side, left : left + side]
     if side == size:
-        return centre
-    if not centre.flags.writeable:  # what Pillow lends; torch would warn
-        centre = centre.copy()
-    # The batch of one comes before the channels move: with strides in any other order torch does not see that they are
-    # last, takes half as long again and answers channels first.
-    shown = torch.from_numpy(centre)[None].permute(0, 3, 1, 2)
+        return center
+    if not center.flags.writeable:  # what Pillow lends; torch would warn
+        center = center.copy()
+    # The batch of one comes before the channels move: with strides in any other order torch does
+    # not see that they are last, takes half as long again and answers channels first.
+    shown = torch.from_numpy(center)[None].permute(0, 3, 1, 2)
     if (
         side > size
-    ):  # fewer rows first: torch resizes rows three times as slowly as columns, and begins with them
+        # fewer rows first: torch resizes rows three times as slowly as columns, and begins with them
+    ):
         shown = F.interpolate(shown, (size, side), mode="bilinear", antialias=True)
     resized = F.interpolate(shown, (size, size), mode="bilinear", antialias=True)
     found: NDArray[np.uint8] = resized.permute(0, 2, 3, 1)[0].numpy()
@@ -259,7 +277,9 @@ def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def fitted(image: Image.Image, short_side: int) -> Image.Image:
-    """Resize the shorter side to ``short_side`` px keeping the aspect; smaller pictures stay as they are."""
+    """Resize the shorter side to ``short_side`` px keeping the aspect; smaller images stay as they
+    are.
+    """
     scale = short_side / min(image.size)
     if scale >= 1:
         return image
@@ -267,30 +287,31 @@ def fitted(image: Image.Image, short_side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
-def picture_size(file: PictureFile) -> tuple[int, int]:
+def read_size(file: ImageFile) -> tuple[int, int]:
     """Width and height in pixels as stored (before EXIF orientation), from the header alone.
 
     Raises:
-        UnreadablePicture: The header cannot be read, or gives a size that is refused.
+        UnreadableImage: The header cannot be read, or gives a size that is refused.
     """
     with _opened(file) as image:
         return image.size
 
 
 @contextmanager
-def _opened(file: PictureFile) -> Iterator[Image.Image]:
-    """Open a picture and translate whatever goes wrong, then or in the body, to ``UnreadablePicture``."""
+def _opened(file: ImageFile) -> Iterator[Image.Image]:
+    """Open an image and translate whatever goes wrong, then or in the body, to ``UnreadableImage``."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures below its limit, odd EXIF and odd TIFF tags: once per file and epoch.
+            # Pillow warns of large images below its limit, odd EXIF and odd TIFF tags: once per
+            # file and epoch.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_formats()) as image:
                 _check_size(*image.size)
                 yield image
-    except UnreadablePicture:
+    except UnreadableImage:
         raise
     except _CORRUPT as error:
-        raise UnreadablePicture(_reason(error, file)) from error
+        raise UnreadableImage(_reason(error, file)) from error
 
 
 @cache
@@ -304,17 +325,17 @@ def _check_size(width: int, height: int) -> None:
     if (
         width * height > MAX_PIXELS
     ):  # Pillow checks too, unless another library switched its limit off.
-        raise UnreadablePicture(_TOO_LARGE)
+        raise UnreadableImage(_TOO_LARGE)
     if min(width, height) < MIN_SIDE:
-        raise UnreadablePicture(f"{width}x{height} px, smaller than {MIN_SIDE} px")
+        raise UnreadableImage(f"{width}x{height} px, smaller than {MIN_SIDE} px")
 
 
-def _reason(error: BaseException, file: PictureFile) -> str:
+def _reason(error: BaseException, file: ImageFile) -> str:
     """Say in a few words, without the path, what an exception of Pillow's means."""
     if isinstance(error, Image.DecompressionBombError):
         return _TOO_LARGE
     if isinstance(error, UnidentifiedImageError):
-        return "empty file" if _is_empty(file) else "not a picture in a known format"
+        return "empty file" if _is_empty(file) else "not an image in a known format"
     if isinstance(error, MemoryError):
         return "needs more memory than there is"
     if isinstance(error, OSError) and error.strerror:
@@ -327,14 +348,14 @@ def _reason(error: BaseException, file: PictureFile) -> str:
     )
 
 
-def _is_empty(file: PictureFile) -> bool:
+def _is_empty(file: ImageFile) -> bool:
     if isinstance(file, str | os.PathLike):
         return os.path.getsize(file) == 0
     return file.seek(0, os.SEEK_END) == 0
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation of a loaded picture, 1 where there is none or the EXIF block is damaged."""
+    """EXIF orientation of a loaded image, 1 where there is none or the EXIF block is damaged."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except _CORRUPT:
@@ -343,7 +364,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded picture of any mode to ``"RGB"``."""
+    """Convert a loaded image of any mode to ``"RGB"``."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
     if image.mode.startswith("I;16"):

@@ -1,8 +1,9 @@
-"""Batches of decoded pictures: for training without end and in a seeded order, for reading features once and in order.
+"""Batches of decoded images: for training without end and in a seeded order, for reading features
+once and in order.
 
-Workers hand over whole batches of uint8 centre squares. A decoded square is a pure function of the picture, so the
-squares are kept in memory when all of them fit; everything random happens later, on the device.
-"""
+Workers hand over whole batches of uint8 center squares. A decoded square is a pure function of the
+image, so the squares are kept in memory when all of them fit; everything random happens later, on
+the device."""
 
 from __future__ import annotations
 
@@ -27,19 +28,20 @@ from torch.utils.data import DataLoader, Dataset
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.distributed.collectives import local_world_size
-from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
+from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 _TINY = 2**28  # bytes of a decoded set that one process reads in seconds: workers would only cost
 _MOST_WORKERS = 16
-_AHEAD = 2  # batches that each worker makes before they are asked for; each lies in shared memory meanwhile
+# batches that each worker makes before they are asked for; each lies in shared memory meanwhile
+_AHEAD = 2
 
 
 class Batch(NamedTuple):
-    """Pictures on their way to the network.
+    """Images on their way to the network.
 
     Attributes:
-        images: uint8 ``[B, 3, S, S]``, RGB centre squares, channels last in memory.
-        indices: int64 ``[B]``, place of each picture in the source.
+        images: uint8 ``[B, 3, S, S]``, RGB center squares, channels last in memory.
+        indices: int64 ``[B]``, place of each image in the source.
         epoch: Which pass over the data this is, from 0.
         wait: Seconds spent waiting for it.
     """
@@ -51,7 +53,7 @@ class Batch(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """What a worker hands over: pictures, their places, the epoch, and what could not be read."""
+    """What a worker hands over: images, their places, the epoch, and what could not be read."""
 
     images: Tensor
     indices: Tensor
@@ -60,7 +62,8 @@ class _Loaded(NamedTuple):
 
 
 class _Workers:
-    """A stream of batches and the processes that decode for it, stopped on leaving a ``with`` block.
+    """A stream of batches and the processes that decode for it, stopped on leaving a ``with``
+    block.
 
     Attributes:
         skipped: Name and reason of what could not be read so far.
@@ -72,10 +75,10 @@ class _Workers:
         self._device = torch.device(device)
         self._stream: Iterator[_Loaded] | None = None
 
-    def _start(self, pictures: _Squares, requests: Iterable[_Request]) -> Iterator[Batch]:
+    def _start(self, images: _Squares, requests: Iterable[_Request]) -> Iterator[Batch]:
         """End the stream there is and begin another."""
         self.close()
-        self._stream = _started(pictures, requests, self._workers, self._device)
+        self._stream = _started(images, requests, self._workers, self._device)
         return _delivered(self._stream, self.skipped, self._device)
 
     @property
@@ -104,24 +107,24 @@ class _Workers:
 class TrainBatches(_Workers):
     """Shuffled batches for ever, the same for any number of workers.
 
-    The order of an epoch is drawn from (seed, epoch), see `ssltool.data.order`. Global batch g of an epoch is the g-th
-    slice of ``batch_size * world`` pictures, of which each rank takes its part and each of its workers whole batches in
-    turn; the remainder of an epoch is left out. A picture
+    The order of an epoch is drawn from (seed, epoch), see `ssltool.data.sampler`. Global batch g of
+    an epoch is the g-th slice of ``batch_size * world`` images, of which each rank takes its part
+    and each of its workers whole batches in turn; the remainder of an epoch is left out. An image
     that cannot be read is replaced by the next one that can, and named once in ``skipped``.
 
     Args:
-        source: The pictures.
+        source: The images.
         size: Side S of the squares in pixels.
-        batch_size: Pictures B per batch and rank.
+        batch_size: Images B per batch and rank.
         seed: Of the order.
         workers: Processes that decode; None decides from the cores and the size of the set.
         rank: This process among ``world``.
         world: Processes that train together.
         device: Where batches go.
-        cache_bytes: Decoded pictures are kept in memory if all of them fit into this.
+        cache_bytes: Decoded images are kept in memory if all of them fit into this.
 
     Raises:
-        UsageError: There are fewer pictures than one global batch.
+        UsageError: There are fewer images than one global batch.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class TrainBatches(_Workers):
         self.steps_per_epoch = len(source) // (batch_size * world)
         if self.steps_per_epoch == 0:
             raise UsageError(
-                f"{len(source)} pictures but a batch of {batch_size * world}: add pictures, or type "
+                f"{len(source)} images but a batch of {batch_size * world}: add images, or type "
                 f"--batch-size {max(2, len(source) // world)}"
             )
         self._source, self._batch, self._seed, self._rank, self._world = (
@@ -152,40 +155,41 @@ class TrainBatches(_Workers):
         )
         decoded = len(source) * size * size * 3
         cache = _Cache(len(source), size) if decoded <= cache_bytes else None
-        self._pictures = _Squares(source, size, cache, replace=True)
+        self._images = _Squares(source, size, cache, replace=True)
         super().__init__(workers, cache is not None and decoded <= _TINY, device)
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """Batches without end, beginning with the one of step ``step`` (batches taken so far).
 
         Raises:
-            DataError: While iterating, if no picture of the whole source can be read any more.
+            DataError: While iterating, if no image of the whole source can be read any more.
             SslToolError: While iterating, if a worker was killed.
         """
         order = Order(len(self._source), self._source.chunks, self._seed)
         requests = _requests(
             order, self.steps_per_epoch, self._batch, self._rank, self._world, step
         )
-        return self._full(self._start(self._pictures, requests))
+        return self._full(self._start(self._images, requests))
 
     def _full(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
             if len(batch.indices) < self._batch:
                 name, reason = next(iter(self.skipped.items()))
                 raise DataError(
-                    f"no picture of {self._source.description} can be read any more; first: {name}: {reason}; see "
+                    f"no image of {self._source.description} can be read any more; first: "
+                    f"{name}: {reason}; see "
                     "that the files are still there"
                 )
             yield batch
 
 
-class AllPictures(_Workers):
-    """Every readable picture once, in order; the last batch may be short.
+class AllImages(_Workers):
+    """Every readable image once, in order; the last batch may be short.
 
     Args:
-        source: The pictures.
+        source: The images.
         size: Side S of the squares in pixels.
-        batch_size: Pictures per batch.
+        batch_size: Images per batch.
         workers: As for `TrainBatches`.
         device: Where batches go.
         indices: Only these places of the source, in this order.
@@ -206,23 +210,24 @@ class AllPictures(_Workers):
     ) -> None:
         self._places = range(len(source)) if indices is None else indices
         self._batch_size = batch_size
-        self._pictures = _Squares(source, size, cache=None, replace=False)
+        self._images = _Squares(source, size, cache=None, replace=False)
         super().__init__(workers, len(self._places) * size * size * 3 <= _TINY // 8, device)
 
     def __len__(self) -> int:
-        """Pictures asked for, the unreadable ones included."""
+        """Images asked for, the unreadable ones included."""
         return len(self._places)
 
     def __iter__(self) -> Iterator[Batch]:
         starts = range(0, len(self._places), self._batch_size)
         groups = [_Request(0, list(self._places[s : s + self._batch_size])) for s in starts]
-        for batch in self._start(self._pictures, groups):
+        for batch in self._start(self._images, groups):
             if len(batch.indices):
                 yield batch
 
 
 def usual_workers() -> int:
-    """Processes that decode beside this one: one core is left to training, and more than sixteen rarely help.
+    """Processes that decode beside this one: one core is left to training, and more than sixteen
+    rarely help.
 
     Processes that train together on this machine share its cores.
     """
@@ -252,9 +257,8 @@ def _requests(
 class _Cache:
     """Decoded squares shared by all worker processes.
 
-    An anonymous shared mapping is inherited by forked workers and, unlike shared-memory files, is not limited by a
-    container's small /dev/shm.
-    """
+    An anonymous shared mapping is inherited by forked workers and, unlike shared-memory files, is
+    not limited by a container's small /dev/shm."""
 
     def __init__(self, count: int, size: int) -> None:
         pixels = mmap.mmap(-1, count * 3 * size * size)
@@ -262,7 +266,7 @@ class _Cache:
         self._known = np.frombuffer(mmap.mmap(-1, count), np.uint8)
 
     def get(self, place: int) -> NDArray[np.uint8] | None:
-        """The square ``[S, S, 3]`` of a picture, if it was decoded before."""
+        """The square ``[S, S, 3]`` of an image, if it was decoded before."""
         return self._pixels[place] if self._known[place] else None
 
     def put(self, place: int, square: NDArray[np.uint8]) -> None:
@@ -281,12 +285,14 @@ class _Squares(Dataset[_Loaded]):
         ] = {}  # so that a broken file is tried once and not in every epoch
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the cache behind: a process that is not forked cannot see it, and a copy in each is too much."""
+        """Leave the cache behind: a process that is not forked cannot see it, and a copy in each is
+        too much.
+        """
         return {**self.__dict__, "_cache": None}
 
     def __getitem__(self, request: _Request) -> _Loaded:
         skipped: dict[str, str] = {}
-        # Channels last, as pictures are decoded and as torch resizes bytes three times as fast.
+        # Channels last, as images are decoded and as torch resizes bytes three times as fast.
         images = torch.empty(len(request.places), self._size, self._size, 3, dtype=torch.uint8)
         into, read = images.numpy(), list[int]()
         for place in request.places:
@@ -295,7 +301,8 @@ class _Squares(Dataset[_Loaded]):
                 into[len(read)] = found[1]
                 read.append(found[0])
             elif self._replace:
-                # A short batch says that nothing is left; an exception would arrive with the worker's traceback in it.
+                # A short batch says that nothing is left; an exception would arrive with the
+                # worker's traceback in it.
                 break
         return _Loaded(
             images[: len(read)].permute(0, 3, 1, 2),
@@ -307,12 +314,12 @@ class _Squares(Dataset[_Loaded]):
     def _readable(
         self, place: int, skipped: dict[str, str]
     ) -> tuple[int, NDArray[np.uint8]] | None:
-        """A picture, or, if pictures are to be replaced, the next one that can be read."""
+        """An image, or, if images are to be replaced, the next one that can be read."""
         for _ in range(len(self._source) if self._replace else 1):
             if place not in self._unreadable:
                 try:
                     return place, self._square(place)
-                except UnreadablePicture as error:
+                except UnreadableImage as error:
                     self._unreadable[place] = str(error)
             skipped[self._source.name(place)] = self._unreadable[place]
             place = (place + 1) % len(self._source)
@@ -332,11 +339,11 @@ _running: weakref.WeakSet[Iterator[_Loaded]] = weakref.WeakSet()
 
 
 def _started(
-    pictures: _Squares, requests: Iterable[_Request], workers: int, device: torch.device
+    images: _Squares, requests: Iterable[_Request], workers: int, device: torch.device
 ) -> Iterator[_Loaded]:
     """Start the workers on a list of requests."""
     loader = DataLoader(
-        pictures,
+        images,
         batch_size=None,  # an item is a whole batch already
         sampler=requests,
         num_workers=workers,
@@ -345,7 +352,8 @@ def _started(
         prefetch_factor=_AHEAD if workers else None,
         # Only forked workers share the cache, and newer Pythons no longer fork unless told to.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        # The loader draws a number when it starts; it must not come from the generator that others draw from.
+        # The loader draws a number when it starts; it must not come from the generator that others
+        # draw from.
         generator=torch.Generator(),
     )
     stream: Iterator[_Loaded] = iter(loader)
@@ -355,7 +363,9 @@ def _started(
 
 @atexit.register
 def _stop_running() -> None:
-    """End what was never closed: Python would send each worker one SIGTERM, which it ignores, and wait for ever."""
+    """End what was never closed: Python would send each worker one SIGTERM, which it ignores, and
+    wait for ever.
+    """
     for stream in list(_running):
         _stop(stream)
 
@@ -368,7 +378,9 @@ def _begin_worker(number: int) -> None:
 
 
 def _overhear(number: int, frame: FrameType | None) -> None:
-    """Take the first SIGTERM for one sent to all processes of a job; a second one is meant for this worker."""
+    """Take the first SIGTERM for one sent to all processes of a job; a second one is meant for this
+    worker.
+    """
     del frame
     signal.signal(number, signal.SIG_DFL)
 
@@ -376,7 +388,9 @@ def _overhear(number: int, frame: FrameType | None) -> None:
 def _delivered(
     stream: Iterator[_Loaded], skipped: dict[str, str], device: torch.device
 ) -> Iterator[Batch]:
-    """Move what workers hand over to the device, timing the wait; the workers end with the iteration."""
+    """Move what workers hand over to the device, timing the wait; the workers end with the
+    iteration.
+    """
     try:
         batches = _timed(stream, skipped)
         yield from _copied_ahead(batches, device) if device.type == "cuda" else batches
@@ -393,7 +407,8 @@ def _timed(stream: Iterator[_Loaded], skipped: dict[str, str]) -> Iterator[Batch
         try:
             loaded = next(stream, None)
         except (EOFError, ConnectionError, FileNotFoundError) as error:
-            # The line on which a worker hands over its batch is cut; what it raised itself says where it was caught.
+            # The line on which a worker hands over its batch is cut; what it raised itself says
+            # where it was caught.
             if not hasattr(stream, "_workers") or "Caught" in str(error):
                 raise
             raise _death(f"{type(error).__name__} while it handed over a batch") from error
@@ -418,7 +433,8 @@ def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Ba
         computing = torch.cuda.current_stream(device)
         computing.wait_event(done)
         for tensor in (batch.images, batch.indices):
-            # They were allocated for the copying stream, which must not reuse them while a step still reads them.
+            # They were allocated for the copying stream, which must not reuse them while a step
+            # still reads them.
             tensor.record_stream(computing)
         return batch
 
@@ -433,7 +449,8 @@ def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Ba
 
 
 def _name_dead_worker(error: BaseException | None) -> None:
-    """Turn what torch raises when a worker dies, at whatever line the main process then is, into one line.
+    """Turn what torch raises when a worker dies, at whatever line the main process then is, into
+    one line.
 
     Raises:
         SslToolError: The error was of that kind.
@@ -444,7 +461,8 @@ def _name_dead_worker(error: BaseException | None) -> None:
 
 def _death(how: str) -> SslToolError:
     return SslToolError(
-        f"a decoding process died ({how}); memory or shared memory (/dev/shm) may have run out: type --workers 0"
+        f"a decoding process died ({how}); memory or shared memory (/dev/shm) may have run out: "
+        "type --workers 0"
     )
 
 

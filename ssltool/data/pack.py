@@ -1,4 +1,6 @@
-"""Write resized pictures and their classes to tar shards, for sets too large or too slow to read as single files."""
+"""Write resized images and their classes to tar shards, for sets too large or too slow to read as
+single files.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +27,16 @@ from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shards import INDEX, UNFINISHED, write_index
-from ssltool.errors import DataError, UnreadablePicture, UsageError
+from ssltool.errors import DataError, UnreadableImage, UsageError
 
 Form = Literal["auto", "jpeg", "png"]
 _LOSSLESS = (
-    64  # px up to which "auto" keeps pictures as PNG: small ones lose most to JPEG and win least
+    64  # px up to which "auto" keeps images as PNG: small ones lose most to JPEG and win least
 )
 
 
 class _Sample(NamedTuple):
-    """What is written of one picture."""
+    """What is written of one image."""
 
     key: str
     ending: str
@@ -58,29 +60,31 @@ def pack(
 ) -> dict[str, Any]:
     """Run ``ssltool data pack``.
 
-    Pictures are shuffled once, so that each shard is a sample of all. Each has ``KEY.jpg`` or ``KEY.png`` (upright RGB
-    or gray, shorter side ``size`` px, never enlarged) and ``KEY.json`` with its file's name and, where it has a class,
-    the class's name; ``KEY.cls`` holds the class's number. The same pictures and options give the same bytes. Shards
-    appear whole or not at all; after an interruption the same command goes on with the shards that are missing.
+    Images are shuffled once, so that each shard is a sample of all. Each has ``KEY.jpg`` or
+    ``KEY.png`` (upright RGB or gray, shorter side ``size`` px, never enlarged) and ``KEY.json``
+    with its file's name and, where it has a class, the class's name; ``KEY.cls`` holds the class's
+    number. The same images and options give the same bytes. Shards appear whole or not at all;
+    after an interruption the same command goes on with the shards that are missing.
 
     Args:
         data: Sources, as for ``pretrain --data``.
         to: Folder for the shards.
         size: Shorter side in pixels.
-        per_shard: Pictures in a shard.
+        per_shard: Images in a shard.
         quality: Of JPEG, 1 to 100.
-        form: ``auto`` is PNG for pictures of up to 64 px and JPEG above.
+        form: ``auto`` is PNG for images of up to 64 px and JPEG above.
         seed: Of the order.
         workers: Threads that decode; None decides from the cores.
         overwrite: Remove shards that are there already.
         console: Where progress goes.
 
     Returns:
-        ``folder, shards, pictures, skipped`` (name -> reason, of the shards written now), ``classes, bytes, seconds``.
+        ``folder, shards, images, skipped`` (name -> reason, of the shards written now), ``classes,
+        bytes, seconds``.
 
     Raises:
-        UsageError: The folder holds something else, or shards of other pictures or options.
-        DataError: No picture can be read.
+        UsageError: The folder holds something else, or shards of other images or options.
+        DataError: No image can be read.
     """
     console, start = console or Console(stderr=True, highlight=False), time.monotonic()
     source = open_source(data)
@@ -125,14 +129,14 @@ def pack(
     written = [str(path) for path in paths]
     document = write_index(str(folder), _counted(written, console))
     (folder / UNFINISHED).unlink()
-    pictures = sum(entry["nsamples"] for entry in document["shardlist"])
-    if not pictures:
+    images = sum(entry["nsamples"] for entry in document["shardlist"])
+    if not images:
         name, reason = next(iter(skipped.items()), ("?", "?"))
-        raise DataError(f"none of the {len(source)} pictures can be read; first: {name}: {reason}")
+        raise DataError(f"none of the {len(source)} images can be read; first: {name}: {reason}")
     return {
         "folder": str(folder),
         "shards": len(paths),
-        "pictures": pictures,
+        "images": images,
         "skipped": skipped,
         "classes": document["classes"],
         "bytes": sum(entry["filesize"] for entry in document["shardlist"]),
@@ -144,7 +148,7 @@ def index(folder: str, console: Console) -> dict[str, Any]:
     """Run ``ssltool data index``: read the headers of all shards of a folder once, for good.
 
     Returns:
-        ``folder, shards, pictures, classes``.
+        ``folder, shards, images, classes``.
 
     Raises:
         UsageError: There are no tar files in the folder.
@@ -158,16 +162,17 @@ def index(folder: str, console: Console) -> dict[str, Any]:
     )
     if not names:
         raise UsageError(
-            f"no .tar files in {folder}; 'ssltool data pack PICTURES --to {folder}' would write some"
+            f"no .tar files in {folder}; 'ssltool data pack PICTURES --to {folder}' would write "
+            "some"
         )
     document = write_index(
         expanded, _counted([os.path.join(expanded, name) for name in names], console)
     )
-    pictures = sum(entry["nsamples"] for entry in document["shardlist"])
+    images = sum(entry["nsamples"] for entry in document["shardlist"])
     return {
         "folder": folder,
         "shards": len(names),
-        "pictures": pictures,
+        "images": images,
         "classes": document["classes"],
     }
 
@@ -206,20 +211,20 @@ def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
 def _encoded(
     source: Source, place: int, size: int, quality: int, form: Form
 ) -> _Sample | dict[str, str]:
-    """A picture as it will be written, or its name and why it cannot be read."""
+    """An image as it will be written, or its name and why it cannot be read."""
     try:
-        picture = source.picture(place, size)
-    except UnreadablePicture as error:
+        image = source.image(place, size)
+    except UnreadableImage as error:
         return {source.name(place): str(error)}
-    pixels = np.asarray(picture)
+    pixels = np.asarray(image)
     if (pixels == pixels[..., :1]).all():
-        picture = Image.fromarray(pixels[..., 0])
-    png = form == "png" or (form == "auto" and min(picture.size) <= _LOSSLESS)
+        image = Image.fromarray(pixels[..., 0])
+    png = form == "png" or (form == "auto" and min(image.size) <= _LOSSLESS)
     data = io.BytesIO()
     if png:
-        picture.save(data, "PNG")
+        image.save(data, "PNG")
     else:
-        picture.save(data, "JPEG", quality=quality)
+        image.save(data, "JPEG", quality=quality)
     label = source.label(place)
     about = {} if label is None else {"class": source.classes[label]}
     about["file"] = os.path.basename(source.name(place))

@@ -1,10 +1,11 @@
-"""In which order an epoch goes through the pictures: a function of (seed, epoch), known at any place without the rest.
+"""In which order an epoch goes through the images: a function of (seed, epoch), known at any place
+without the rest.
 
-Up to 262,144 pictures, and any folder, are shuffled as a whole. Longer lists of shards are shuffled in two stages, so
-that no process ever writes down the whole list: the shards are shuffled, taken together until they hold 262,144
-pictures (a window), and the pictures of each window are shuffled. What that costs: pictures of one shard stay within
-one window of an epoch. Memory is that of a window and of one number per shard, whatever the length of the list.
-"""
+Up to 262,144 images, and any folder, are shuffled as a whole. Longer lists of shards are shuffled
+in two stages, so that no process ever writes down the whole list: the shards are shuffled, taken
+together until they hold 262,144 images (a window), and the images of each window are shuffled. What
+that costs: images of one shard stay within one window of an epoch. Memory is that of a window and
+of one number per shard, whatever the length of the list."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ class Order:
     """The order of each epoch.
 
     Args:
-        count: Number of pictures.
-        chunks: Where the stretches of pictures end that are read together, see `Source.chunks`; none if the order of
-            reading does not matter.
+        count: Number of images.
+        chunks: Where the stretches of images end that are read together, see `Source.chunks`; none
+            if the order of reading does not matter.
         seed: Of the order.
-        window: Pictures that are shuffled together.
+        window: Images that are shuffled together.
     """
 
     def __init__(self, count: int, chunks: Sequence[int], seed: int, window: int = WINDOW) -> None:
@@ -35,7 +36,7 @@ class Order:
         self._number, self._places = -1, np.empty(0, np.int64)  # the window at hand
 
     def slice(self, epoch: int, begin: int, end: int) -> NDArray[np.int64]:
-        """The pictures at positions ``begin`` to ``end - 1`` of an epoch, int64 ``[end - begin]``."""
+        """The images at positions ``begin`` to ``end - 1`` of an epoch, int64 ``[end - begin]``."""
         self._turn_to(epoch)
         parts = list[NDArray[np.int64]]()
         while begin < end:
@@ -63,7 +64,7 @@ class Order:
         self._bounds = positions[self._chunk_bounds]  # where each window begins, and the end
 
     def _opened(self, number: int) -> NDArray[np.int64]:
-        """The shuffled pictures of a window."""
+        """The shuffled images of a window."""
         if number != self._number:
             inside = self._sequence[self._chunk_bounds[number] : self._chunk_bounds[number + 1]]
             if len(self._ends) == 1:

@@ -1,4 +1,6 @@
-"""Training in several processes: how they meet, on which device each works, and what it looks like when one dies."""
+"""Training in several processes: how they meet, on which device each works, and what it looks like
+when one dies.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def synchronize_batch_norm(method: nn.Module, device: torch.device) -> None:
-    """Let batch norm use the statistics of all processes' batches; with one process there is nothing to do.
+    """Let batch norm use the statistics of all processes' batches; with one process there is
+    nothing to do.
 
     Raises:
         UsageError: torch has no such layer for this device.
@@ -24,8 +27,9 @@ def synchronize_batch_norm(method: nn.Module, device: torch.device) -> None:
         return
     if device.type != "cuda":
         raise UsageError(
-            f"--sync-batchnorm: torch synchronises batch norm on CUDA only, not on {device.type}; drop it, and each "
-            "process normalises by its own batch"
+            "--sync-batchnorm: torch synchronizes batch norm on CUDA only, not on "
+            f"{device.type}; drop it, and each "
+            "process normalizes by its own batch"
         )
     nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
 
@@ -35,5 +39,6 @@ def copy_alone(network: Network) -> Network:
     copied = copy.deepcopy(network)
     for module in copied.modules():
         if isinstance(module, nn.SyncBatchNorm):
-            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # the same parameters and buffers, and nothing else
+            # the same parameters and buffers, and nothing else
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
     return copied

@@ -1,8 +1,8 @@
-"""Who we are among several processes, and what they tell each other. In one process each function does nothing.
+"""Who we are among several processes, and what they tell each other. In one process each function
+does nothing.
 
-All processes must come to each of these calls, in the same order. What Python values they exchange travels as JSON, on
-the host, so that no GPU waits for it.
-"""
+All processes must come to each of these calls, in the same order. What Python values they exchange
+travels as JSON, on the host, so that no GPU waits for it."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def is_main() -> bool:
 def gather(x: Tensor) -> Tensor:
     """Join the tensors of all processes along the first dimension, in the order of their ranks.
 
-    Gradients flow back as if the losses of all processes were added up, so that each process's part gets what every
-    other process made of it; averaging the gradients of parameters then gives that of the mean loss.
+    Gradients flow back as if the losses of all processes were added up, so that each process's part
+    gets what every other process made of it; averaging the gradients of parameters then gives that
+    of the mean loss.
 
     Args:
         x: ``[b, ...]``, of the same shape on every rank.
@@ -107,10 +108,10 @@ def from_all(value: T) -> list[T]:
 
 def any_of(flag: bool) -> bool:
     """Whether the flag is set in any process."""
-    return bool(total(torch.tensor(int(flag))) > 0)
+    return bool(all_reduce_sum(torch.tensor(int(flag))) > 0)
 
 
-def total(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum of a tensor over all processes, without gradient; in one process ``x`` itself, detached."""
     if world_size() == 1:
         return x.detach()
@@ -119,30 +120,36 @@ def total(x: Tensor) -> Tensor:
     return summed
 
 
-def evened(mean: Tensor, weight: Tensor) -> Tensor:
-    """Scale a process's weighted mean so that the plain mean over all processes is the weighted mean of everything.
+def globally_weighted_mean(mean: Tensor, weight: Tensor) -> Tensor:
+    """Scale a process's weighted mean so that the plain mean over all processes is the weighted
+    mean of everything.
 
     Args:
         mean: Scalar, averaged by this process.
-        weight: Scalar, the weights it divided by; may be 0 in some processes, then so must be the mean.
+        weight: Scalar, the weights it divided by; may be 0 in some processes, then so must be the
+            mean.
     """
     if world_size() == 1:
         return mean
     weight = weight.detach().to(mean.dtype)
-    return mean * weight * world_size() / total(weight).clamp_min(torch.finfo(mean.dtype).tiny)
+    return (
+        mean
+        * weight
+        * world_size()
+        / all_reduce_sum(weight).clamp_min(torch.finfo(mean.dtype).tiny)
+    )
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace each gradient by its mean over all processes.
 
-    One sum over all of them at once. DistributedDataParallel would overlap it with the backward pass, but regroups the
-    gradients after its first step, and with three or more processes another grouping adds in another order: a resumed
-    run would not end with the same bytes.
-    """
+    One sum over all of them at once. DistributedDataParallel would overlap it with the backward
+    pass, but regroups the gradients after its first step, and with three or more processes another
+    grouping adds in another order: a resumed run would not end with the same bytes."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    means = total(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
+    means = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
     for gradient, mean in zip(
         gradients, torch.split(means, [g.numel() for g in gradients]), strict=True
     ):

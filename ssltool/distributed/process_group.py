@@ -1,4 +1,6 @@
-"""Training in several processes: how they meet, on which device each works, and what it looks like when one dies."""
+"""Training in several processes: how they meet, on which device each works, and what it looks like
+when one dies.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ _BROKEN = re.compile(
 
 
 @contextmanager
-def joined() -> Iterator[int]:
+def process_group() -> Iterator[int]:
     """Meet the other processes that torchrun started, for the length of a block; alone, do nothing.
 
     Tensors on the host travel by gloo, those on a GPU by NCCL.
@@ -47,7 +49,7 @@ def joined() -> Iterator[int]:
         return
     try:
         store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
-        store, restarts = meet(store, rank(), world_size(), started_again)
+        store, restarts = rendezvous_ranks(store, rank(), world_size(), started_again)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=store,
@@ -62,7 +64,8 @@ def joined() -> Iterator[int]:
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or _BROKEN.search(str(error)):
             raise ProcessLost(
-                "another process of the run has ended; type the same command with --resume to go on from the last "
+                "another process of the run has ended; type the same command with --resume to go "
+                "on from the last "
                 "checkpoint"
             ) from error
         raise
@@ -70,15 +73,16 @@ def joined() -> Iterator[int]:
     distributed.destroy_process_group()
 
 
-def meet(
+def rendezvous_ranks(
     store: Store, rank: int, world: int, started_again: int, patience: timedelta = _MEETING
 ) -> tuple[Store, int]:
-    """Find out which processes are here now, and give them a part of the store that nobody has used.
+    """Find out which processes are here now, and give them a part of the store that nobody has
+    used.
 
-    torchrun's agents keep one store for as long as they run. A process that was started again would find in it where
-    the others were before they were started again, too, and call in vain. So each says here under a new name, process
-    0 announces all the names that it sees until everybody has found his own among them, and these names are the
-    meeting's.
+    torchrun's agents keep one store for as long as they run. A process that was started again would
+    find in it where the others were before they were started again, too, and call in vain. So each
+    says here under a new name, process 0 announces all the names that it sees until everybody has
+    found his own among them, and these names are the meeting's.
 
     Args:
         store: That of the agents.
@@ -88,8 +92,8 @@ def meet(
         patience: How long to wait for the others.
 
     Returns:
-        The part of the store, and how often the processes have been started again: an agent does not count when it
-        starts a process again because one of another host failed.
+        The part of the store, and how often the processes have been started again: an agent does
+        not count when it starts a process again because one of another host failed.
 
     Raises:
         ProcessLost: The others did not come.
@@ -113,6 +117,7 @@ def meet(
                 return PrefixStore(meeting, store), max(before, counted)
         time.sleep(0.02)
     raise ProcessLost(
-        f"the other processes of the run did not come within {patience.total_seconds():.0f} s; see that all hosts run, "
+        f"the other processes of the run did not come within {patience.total_seconds():.0f} s; "
+        "see that all hosts run, "
         "and type the same command with --resume"
     )

@@ -1,17 +1,18 @@
 """Any torchvision classification backbone, and our small ones, as an encoder with named stages.
 
-An encoder is the backbone with its classifier taken off. The keys of ``encoder.backbone.state_dict()`` stay those of
-torchvision, so that the weights load into the plain model. ``encoder(x)`` is one vector a picture, ``encoder.map(x)``
-the map that the vector summarises, ``encoder.maps(x)`` one map for every named stage.
+An encoder is the backbone with its classifier taken off. The keys of
+``encoder.backbone.state_dict()`` stay those of torchvision, so that the weights load into the plain
+model. ``encoder(x)`` is one vector an image, ``encoder.map(x)`` the map that the vector summarizes,
+``encoder.maps(x)`` one map for every named stage.
 
-Letters used for shapes: B pictures, C input channels, H and W their sides in pixels, D width of the pooled vector,
-C_s channels and h_s, w_s sides of stage s.
+Letters used for shapes: B images, C input channels, H and W their sides in pixels, D width of the
+pooled vector, C_s channels and h_s, w_s sides of stage s.
 
-How it works: a torchvision model calls its parts in the order in which they are defined, ending in a pooling and a
-classifier. The *chain* is the list of the parts before the pooling; a map is read where the chain has a stage's end.
-What differs between families is a row of `ssltool.nn.families` each; the vision transformer, which adds a token,
-overrides the walk along the chain. An encoder cut after one of its stages has the identity in place of the later parts.
-"""
+How it works: a torchvision model calls its parts in the order in which they are defined, ending in
+a pooling and a classifier. The *chain* is the list of the parts before the pooling; a map is read
+where the chain has a stage's end. What differs between families is a row of `ssltool.encoders.families`
+each; the vision transformer, which adds a token, overrides the walk along the chain. An encoder cut
+after one of its stages has the identity in place of the later parts."""
 
 from __future__ import annotations
 
@@ -25,12 +26,14 @@ from torchvision import models
 from torchvision.models import VisionTransformer
 
 from ssltool.encoders.families import Family
-from ssltool.encoders.metadata import Norm, Stage, Stem, WeightsCard
+from ssltool.encoders.metadata import EncoderMetadata, Norm, Stage, Stem
 from ssltool.errors import UnknownNameError
 
-# Shapes are traced at this side: large enough that AlexNet's unpadded reductions round to their true strides.
+# Shapes are traced at this side: large enough that AlexNet's unpadded reductions round to their
+# true strides.
 _TRACE_SIDE = 256
-# Channels and stride after each part of the chain, by name, stem and input channels: tracing takes 0.1 s or more.
+# Channels and stride after each part of the chain, by name, stem and input channels: tracing takes
+# 0.1 s or more.
 _TRACED: dict[tuple[str, Stem, int], list[tuple[int, int]]] = {}
 
 
@@ -38,16 +41,19 @@ class Encoder(nn.Module):
     """A backbone without its classifier, with named stages. Build one with :func:`build_encoder`.
 
     Attributes:
-        backbone: The torchvision (or our) module, its classifier replaced by the identity; keys unchanged.
+        backbone: The torchvision (or our) module, its classifier replaced by the identity; keys
+            unchanged.
         name: Name of the backbone.
         stem: ``"imagenet"``, the backbone's own, or ``"small"``: 3x3, stride 1, no max-pool.
         in_channels: C, 1 or 3.
-        norm: What stands in place of batch norm; ``"batch"`` where the backbone is as it was published.
-        image_size: Side in pixels of the only pictures it takes (vision transformers), else None.
-        classifier: Path in the plain model of the classifier that was taken off; None where there is none.
+        norm: What stands in place of batch norm; ``"batch"`` where the backbone is as it was
+            published.
+        image_size: Side in pixels of the only images it takes (vision transformers), else None.
+        classifier: Path in the plain model of the classifier that was taken off; None where there
+            is none.
         stages: The named stages in order. The last one is the map that :meth:`map` returns.
         width: D.
-        card: What the weights file says, after ``load_encoder``.
+        metadata: What the weights file says, after ``load_encoder``.
     """
 
     def __init__(
@@ -69,17 +75,17 @@ class Encoder(nn.Module):
         self.norm = norm
         self.image_size = image_size
         self.classifier = family.classifier
-        self.card: WeightsCard | None = None
+        self.metadata: EncoderMetadata | None = None
         self._family = family
         self._chain, self.stages = self._find_stages()
         self.width = self.stages[-1].width
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pooled feature of each picture, as the plain model would give it to its classifier.
+        """Pooled feature of each image, as the plain model would give it to its classifier.
 
-        It is the global average of the last map. Three exceptions, all torchvision's own except the second: ConvNeXt
-        normalises the average; AlexNet and VGG, where torchvision keeps 6x6 or 7x7 places, are averaged too; a vision
-        transformer gives its class token after the final norm.
+        It is the global average of the last map. Three exceptions, all torchvision's own except the
+        second: ConvNeXt normalizes the average; AlexNet and VGG, where torchvision keeps 6x6 or 7x7
+        places, are averaged too; a vision transformer gives its class token after the final norm.
 
         Args:
             x: Float ``[B, C, H, W]``.
@@ -91,7 +97,8 @@ class Encoder(nn.Module):
         return pooled
 
     def map(self, x: Tensor) -> Tensor:
-        """Last stage's map ``[B, C_last, h, w]`` of pictures ``[B, C, H, W]``: what the pooled feature summarises.
+        """Last stage's map ``[B, C_last, h, w]`` of images ``[B, C, H, W]``: what the pooled
+        feature summarizes.
 
         For AlexNet, CaffeNet, ContextNet and VGG it is the map after the last max-pool.
         """
@@ -100,11 +107,14 @@ class Encoder(nn.Module):
         return last
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
-        """Maps ``[B, C_s, h_s, w_s]`` of all stages by name, in the order of :attr:`stages`, channels first."""
+        """Maps ``[B, C_s, h_s, w_s]`` of all stages by name, in the order of :attr:`stages`,
+        channels first.
+        """
         return dict(self.walk(x))
 
     def cut_after(self, stage: str) -> None:
-        """Make ``stage`` the last one: what follows it becomes the identity, without parameters or keys.
+        """Make ``stage`` the last one: what follows it becomes the identity, without parameters or
+        keys.
 
         Raises:
             UnknownNameError: There is no such stage; the names are listed.
@@ -127,7 +137,8 @@ class Encoder(nn.Module):
 
     def walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Send ``x`` along the chain and yield name and map at each stage's end."""
-        # Parts are looked up by path on every call because converting to synchronised batch norm exchanges them.
+        # Parts are looked up by path on every call because converting to synchronized batch norm
+        # exchanges them.
         for path, stage in self._chain.items():
             x = self.backbone.get_submodule(path)(x)
             if stage:
@@ -151,7 +162,9 @@ class Encoder(nn.Module):
 
 
 class ViTEncoder(Encoder):
-    """A vision transformer: maps are the patch tokens after a quarter, half, three quarters and all of the blocks."""
+    """A vision transformer: maps are the patch tokens after a quarter, half, three quarters and all
+    of the blocks.
+    """
 
     backbone: VisionTransformer
 
@@ -181,7 +194,9 @@ class ViTEncoder(Encoder):
 
 
 def _chain_paths(backbone: nn.Module, classifier: str | None) -> list[str]:
-    """Paths of the parts before pooling and classifier, in the order in which the backbone calls them."""
+    """Paths of the parts before pooling and classifier, in the order in which the backbone calls
+    them.
+    """
     after = {"avgpool", "permute", "flatten", (classifier or "").split(".")[0]}
     paths = []
     for name, child in backbone.named_children():
@@ -219,7 +234,9 @@ def _name_by_resolution(paths: list[str], strides: list[int]) -> dict[str, str]:
 
 
 def run_on_meta(module: nn.Module, x: Tensor) -> Tensor:
-    """Output shape of ``module`` in evaluation mode for a meta tensor, without touching its parameters."""
+    """Output shape of ``module`` in evaluation mode for a meta tensor, without touching its
+    parameters.
+    """
     state = {
         key: t.to("meta") for key, t in joined(module.named_parameters(), module.named_buffers())
     }

@@ -1,6 +1,6 @@
 """The families of backbones: what differs between them, one row each.
 
-A *chain* is the list of a backbone's parts before the pooling, see `ssltool.nn.encoders`.
+A *chain* is the list of a backbone's parts before the pooling, see `ssltool.encoders.registry`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ class Family:
     Attributes:
         pattern: Regular expression that the whole name matches.
         classifier: Path of the module replaced by the identity; None where there is none.
-        stages: Chain path to stage name. Left empty, a stage ends before each change of resolution and at the end,
-            and the stages are called stage1, stage2, ...
+        stages: Chain path to stage name. Left empty, a stage ends before each change of resolution
+            and at the end, and the stages are called stage1, stage2, ...
         small_stem: Whether the stem can be changed to a 3x3 stride-1 convolution without max-pool.
-        scaled_by_fan_in: Whether the spread of the first convolution's initial values goes with 1/sqrt(fan-in).
+        scaled_by_fan_in: Whether the spread of the first convolution's initial values goes with
+            1/sqrt(fan-in).
         channels_last: Whether the chain's maps are ``[B, h, w, C]``.
         relu_last: Whether torchvision applies a ReLU to the last map outside of any module.
-        buildable_empty: Whether torchvision can build it on the meta device, where tensors have no values.
+        buildable_empty: Whether torchvision can build it on the meta device, where tensors have no
+            values.
     """
 
     pattern: str
@@ -52,7 +54,9 @@ class Family:
 
 
 def _ends(container: str = "", /, **stages: str) -> Mapping[str, str]:
-    """Stage name to module of ``container`` (the backbone itself by default), turned into chain path to stage name."""
+    """Stage name to module of ``container`` (the backbone itself by default), turned into chain
+    path to stage name.
+    """
     prefix = f"{container}." if container else ""
     return {prefix + part: name for name, part in stages.items()}
 

@@ -1,4 +1,6 @@
-"""What an encoder is, in words that can be written into its weights file: stages, stem, colours, training."""
+"""What an encoder is, in words that can be written into its weights file: stages, stem, colors,
+training.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,10 @@ class Stage(NamedTuple):
     stride: int
 
 
-class WeightsCard(BaseModel):
-    """What a weights file says about itself. Only facts that the same run would give again: no dates, no host."""
+class EncoderMetadata(BaseModel):
+    """What a weights file says about itself. Only facts that the same run would give again: no
+    dates, no host.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -42,7 +46,8 @@ class WeightsCard(BaseModel):
     image_size: int = Field(ge=1, description="side in pixels at which features should be read")
     patch: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
         None,
-        description="side and stride in pixels of the patches the encoder was trained on, if it saw no more",
+        description="side and stride in pixels of the patches the encoder was trained on, if it "
+        "saw no more",
     )
     mean: tuple[float, ...] = Field(
         description="per channel, on a 0..1 scale, subtracted from the input"
@@ -55,11 +60,11 @@ class WeightsCard(BaseModel):
     )
     width: int = Field(ge=1, description="length of the pooled feature")
     training: dict[str, str | int | float] = Field(
-        default={}, description="summary: steps, pictures, versions"
+        default={}, description="summary: steps, images, versions"
     )
 
     @model_validator(mode="after")
-    def _one_value_per_channel(self) -> WeightsCard:
+    def _one_value_per_channel(self) -> EncoderMetadata:
         if not len(self.mean) == len(self.std) == self.in_channels:
             raise ValueError(f"mean and std need {self.in_channels} values, one per input channel")
         return self

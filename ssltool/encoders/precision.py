@@ -17,7 +17,7 @@ PrecisionName = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BROKEN = "torch's bf16 gradient of a strided convolution of a 1x1 map is garbage on a CPU"
 _WORTH_IT = 1.15  # bf16 loses digits, so it has to be clearly faster
-_HOPELESS = 0.5  # a gain of this little on a few pictures is one on none
+_HOPELESS = 0.5  # a gain of this little on a few images is one on none
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ def choose_precision(
 ) -> Precision:
     """Decide the number format; ``auto`` takes what is fastest here.
 
-    On a CPU the encoder itself is timed in float32 and bfloat16 (some have bfloat16 units, on others it is many
-    times slower). On CUDA bfloat16 is taken where the GPU has it, else float16 with loss scaling; on MPS float32.
+    On a CPU the encoder itself is timed in float32 and bfloat16 (some have bfloat16 units, on
+    others it is many times slower). On CUDA bfloat16 is taken where the GPU has it, else float16
+    with loss scaling; on MPS float32.
 
     Args:
         name: What was asked for.
@@ -71,7 +72,7 @@ def choose_precision(
     if broken and name == "bf16":
         raise UsageError(
             f"--precision bf16: {_BROKEN}, and this encoder comes to one at {size} px; "
-            "type --precision fp32, --stem small, or larger pictures"
+            "type --precision fp32, --stem small, or larger images"
         )
     if name != "auto":
         return Precision(name, "as asked")
@@ -89,11 +90,13 @@ def choose_precision(
 
 
 def _gain_of_bf16(encoder: nn.Module, size: int, channels: int) -> float:
-    """CPU-seconds of a forward and backward pass over noise pictures in float32, divided by those in bfloat16.
+    """CPU-seconds of a forward and backward pass over noise images in float32, divided by those in
+    bfloat16.
 
-    On one thread, because threads that wait for each other on a busy machine spend CPU time too. First of four
-    pictures: without units for it bfloat16 takes ten times as long, which for whole batches is half a minute.
-    """
+    On one thread, because threads that wait for each other on a busy machine spend CPU time too.
+    First of four
+    images: without units for it bfloat16 takes ten times as long, which for whole batches is half a
+    minute."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     network = copy.deepcopy(encoder).train()
@@ -105,12 +108,12 @@ def _gain_of_bf16(encoder: nn.Module, size: int, channels: int) -> float:
     return gain
 
 
-def _compared(network: nn.Module, pictures: torch.Tensor, passes: int, seconds: float) -> float:
+def _compared(network: nn.Module, images: torch.Tensor, passes: int, seconds: float) -> float:
     """Least CPU-seconds of a pass in float32 divided by the least in bfloat16.
 
-    The two are timed in turn, ``passes`` times and then up to eleven while it takes less than so many seconds, so that
-    other jobs on the machine slow both alike and the least time of each is a quiet one.
-    """
+    The two are timed in turn, ``passes`` times and then up to eleven while it takes less than so
+    many seconds, so that other jobs on the machine slow both alike and the least time of each is a
+    quiet one."""
     formats = [Precision("fp32", ""), Precision("bf16", "")]
     times: list[list[float]] = [[], []]
     began = time.perf_counter()
@@ -118,7 +121,7 @@ def _compared(network: nn.Module, pictures: torch.Tensor, passes: int, seconds: 
         for precision, spent in zip(formats, times, strict=True):
             start = time.process_time()
             with precision.autocast(torch.device("cpu")):
-                loss = network(pictures).float().square().mean()
+                loss = network(images).float().square().mean()
             loss.backward()
             spent.append(time.process_time() - start)
     fp32, bf16 = (min(spent[1:]) for spent in times)  # the first pass of each sets things up
@@ -128,9 +131,9 @@ def _compared(network: nn.Module, pictures: torch.Tensor, passes: int, seconds: 
 def _strides_over_single_pixels(encoder: nn.Module, size: int, channels: int) -> bool:
     """Whether a strided convolution of the encoder reads a map of one pixel.
 
-    Seen in torch 2.15: the bfloat16 weight gradient of such a convolution is never written where the kernel meets
-    only padding, so it holds whatever was in memory. Training then ends in NaN, or goes on with spoilt weights.
-    """
+    Seen in torch 2.15: the bfloat16 weight gradient of such a convolution is never written where
+    the kernel meets only padding, so it holds whatever was in memory. Training then ends in NaN, or
+    goes on with spoiled weights."""
     met: list[nn.Conv2d] = []
 
     def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -1,17 +1,18 @@
 """Any torchvision classification backbone, and our small ones, as an encoder with named stages.
 
-An encoder is the backbone with its classifier taken off. The keys of ``encoder.backbone.state_dict()`` stay those of
-torchvision, so that the weights load into the plain model. ``encoder(x)`` is one vector a picture, ``encoder.map(x)``
-the map that the vector summarises, ``encoder.maps(x)`` one map for every named stage.
+An encoder is the backbone with its classifier taken off. The keys of
+``encoder.backbone.state_dict()`` stay those of torchvision, so that the weights load into the plain
+model. ``encoder(x)`` is one vector an image, ``encoder.map(x)`` the map that the vector summarizes,
+``encoder.maps(x)`` one map for every named stage.
 
-Letters used for shapes: B pictures, C input channels, H and W their sides in pixels, D width of the pooled vector,
-C_s channels and h_s, w_s sides of stage s.
+Letters used for shapes: B images, C input channels, H and W their sides in pixels, D width of the
+pooled vector, C_s channels and h_s, w_s sides of stage s.
 
-How it works: a torchvision model calls its parts in the order in which they are defined, ending in a pooling and a
-classifier. The *chain* is the list of the parts before the pooling; a map is read where the chain has a stage's end.
-What differs between families is a row of `ssltool.nn.families` each; the vision transformer, which adds a token,
-overrides the walk along the chain. An encoder cut after one of its stages has the identity in place of the later parts.
-"""
+How it works: a torchvision model calls its parts in the order in which they are defined, ending in
+a pooling and a classifier. The *chain* is the list of the parts before the pooling; a map is read
+where the chain has a stage's end. What differs between families is a row of `ssltool.encoders.families`
+each; the vision transformer, which adds a token, overrides the walk along the chain. An encoder cut
+after one of its stages has the identity in place of the later parts."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ from ssltool.errors import UnknownNameError, UsageError
 
 @cache
 def backbone_names() -> tuple[str, ...]:
-    """Names of all backbones, sorted: torchvision's classification models of the families known here, and ours."""
+    """Names of all backbones, sorted: torchvision's classification models of the families known
+    here, and ours.
+    """
     ours = {*SMALL_RESNETS, *PAPER_NETWORKS}
     theirs = models.list_models(module=models)
     return tuple(
@@ -56,25 +59,31 @@ def build_encoder(
     last_stage: str | None = None,
     empty: bool = False,
 ) -> Encoder:
-    """Build an encoder with random weights, drawn from torch's global generator. Nothing is ever downloaded.
+    """Build an encoder with random init, drawn from torch's global generator. Nothing is ever
+    downloaded.
 
     Args:
         name: One of :func:`backbone_names`.
-        stem: ``"imagenet"`` for the backbone's own stem, ``"small"`` for a 3x3 stride-1 first convolution without
-            max-pool (ResNet, ResNeXt and wide ResNet). The small ResNets have the small stem whatever is asked.
+        stem: ``"imagenet"`` for the backbone's own stem, ``"small"`` for a 3x3 stride-1 first
+            convolution without max-pool (ResNet, ResNeXt and wide ResNet). The small ResNets have
+            the small stem whatever is asked.
         in_channels: 1 or 3. Initial values of the first convolution follow the backbone's own rule.
-        image_size: Side of the pictures in pixels, a multiple of the patch; read for vision transformers only, where
-            None means 224.
-        norm: What to put in place of batch norm: ``"ln"`` normalises each picture over channels and places together
-            (a group norm of one group), ``"ln2d"`` over the channels at each place, ``"batch"`` changes nothing.
-            Neither lets pictures of a batch see each other. Keys stay, but for the running statistics.
-        last_stage: Leave out what follows this stage, see :meth:`Encoder.cut_after`; None leaves nothing out.
-        empty: Draw no values, which weights from a file would overwrite: parameters and buffers of the state dict
-            are on the meta device, to be replaced by ``load_state_dict(..., assign=True)``. RegNets, which compute
-            with tensors while they are built, are drawn all the same.
+        image_size: Side of the images in pixels, a multiple of the patch; read for vision
+            transformers only, where None means 224.
+        norm: What to put in place of batch norm: ``"ln"`` normalizes each image over channels and
+            places together (a group norm of one group), ``"ln2d"`` over the channels at each place,
+            ``"batch"`` changes nothing. Neither lets images of a batch see each other. Keys stay,
+            but for the running statistics.
+        last_stage: Leave out what follows this stage, see :meth:`Encoder.cut_after`; None leaves
+            nothing out.
+        empty: Draw no values, which weights from a file would overwrite: parameters and buffers of
+            the state dict are on the meta device, to be replaced by ``load_state_dict(...,
+            assign=True)``. RegNets, which compute with tensors while they are built, are drawn all
+            the same.
 
     Raises:
-        UsageError: Unknown name; a stem, channel count, picture size or stage the backbone cannot have.
+        UsageError: Unknown name; a stem, channel count, image size or stage the backbone cannot
+            have.
     """
     if name not in backbone_names():
         raise UnknownNameError("backbone", name, backbone_names())
@@ -113,8 +122,11 @@ def build_encoder(
     return encoder
 
 
-def twin(encoder: Encoder, *, in_channels: int | None = None, empty: bool = False) -> Encoder:
-    """The same network with fresh weights, drawn from torch's global generator, or with none: `build_encoder`.
+def reinitialized_copy(
+    encoder: Encoder, *, in_channels: int | None = None, empty: bool = False
+) -> Encoder:
+    """The same network with fresh weights, drawn from torch's global generator, or with none:
+    `build_encoder`.
 
     Args:
         encoder: The network.
@@ -133,10 +145,11 @@ def twin(encoder: Encoder, *, in_channels: int | None = None, empty: bool = Fals
 
 
 def keep_last_resolution(encoder: Encoder) -> None:
-    """Let a ResNet's last stage keep the resolution of the one before it, in place, with the same weights.
+    """Let a ResNet's last stage keep the resolution of the one before it, in place, with the same
+    weights.
 
-    Its stride goes and the kernels behind it are spread out by as much (dilation), so that at every other place the
-    map is what it was. Weights trained so are those of the plain backbone.
+    Its stride goes and the kernels behind it are spread out by as much (dilation), so that at every
+    other place the map is what it was. Weights trained so are those of the plain backbone.
 
     Raises:
         UsageError: Not a ResNet, or its last stage has no stride.
@@ -164,7 +177,7 @@ def keep_last_resolution(encoder: Encoder) -> None:
 
 
 def _create(name: str, side: int | None) -> nn.Module:
-    """The plain model with random weights; ``side`` is given for vision transformers."""
+    """The plain model with random init; ``side`` is given for vision transformers."""
     if name in SMALL_RESNETS:
         return SMALL_RESNETS[name]()
     if name in PAPER_NETWORKS:
@@ -175,7 +188,9 @@ def _create(name: str, side: int | None) -> nn.Module:
 
 
 def _adapt(backbone: nn.Module, family: Family) -> None:
-    """Take the classifier off and average the last map where torchvision keeps places; no key changes."""
+    """Take the classifier off and average the last map where torchvision keeps places; no key
+    changes.
+    """
     if family.classifier is not None:
         backbone.set_submodule(family.classifier, nn.Identity())
     if isinstance(backbone, models.AlexNet | models.VGG):
@@ -183,7 +198,9 @@ def _adapt(backbone: nn.Module, family: Family) -> None:
 
 
 def _give_small_stem(backbone: nn.Module) -> None:
-    """Replace a ResNet's 7x7 stride-2 convolution and max-pool, keeping keys and initialisation rule."""
+    """Replace a ResNet's 7x7 stride-2 convolution and max-pool, keeping keys and initialization
+    rule.
+    """
     conv = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     backbone.set_submodule("conv1", conv)
@@ -191,11 +208,10 @@ def _give_small_stem(backbone: nn.Module) -> None:
 
 
 def _make_gray(backbone: nn.Module, family: Family) -> None:
-    """Leave the first convolution one input channel, initialised by the rule it had for three.
+    """Leave the first convolution one input channel, initialized by the rule it had for three.
 
-    The values are independent draws, so one channel of the three already has the right distribution, up to its
-    scale where the rule divides by the square root of the fan-in.
-    """
+    The values are independent draws, so one channel of the three already has the right
+    distribution, up to its scale where the rule divides by the square root of the fan-in."""
     conv = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     gain = math.sqrt(conv.in_channels) if family.scaled_by_fan_in else 1.0
     conv.in_channels = 1
@@ -205,7 +221,9 @@ def _make_gray(backbone: nn.Module, family: Family) -> None:
 
 
 def _replace_batch_norm(backbone: nn.Module, norm: Norm) -> None:
-    """Exchange every batch norm for a norm within each picture, with the same key names of weight and bias."""
+    """Exchange every batch norm for a norm within each image, with the same key names of weight and
+    bias.
+    """
     if norm == "batch":
         return
     for path, module in list(backbone.named_modules()):

@@ -1,4 +1,4 @@
-"""Which sizes of pictures an encoder takes, and how large its maps of them are."""
+"""Which sizes of images an encoder takes, and how large its maps of them are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _LARGEST_SEARCHED = 512
 
 @torch.no_grad()
 def deepest_stage(encoder: Encoder, size: int, least: int) -> str | None:
-    """The last stage whose map of a ``size`` by ``size`` pixels picture still has ``least`` by ``least`` places.
+    """The last stage whose map of a ``size`` by ``size`` pixels image still has ``least`` by
+    ``least`` places.
 
     None if even the first stage's map is smaller.
     """
@@ -36,17 +37,19 @@ def deepest_stage(encoder: Encoder, size: int, least: int) -> str | None:
 
 
 def check_input(encoder: Encoder, size: int) -> None:
-    """Make sure that the encoder takes pictures of ``size`` by ``size`` pixels, before any work is spent on them.
+    """Make sure that the encoder takes images of ``size`` by ``size`` pixels, before any work is
+    spent on them.
 
-    Two zero pictures are sent through in evaluation mode, on the meta device: shapes are worked out and checked as in
-    a real forward pass, at no cost in arithmetic.
+    Two zero images are sent through in evaluation mode, on the meta device: shapes are worked out
+    and checked as in a real forward pass, at no cost in arithmetic.
 
     Raises:
         UsageError: It does not; the message names the smallest size that works.
     """
     if encoder.image_size is not None and encoder.image_size != size:
         raise UsageError(
-            f"{encoder.name} was built for {encoder.image_size} px pictures and cannot take {size} px; "
+            f"{encoder.name} was built for {encoder.image_size} px images and cannot take {size} "
+            "px; "
             f"type --image-size {encoder.image_size}"
         )
     if _accepts(encoder, size):
@@ -62,18 +65,20 @@ def check_input(encoder: Encoder, size: int) -> None:
         middle = (low + high) // 2
         low, high = (low, middle) if _accepts(encoder, middle) else (middle, high)
     raise UsageError(
-        f"{encoder.name} cannot take {size} px pictures (its smallest is {high} px); "
+        f"{encoder.name} cannot take {size} px images (its smallest is {high} px); "
         f"type --backbone resnet10_w32 or --image-size {math.ceil(high / 32) * 32}"
     )
 
 
 @torch.no_grad()
 def map_shape(encoder: Encoder, size: int) -> tuple[int, int]:
-    """Channels C and side n of the last map ``[B, C, n, n]`` of ``size`` px pictures, found by sending two through."""
+    """Channels C and side n of the last map ``[B, C, n, n]`` of ``size`` px images, found by
+    sending two through.
+    """
     parameter = next(encoder.parameters())
-    pictures = torch.zeros(2, encoder.in_channels, size, size, device=parameter.device)
+    images = torch.zeros(2, encoder.in_channels, size, size, device=parameter.device)
     modes = {part: part.training for part in encoder.modules()}
-    channels, side = encoder.eval().map(pictures).shape[1:3]
+    channels, side = encoder.eval().map(images).shape[1:3]
     for part, training in modes.items():
         part.training = training
     return channels, side

@@ -1,6 +1,7 @@
-"""What the probes read: features of frozen encoders, pixels to compare them with, and batch-norm statistics.
+"""What the probes read: features of frozen encoders, pixels to compare them with, and batch-norm
+statistics.
 
-Shapes: N pictures, B per batch, S picture side, D width of the pooled vector, C_s width of a stage.
+Shapes: N images, B per batch, S image side, D width of the pooled vector, C_s width of a stage.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.encoders.metadata import ColorSpace, WeightsCard
+from ssltool.encoders.metadata import ColorSpace, EncoderMetadata
 from ssltool.ops.lab import lightness, rgb_to_lab
 
 
 class InputTransform:
-    """Turns uint8 pictures into what the encoder was trained on.
+    """Turns uint8 images into what the encoder was trained on.
 
     Args:
-        size: Side in pixels to which pictures are resized (bilinear, antialiased).
+        size: Side in pixels to which images are resized (bilinear, antialiased).
         mean: Per channel of the encoder's input, subtracted (0..1 scale).
         std: Per channel, divided by.
         color_space: ``rgb``; ``lightness``, L / 100; or ``lab``, L, a and b / 100.
@@ -36,12 +37,14 @@ class InputTransform:
         self._std = torch.tensor(std).view(1, -1, 1, 1)
 
     @classmethod
-    def of(cls, card: WeightsCard, size: int | None = None) -> InputTransform:
+    def of(cls, metadata: EncoderMetadata, size: int | None = None) -> InputTransform:
         """The reader that a weights file asks for, at another side if given."""
-        return cls(size or card.image_size, card.mean, card.std, card.color_space)
+        return cls(size or metadata.image_size, metadata.mean, metadata.std, metadata.color_space)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 ``[B, 3, S, S]`` -> float32 ``[B, C, size, size]``; of rgb, one channel is the mean of R, G and B."""
+        """uint8 ``[B, 3, S, S]`` -> float32 ``[B, C, size, size]``; of rgb, one channel is the mean
+        of R, G and B.
+        """
         x = resize(images, self.size)
         if self.color_space == "lightness":
             x = lightness(x) / 100
@@ -54,7 +57,7 @@ class InputTransform:
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """Pictures uint8 ``[B, C, S, S]`` as float32 0..1 of the given side."""
+    """Images uint8 ``[B, C, S, S]`` as float32 0..1 of the given side."""
     x = images.float() / 255
     if x.shape[-1] == side:
         return x

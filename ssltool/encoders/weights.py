@@ -1,13 +1,14 @@
-"""The weights file: a backbone's tensors under torchvision's key names, and a card that says what they are.
+"""The weights file: a backbone's tensors under torchvision's key names, and a card that says what
+they are.
 
 A safetensors file whose keys are those of the plain torchvision model (no prefix, no head), so that
-``resnet18().load_state_dict(load_file(F), strict=False)`` leaves only the classifier missing. Its metadata has one
-entry, ``ssltool``: the card as JSON with sorted keys. It is one entry, not one per field, because safetensors writes
-several in an order that changes from call to call, and the same weights must give the same bytes.
+``resnet18().load_state_dict(load_file(F), strict=False)`` leaves only the classifier missing. Its
+metadata has one entry, ``ssltool``: the card as JSON with sorted keys. It is one entry, not one per
+field, because safetensors writes several in an order that changes from call to call, and the same
+weights must give the same bytes.
 
-Reading is strict and runs no code from the file: every key and shape must fit and every number must be finite;
-otherwise a one-line :class:`~ssltool.errors.WeightsError` names the first faults.
-"""
+Reading is strict and runs no code from the file: every key and shape must fit and every number must
+be finite; otherwise a one-line :class:`~ssltool.errors.WeightsError` names the first faults."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from ssltool.atomic import atomic_file
 from ssltool.encoders.encoder import Encoder
-from ssltool.encoders.metadata import ColorSpace, Stem, WeightsCard
+from ssltool.encoders.metadata import ColorSpace, EncoderMetadata, Stem
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError, WeightsError
 
@@ -44,12 +45,13 @@ def describe(
     std: tuple[float, ...],
     training: dict[str, str | int | float],
     patch: tuple[int, int] | None = None,
-) -> WeightsCard:
-    """The card of ``encoder``: what it knows of itself, and the fields given here (see :class:`WeightsCard`).
+) -> EncoderMetadata:
+    """The card of ``encoder``: what it knows of itself, and the fields given here (see
+    :class:`EncoderMetadata`).
 
-    A vision transformer can only be read at its own picture size, which then stands in for ``image_size``.
-    """
-    return WeightsCard(
+    A vision transformer can only be read at its own image size, which then stands in for
+    ``image_size``."""
+    return EncoderMetadata(
         method=method,
         backbone=encoder.name,
         stem=encoder.stem,
@@ -66,7 +68,7 @@ def describe(
     )
 
 
-def save_encoder(encoder: Encoder, card: WeightsCard, path: Path) -> None:
+def save_encoder(encoder: Encoder, metadata: EncoderMetadata, path: Path) -> None:
     """Write the weights file; a kill at any moment leaves the old file or the new one.
 
     The same weights and card give the same bytes.
@@ -75,7 +77,14 @@ def save_encoder(encoder: Encoder, card: WeightsCard, path: Path) -> None:
         ValueError: The card is not this encoder's; the file could not be loaded back.
         DiskFullError, CheckpointError: ``path`` cannot be written.
     """
-    said = (card.backbone, card.stem, card.norm, card.in_channels, card.stages, card.width)
+    said = (
+        metadata.backbone,
+        metadata.stem,
+        metadata.norm,
+        metadata.in_channels,
+        metadata.stages,
+        metadata.width,
+    )
     if said != (
         encoder.name,
         encoder.stem,
@@ -85,21 +94,23 @@ def save_encoder(encoder: Encoder, card: WeightsCard, path: Path) -> None:
         encoder.width,
     ):
         raise ValueError(f"the card describes {said}, not this {encoder.name}")
-    if encoder.image_size not in (None, card.image_size):
+    if encoder.image_size not in (None, metadata.image_size):
         raise ValueError(
-            f"{encoder.name} only takes {encoder.image_size} px pictures, the card says {card.image_size}"
+            f"{encoder.name} only takes {encoder.image_size} px images, the card says "
+            f"{metadata.image_size}"
         )
     tensors = {
         key: tensor.detach().cpu().contiguous()
         for key, tensor in encoder.backbone.state_dict().items()
     }
-    metadata = {_METADATA_KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)}
+    header = {_METADATA_KEY: json.dumps(metadata.model_dump(mode="json"), sort_keys=True)}
     with atomic_file(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(tensors, temporary, metadata=header)
 
 
 def find_weights(path: Path | str) -> Path:
-    """The weights file that ``path`` means: itself, or ``encoder.safetensors`` in it when it is a run folder.
+    """The weights file that ``path`` means: itself, or ``encoder.safetensors`` in it when it is a
+    run folder.
 
     Raises:
         WeightsError: There is no such file, or the folder holds none.
@@ -116,42 +127,43 @@ def find_weights(path: Path | str) -> Path:
     raise WeightsError(f"there is no file {path}; name a run folder or a .safetensors file")
 
 
-def read_card(path: Path | str) -> WeightsCard:
+def read_metadata(path: Path | str) -> EncoderMetadata:
     """Read what a weights file, or the one in a run folder, says about itself.
 
     Raises:
         WeightsError: Not a weights file of this tool, or of a newer version of it.
     """
     file = find_weights(path)
-    text = _read_metadata(file).get(_METADATA_KEY)
+    text = _read_header(file).get(_METADATA_KEY)
     if text is None:
         raise WeightsError(
             f"{file} does not say what it holds (no {_METADATA_KEY!r} metadata); "
             "to start from plain torchvision weights type --backbone NAME --init FILE"
         )
-    return _parse_card(text, file)
+    return _parse_metadata(text, file)
 
 
-def has_card(path: Path | str) -> bool:
+def has_metadata(path: Path | str) -> bool:
     """Whether a safetensors file says what it holds; one that does not may be a plain state dict.
 
     Raises:
         WeightsError: It is not a safetensors file.
     """
-    return _METADATA_KEY in _read_metadata(find_weights(path))
+    return _METADATA_KEY in _read_header(find_weights(path))
 
 
 def load_plain(
     path: Path, backbone: str, stem: Stem, image_size: int
 ) -> tuple[Encoder, int, tuple[str, ...]]:
-    """Read a plain state dict of a torchvision model, or of one with the same keys (timm's ResNets have them).
+    """Read a plain state dict of a torchvision model, or of one with the same keys (timm's ResNets
+    have them).
 
-    The card says what torchvision's own weights expect: RGB pictures, normalised by ImageNet's mean and deviation.
-    torch's global generator is left as it was.
+    The card says what torchvision's own weights expect: RGB images, normalized by ImageNet's mean
+    and deviation. torch's global generator is left as it was.
 
     Returns:
-        The encoder in evaluation mode with ``card`` attached, the number of tensors that matched, and the keys of the
-        classifier, which were passed over.
+        The encoder in evaluation mode with ``metadata`` attached, the number of tensors that
+        matched, and the keys of the classifier, which were passed over.
 
     Raises:
         UsageError: There is no such backbone.
@@ -162,7 +174,7 @@ def load_plain(
         encoder = build_encoder(backbone, stem=stem, image_size=image_size, empty=True)
     matched = load_backbone(encoder, file)
     passed = tuple(key for key in _read_keys(file) if key not in encoder.backbone.state_dict())
-    encoder.card = describe(
+    encoder.metadata = describe(
         encoder,
         method="plain weights",
         color_space="rgb",
@@ -175,7 +187,8 @@ def load_plain(
 
 
 def load_encoder(path: Path | str) -> Encoder:
-    """Rebuild the encoder of a weights file, or of a run folder, in evaluation mode with ``card`` attached.
+    """Rebuild the encoder of a weights file, or of a run folder, in evaluation mode with
+    ``metadata`` attached.
 
     torch's global generator is left as it was.
 
@@ -183,40 +196,42 @@ def load_encoder(path: Path | str) -> Encoder:
         WeightsError: The file is not what it should be; the message says in what.
     """
     file = find_weights(path)
-    card = read_card(file)
+    metadata = read_metadata(file)
     with torch.random.fork_rng(devices=[]):
         try:
             encoder = build_encoder(
-                card.backbone,
-                stem=card.stem,
-                in_channels=card.in_channels,
-                image_size=card.image_size,
-                norm=card.norm,
-                last_stage=card.stages[-1].name if card.stages else None,
+                metadata.backbone,
+                stem=metadata.stem,
+                in_channels=metadata.in_channels,
+                image_size=metadata.image_size,
+                norm=metadata.norm,
+                last_stage=metadata.stages[-1].name if metadata.stages else None,
                 empty=True,
             )
         except UsageError as error:
             raise WeightsError(f"{file} asks for what cannot be built: {error}") from error
-    if (encoder.stages, encoder.width) != (card.stages, card.width):
+    if (encoder.stages, encoder.width) != (metadata.stages, metadata.width):
         raise WeightsError(
-            f"{file} lists other stages than {card.backbone} has; write it again with 'ssltool export'"
+            f"{file} lists other stages than {metadata.backbone} has; write it again with "
+            "'ssltool export'"
         )
     load_backbone(encoder, file)
-    encoder.card = card
+    encoder.metadata = metadata
     return encoder.eval()
 
 
 def load_backbone(encoder: Encoder, path: Path) -> int:
     """Load a weights file, or any safetensors file with torchvision's keys, into ``encoder``.
 
-    Keys of the classifier, which the encoder does not have, are passed over; all others must match. Only batch norm's
-    step counts may be missing, as they are in files of old torch versions.
+    Keys of the classifier, which the encoder does not have, are passed over; all others must match.
+    Only batch norm's step counts may be missing, as they are in files of old torch versions.
 
     Returns:
         Number of tensors loaded.
 
     Raises:
-        WeightsError: A key is missing, unexpected or misshapen, or a value is not finite; ``encoder`` is unchanged.
+        WeightsError: A key is missing, unexpected or misshapen, or a value is not finite;
+            ``encoder`` is unchanged.
     """
     file = find_weights(path)
     tensors = _read_tensors(file)
@@ -229,7 +244,8 @@ def load_backbone(encoder: Encoder, path: Path) -> int:
     if faults:
         more = f" and {len(faults) - _NAMED_FAULTS} more" if len(faults) > _NAMED_FAULTS else ""
         raise WeightsError(
-            f"{file} does not fit {encoder.name} (stem {encoder.stem}, {encoder.in_channels} channels): "
+            f"{file} does not fit {encoder.name} (stem {encoder.stem}, {encoder.in_channels} "
+            "channels): "
             f"{', '.join(faults[:_NAMED_FAULTS])}{more}; {_advice(file)}"
         )
     broken = next((key for key, tensor in tensors.items() if not _is_finite(tensor)), None)
@@ -248,12 +264,16 @@ def load_backbone(encoder: Encoder, path: Path) -> int:
 
 def _advice(file: Path) -> str:
     """What to type so that the encoder fits the file."""
-    text = _read_metadata(file).get(_METADATA_KEY)
+    text = _read_header(file).get(_METADATA_KEY)
     if text is None:
         return "name the --backbone and --stem it was trained with"
-    card = _parse_card(text, file)
-    norm = "" if card.norm == "batch" else f", norm {card.norm}, up to {card.stages[-1].name}"
-    return f"it was written for --backbone {card.backbone} --stem {card.stem} with {card.in_channels} channels{norm}"
+    metadata = _parse_metadata(text, file)
+    norm = (
+        ""
+        if metadata.norm == "batch"
+        else f", norm {metadata.norm}, up to {metadata.stages[-1].name}"
+    )
+    return f"it was written for --backbone {metadata.backbone} --stem {metadata.stem} with {metadata.in_channels} channels{norm}"
 
 
 def _faults(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
@@ -287,7 +307,7 @@ def _is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
-def _parse_card(text: str, file: Path) -> WeightsCard:
+def _parse_metadata(text: str, file: Path) -> EncoderMetadata:
     """Check the card's JSON, its version first: a newer one may have fields unknown here."""
     try:
         fields = json.loads(text)
@@ -302,16 +322,17 @@ def _parse_card(text: str, file: Path) -> WeightsCard:
             "type pip install --upgrade ssltool"
         )
     try:
-        return WeightsCard.model_validate_json(text)
+        return EncoderMetadata.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the card"
         raise WeightsError(
-            f"{file} has wrong metadata, {where}: {first['msg']}; write it again with 'ssltool export'"
+            f"{file} has wrong metadata, {where}: {first['msg']}; write it again with 'ssltool "
+            "export'"
         ) from error
 
 
-def _read_metadata(file: Path) -> dict[str, str]:
+def _read_header(file: Path) -> dict[str, str]:
     try:
         with safe_open(file, framework="pt") as opened:
             return opened.metadata() or {}
@@ -343,8 +364,10 @@ def _unreadable(file: Path, error: Exception) -> WeightsError:
         start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     ):
         return WeightsError(
-            f"{file} is a pickle (.pt, .pth, .bin), which can run code and is never read; convert it on a machine you "
-            "trust with torch.load(FILE, weights_only=True) and safetensors.torch.save_file, and name the new file"
+            f"{file} is a pickle (.pt, .pth, .bin), which can run code and is never read; "
+            "convert it on a machine you "
+            "trust with torch.load(FILE, weights_only=True) and safetensors.torch.save_file, and "
+            "name the new file"
         )
     if start[8:9] == b"{" or len(start) < 9:
         return WeightsError(

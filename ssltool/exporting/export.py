@@ -31,12 +31,14 @@ def export(
     Args:
         weights: A run folder or a weights file.
         to: A ``.safetensors`` file to write; a model card goes beside it, with the suffix ``.md``.
-        form: What an encoder that reads lightness shall read, see `ssltool.exporting.forms`; as it is if not given.
-        data: Pictures on which to say how near the form comes to the weights.
+        form: What an encoder that reads lightness shall read, see `ssltool.exporting.forms`; as it
+            is if not given.
+        data: Images on which to say how near the form comes to the weights.
 
     Returns:
-        ``path, card, tensors, parameters`` and the weights' description, in JSON kinds; with ``data`` also
-        ``similarity``, the mean cosine between the features of the form and those of the weights.
+        ``path, card, tensors, parameters`` and the weights' description, in JSON kinds; with
+        ``data`` also ``similarity``, the mean cosine between the features of the form and those of
+        the weights.
     """
     if to.suffix != ".safetensors":
         raise UsageError(
@@ -50,32 +52,34 @@ def export(
     if to.exists() and source.resolve() == to.resolve():
         raise UsageError(f"--to {to} is the file to be exported; name another")
     original = load_encoder(source)
-    card = original.card
-    assert card is not None, "load_encoder attaches it"
+    metadata = original.metadata
+    assert metadata is not None, "load_encoder attaches it"
     encoder = forms.converted(original, form) if form else original
     compared: dict[str, float] = {}
     if data:
-        images, _ = sample(open_source(tuple(data)), card.image_size, _PICTURES)
+        images, _ = sample(open_source(tuple(data)), metadata.image_size, _PICTURES)
         similarity = torch.cosine_similarity(
             _features(original, images), _features(encoder, images)
         )
         compared["similarity"] = float(similarity.mean())
     copy = torchvision.export(encoder, to)
-    assert copy.card is not None, "load_encoder attaches it"
+    assert copy.metadata is not None, "load_encoder attaches it"
     page = to.with_suffix(".md")
     with atomic_file(page) as temporary:
-        temporary.write_text(model_card(copy.card, to.name), encoding="utf-8")
+        temporary.write_text(model_card(copy.metadata, to.name), encoding="utf-8")
     return {
         "path": str(to),
         "card": str(page),
         "tensors": len(copy.backbone.state_dict()),
         "parameters": sum(p.numel() for p in copy.parameters()),
         **compared,
-        "weights": copy.card.model_dump(mode="json"),
+        "weights": copy.metadata.model_dump(mode="json"),
     }
 
 
 def _features(encoder: Encoder, images: Tensor) -> Tensor:
-    """The pooled features ``[N, D]`` of pictures uint8 ``[N, 3, S, S]``."""
-    assert encoder.card is not None, "every exported encoder has one"
-    return extract(encoder, torch.split(images, _BATCH), InputTransform.of(encoder.card))[POOLED]
+    """The pooled features ``[N, D]`` of images uint8 ``[N, 3, S, S]``."""
+    assert encoder.metadata is not None, "every exported encoder has one"
+    return extract(encoder, torch.split(images, _BATCH), InputTransform.of(encoder.metadata))[
+        POOLED
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssltool.encoders.families import PAPER_NETWORKS
-from ssltool.encoders.metadata import WeightsCard
+from ssltool.encoders.metadata import EncoderMetadata
 
 _INPUT = {
     "rgb": "RGB",
@@ -12,23 +12,25 @@ _INPUT = {
 }
 
 
-def model_card(card: WeightsCard, file: str) -> str:
-    """Markdown that says where the weights come from and how to use them, with code that runs as it stands."""
+def model_card(metadata: EncoderMetadata, file: str) -> str:
+    """Markdown that says where the weights come from and how to use them, with code that runs as it
+    stands.
+    """
     stages = "\n".join(
-        f"| {stage.name} | {stage.width} | {stage.stride} |" for stage in card.stages
+        f"| {stage.name} | {stage.width} | {stage.stride} |" for stage in metadata.stages
     )
     training = "\n".join(
-        f"- {name.replace('_', ' ')}: {value}" for name, value in card.training.items()
+        f"- {name.replace('_', ' ')}: {value}" for name, value in metadata.training.items()
     )
-    return f"""# {card.backbone} pretrained with {card.method}
+    return f"""# {metadata.backbone} pretrained with {metadata.method}
 
-An image encoder trained without labels by [ssltool](https://pypi.org/project/ssltool/), method `{card.method}`.
+An image encoder trained without labels by [ssltool](https://pypi.org/project/ssltool/), method `{metadata.method}`.
 
 - file: `{file}` (safetensors, torchvision key names, no classifier)
-- stem: {card.stem}, norm: {card.norm}, input: {card.in_channels} channel(s), {_INPUT[card.color_space]}
-- picture size to read features at: {card.image_size} px
-- mean: {_numbers(card.mean)}, standard deviation: {_numbers(card.std)} (pictures on a 0..1 scale)
-- feature: {card.width} numbers{_patches(card)}
+- stem: {metadata.stem}, norm: {metadata.norm}, input: {metadata.in_channels} channel(s), {_INPUT[metadata.color_space]}
+- image size to read features at: {metadata.image_size} px
+- mean: {_numbers(metadata.mean)}, standard deviation: {_numbers(metadata.std)} (images on a 0..1 scale)
+- feature: {metadata.width} numbers{_patches(card)}
 
 ## Use
 
@@ -36,10 +38,11 @@ An image encoder trained without labels by [ssltool](https://pypi.org/project/ss
 import ssltool
 
 encoder = ssltool.load_encoder("{file}").eval()
-read = ssltool.InputTransform.of(encoder.card)  # resizes, converts and normalises uint8 [B, 3, S, S] pictures, RGB
-# features = encoder(read(pictures))
+# resizes, converts and normalizes uint8 [B, 3, S, S] images, RGB
+read = ssltool.InputTransform.of(encoder.card)
+# features = encoder(read(images))
 ```
-{_plain_torch(card, file)}
+{_plain_torch(metadata, file)}
 ## Stages
 
 | stage | width | stride |
@@ -52,15 +55,15 @@ read = ssltool.InputTransform.of(encoder.card)  # resizes, converts and normalis
 """
 
 
-def _plain_torch(card: WeightsCard, file: str) -> str:
+def _plain_torch(metadata: EncoderMetadata, file: str) -> str:
     """How to load the file without ssltool, where torchvision's own model fits it."""
     changed = (
-        card.norm != "batch" or card.patch is not None
+        metadata.norm != "batch" or metadata.patch is not None
     )  # other layers, or fewer, than torchvision's
     if (
-        card.stem != "imagenet"
-        or card.in_channels != 3
-        or card.backbone in PAPER_NETWORKS
+        metadata.stem != "imagenet"
+        or metadata.in_channels != 3
+        or metadata.backbone in PAPER_NETWORKS
         or changed
     ):
         return ""
@@ -69,19 +72,19 @@ Without ssltool:
 
 ```python
 from safetensors.torch import load_file
-from torchvision.models import {card.backbone}
+from torchvision.models import {metadata.backbone}
 
-model = {card.backbone}()
+model = {metadata.backbone}()
 model.load_state_dict(load_file("{file}"), strict=False)  # only the classifier is missing
 ```
 """
 
 
-def _patches(card: WeightsCard) -> str:
-    if card.patch is None:
+def _patches(metadata: EncoderMetadata) -> str:
+    if metadata.patch is None:
         return ""
-    side, stride = card.patch
-    return f" of a patch of {side} px, one every {stride} px (averaged over the picture), or of a whole picture"
+    side, stride = metadata.patch
+    return f" of a patch of {side} px, one every {stride} px (averaged over the image), or of a whole image"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -1,8 +1,8 @@
 """Hand an encoder on to plain torchvision, and make sure that it arrived.
 
-The file holds the backbone under torchvision's own key names, without a prefix and without the classifier, so
-``resnet18().load_state_dict(load_file(F), strict=False)`` finds everything but ``fc``.
-"""
+The file holds the backbone under torchvision's own key names, without a prefix and without the
+classifier, so ``resnet18().load_state_dict(load_file(F), strict=False)`` finds everything but
+``fc``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOLERANCE = 1e-6
 
 
 def export(encoder: Encoder, to: Path) -> Encoder:
-    """Write an encoder to ``to``, load it back and compare features on noise pictures.
+    """Write an encoder to ``to``, load it back and compare features on noise images.
 
     Args:
         encoder: In evaluation mode, with its card.
@@ -30,18 +30,19 @@ def export(encoder: Encoder, to: Path) -> Encoder:
     Raises:
         WeightsError: The copy computes other features.
     """
-    card = encoder.card
-    assert card is not None, "load_encoder attaches it"
-    save_encoder(encoder, card, to)
+    metadata = encoder.metadata
+    assert metadata is not None, "load_encoder attaches it"
+    save_encoder(encoder, metadata, to)
     copy = load_encoder(to).eval()
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.rand(
-        2, card.in_channels, card.image_size, card.image_size, generator=generator
+    images = torch.rand(
+        2, metadata.in_channels, metadata.image_size, metadata.image_size, generator=generator
     )
     with torch.no_grad():
-        difference = float((encoder(pictures) - copy(pictures)).abs().max())
+        difference = float((encoder(images) - copy(images)).abs().max())
     if not difference <= _TOLERANCE:
         raise WeightsError(
-            f"{to} computes features that differ by {difference:.2g} from the exported; do not use it"
+            f"{to} computes features that differ by {difference:.2g} from the exported; do not "
+            "use it"
         )
     return copy

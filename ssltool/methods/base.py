@@ -1,11 +1,12 @@
 """What a pretext task is, to the rest of ssltool.
 
-A method is a module that draws its task from a batch of pictures (`view`) and scores the encoder on it (`forward`).
-The training loop, the probes and the pictures know nothing else about it. One file per method, in this order:
-docstring (paper, idea, letters used for shapes), Options, pure functions, head, View, the Method class.
+A method is a module that draws its task from a batch of images (`view`) and scores the encoder on
+it (`forward`). The training loop, the probes and the images know nothing else about it. One file
+per method, in this order: docstring (paper, idea, letters used for shapes), Options, pure
+functions, head, View, the Method class.
 
-A new method is one file here, or a class in any installed package with an entry point in ``ssltool.methods``.
-"""
+A new method is one file here, or a class in any installed package with an entry point in
+``ssltool.methods``."""
 
 from __future__ import annotations
 
@@ -25,16 +26,17 @@ from ssltool.encoders.registry import build_encoder
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a method may know about the pictures before it sees one.
+    """What a method may know about the images before it sees one.
 
     Attributes:
-        count: Number of pictures; the ``index`` of a picture is in 0..count-1.
+        count: Number of images; the ``index`` of an image is in 0..count-1.
         image_size: Side S in pixels of the squares that `Method.view` receives.
-        gray: True when the pictures have no colour (R = G = B throughout the sample looked at).
+        gray: True when the images have no color (R = G = B throughout the sample looked at).
         mean: Mean of each channel over a sample, 0..1.
         std: Standard deviation of each channel over a sample, 0..1.
-        batch_size: Pictures per batch, of all processes together, that the run settled on; 0 = not settled yet. For
-            what is known before a batch is seen, such as a chance level; the task itself must not depend on it.
+        batch_size: Images per batch, of all processes together, that the run settled on; 0 = not
+            settled yet. For what is known before a batch is seen, such as a chance level; the task
+            itself must not depend on it.
     """
 
     count: int
@@ -53,16 +55,17 @@ class DataInfo:
 class MethodOptions(BaseModel):
     """Base of every method's ``Options``: frozen, unknown keys refused, each field described.
 
-    A field left at None is filled in by `resolved` from the data, so that what a run used is always written out.
-    """
+    A field left at None is filled in by `resolved` from the data, so that what a run used is always
+    written out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def resolved(self, info: DataInfo) -> Self:
-        """Return a copy with every automatic (None) field decided for these pictures.
+        """Return a copy with every automatic (None) field decided for these images.
 
         Raises:
-            UsageError: The options do not fit the pictures, for example tiles that would be too small.
+            UsageError: The options do not fit the images, for example tiles that would be too
+                small.
         """
         return self
 
@@ -71,7 +74,7 @@ class Loss(NamedTuple):
     """What `Method.forward` returns.
 
     Attributes:
-        value: Scalar to minimise.
+        value: Scalar to minimize.
         numbers: Named scalars to show, such as ``accuracy`` in 0..1; detached.
     """
 
@@ -79,16 +82,17 @@ class Loss(NamedTuple):
     numbers: dict[str, Tensor]
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """What the network answers, drawn beside the truth.
 
     Attributes:
-        pictures: Column title -> uint8 ``[B, 3, h, w]``.
-        captions: One line per picture, such as ``"7 of 9 tiles right"``.
-        places: Column title -> int64 ``[B]``, pictures of the run's data, to be read and drawn beside the others.
+        images: Column title -> uint8 ``[B, 3, h, w]``.
+        captions: One line per image, such as ``"7 of 9 tiles right"``.
+        places: Column title -> int64 ``[B]``, images of the run's data, to be read and drawn beside
+            the others.
     """
 
-    pictures: dict[str, Tensor]
+    images: dict[str, Tensor]
     captions: list[str]
     places: Mapping[str, Tensor] = {}
 
@@ -128,7 +132,7 @@ class Lines(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Coloured points in a plane with equal axes.
+    """Colored points in a plane with equal axes.
 
     Attributes:
         x: float ``[n]``.
@@ -153,13 +157,15 @@ ViewT = TypeVar("ViewT", bound=tuple[Any, ...])
 
 
 class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
-    """A pretext task with its head; B pictures of side S.
+    """A pretext task with its head; B images of side S.
 
     Attributes:
         Options: The method's options, the only place they are declared.
         presets: Preset name -> option name -> value, over the run's and the method's options alike.
-        color_space: What the encoder sees, ``rgb`` unless the method says otherwise; recorded in the weights.
-        crops: Whether `view` cuts random crops in training and resizes them to S: then it takes larger squares there.
+        color_space: What the encoder sees, ``rgb`` unless the method says otherwise; recorded in
+            the weights.
+        crops: Whether `view` cuts random crops in training and resizes them to S: then it takes
+            larger squares there.
         encoder: The network that is kept.
     """
 
@@ -179,12 +185,14 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ViewT:
         """Draw the task for a whole batch, on the batch's device; uses no parameters.
 
-        In training mode the task is random, a function of the generator's state and ``index`` alone; in evaluation
-        mode geometry is central and guards are off, and only the answer stays random.
+        In training mode the task is random, a function of the generator's state and ``index``
+        alone; in evaluation mode geometry is central and guards are off, and only the answer stays
+        random.
 
         Args:
-            images: uint8 ``[B, 3, S, S]``, RGB; in training also larger squares, where the method `crops`.
-            index: int64 ``[B]``, place of each picture in the data.
+            images: uint8 ``[B, 3, S, S]``, RGB; in training also larger squares, where the method
+                `crops`.
+            index: int64 ``[B]``, place of each image in the data.
             generator: Seeded for (seed, epoch) by the loop.
         """
 
@@ -193,19 +201,21 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         """Run encoder and head on a view and score the answer."""
 
     def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> str:
-        """Called once before the first step of a new run: what has to be learnt from the pictures first.
+        """Called once before the first step of a new run: what has to be learned from the images
+        first.
 
-        What is learnt goes into buffers, which checkpoints carry; a resumed run does not call this again.
+        What is learned goes into buffers, which checkpoints carry; a resumed run does not call this
+        again.
 
         Args:
-            batches: All pictures, in an order shuffled by the seed, read as they are asked for: uint8
+            batches: All images, in an order shuffled by the seed, read as they are asked for: uint8
                 ``[B, 3, S, S]`` and their index int64 ``[B]``, on the method's device.
 
         Returns:
             A line to print; empty if there is nothing to say.
 
         Raises:
-            DataError: The pictures do not suit the task.
+            DataError: The images do not suit the task.
         """
         del batches  # most tasks need to know nothing, and then nothing is read
         return ""
@@ -215,17 +225,21 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         del view  # nothing to remember by default
 
     @abstractmethod
-    def pictures(
+    def draw_task(
         self, images: Tensor, index: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Draw the task as it is given to the network: column title -> uint8 ``[B, 3, h, w]``."""
 
     @abstractmethod
-    def answers(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Answers:
+    def draw_predictions(
+        self, images: Tensor, index: Tensor, generator: torch.Generator
+    ) -> Predictions:
         """Draw what the network answers, beside the truth."""
 
-    def charts(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
-        """What is better drawn as a chart: of the task in training mode, of the answers in evaluation mode."""
+    def plots(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
+        """What is better drawn as a chart: of the task in training mode, of the answers in
+        evaluation mode.
+        """
         del images, index, generator
         return {}
 
@@ -234,50 +248,62 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     def chance(self) -> dict[str, float]:
         """The loss and the other numbers of `forward` for a network that knows nothing.
 
-        Names say the unit: ``..._db`` is in decibels, ``..._nats`` in nats; ``loss``, ``log_...`` and
-        ``..._similarity`` are plain numbers; everything else is a share, shown in percent.
-        """
+        Names say the unit: ``..._db`` is in decibels, ``..._nats`` in nats; ``loss``, ``log_...``
+        and ``..._similarity`` are plain numbers; everything else is a share, shown in percent."""
 
     @property
     def rates(self) -> dict[str, float]:
-        """Factor on the learning rate of the parameters below a submodule, by its name; 1 for all others."""
+        """Factor on the learning rate of the parameters below a submodule, by its name; 1 for all
+        others.
+        """
         return {}
 
     @property
     def sharded(self) -> frozenset[str]:
-        """Names of the buffers of which each of several processes holds a part of its own; all others are equal."""
+        """Names of the buffers of which each of several processes holds a part of its own; all
+        others are equal.
+        """
         return frozenset()
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the task was built from beyond its options, in JSON kinds; a resumed run must find the same."""
+        """What the task was built from beyond its options, in JSON kinds; a resumed run must find
+        the same.
+        """
         return {}
 
     @classmethod
     def build_encoder(
         cls, options: OptionsT, info: DataInfo, backbone: str, *, stem: Stem, in_channels: int
     ) -> Encoder:
-        """The untrained encoder; overridden by a task that needs another norm than batch norm, or fewer stages."""
+        """The untrained encoder; overridden by a task that needs another norm than batch norm, or
+        fewer stages.
+        """
         size = cls.network_size(options, info)
         return build_encoder(backbone, stem=stem, in_channels=in_channels, image_size=size)
 
     @classmethod
     def patch_grid(cls, options: OptionsT, info: DataInfo) -> tuple[int, int] | None:
-        """Side and stride in pixels of the patches to which the encoder is applied; None if it reads whole pictures.
+        """Side and stride in pixels of the patches to which the encoder is applied; None if it
+        reads whole images.
 
-        Features are then read both ways, from patches and from whole pictures.
+        Features are then read both ways, from patches and from whole images.
         """
         del options, info
         return None
 
     @classmethod
     def network_size(cls, options: OptionsT, info: DataInfo) -> int:
-        """Side in pixels of the square the encoder is given in pretraining; the whole picture unless overridden."""
+        """Side in pixels of the square the encoder is given in pretraining; the whole image unless
+        overridden.
+        """
         del options
         return info.image_size
 
     @classmethod
     def feature_size(cls, options: OptionsT, info: DataInfo) -> int:
-        """Side in pixels to which whole pictures are resized when features are read; their own unless overridden."""
+        """Side in pixels to which whole images are resized when features are read; their own unless
+        overridden.
+        """
         del options
         return info.image_size

@@ -1,7 +1,8 @@
-"""From a method's name to its class: the files of this folder first, then entry points of installed packages.
+"""From a method's name to its class: the files of this folder first, then entry points of installed
+packages.
 
-The name typed is the file opened: ``context-prediction`` is ``context_prediction.py``. Only the method asked for is
-imported, and listing them imports none (so ``ssltool --help`` needs no torch).
+The name typed is the file opened: ``context-prediction`` is ``context_prediction.py``. Only the
+method asked for is imported, and listing them imports none (so ``ssltool --help`` needs no torch).
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def available() -> dict[str, Listing]:
         if point.name in found:
             other = found[point.name].origin
             raise UsageError(
-                f"two methods are called {point.name!r}: one from {other}, one from {listing.origin}; "
+                f"two methods are called {point.name!r}: one from {other}, one from "
+                f"{listing.origin}; "
                 "uninstall one of the packages"
             )
         found[point.name] = listing
@@ -92,7 +94,9 @@ def _built_in(path: Path) -> Listing:
 
 @cache
 def _first_line(path: Path) -> str:
-    """Of a module's docstring; nothing behind it is read, as every command lists the methods, several times."""
+    """Of a module's docstring; nothing behind it is read, as every command lists the methods,
+    several times.
+    """
     with tokenize.open(path) as file:
         tokens = tokenize.generate_tokens(file.readline)
         first = next(token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL))
@@ -146,7 +150,8 @@ def _checked(loaded: Any, listing: Listing) -> type[Method[Any, Any]]:
 
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
         raise SslToolError(
-            f"method {listing.name!r} from {listing.origin} is not a subclass of ssltool.methods.base.Method"
+            f"method {listing.name!r} from {listing.origin} is not a subclass of "
+            "ssltool.methods.base.Method"
         )
     missing = sorted(getattr(loaded, "__abstractmethods__", ()))
     options = getattr(loaded, "Options", None)

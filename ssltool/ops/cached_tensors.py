@@ -1,4 +1,6 @@
-"""Small tables of numbers on the device, copied there once: a copy in every step would each time stop a GPU."""
+"""Small tables of numbers on the device, copied there once: a copy in every step would each time
+stop a GPU.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ Numbers = tuple["Numbers | float", ...]
 
 
 @cache
-def constant(values: Numbers, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """The tensor of nested tuples of numbers; it is shared, so nobody may write to it, nor need its gradient."""
+def cached_tensor(
+    values: Numbers, device: torch.device, dtype: torch.dtype | None = None
+) -> Tensor:
+    """The tensor of nested tuples of numbers; it is shared, so nobody may write to it, nor need its
+    gradient.
+    """
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)

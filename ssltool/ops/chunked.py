@@ -1,4 +1,6 @@
-"""Work on a few pictures at a time, so that what lies between two steps stays in the processor's cache."""
+"""Work on a few images at a time, so that what lies between two steps stays in the processor's
+cache.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +10,35 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 
 ViewT = TypeVar("ViewT", bound=Tensor | tuple[Tensor, ...])
 
 
-def in_pieces(pictures: int, work: Callable[..., ViewT], *given: Tensor | Draws) -> ViewT:
-    """Call ``work`` with ``pictures`` at a time on a CPU, where views are drawn two to five times as fast that way.
+def chunked(size: int, work: Callable[..., ViewT], *given: Tensor | PerImageRNG) -> ViewT:
+    """Call ``work`` with ``size`` images at a time on a CPU, where views are drawn two to five
+    times as fast that way.
 
-    The result is the same, as random numbers belong to a picture and not to its batch (see `ssltool.ops.random`). What
-    costs the same for one picture as for many, such as drawing where to cut, is better done before. A GPU is given the
-    whole batch.
+    The result is the same, as random numbers belong to an image and not to its batch (see
+    `ssltool.ops.per_image_rng`). What costs the same for one image as for many, such as drawing where to
+    cut, is better done before. A GPU is given the whole batch.
 
     Args:
-        pictures: How many at a time.
-        work: Takes what is given, for some of the pictures, and returns a tensor ``[b, ...]`` or a named tuple of them.
-        given: Tensors ``[B, ...]`` and streams of B pictures.
+        size: Images at a time.
+        work: Takes what is given, for some of the images, and returns a tensor ``[b, ...]`` or a
+            named tuple of them.
+        given: Tensors ``[B, ...]`` and streams of B images.
 
     Returns:
-        The same for all B pictures.
+        The same for all B images.
     """
     first = given[0]
     assert isinstance(first, Tensor)
     count = len(first)
-    if first.device.type != "cpu" or count <= pictures:
+    if first.device.type != "cpu" or count <= size:
         return work(*given)
     whole: list[Tensor] = []
-    for some in pieces(first, pictures):
+    for some in chunks(first, size):
         piece: Any = work(*(each[some] for each in given))
         parts = (piece,) if isinstance(piece, Tensor) else piece
         whole = whole or [_room(part, count) for part in parts]
@@ -44,18 +48,18 @@ def in_pieces(pictures: int, work: Callable[..., ViewT], *given: Tensor | Draws)
     return cast("ViewT", joined)
 
 
-def pieces(images: Tensor, pictures: int) -> Iterator[slice]:
-    """The parts of a batch that `in_pieces` would work on, for work that writes its result where it belongs."""
-    step = pictures if images.device.type == "cpu" else max(1, len(images))
+def chunks(images: Tensor, size: int) -> Iterator[slice]:
+    """The parts of a batch that `chunked` would work on, for work that writes its result where it
+    belongs.
+    """
+    step = size if images.device.type == "cpu" else max(1, len(images))
     for begin in range(0, len(images), step):
         yield slice(begin, begin + step)
 
 
 def _room(part: Tensor, count: int) -> Tensor:
-    """An empty tensor like ``part``, with its order of axes in memory, for more pictures."""
+    """An empty tensor like ``part``, with its order of axes in memory, for more images."""
     shape = (count, *part.shape[1:])
-    if (
-        part.stride(0) == part[0].numel()
-    ):  # pictures follow each other, so strides stay what they are
+    if part.stride(0) == part[0].numel():  # images follow each other, so strides stay what they are
         return torch.empty_strided(shape, part.stride(), dtype=part.dtype, device=part.device)
     return torch.empty(shape, dtype=part.dtype, device=part.device)

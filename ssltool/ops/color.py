@@ -1,16 +1,16 @@
-"""Colour operations on batches, with a choice per picture."""
+"""Color operations on batches, with a choice per image."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.select import change
 
 
 def to_gray(images: Tensor, which: Tensor) -> Tensor:
-    """Replace the channels of the chosen pictures by their plain mean, rounded for integer pictures.
+    """Replace the channels of the chosen images by their plain mean, rounded for integer images.
 
     Args:
         images: ``[B, 3, H, W]``, uint8 or float.
@@ -32,7 +32,8 @@ def _mean_channel(images: Tensor) -> Tensor:
 
 
 def project_color(images: Tensor, which: Tensor) -> Tensor:
-    """Remove the green-magenta axis from the chosen pictures: x -> x (I - a'a / aa'), a = (-1, 2, -1).
+    """Remove the green-magenta axis from the chosen images: x -> x (I - a'a / aa'), a = (-1, 2,
+    -1).
 
     Along this axis lies lateral chromatic aberration (Doersch et al. 2015, section 3.1).
 
@@ -49,11 +50,12 @@ def project_color(images: Tensor, which: Tensor) -> Tensor:
     return torch.stack([r + along, torch.sub(g, along, alpha=2), b + along], dim=1)
 
 
-def among_noise(draws: Draws, planes: Tensor, kept: Tensor, noise: float = 0.01) -> Tensor:
-    """Put noise into the two other channels of patches of which one is kept (Doersch et al. 2015, section 3.1).
+def among_noise(rng: PerImageRNG, planes: Tensor, kept: Tensor, noise: float = 0.01) -> Tensor:
+    """Put noise into the two other channels of patches of which one is kept (Doersch et al. 2015,
+    section 3.1).
 
     Args:
-        draws: The pictures' random numbers.
+        rng: The images' random numbers.
         planes: float ``[B, N, 1, h, w]``, the kept channels, with unit deviation.
         kept: int64 ``[B, N]`` in 0..2, which they are.
         noise: Deviation of the noise; the paper's is a hundredth of the kept channel's.
@@ -61,14 +63,14 @@ def among_noise(draws: Draws, planes: Tensor, kept: Tensor, noise: float = 0.01)
     Returns:
         float ``[B, N, 3, h, w]``.
     """
-    pictures, count, _, height, width = planes.shape
-    first = 3 * torch.arange(pictures * count, device=planes.device).view(pictures, count, 1)
+    images, count, _, height, width = planes.shape
+    first = 3 * torch.arange(images * count, device=planes.device).view(images, count, 1)
     others = first + (kept[..., None] + torch.arange(1, 3, device=planes.device)) % 3
-    patches = planes.new_empty(pictures * count * 3, height, width)
+    patches = planes.new_empty(images * count * 3, height, width)
     patches.index_copy_(0, (first[..., 0] + kept).flatten(), planes.flatten(0, 2))
-    drawn = draws.normal(count, 2, height, width).mul_(noise)
+    drawn = rng.normal(count, 2, height, width).mul_(noise)
     patches.index_copy_(0, others.flatten(), drawn.flatten(0, 2))
-    return patches.view(pictures, count, 3, height, width)
+    return patches.view(images, count, 3, height, width)
 
 
 def standardize_colors(
@@ -78,7 +80,7 @@ def standardize_colors(
 
     Args:
         images: uint8 or float ``[B, C, H, W]``.
-        mean: float ``[C]``, on the scale of the pictures.
+        mean: float ``[C]``, on the scale of the images.
         std: float ``[C]``.
         out: Where the result goes, float like ``images``.
 
@@ -89,7 +91,8 @@ def standardize_colors(
         out = torch.empty_like(images, dtype=mean.dtype)
     if images.stride(1) != 1 or out.stride(1) != 1:
         return torch.sub(images, mean[:, None, None], out=out).div_(std[:, None, None])
-    # Channels last: a row is r, g, b, r, ... and taken as a whole, else torch works pixel by pixel, six times as long.
+    # Channels last: a row is r, g, b, r, ... and taken as a whole, else torch works pixel by pixel,
+    # six times as long.
     scale, offset = (
         values.expand(images.shape[-1], -1).flatten() for values in (1 / std, -mean / std)
     )
@@ -98,5 +101,5 @@ def standardize_colors(
 
 
 def _rows(images: Tensor) -> Tensor:
-    """Channels-last pictures ``[B, C, H, W]`` as they lie: ``[B, H, W * C]``."""
+    """Channels-last images ``[B, C, H, W]`` as they lie: ``[B, H, W * C]``."""
     return images.permute(0, 2, 3, 1).flatten(2)

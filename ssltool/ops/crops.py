@@ -1,6 +1,6 @@
-"""Random resized crops and mirroring of whole batches, each picture with numbers of its own.
+"""Random resized crops and mirroring of whole batches, each image with numbers of its own.
 
-Shapes: B pictures, C channels, S their side, T side of the result, n tries.
+Shapes: B images, C channels, S their side, T side of the result, n tries.
 """
 
 from __future__ import annotations
@@ -11,29 +11,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 
 _TRIES = 10
 
 
 def random_boxes(
-    draws: Draws, side: int, area: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rng: PerImageRNG,
+    side: int,
+    area: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """Draw the boxes of random resized crops (Szegedy et al. 2015, section 6, as torchvision draws them).
+    """Draw the boxes of random resized crops (Szegedy et al. 2015, section 6, as torchvision draws
+    them).
 
-    Ten times an area is drawn uniformly and an aspect ratio log-uniformly; the first box that fits is placed
-    uniformly. If none fits, the whole picture is taken.
+    Ten times an area is drawn uniformly and an aspect ratio log-uniformly; the first box that fits
+    is placed uniformly. If none fits, the whole image is taken.
 
     Args:
-        draws: The pictures' random numbers.
+        rng: The images' random numbers.
         side: S in pixels.
-        area: Least and greatest share of the picture's area, 0..1.
+        area: Least and greatest share of the image's area, 0..1.
         ratio: Least and greatest width / height.
 
     Returns:
         int64 ``[B, 4]``: top, left, height, width in pixels.
     """
-    u, v = draws.uniform(_TRIES), draws.uniform(_TRIES)
+    u, v = rng.uniform(_TRIES), rng.uniform(_TRIES)
     areas = (area[0] + u * (area[1] - area[0])) * side**2
     ratios = torch.exp(math.log(ratio[0]) + v * math.log(ratio[1] / ratio[0]))
     width, height = (areas * ratios).sqrt().round().long(), (areas / ratios).sqrt().round().long()
@@ -42,7 +46,7 @@ def random_boxes(
     found = fits.any(dim=1)
     height = torch.where(found, height.gather(1, first)[:, 0], side)
     width = torch.where(found, width.gather(1, first)[:, 0], side)
-    place = draws.uniform(2)
+    place = rng.uniform(2)
     top = (place[:, 0] * (side - height + 1)).long()
     left = (place[:, 1] * (side - width + 1)).long()
     return torch.stack([top, left, height, width], dim=1)
@@ -51,14 +55,16 @@ def random_boxes(
 def resized_crop(
     images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None = None
 ) -> Tensor:
-    """Cut a box out of each picture and resize it, bilinear; a box that shrinks is smoothed first (antialiased).
+    """Cut a box out of each image and resize it, bilinear; a box that shrinks is smoothed first
+    (antialiased).
 
-    Bytes are rounded to bytes, on a CPU after each axis as Pillow does it, so there a value may be off by one.
+    Bytes are rounded to bytes, on a CPU after each axis as Pillow does it, so there a value may be
+    off by one.
 
     Args:
         images: uint8 or float ``[B, C, S, S]``.
-        boxes: ``[B, 4]``: top, left, height, width in pixels, inside the picture.
-        size: T in pixels; less than S where crops are to be as sharp as whole pictures.
+        boxes: ``[B, 4]``: top, left, height, width in pixels, inside the image.
+        size: T in pixels; less than S where crops are to be as sharp as whole images.
         mirrored: bool ``[B]``, true = left and right exchanged.
 
     Returns:
@@ -87,12 +93,13 @@ def _resized_together(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor
 
 
 def _box_matrices(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Matrices float32 ``[B, T, S]`` that cut a piece ``start``, ``length`` (``[B]``) out of a line and resize it.
+    """Matrices float32 ``[B, T, S]`` that cut a piece ``start``, ``length`` (``[B]``) out of a line
+    and resize it.
 
-    Row t weighs the piece's pixels by a triangle round the place of t in it, as wide as a pixel of the larger grid; at
-    the piece's ends, where less than the triangle lies inside, the rest counts as much more.
-    """
-    scale = (length / size).clamp_min(1)[:, None, None]  # of the triangle, in pixels of the picture
+    Row t weighs the piece's pixels by a triangle round the place of t in it, as wide as a pixel of
+    the larger grid; at the piece's ends, where less than the triangle lies inside, the rest counts
+    as much more."""
+    scale = (length / size).clamp_min(1)[:, None, None]  # of the triangle, in pixels of the image
     places = (torch.arange(size, device=start.device) + 0.5) / size
     middle = (start[:, None] + places * length[:, None])[:, :, None]
     pixels = torch.arange(side, device=start.device)[None, None] + 0.5
@@ -104,7 +111,9 @@ def _box_matrices(start: Tensor, length: Tensor, side: int, size: int) -> Tensor
 def _resized_one_by_one(
     images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None
 ) -> Tensor:
-    """`resized_crop` on a CPU: resizing one axis after the other is faster there, of bytes five times."""
+    """`resized_crop` on a CPU: resizing one axis after the other is faster there, of bytes five
+    times.
+    """
     last = images.stride(1) == 1  # channels last, of which torch resizes bytes three times as fast
     form = torch.channels_last if last else torch.contiguous_format
     found = torch.empty(

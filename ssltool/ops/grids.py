@@ -1,8 +1,7 @@
 """Regular grids of overlapping patches, and the four directions in which a grid can be read.
 
-Letters: B pictures, C channels, H picture side, P patch side, S stride (all in pixels), G patches along a side. Patch
-(i, j) starts at pixel row i*S and pixel column j*S.
-"""
+Letters: B images, C channels, H image side, P patch side, S stride (all in pixels), G patches along
+a side. Patch (i, j) starts at pixel row i*S and pixel column j*S."""
 
 from __future__ import annotations
 
@@ -41,16 +40,17 @@ class Grid:
     def least_offset(self) -> int:
         """ceil(P / S), the least number of rows between a context and a target that share no pixel.
 
-        A context row i has seen the pixel rows up to i*S + P - 1; a target row i + k starts at pixel row (i + k)*S.
-        """
+        A context row i has seen the pixel rows up to i*S + P - 1; a target row i + k starts at
+        pixel row (i + k)*S."""
         return -(-self.patch // self.stride)
 
 
 def fit(side: int, patch: int, stride: int) -> Grid:
-    """The largest grid inside pictures of a side; what is left over is a margin.
+    """The largest grid inside images of a side; what is left over is a margin.
 
     Raises:
-        UsageError: The grid would have fewer than two legal offsets; the message names a picture size that works.
+        UsageError: The grid would have fewer than two legal offsets; the message names an image
+            size that works.
     """
     count = (side - patch) // stride + 1 if side >= patch else 0
     grid = Grid(patch, stride, count)
@@ -58,14 +58,16 @@ def fit(side: int, patch: int, stride: int) -> Grid:
     if count < least:
         needed = replace(grid, count=least).side
         raise UsageError(
-            f"{side} px pictures hold {count}x{count} patches of {patch} px every {stride} px, but {least}x{least} are "
-            f"needed to predict rows that share no pixel; type --image-size {needed}, or a smaller --patch and --stride"
+            f"{side} px images hold {count}x{count} patches of {patch} px every {stride} px, but "
+            f"{least}x{least} are "
+            f"needed to predict rows that share no pixel; type --image-size {needed}, or a "
+            "smaller --patch and --stride"
         )
     return grid
 
 
 def cut(images: Tensor, grid: Grid) -> Tensor:
-    """Cut all patches of the grid in one copy, centred if the pictures are larger than it.
+    """Cut all patches of the grid in one copy, centered if the images are larger than it.
 
     Args:
         images: ``[B, C, H, H]``, any dtype.

@@ -1,9 +1,8 @@
 """sRGB to CIE Lab and back (D65, 2 degree observer), on batches and on whatever device they are.
 
-The numbers are those of scikit-image, to which both ways are equal within 1e-6 in float64. L is 0..100; over the whole
-of sRGB a is -86.2..98.2 and b -107.9..94.5. Gray pictures have |a|, |b| up to 0.005, not exactly 0, because the rounded
-matrix does not take white exactly to white.
-"""
+The numbers are those of scikit-image, to which both ways are equal within 1e-6 in float64. L is
+0..100; over the whole of sRGB a is -86.2..98.2 and b -107.9..94.5. Gray images have |a|, |b| up to
+0.005, not exactly 0, because the rounded matrix does not take white exactly to white."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ _ROUNDING = 1e-4  # by which interpolation may leave 0..1
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """Convert pictures to Lab.
+    """Convert images to Lab.
 
     Args:
         rgb: uint8, or float in 0..1, ``[..., 3, H, W]``.
@@ -32,7 +31,8 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
     Raises:
         TypeError: Other integers, whose range nobody knows.
-        ValueError: Floats beyond 0..1, such as 0..255; not looked for on a GPU, which it would stop.
+        ValueError: Floats beyond 0..1, such as 0..255; not looked for on a GPU, which it would
+            stop.
     """
     linear = _linear(rgb)
     matrix = (
@@ -44,12 +44,15 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def lightness(rgb: Tensor) -> Tensor:
-    """L of pictures, 0..100: ``[..., 3, H, W]`` as for `rgb_to_lab` -> ``[..., 1, H, W]``, at a third of the cost."""
+    """L of images, 0..100: ``[..., 3, H, W]`` as for `rgb_to_lab` -> ``[..., 1, H, W]``, at a third
+    of the cost.
+    """
     return (116 * _root(_row(_linear(rgb), _TO_XYZ[1])) - 16).unsqueeze(-3)
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """Convert Lab to sRGB; colours that no screen has are moved to the nearest value of each channel.
+    """Convert Lab to sRGB; colors that no screen has are moved to the nearest value of each
+    channel.
 
     Args:
         lab: float ``[..., 3, H, W]``: L in 0..100, a, b.
@@ -65,7 +68,8 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     )
     inverse = torch.linalg.inv(torch.tensor(_TO_XYZ, dtype=torch.float64))
     linear = torch.stack([_row(xyz, row) for row in inverse.tolist()], dim=-3)
-    # Clamped before the power, whose gradient at a negative is NaN even where the other branch is taken.
+    # Clamped before the power, whose gradient at a negative is NaN even where the other branch is
+    # taken.
     curved = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(linear > 0.0031308, curved, 12.92 * linear).clamp(0, 1)
 
@@ -76,14 +80,14 @@ def _linear(rgb: Tensor) -> Tensor:
         table = _linear(torch.arange(256, device=rgb.device) / 255)
         return table.index_select(0, rgb.flatten().int()).view(rgb.shape)
     if not rgb.is_floating_point():
-        raise TypeError(f"pictures are uint8 or float in 0..1, not {rgb.dtype}")
+        raise TypeError(f"images are uint8 or float in 0..1, not {rgb.dtype}")
     if (
         rgb.device.type == "cpu"
         and rgb.numel()
         and not -_ROUNDING <= rgb.min() <= rgb.max() <= 1 + _ROUNDING
     ):
         raise ValueError(
-            f"float pictures are in 0..1, not {float(rgb.min()):.4g}..{float(rgb.max()):.4g}"
+            f"float images are in 0..1, not {float(rgb.min()):.4g}..{float(rgb.max()):.4g}"
         )
     rgb = rgb.clamp(0, 1)
     return torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)

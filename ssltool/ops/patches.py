@@ -1,6 +1,6 @@
-"""Cut square patches out of a batch of pictures, and lay them out again.
+"""Cut square patches out of a batch of images, and lay them out again.
 
-Shapes: B pictures, P patches each, C channels, t patch side in pixels.
+Shapes: B images, P patches each, C channels, t patch side in pixels.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.ops.cached_tensors import constant
+from ssltool.ops.cached_tensors import cached_tensor
 
 
 def cut(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """Cut P patches out of each picture in one indexed copy.
+    """Cut P patches out of each image in one indexed copy.
 
-    Bytes that lie channels-last stay so, and are cut ten times as fast: row by row and not pixel by pixel.
+    Bytes that lie channels-last stay so, and are cut ten times as fast: row by row and not pixel by
+    pixel.
 
     Args:
         images: ``[B, C, H, W]``, any dtype.
-        top: int64 ``[B, P]``, or ``[B, P, C]`` for a place of its own per channel; row of the first pixel.
+        top: int64 ``[B, P]``, or ``[B, P, C]`` for a place of its own per channel; row of the first
+            pixel.
         left: Like ``top``, column of the first pixel.
         size: Side t of the patches.
 
     Returns:
         ``[B, P, C, t, t]`` of the dtype of ``images``.
     """
-    pictures, channels = images.shape[:2]
+    batch, channels = images.shape[:2]
     if images.dtype == torch.uint8 and images.permute(0, 2, 3, 1).is_contiguous():
         return _cut_rows(images, top, left, size)
     if top.dim() == 2:
@@ -36,19 +38,19 @@ def cut(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     windows = images.unfold(2, size, 1).unfold(
         3, size, 1
     )  # a view [B, C, H-t+1, W-t+1, t, t]: nothing is copied
-    b = torch.arange(pictures, device=images.device)[:, None, None]
+    b = torch.arange(batch, device=images.device)[:, None, None]
     c = torch.arange(channels, device=images.device)[None, None, :]
     return windows[b, c, top, left]
 
 
 def _cut_rows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     """`cut` of bytes that lie channels-last."""
-    pictures, channels, height, width = images.shape
+    batch, channels, height, width = images.shape
     rows = (
         images.permute(0, 2, 3, 1).flatten().unfold(0, size * channels, 1)
     )  # a view: from every byte, a patch's row
     below = torch.arange(size, device=images.device) * width
-    first = torch.arange(pictures, device=images.device)[:, None] * height
+    first = torch.arange(batch, device=images.device)[:, None] * height
 
     def cut_out(top: Tensor, left: Tensor) -> Tensor:
         start = ((first + top) * width + left)[..., None] + below  # [B, P, t]
@@ -65,27 +67,28 @@ def _cut_rows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
         )
         for channel in range(channels):
             only = tuple(255 * (c == channel) for c in range(channels)) * size
-            kept = constant(only, images.device, torch.uint8)
+            kept = cached_tensor(only, images.device, torch.uint8)
             found.bitwise_or_(cut_out(top[..., channel], left[..., channel]).bitwise_and_(kept))
     return found.view(*top.shape[:2], size, size, channels).permute(0, 1, 4, 2, 3)
 
 
 def assemble(patches: Tensor, columns: int, gap: int = 0, fill: float = 0) -> Tensor:
-    """Lay patches out in rows, reading order, with ``gap`` pixels of ``fill`` between and around them.
+    """Lay patches out in rows, reading order, with ``gap`` pixels of ``fill`` between and around
+    them.
 
     Args:
         patches: ``[B, P, C, t, t]`` with P a multiple of ``columns``.
         columns: Patches in a row.
-        gap: Pixels between neighbours and at the border.
+        gap: Pixels between neighbors and at the border.
         fill: Value of those pixels.
 
     Returns:
         ``[B, C, rows*(t+gap)+gap, columns*(t+gap)+gap]``.
     """
-    pictures, count, channels, size = patches.shape[:4]
+    images, count, channels, size = patches.shape[:4]
     step = size + gap
     grid = patches.new_full(
-        (pictures, channels, count // columns * step + gap, columns * step + gap), fill
+        (images, channels, count // columns * step + gap, columns * step + gap), fill
     )
     for i in range(count):
         y, x = divmod(i, columns)
@@ -97,11 +100,12 @@ def standardize(patches: Tensor, level: float = 1 / 255, jointly: bool = False) 
     """Give each channel of each patch zero mean and unit (population) deviation.
 
     Args:
-        patches: uint8 or float ``[..., C, t, t]``; statistics of bytes are exact, and twice as fast.
-        level: One gray level on the scale of ``patches``, the least deviation divided by. A constant patch becomes
-            exactly zero, never NaN.
-        jointly: Divide all channels of a patch by one deviation, which keeps its colours; means are still removed
-            from each.
+        patches: uint8 or float ``[..., C, t, t]``; statistics of bytes are exact, and twice as
+            fast.
+        level: One gray level on the scale of ``patches``, the least deviation divided by. A
+            constant patch becomes exactly zero, never NaN.
+        jointly: Divide all channels of a patch by one deviation, which keeps its colors; means are
+            still removed from each.
 
     Returns:
         float32, or float64 of float64, of the same shape.
@@ -139,8 +143,8 @@ def standardize(patches: Tensor, level: float = 1 / 255, jointly: bool = False) 
         middle = mean(seen)
         variance = mean(seen * seen) - middle.square()
     else:
-        # Floats are centred first, else what is left of their squares is rounding. Torch's own deviation takes ten
-        # times as long on a CPU.
+        # Floats are centered first, else what is left of their squares is rounding. Torch's own
+        # deviation takes ten times as long on a CPU.
         seen = rows.to(torch.promote_types(rows.dtype, torch.float32), copy=True)
         seen.sub_(spread(mean(seen)))
         middle = torch.zeros(patches.shape[:-2], dtype=wide, device=patches.device)
@@ -177,33 +181,37 @@ def resize(patches: Tensor, size: int) -> Tensor:
 
 
 def shrunk_side(uniform: Tensor, patch: int) -> Tensor:
-    """Side to which a patch is shrunk so that the number of its pixels is uniform (Doersch et al. 2015, section 3.2).
+    """Side to which a patch is shrunk so that the number of its pixels is uniform (Doersch et al.
+    2015, section 3.2).
 
     Args:
         uniform: Numbers in [0, 1), any shape.
         patch: Side of the patch in pixels.
 
     Returns:
-        int64 of the same shape, from a tenth of the side (10 of 96, at least 6 px) to the side less 2.
+        int64 of the same shape, from a tenth of the side (10 of 96, at least 6 px) to the side less
+        2.
     """
     least, most = _least_side(patch), patch - 1
-    # The number from which each side is reached: a root would need float64, which Apple's GPUs have not.
+    # The number from which each side is reached: a root would need float64, which Apple's GPUs have
+    # not.
     reached = tuple((side**2 - least**2) / (most**2 - least**2) for side in range(least + 1, most))
     return least + torch.bucketize(
-        uniform, constant(reached, uniform.device, uniform.dtype), right=True
+        uniform, cached_tensor(reached, uniform.device, uniform.dtype), right=True
     )
 
 
 def shrinkers(patch: int) -> Tensor:
-    """Matrices ``[n, p, p]`` that shrink a column of p pixels to each possible side and enlarge it again.
+    """Matrices ``[n, p, p]`` that shrink a column of p pixels to each possible side and enlarge it
+    again.
 
-    Resizing is linear along each axis, so that patches of many sides are resized by one batched product. The last
-    matrix is the identity, for the side p itself.
-    """
+    Resizing is linear along each axis, so that patches of many sides are resized by one batched
+    product. The last matrix is the identity, for the side p itself."""
     identity = torch.eye(patch)
     found = []
     for side in range(_least_side(patch), patch):
-        # Each column of the identity is resized along one axis; the other axis only tells the columns apart.
+        # Each column of the identity is resized along one axis; the other axis only tells the
+        # columns apart.
         small = F.interpolate(identity[None, None], (side, patch), mode="bilinear", antialias=True)
         found.append(F.interpolate(small, (patch, patch), mode="bilinear")[0, 0])
     return torch.stack([*found, identity])

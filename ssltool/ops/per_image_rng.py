@@ -1,8 +1,8 @@
-"""Random numbers that belong to a picture, not to a place in a batch.
+"""Random numbers that belong to an image, not to a place in a batch.
 
-A draw is a hash of (key, picture, how many numbers that picture has drawn before), so the same picture in the same
-epoch gets the same tiles whatever its batch mates, the number of workers, the rank it lands on, or the device.
-"""
+A draw is a hash of (key, image, how many numbers that image has drawn before), so the same image in
+the same epoch gets the same tiles whatever its batch mates, the number of workers, the rank it
+lands on, or the device."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from typing import Self
 import torch
 from torch import Tensor
 
-# Constants of SplitMix64 (Steele, Lea & Flood 2014), as signed 64-bit integers because torch has no unsigned product.
+# Constants of SplitMix64 (Steele, Lea & Flood 2014), as signed 64-bit integers because torch has no
+# unsigned product.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MULTIPLY_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MULTIPLY_2 = 0x94D049BB133111EB - 2**64
 _KEY_RANGE = 2**63 - 1
 
 
-class Draws:
-    """A stream of random numbers for each picture of a batch.
+class PerImageRNG:
+    """A stream of random numbers for each image of a batch.
 
     Args:
-        index: int64 ``[B]``, which picture each one is; equal indices get equal numbers.
+        index: int64 ``[B]``, which image each one is; equal indices get equal numbers.
         generator: Supplies the key. Two generators in the same state give the same streams.
 
     Attributes:
-        count: Number of pictures B.
+        count: Number of images B.
         device: Where the numbers are drawn.
     """
 
@@ -40,18 +41,22 @@ class Draws:
 
     @classmethod
     def seeded(cls, seeds: Tensor) -> Self:
-        """Streams that begin from numbers drawn before, int64 ``[B]``, such as the `bits` of other streams."""
-        draws = cls.__new__(cls)
-        draws._state, draws._drawn = _scramble(seeds), 0
-        draws.count, draws.device = len(seeds), seeds.device
-        return draws
+        """Streams that begin from numbers drawn before, int64 ``[B]``, such as the `bits` of other
+        streams.
+        """
+        rng = cls.__new__(cls)
+        rng._state, rng._drawn = _scramble(seeds), 0
+        rng.count, rng.device = len(seeds), seeds.device
+        return rng
 
-    def __getitem__(self, pictures: slice) -> Self:
-        """The streams of some of the pictures, each where it is now; drawing from them does not move these on."""
-        draws = self.__class__.__new__(self.__class__)
-        draws._state, draws._drawn = self._state[pictures], self._drawn
-        draws.count, draws.device = len(draws._state), self.device
-        return draws
+    def __getitem__(self, images: slice) -> Self:
+        """The streams of some of the images, each where it is now; drawing from them does not move
+        these on.
+        """
+        rng = self.__class__.__new__(self.__class__)
+        rng._state, rng._drawn = self._state[images], self._drawn
+        rng.count, rng.device = len(rng._state), self.device
+        return rng
 
     def bits(self, *shape: int) -> Tensor:
         """Uniform int64 ``[B, *shape]`` over all 2^64 values."""
@@ -66,8 +71,8 @@ class Draws:
     def normal(self, *shape: int) -> Tensor:
         """Standard normal float32 ``[B, *shape]``, at most 4.33 in size.
 
-        One hash gives four of them: each 16 bits of it choose one of 65,536 values that are equally likely.
-        """
+        One hash gives four of them: each 16 bits of it choose one of 65,536 values that are equally
+        likely."""
         count = math.prod(shape)
         fours = (count + 3) // 4
         values = _normal_values(self.device)
@@ -80,10 +85,12 @@ class Draws:
         return _scramble(self._state[:, None] + counter)
 
     def integers(self, high: int | Tensor, *shape: int) -> Tensor:
-        """Uniform int64 ``[B, *shape]`` in 0..high-1; ``high`` is a number or a tensor that broadcasts, below 2^31."""
+        """Uniform int64 ``[B, *shape]`` in 0..high-1; ``high`` is a number or a tensor that
+        broadcasts, below 2^31.
+        """
         return (_shift(self.bits(*shape), 32) * high) >> 32
 
-    def chance(self, probability: float, *shape: int) -> Tensor:
+    def bernoulli(self, probability: float, *shape: int) -> Tensor:
         """Bool ``[B, *shape]``, true with the given probability."""
         return self.uniform(*shape) < probability
 
@@ -94,7 +101,9 @@ class Draws:
 
 @cache
 def _normal_values(device: torch.device) -> Tensor:
-    """The standard normal distribution in 65,536 equal parts, each by its middle: float32 ``[65536]``, rising."""
+    """The standard normal distribution in 65,536 equal parts, each by its middle: float32
+    ``[65536]``, rising.
+    """
     with torch.inference_mode(False):
         middle = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
         values: Tensor = torch.special.ndtri(middle)
@@ -102,7 +111,9 @@ def _normal_values(device: torch.device) -> Tensor:
 
 
 def mix(*numbers: int) -> int:
-    """Hash integers to one seed in 0..2^63-1; any changed argument changes every bit with probability one half."""
+    """Hash integers to one seed in 0..2^63-1; any changed argument changes every bit with
+    probability one half.
+    """
     state = torch.zeros((), dtype=torch.int64)
     for number in numbers:
         state = _scramble(state + _GAMMA + number)

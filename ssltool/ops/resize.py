@@ -12,8 +12,8 @@ from torch.nn import functional as F
 def resized(maps: Tensor, side: int) -> Tensor:
     """Square maps at another size, bilinear; smoothed first where they shrink.
 
-    On a GPU torch adds up the gradient of its own resizing in whatever order threads come; there it is done as two
-    matrix products, whose order is fixed. Values agree up to rounding.
+    On a GPU torch adds up the gradient of its own resizing in whatever order threads come; there it
+    is done as two matrix products, whose order is fixed. Values agree up to rounding.
 
     Args:
         maps: float ``[B, C, n, n]``; fastest where they lie channels-last.
@@ -47,7 +47,9 @@ def as_products(maps: Tensor, side: int) -> Tensor:
 def line_matrix(
     before: int, after: int, device: torch.device, dtype: torch.dtype, mode: str = "bilinear"
 ) -> Tensor:
-    """The matrix ``[after, before]`` that resizes a line of numbers; ``mode`` is that of `F.interpolate`."""
+    """The matrix ``[after, before]`` that resizes a line of numbers; ``mode`` is that of
+    `F.interpolate`.
+    """
     with torch.inference_mode(False):
         lines = torch.eye(before, dtype=torch.float64)[None, None]
         found = F.interpolate(lines, (after, before), mode=mode, antialias=after < before)

@@ -1,4 +1,4 @@
-"""One of two versions of each picture."""
+"""One of two versions of each image."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from torch import Tensor
 
 
 def change(which: Tensor, images: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
-    """Change the chosen pictures, in place on a CPU, where one can ask which they are without waiting for a device.
+    """Change the chosen images, in place on a CPU, where one can ask which they are without waiting
+    for a device.
 
     Args:
         which: bool ``[B]``.
-        images: ``[B, ...]``; anywhere but on a CPU all of them are changed, and the chosen ones taken.
+        images: ``[B, ...]``; anywhere but on a CPU all of them are changed, and the chosen ones
+            taken.
         how: ``[b, ...]`` -> what broadcasts to it.
 
     Returns:
-        The pictures.
+        The images.
     """
     places = which.nonzero()[:, 0].tolist() if images.device.type == "cpu" else None
     if places is None:
-        return choose(which, how(images).expand_as(images), images)
+        return select(which, how(images).expand_as(images), images)
     for place in places:
         images[place : place + 1] = how(images[place : place + 1])
     return images
 
 
-def choose(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
+def select(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """Take ``one`` where ``which`` is true, else ``other``.
 
     The same as ``torch.where``, which on a CPU is not vectorised: masks take a tenth of its time.
@@ -47,5 +49,7 @@ def choose(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 
 def mirror(images: Tensor, which: Tensor) -> Tensor:
-    """Exchange left and right in the pictures ``[B, C, H, W]`` for which ``which``, bool ``[B]``, is true."""
-    return choose(which, images.flip(-1), images)
+    """Exchange left and right in the images ``[B, C, H, W]`` for which ``which``, bool ``[B]``, is
+    true.
+    """
+    return select(which, images.flip(-1), images)

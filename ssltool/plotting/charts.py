@@ -1,4 +1,6 @@
-"""Numbers -> figures: training curves, permutation sets. Matplotlib's object interface, no global state, no display."""
+"""Numbers -> figures: training curves, permutation sets. Matplotlib's object interface, no global
+state, no display.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,15 @@ BLUE, ORANGE, GREY = (
     "#0072b2",
     "#d55e00",
     "#777777",
-)  # told apart with any colour vision (Okabe & Ito 2008)
+)  # told apart with any color vision (Okabe & Ito 2008)
 OKABE_ITO = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MATRIX = 500  # rows of a distance matrix that can be told apart in print
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Save a figure; the suffix says the format (.png, .svg, .pdf). The same figure gives the same bytes.
+    """Save a figure; the suffix says the format (.png, .svg, .pdf). The same figure gives the same
+    bytes.
 
     Raises:
         UsageError: Another suffix.
@@ -56,10 +59,12 @@ def curves(
     chance: Mapping[str, Mapping[str, float]],
     title: str,
 ) -> Figure:
-    """Loss, the methods' numbers and the learning rate over steps, each with its chance level dashed.
+    """Loss, the methods' numbers and the learning rate over steps, each with its chance level
+    dashed.
 
     Args:
-        runs: Run's name -> lines of its ``metrics.jsonl``; several are told apart by colour and dash.
+        runs: Run's name -> lines of its ``metrics.jsonl``; several are told apart by color and
+            dash.
         chance: Run's name -> number's name -> value for a network that knows nothing.
         title: Drawn on top.
     """
@@ -106,7 +111,9 @@ def curves(
 
 
 def _levels(axis: Axes, levels: Mapping[str, float], styles: Mapping[str, tuple[str, str]]) -> None:
-    """Draw chance levels across, each once; its words stand at the right, on the side that has more room."""
+    """Draw chance levels across, each once; its words stand at the right, on the side that has more
+    room.
+    """
     low, high = axis.get_ylim()
     for value in dict.fromkeys(levels.values()):
         of = [run for run, level in levels.items() if level == value]
@@ -137,7 +144,8 @@ def permutation_set(
     title: str,
     shown: int = 42,
 ) -> Figure:
-    """A permutation set as coloured grids, its Hamming-distance matrix and the histogram of distances.
+    """A permutation set as colored grids, its Hamming-distance matrix and the histogram of
+    distances.
 
     Args:
         permutations: uint8 ``[K, N]``, 0-based; N is a square number.
@@ -193,7 +201,8 @@ def permutation_modes(
     statistics: Mapping[str, tuple[float, int, int]],
     title: str,
 ) -> Figure:
-    """Permutation sets chosen in several ways, one above the other: pairs at each distance, and what they amount to.
+    """Permutation sets chosen in several ways, one above the other: pairs at each distance, and
+    what they amount to.
 
     Args:
         histograms: Mode -> pairs at distance 0..N.
@@ -227,7 +236,9 @@ def _ticks(tiles: int) -> range:
 
 
 def _grids(axis: Axes, permutations: NDArray[np.uint8], total: int) -> None:
-    """Draw each permutation as its grid of slots, coloured and numbered by the cell the tile comes from."""
+    """Draw each permutation as its grid of slots, colored and numbered by the cell the tile comes
+    from.
+    """
     count, tiles = permutations.shape
     side = round(tiles**0.5)
     columns = math.ceil(math.sqrt(count * 6 / 7))
@@ -256,7 +267,7 @@ def _grids(axis: Axes, permutations: NDArray[np.uint8], total: int) -> None:
             )
     axis.imshow(mosaic, interpolation="nearest")
     known = f"the first {count} of {total}" if total > count else f"all {total}"
-    axis.set_title(f"{known}; number and colour: the cell a slot's tile comes from", fontsize=10)
+    axis.set_title(f"{known}; number and color: the cell a slot's tile comes from", fontsize=10)
     axis.set_axis_off()
 
 
@@ -271,7 +282,7 @@ def matrix(
     value_label: str = "",
     digits: int = 2,
 ) -> Figure:
-    """A table as a heat map with its numbers written in; large tables keep the colours alone.
+    """A table as a heat map with its numbers written in; large tables keep the colors alone.
 
     Args:
         values: ``[R, C]``.
@@ -280,7 +291,7 @@ def matrix(
         row_label: What the rows are.
         column_label: What the columns are.
         title: Drawn on top.
-        value_label: What the colours are.
+        value_label: What the colors are.
         digits: Of the numbers, after the point.
     """
     side = max(len(rows), len(columns))
@@ -347,7 +358,7 @@ def lines(
     title: str,
     log_x: bool = False,
 ) -> Figure:
-    """Curves over one axis, told apart by colour and by dash.
+    """Curves over one axis, told apart by color and by dash.
 
     Args:
         x: Numbers ``[n]``.
@@ -355,7 +366,8 @@ def lines(
         x_label: What x is.
         y_label: What y is.
         title: Drawn on top.
-        log_x: Give each x a place by its logarithm and a tick with its value; the points are marked.
+        log_x: Give each x a place by its logarithm and a tick with its value; the points are
+            marked.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
@@ -394,7 +406,7 @@ def points(
     *,
     title: str,
 ) -> Figure:
-    """Coloured points in a plane with equal axes.
+    """Colored points in a plane with equal axes.
 
     Args:
         x: ``[n]``.
@@ -417,10 +429,12 @@ def points(
 
 
 def filters(kernels: NDArray[np.float64], title: str) -> Figure:
-    """First-layer kernels as small pictures: mid-gray is a weight of 0, each kernel's largest weight is full colour.
+    """First-layer kernels as small images: mid-gray is a weight of 0, each kernel's largest weight
+    is full color.
 
     Args:
-        kernels: ``[C_out, C_in, k, k]``; of 1 or 3 channels as gray or colour, of others each channel's mean.
+        kernels: ``[C_out, C_in, k, k]``; of 1 or 3 channels as gray or color, of others each
+            channel's mean.
         title: Drawn on top.
     """
     count = len(kernels)
@@ -432,10 +446,10 @@ def filters(kernels: NDArray[np.float64], title: str) -> Figure:
     figure.suptitle(title, fontsize=10)
     drawn = kernels if kernels.shape[1] == 3 else kernels.mean(axis=1, keepdims=True)
     largest = np.abs(drawn).max(axis=(1, 2, 3), keepdims=True)
-    pictures = (0.5 + 0.5 * drawn / np.maximum(largest, 1e-12)).transpose(0, 2, 3, 1)
+    images = (0.5 + 0.5 * drawn / np.maximum(largest, 1e-12)).transpose(0, 2, 3, 1)
     for i, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axis.set_axis_off()
         if i < count:
-            picture = pictures[i] if pictures.shape[-1] == 3 else pictures[i, ..., 0]
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            image = images[i] if images.shape[-1] == 3 else images[i, ..., 0]
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     return figure

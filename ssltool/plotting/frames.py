@@ -1,20 +1,23 @@
-"""Frames and conversions for pictures of a task, on uint8 tensors."""
+"""Frames and conversions for images of a task, on uint8 tensors."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Told apart by people with any colour vision (Okabe & Ito 2008: bluish green, vermilion, yellow, sky blue).
+# Told apart by people with any color vision (Okabe & Ito 2008: bluish green, vermilion, yellow, sky
+# blue).
 GREEN = torch.tensor([0, 158, 115], dtype=torch.uint8)
 RED = torch.tensor([213, 94, 0], dtype=torch.uint8)
 YELLOW = torch.tensor([240, 228, 66], dtype=torch.uint8)
 BLUE = torch.tensor([86, 180, 233], dtype=torch.uint8)
 
 
-def enlarged(pictures: Tensor, times: int) -> Tensor:
-    """Repeat the pixels of ``[..., h, w]`` a whole number of times, so that small pictures stay sharp under a frame."""
-    return pictures.repeat_interleave(times, dim=-1).repeat_interleave(times, dim=-2)
+def enlarged(images: Tensor, times: int) -> Tensor:
+    """Repeat the pixels of ``[..., h, w]`` a whole number of times, so that small images stay sharp
+    under a frame.
+    """
+    return images.repeat_interleave(times, dim=-1).repeat_interleave(times, dim=-2)
 
 
 def border(patches: Tensor, colors: Tensor, width: int) -> Tensor:
@@ -60,9 +63,10 @@ def outline(
 
 
 def to_uint8(patches: Tensor) -> Tensor:
-    """Stretch each float picture ``[..., C, h, w]`` from its own least to its greatest value to 0..255, uint8.
+    """Stretch each float image ``[..., C, h, w]`` from its own least to its greatest value to
+    0..255, uint8.
 
-    A constant picture, in which there is nothing to see, becomes mid-gray.
+    A constant image, in which there is nothing to see, becomes mid-gray.
     """
     low = patches.amin(dim=(-3, -2, -1), keepdim=True)
     high = patches.amax(dim=(-3, -2, -1), keepdim=True)

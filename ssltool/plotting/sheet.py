@@ -1,4 +1,4 @@
-"""Tensors -> a PNG sheet: one row per picture, one titled column per kind."""
+"""Tensors -> a PNG sheet: one row per image, one titled column per kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssltool.atomic import atomic_file
 
-_CELL = 192  # px, about the side of a drawn picture: 28 px pictures are enlarged to be seen
+_CELL = 192  # px, about the side of a drawn image: 28 px images are enlarged to be seen
 _GAP = 12
 _TEXT = 14
 _LINE = _TEXT + 6
@@ -26,33 +26,35 @@ def save_sheet(
     title: str = "",
     width: int = 0,
 ) -> Path:
-    """Draw a sheet and save it as PNG. It is as wide as its pictures and captions; a longer title is broken.
+    """Draw a sheet and save it as PNG. It is as wide as its images and captions; a longer title is
+    broken.
 
     Args:
         columns: Title -> uint8 ``[B, 3, h, w]``; sizes may differ between columns.
         path: Where to save; missing folders are made.
-        captions: One line per picture, drawn under its row.
+        captions: One line per image, drawn under its row.
         title: Drawn on top.
-        width: Rows stand side by side as far as they fit this many pixels; 0 = all below each other.
+        width: Rows stand side by side as far as they fit this many pixels; 0 = all below each
+            other.
 
     Returns:
         ``path``.
     """
-    pictures = {
-        name: [_enlarged(to_image(picture)) for picture in stack] for name, stack in columns.items()
+    images = {
+        name: [_enlarged(to_image(image)) for image in stack] for name, stack in columns.items()
     }
     font = ImageFont.load_default(_TEXT)
-    widths = [max(row[0].width, _length(name, font)) for name, row in pictures.items()]
+    widths = [max(row[0].width, _length(name, font)) for name, row in images.items()]
     lines = [_length(caption, font) + 2 * _GAP for caption in captions or ()]
     block = max([sum(widths) + _GAP * (len(widths) + 1), *lines])
-    rows = len(next(iter(pictures.values())))
+    rows = len(next(iter(images.values())))
     side_by_side = max(1, min(rows, (width + _GAP) // (block + _GAP)))
     deep = -(-rows // side_by_side)
     side_by_side = -(-rows // deep)
     whole = side_by_side * block + (side_by_side - 1) * _GAP
     heading = wrapped(title, font, whole - 2 * _GAP)
     top = _GAP + len(heading) * _LINE + (_GAP if heading else 0) + _LINE
-    height = max(row[0].height for row in pictures.values())
+    height = max(row[0].height for row in images.values())
     step = height + _GAP + (_LINE if captions else 0)
     canvas = Image.new("RGB", (whole, top + deep * step), _PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -61,47 +63,51 @@ def save_sheet(
     for row in range(rows):
         left, y = (row // deep) * (block + _GAP), top + (row % deep) * step
         x = left + _GAP
-        for (name, stack), column in zip(pictures.items(), widths, strict=True):
-            picture = stack[row]
+        for (name, stack), column in zip(images.items(), widths, strict=True):
+            image = stack[row]
             if row % deep == 0:
                 draw.text((x, top - _LINE), name, _INK, font)
             draw.rectangle(
-                (x - 1, y - 1, x + picture.width, y + picture.height), outline=_EDGE
-            )  # for white pictures
-            canvas.paste(picture, (x, y))
+                (x - 1, y - 1, x + image.width, y + image.height), outline=_EDGE
+            )  # for white images
+            canvas.paste(image, (x, y))
             x += column + _GAP
         if captions:
             draw.text((left + _GAP, y + height + 4), captions[row], _INK, font)
     return save_image(canvas, path)
 
 
-def save_contact(pictures: Tensor, path: Path, columns: int = 8, side: int = 128) -> Path:
-    """Draw pictures uint8 ``[N, 3, h, w]`` close together, each about ``side`` px wide, and save them as PNG."""
-    drawn = [_enlarged(to_image(picture), side) for picture in pictures]
+def save_contact(images: Tensor, path: Path, columns: int = 8, side: int = 128) -> Path:
+    """Draw images uint8 ``[N, 3, h, w]`` close together, each about ``side`` px wide, and save them
+    as PNG.
+    """
+    drawn = [_enlarged(to_image(image), side) for image in images]
     columns = min(columns, len(drawn))
     width, height = (length + _GAP // 2 for length in drawn[0].size)
     canvas = Image.new(
         "RGB", (columns * width + _GAP // 2, -(-len(drawn) // columns) * height + _GAP // 2), _PAPER
     )
-    for i, picture in enumerate(drawn):
-        canvas.paste(picture, (_GAP // 2 + i % columns * width, _GAP // 2 + i // columns * height))
+    for i, image in enumerate(drawn):
+        canvas.paste(image, (_GAP // 2 + i % columns * width, _GAP // 2 + i // columns * height))
     return save_image(canvas, path)
 
 
-def to_image(picture: Tensor) -> Image.Image:
-    """One uint8 ``[3, h, w]`` picture as a PIL image."""
-    return Image.fromarray(picture.permute(1, 2, 0).cpu().contiguous().numpy())
+def to_image(image: Tensor) -> Image.Image:
+    """One uint8 ``[3, h, w]`` image as a PIL image."""
+    return Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
 def save_image(image: Image.Image, path: Path) -> Path:
-    """Save a picture as PNG, whole or not at all."""
+    """Save an image as PNG, whole or not at all."""
     with atomic_file(path) as temporary:
         image.save(temporary, format="PNG")
     return path
 
 
 def wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Break a text between words into lines of at most ``width`` pixels; a longer word has a line of its own."""
+    """Break a text between words into lines of at most ``width`` pixels; a longer word has a line
+    of its own.
+    """
     lines: list[str] = []
     for word in text.split():
         if lines and _length(f"{lines[-1]} {word}", font) <= width:
@@ -117,6 +123,6 @@ def _length(text: str, font: Font) -> int:
 
 
 def _enlarged(image: Image.Image, side: int = _CELL) -> Image.Image:
-    """Repeat pixels of a small picture a whole number of times, so that they stay sharp."""
+    """Repeat pixels of a small image a whole number of times, so that they stay sharp."""
     times = max(1, round(side / max(image.size)))
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)

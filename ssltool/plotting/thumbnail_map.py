@@ -1,4 +1,6 @@
-"""Points in a plane -> a PNG map of the pictures that lie there, framed in the colours of their classes."""
+"""Points in a plane -> a PNG map of the images that lie there, framed in the colors of their
+classes.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ Color = tuple[int, int, int]
 
 def save_map(
     points: NDArray[np.float64],
-    pictures: Tensor,
+    images: Tensor,
     path: Path,
     *,
     labels: Sequence[int] = (),
@@ -34,19 +36,19 @@ def save_map(
     title: str = "",
     thumbnail: int = 44,
 ) -> Path:
-    """Draw a dot for each point and, where there is room, its picture.
+    """Draw a dot for each point and, where there is room, its image.
 
-    Pictures are placed in a shuffled order, so that no class has the first choice; one that would cover more than a
-    third of another's width stays a dot.
+    Images are placed in a shuffled order, so that no class has the first choice; one that would
+    cover more than a third of another's width stays a dot.
 
     Args:
         points: ``[N, 2]`` on any scale; the axes are stretched alike.
-        pictures: uint8 ``[N, 3, h, w]``.
+        images: uint8 ``[N, 3, h, w]``.
         path: Where to save; missing folders are made.
         labels: Class of each point, ``[N]``; empty without classes.
         classes: Names of the classes, listed below the map.
         title: Drawn on top.
-        thumbnail: Side of a drawn picture in pixels.
+        thumbnail: Side of a drawn image in pixels.
 
     Returns:
         ``path``.
@@ -74,7 +76,7 @@ def save_map(
     for i in np.random.Generator(np.random.PCG64(0)).permutation(len(places)):
         if all(np.abs(places[i] - other).max() >= thumbnail * 2 / 3 for other in drawn):
             drawn.append(places[i])
-            _paste(canvas, draw, pictures[i], places[i], colors[i], thumbnail)
+            _paste(canvas, draw, images[i], places[i], colors[i], thumbnail)
     for row, names in enumerate(legend):
         for x, number in names:
             y = foot + row * _LINE
@@ -86,7 +88,7 @@ def save_map(
 
 
 def class_color(number: int, classes: int) -> Color:
-    """A colour for a class; up to ten and up to twenty classes have colours that people tell apart."""
+    """A color for a class; up to ten and up to twenty classes have colors that people tell apart."""
     names = "tab10" if classes <= 10 else "tab20" if classes <= 20 else "hsv"
     share = number % classes if classes <= 20 else number / classes
     red, green, blue, _ = (round(255 * part) for part in colormaps[names](share))
@@ -94,7 +96,9 @@ def class_color(number: int, classes: int) -> Color:
 
 
 def _spread(points: NDArray[np.float64], thumbnail: int) -> NDArray[np.float64]:
-    """Stretch points into the map, both axes alike, in the middle, with room for the outermost pictures."""
+    """Stretch points into the map, both axes alike, in the middle, with room for the outermost
+    images.
+    """
     low, high = points.min(axis=0), points.max(axis=0)
     room = _SIDE - 2 * _MARGIN - thumbnail
     scale = room / max(float((high - low).max()), 1e-9)
@@ -105,17 +109,17 @@ def _spread(points: NDArray[np.float64], thumbnail: int) -> NDArray[np.float64]:
 def _paste(
     canvas: Image.Image,
     draw: ImageDraw.ImageDraw,
-    picture: Tensor,
+    image: Tensor,
     place: NDArray[np.float64],
     color: Color,
     side: int,
 ) -> None:
-    """Draw a picture around its place with a frame in its colour."""
+    """Draw an image around its place with a frame in its color."""
     left, top = (round(float(part) - side / 2) for part in place)
     draw.rectangle((left, top, left + side - 1, top + side - 1), fill=color)
     inner = side - 2 * _FRAME
     canvas.paste(
-        to_image(picture).resize((inner, inner), Image.Resampling.BILINEAR),
+        to_image(image).resize((inner, inner), Image.Resampling.BILINEAR),
         (left + _FRAME, top + _FRAME),
     )
 

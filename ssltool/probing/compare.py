@@ -30,7 +30,7 @@ def compare(
     *,
     sort: str = BEST,
     table: Path | None = None,
-    picture: Path | None = None,
+    image: Path | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Run ``ssltool compare``.
@@ -40,12 +40,13 @@ def compare(
         options: How all of them are probed; ``weights`` and ``to`` are not looked at.
         sort: One of `COLUMNS`, the largest first.
         table: CSV file to write the table to.
-        picture: File for a chart of the column ``sort``.
+        image: File for a chart of the column ``sort``.
         console: Where progress goes; stderr if not given.
 
     Returns:
-        In JSON kinds: ``rows`` with ``name, method, backbone, steps, stage`` (the one that is best in a linear probe)
-        and those of `COLUMNS` that were measured, in percent; ``classes``, numbers of pictures and ``protocol``.
+        In JSON kinds: ``rows`` with ``name, method, backbone, steps, stage`` (the one that is best
+        in a linear probe) and those of `COLUMNS` that were measured, in percent; ``classes``,
+        numbers of images and ``protocol``.
 
     Raises:
         SslToolError: As `ssltool.probing.probe.probe`.
@@ -56,25 +57,23 @@ def compare(
     names = _names(runs)
     rows: dict[str, dict[str, Any]] = {}
     document: dict[str, Any] = {}
-    memory: dict[str, list[Scored]] = {}  # random weights and pixels are the same for most runs
+    memory: dict[str, list[Scored]] = {}  # random init and pixels are the same for most runs
     for name, run in zip(names, runs, strict=True):
         document = _probed(run, options, memory, console)
         rows |= _rows(name, document)
     ordered = sorted(rows.values(), key=lambda row: -row.get(sort, -1.0))
     if table is not None:
         _write_csv(ordered, table)
-    if picture is not None:
+    if image is not None:
         values = {row["name"]: row[sort] for row in ordered if sort in row}
         unit = "" if sort == "effective rank" else ", percent"
-        chart.save_figure(chart.bars(values, f"{sort}{unit}", title=_title(document)), picture)
+        chart.save_figure(chart.bars(values, f"{sort}{unit}", title=_title(document)), image)
     return {
         "rows": ordered,
         "sort": sort,
-        **{
-            key: document[key] for key in ("classes", "train_pictures", "test_pictures", "protocol")
-        },
+        **{key: document[key] for key in ("classes", "train_images", "test_images", "protocol")},
         **({"table": str(table)} if table else {}),
-        **({"chart": str(picture)} if picture else {}),
+        **({"chart": str(image)} if image else {}),
     }
 
 
@@ -103,7 +102,7 @@ def _rows(name: str, document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for features in dict.fromkeys(row["features"] for row in document["rows"]):
         rows = [row for row in document["rows"] if row["features"] == features]
         own = features.split(" (")[0] == document["method"]
-        fresh = features.startswith("random weights")
+        fresh = features.startswith("random init")
         way = f" ({features.split(' (')[1]}" if " (" in features else ""
         title = (
             f"{name}{way}" if own else f"{features}, {document['network']}" if fresh else features
@@ -139,10 +138,8 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _title(document: Mapping[str, Any]) -> str:
-    pictures = (
-        f"{document['train_pictures']:,} training and {document['test_pictures']:,} test pictures"
-    )
-    return f"{pictures}, {len(document['classes'])} classes"
+    images = f"{document['train_images']:,} training and {document['test_images']:,} test images"
+    return f"{images}, {len(document['classes'])} classes"
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -1,18 +1,19 @@
-"""Linear classifiers solved to their optimum: L-BFGS on all pictures, on features standardised as they are read.
+"""Linear classifiers solved to their optimum: L-BFGS on all images, on features standardized as
+they are read.
 
-The objective is convex, so the answer depends on the features alone and not on a learning rate or a number of epochs:
+The objective is convex, so the answer depends on the features alone and not on a learning rate or a
+number of epochs:
 
     mean loss of the scores z W^T + b + weight_decay / 2 * ||W||^2        (the bias is free)
 
-`ssltool.probing.linear` and `ssltool.probing.svm` put their loss in. The search runs in coordinates in which the
-features are nearly uncorrelated, which takes a third of the iterations.
+`ssltool.probing.linear` and `ssltool.probing.svm` put their loss in. The search runs in coordinates
+in which the features are nearly uncorrelated, which takes a third of the iterations.
 
-Features may lie in a file that is mapped into memory: they are then read block by block in every iteration, so a
-million pictures need no million rows in memory.
+Features may lie in a file that is mapped into memory: they are then read block by block in every
+iteration, so a million images need no million rows in memory.
 
-Shapes: N pictures, D numbers per picture, C classes. ``theta`` is ``[C, D + 1]``, the weight with the bias as its last
-column.
-"""
+Shapes: N images, D numbers per image, C classes. ``theta`` is ``[C, D + 1]``, the weight with the
+bias as its last column."""
 
 from __future__ import annotations
 
@@ -25,34 +26,40 @@ from torch import Tensor
 from ssltool.errors import DataError
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Scores ``[n, C]`` and targets ``[n, ...]`` -> sum of the losses, a scalar, and its gradient ``[n, C]``."""
+"""Scores ``[n, C]`` and targets ``[n, ...]`` -> sum of the losses, a scalar, and its gradient ``[n,
+C]``.
+"""
 
 BLOCK = 2048
 """Features decorrelated together; wider ones are cut into blocks of at most this many."""
 
 SAMPLE = 32_768
-"""Training pictures, evenly spread, that the correlations are measured on: they steer the path, not the optimum.
-Too few miss features that are seldom active, and the search takes twice as long."""
+"""Training images, evenly spread, that the correlations are measured on: they steer the path, not
+the optimum. Too few miss features that are seldom active, and the search takes twice as long."""
 
 EXACT = 1_000_000
-"""Numbers up to which features are computed with in float64: few pictures do not average float32's rounding away."""
+"""Numbers up to which features are computed with in float64: few images do not average float32's
+rounding away.
+"""
 
 IN_MEMORY = 500_000_000
-"""Numbers up to which standardised features are kept in memory (2 GB); more are standardised anew in each iteration."""
+"""Numbers up to which standardized features are kept in memory (2 GB); more are standardized anew
+in each iteration.
+"""
 
 ROWS_AT_ONCE = 4096
-"""Pictures per matrix product; the parts are summed in float64."""
+"""Images per matrix product; the parts are summed in float64."""
 
 
 class Rows:
-    """Standardised features and their targets, in blocks of at most ``ROWS_AT_ONCE`` pictures.
+    """Standardized features and their targets, in blocks of at most ``ROWS_AT_ONCE`` images.
 
     Args:
-        x: float ``[N, D]``, not standardised.
+        x: float ``[N, D]``, not standardized.
         targets: ``[N, ...]``, on the device of ``x``.
         mean: float32 ``[D]``, see `moments`.
         std: float32 ``[D]``.
-        only: int64 ``[n]``: only these pictures, in this order.
+        only: int64 ``[n]``: only these images, in this order.
     """
 
     def __init__(
@@ -68,17 +75,19 @@ class Rows:
         self._kept = list(self._blocks()) if size <= IN_MEMORY else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Standardised rows ``[n, D]`` of ``dtype`` and their targets."""
+        """Standardized rows ``[n, D]`` of ``dtype`` and their targets."""
         return self._blocks() if self._kept is None else iter(self._kept)
 
     def spread(self, most: int) -> Tensor:
-        """At most so many standardised rows, evenly spread, float64 on the CPU."""
+        """At most so many standardized rows, evenly spread, float64 on the CPU."""
         chosen = torch.arange(0, self.count, -(-self.count // most), device=self.device)
         chosen = chosen if self._only is None else self._only[chosen]
         return ((self._x[chosen].float() - self._mean) / self._std).cpu().double()
 
     def turned(self, basis: Tensor) -> Rows:
-        """The same rows in other coordinates: z times ``basis`` ``[D, R]``, float64 on the CPU; kept in memory."""
+        """The same rows in other coordinates: z times ``basis`` ``[D, R]``, float64 on the CPU;
+        kept in memory.
+        """
         z = torch.cat([rows.cpu().double() @ basis for rows, _ in self]).to(
             self.device, torch.float32
         )
@@ -101,7 +110,7 @@ class Solution:
     """Where a search ended.
 
     Attributes:
-        theta: float64 ``[C, D + 1]`` on the CPU, for standardised features.
+        theta: float64 ``[C, D + 1]`` on the CPU, for standardized features.
         converged: Whether this is the optimum, not just the last iteration.
         iterations: Iterations of L-BFGS it took.
     """
@@ -115,16 +124,17 @@ class Problem:
     """A loss on rows, and the covariance of the features that makes its search short.
 
     Args:
-        rows: The pictures.
+        rows: The images.
         classes: C.
         loss: What is to be small.
-        curvature: Second derivative of one picture's loss by a score at 0, averaged over pictures: it scales the
-            coordinates of the search and moves no optimum.
+        curvature: Second derivative of one image's loss by a score at 0, averaged over images: it
+            scales the coordinates of the search and moves no optimum.
     """
 
     def __init__(self, rows: Rows, classes: int, loss: Loss, curvature: float) -> None:
         self._classes, self._loss, self._curvature = classes, loss, curvature
-        # The optimum lies among the weighted sums of the pictures: with fewer pictures than numbers, these are enough.
+        # The optimum lies among the weighted sums of the images: with fewer images than numbers,
+        # these are enough.
         self._basis = _span(rows.spread(rows.count)) if rows.count < rows.width else None
         self._rows = rows = rows if self._basis is None else rows.turned(self._basis)
         blocks = rows.spread(SAMPLE).tensor_split(-(-rows.width // BLOCK), dim=1)
@@ -138,8 +148,9 @@ class Problem:
             weight_decay: Not applied to the bias; one for all classes, or ``[C, 1]``.
 
         Returns:
-            The value, and the gradient, float64 like ``theta``. With fewer pictures than numbers both leave out the
-            part of ``theta`` that no picture has a share in, of which the optimum has none.
+            The value, and the gradient, float64 like ``theta``. With fewer images than numbers both
+            leave out the part of ``theta`` that no image has a share in, of which the optimum has
+            none.
         """
         value, gradient = self._objective(self._inside(theta), weight_decay)
         return value, self._outside(gradient)
@@ -160,7 +171,7 @@ class Problem:
         penalty = float((weight_decay * theta[:, :-1].square()).sum()) / 2
         return total / self._rows.count + penalty, gradient
 
-    def minimise(
+    def minimize(
         self,
         weight_decay: Tensor | float,
         start: Tensor | None,
@@ -174,8 +185,8 @@ class Problem:
         Args:
             weight_decay: As in `objective`, at least 0.
             start: theta to start from; zeros if not given.
-            tolerance: The optimum counts as reached when no part of the gradient, in the coordinates of the search,
-                is larger.
+            tolerance: The optimum counts as reached when no part of the gradient, in the
+                coordinates of the search, is larger.
             max_iterations: Iterations after which to stop.
         """
         inverses = self._coordinates(weight_decay)
@@ -223,11 +234,11 @@ class Problem:
         )
 
     def _coordinates(self, weight_decay: Tensor | float) -> list[Tensor]:
-        """Square matrices, one for each block of features and the last for the bias: theta is u times these.
+        """Square matrices, one for each block of features and the last for the bias: theta is u
+        times these.
 
-        At theta = 0 the second derivative for each class is curvature * covariance + weight_decay. With its Cholesky
-        factor L and theta = u L^-1 it is the identity for u.
-        """
+        At theta = 0 the second derivative for each class is curvature * covariance + weight_decay.
+        With its Cholesky factor L and theta = u L^-1 it is the identity for u."""
         decay = float(
             torch.as_tensor(weight_decay).double().log().mean().exp()
         )  # one for all classes
@@ -246,7 +257,8 @@ class Problem:
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population deviation of each feature, float32 ``[D]``, summed in float64.
 
-    The deviation of a feature that only varies by rounding is infinite: divided by it, the feature is 0.
+    The deviation of a feature that only varies by rounding is infinite: divided by it, the feature
+        is 0.
 
     Args:
         x: float ``[N, D]``.
@@ -260,7 +272,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     ) / len(x)
     if not mean.isfinite().all():
         raise DataError(
-            "some features are NaN or infinite; the weights have diverged: probe an earlier checkpoint"
+            "some features are NaN or infinite; the weights have diverged: probe an earlier "
+            "checkpoint"
         )
     squares = sum(
         ((part.cpu().double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean)
@@ -271,7 +284,9 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scores(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Scores float32 ``[N, C]`` of features ``[N, D]``, not standardised, of a classifier for standardised ones."""
+    """Scores float32 ``[N, C]`` of features ``[N, D]``, not standardized, of a classifier for
+    standardized ones.
+    """
     parts = [
         ((part.float() - mean) / std) @ weight.T + bias for part in torch.split(x, ROWS_AT_ONCE)
     ]

@@ -1,7 +1,7 @@
-"""Labelled pictures, split into training and test once, for all encoders alike.
+"""Labeled images, split into training and test once, for all encoders alike.
 
-A label is the folder that a picture lies in or what a CSV file says of it, with any number of classes for each picture.
-"""
+A label is the folder that an image lies in or what a CSV file says of it, with any number of
+classes for each image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssltool.data.loader import AllPictures
+from ssltool.data.loader import AllImages
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
 from ssltool.device import best_device
@@ -23,30 +23,30 @@ from ssltool.probing import linear
 
 Split = Literal["train", "test"]
 
-_TEST_SHARE = 0.2  # of the pictures, when no test pictures are given
-_UNSURE = "?"  # before a class in a CSV file: the picture is left out of that class
+_TEST_SHARE = 0.2  # of the images, when no test images are given
+_UNSURE = "?"  # before a class in a CSV file: the image is left out of that class
 
 
-class LabelledPictures:
-    """Two lists of labelled pictures.
+class LabeledImages:
+    """Two lists of labeled images.
 
     Args:
-        data: Where the pictures are.
-        test_data: Where the test pictures are; if empty, a fifth of ``data`` is held out.
-        label_file: CSV file with a picture and its classes in each line, see `read_label_file`; else folders are
-            classes.
+        data: Where the images are.
+        test_data: Where the test images are; if empty, a fifth of ``data`` is held out.
+        label_file: CSV file with an image and its classes in each line, see `read_label_file`; else
+            folders are classes.
         seed: Of the split.
-        batch_size: Pictures read at a time.
+        batch_size: Images read at a time.
         workers: Processes that decode; None decides from the cores.
-        most: Only about so many pictures of ``data``, evenly spread.
+        most: Only about so many images of ``data``, evenly spread.
 
     Attributes:
         classes: Class names.
-        several: Whether a picture may have any number of classes.
-        skipped: Name and reason of pictures that could not be read.
+        several: Whether an image may have any number of classes.
+        skipped: Name and reason of images that could not be read.
 
     Raises:
-        DataError: There are fewer than two classes, no pictures, or test pictures of unknown classes.
+        DataError: There are fewer than two classes, no images, or test images of unknown classes.
     """
 
     def __init__(
@@ -70,8 +70,9 @@ class LabelledPictures:
         self.classes = tuple(sorted(names))
         if len(self.classes) < 2:
             raise DataError(
-                f"{source.description} has {len(self.classes)} classes with pictures but probing needs 2 or more; "
-                "put the pictures of each class into a folder of their own, or name a --label-file"
+                f"{source.description} has {len(self.classes)} classes with images but probing "
+                "needs 2 or more; "
+                "put the images of each class into a folder of their own, or name a --label-file"
             )
         self.several = any(
             len(found[place]) != 1 or found[place][0].startswith(_UNSURE) for place in places
@@ -85,7 +86,8 @@ class LabelledPictures:
             )
             if unknown:
                 raise DataError(
-                    f"--test-data has classes that --data lacks: {', '.join(unknown[:3])}; add pictures of them"
+                    f"--test-data has classes that --data lacks: {', '.join(unknown[:3])}; add "
+                    "images of them"
                 )
             self.several = self.several or any(len(names) != 1 for names in asked.values())
             self._splits = {
@@ -105,28 +107,32 @@ class LabelledPictures:
         for split, (_, chosen, _) in self._splits.items():
             if not chosen:
                 raise DataError(
-                    f"there are no labelled {split} pictures; each class needs pictures in its folder"
+                    f"there are no labeled {split} images; each class needs images in its folder"
                 )
 
     def count(self, split: Split) -> int:
-        """Labelled pictures of a split, the unreadable ones included."""
+        """Labeled images of a split, the unreadable ones included."""
         return len(self._splits[split][1])
 
     def fingerprint(self, split: Split) -> str:
-        """A name for the pictures of a split and their order."""
+        """A name for the images of a split and their order."""
         source, places, _ = self._splits[split]
         numbers = torch.tensor(places).numpy().tobytes()
         return f"{source.fingerprint()}/{hash_of(numbers)}"
 
     def labels(self, split: Split, rows: Tensor | None = None) -> Tensor:
-        """Classes int64 ``[n]`` of the pictures of a split, or of the given places in it; each has exactly one."""
+        """Classes int64 ``[n]`` of the images of a split, or of the given places in it; each has
+        exactly one.
+        """
         _, places, found = self._splits[split]
         number = {name: i for i, name in enumerate(self.classes)}
         chosen = places if rows is None else [places[i] for i in rows.tolist()]
         return torch.tensor([number[found[place][0]] for place in chosen])
 
     def targets(self, split: Split, rows: Tensor) -> Tensor:
-        """Targets float32 ``[n, C]`` of places in a split: 1 in the class, -1 not in it, 0 left out of it."""
+        """Targets float32 ``[n, C]`` of places in a split: 1 in the class, -1 not in it, 0 left out
+        of it.
+        """
         _, places, found = self._splits[split]
         number = {name: i for i, name in enumerate(self.classes)}
         targets = torch.full((len(rows), len(self.classes)), -1.0)
@@ -140,40 +146,43 @@ class LabelledPictures:
     def read(
         self, split: Split, size: int, most: int | None = None, only: Sequence[int] | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of a split: uint8 ``[B, 3, size, size]`` on the device and their places in the split, int64 ``[B]``.
+        """Batches of a split: uint8 ``[B, 3, size, size]`` on the device and their places in the
+        split, int64 ``[B]``.
 
         Args:
             split: Which one.
             size: Side in pixels.
-            most: Only about so many pictures, evenly spread.
-            only: Only the pictures at these places in the split, in this order.
+            most: Only about so many images, evenly spread.
+            only: Only the images at these places in the split, in this order.
         """
         source, places, _ = self._splits[split]
         rows = list(range(len(places))) if only is None else list(only)
         if most is not None:
             rows = rows[:: max(1, len(rows) // most)]
         row_of = {places[row]: row for row in rows}
-        with AllPictures(
+        with AllImages(
             source,
             size=size,
             batch_size=self._batch_size,
             workers=self._workers,
             device=best_device(),
             indices=[places[row] for row in rows],
-        ) as pictures:
-            for batch in pictures:
+        ) as images:
+            for batch in images:
                 yield (
                     batch.images,
                     torch.tensor([row_of[place] for place in batch.indices.tolist()]),
                 )
-            self.skipped.update(pictures.skipped)
+            self.skipped.update(images.skipped)
 
 
 def read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read ``picture,classes`` lines: a path below the data folder, and class names separated by ``;``.
+    """Read ``image,classes`` lines: a path below the data folder, and class names separated by
+    ``;``.
 
-    No class is fine. A class with ``?`` before it is one that the picture is neither counted in nor out of, as VOC's
-    difficult objects. A first line ``file,labels`` (or the like) is a heading if no picture is called so.
+    No class is fine. A class with ``?`` before it is one that the image is neither counted in nor
+    out of, as VOC's difficult objects. A first line ``file,labels`` (or the like) is a heading if
+    no image is called so.
 
     Raises:
         UsageError: The file cannot be read, or is not of this form.
@@ -206,20 +215,21 @@ def hash_of(data: bytes) -> str:
 
 
 def _classes_of(source: Source, label_file: Path | None) -> dict[int, tuple[str, ...]]:
-    """Place of each labelled picture -> its classes."""
+    """Place of each labeled image -> its classes."""
     if label_file is None:
         labels = ((place, source.label(place)) for place in range(len(source)))
         return {place: (source.classes[label],) for place, label in labels if label is not None}
     told, found = read_label_file(label_file), dict[int, tuple[str, ...]]()
     for place in range(len(source)):
         parts = source.name(place).split("/")
-        # The longest end of the path that the file knows: its paths may begin at any folder above the picture.
+        # The longest end of the path that the file knows: its paths may begin at any folder above
+        # the image.
         ends = ("/".join(parts[i:]) for i in range(len(parts)))
         known = next((end for end in ends if end in told), None)
         if known is not None:
             found[place] = told[known]
     if not found:
         raise DataError(
-            f"none of the {len(source)} pictures of {source.description} is in {label_file}"
+            f"none of the {len(source)} images of {source.description} is in {label_file}"
         )
     return found

@@ -1,4 +1,4 @@
-"""One vector a picture, written to a file that other tools read."""
+"""One vector an image, written to a file that other tools read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssltool.atomic import atomic_file
-from ssltool.data.loader import AllPictures
+from ssltool.data.loader import AllImages
 from ssltool.data.sources.registry import open_source
 from ssltool.device import best_device
 from ssltool.encoders.weights import find_weights, load_encoder
 from ssltool.errors import SslToolError, UsageError
 from ssltool.probing import features
-from ssltool.probing.extraction import noting, picture_size, reader_of
+from ssltool.probing.extraction import noting, read_size, reader_of
 from ssltool.probing.store import FeatureStore, Stored
 
 FORMS = (".safetensors", ".npz", ".parquet")
@@ -39,39 +39,40 @@ def embed(
 ) -> dict[str, Any]:
     """Run ``ssltool embed``.
 
-    The file holds ``features`` float32 ``[N, D]``, ``names`` and, where pictures have classes, ``labels`` int64 ``[N]``
-    (-1 = none) with their ``classes``. In a .safetensors file names and classes are JSON in the metadata.
+    The file holds ``features`` float32 ``[N, D]``, ``names`` and, where images have classes,
+    ``labels`` int64 ``[N]`` (-1 = none) with their ``classes``. In a .safetensors file names and
+    classes are JSON in the metadata.
 
     Args:
         weights: Run folder or weights file.
-        data: The pictures.
+        data: The images.
         to: A .safetensors, .npz or .parquet file.
         stage: ``pooled``, or a stage's name for the average of its map.
-        batch_size: Pictures per batch.
+        batch_size: Images per batch.
         workers: Processes that decode; None decides from the cores.
         console: Where progress goes; stderr if not given.
 
     Returns:
-        In JSON kinds: ``file, pictures, numbers, stage, skipped``.
+        In JSON kinds: ``file, images, numbers, stage, skipped``.
 
     Raises:
         UsageError: There is no such form or stage.
-        SslToolError: The weights or the pictures are not what they should be.
+        SslToolError: The weights or the images are not what they should be.
     """
     console = console or Console(stderr=True, highlight=False)
     if to.suffix not in FORMS:
         raise UsageError(f"--to {to}: a file that ends in {', '.join(FORMS)} is expected")
     encoder = load_encoder(find_weights(weights))
-    card = encoder.card
-    assert card is not None, "load_encoder attaches it"
+    metadata = encoder.metadata
+    assert metadata is not None, "load_encoder attaches it"
     names = [features.POOLED, *(part.name for part in encoder.stages)]
     if stage not in names:
         raise UsageError(f"--stage {stage}: one of {', '.join(names)} is expected")
     encoder.to(best_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     source = open_source(data)
-    pictures = AllPictures(
+    images = AllImages(
         source,
-        size=picture_size(card),
+        size=read_size(metadata),
         batch_size=batch_size,
         workers=workers,
         device=best_device(),
@@ -80,21 +81,21 @@ def embed(
     def rows() -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
         places: list[Tensor] = []
         batches = track(
-            ((batch.images, batch.indices.cpu()) for batch in pictures),
-            "reading pictures",
-            total=-(-len(pictures) // batch_size),
+            ((batch.images, batch.indices.cpu()) for batch in images),
+            "reading images",
+            total=-(-len(images) // batch_size),
             console=console,
             disable=console.quiet,
         )
         for found in features.stream(
-            encoder, noting(iter(batches), places), reader_of(encoder, card)
+            encoder, noting(iter(batches), places), reader_of(encoder, metadata)
         ):
             yield {stage: found[stage]}, places.pop()
 
     store = FeatureStore(
         None
-    )  # a file again, so that the vectors of many pictures need not fit into memory
-    with pictures:
+    )  # a file again, so that the vectors of many images need not fit into memory
+    with images:
         stored = store.put("embedded", rows())
     told = [source.label(place) for place in stored.places.tolist()]
     labels = torch.tensor([-1 if label is None else label for label in told])
@@ -110,10 +111,10 @@ def embed(
         )
     return {
         "file": str(to),
-        "pictures": len(labels),
+        "images": len(labels),
         "numbers": stored.stages[stage].shape[1],
         "stage": stage,
-        "skipped": pictures.skipped,
+        "skipped": images.skipped,
     }
 
 

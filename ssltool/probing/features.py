@@ -1,6 +1,7 @@
-"""What the probes read: features of frozen encoders, pixels to compare them with, and batch-norm statistics.
+"""What the probes read: features of frozen encoders, pixels to compare them with, and batch-norm
+statistics.
 
-Shapes: N pictures, B per batch, S picture side, D width of the pooled vector, C_s width of a stage.
+Shapes: N images, B per batch, S image side, D width of the pooled vector, C_s width of a stage.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from ssltool.errors import DataError, WeightsError
 from ssltool.ops import grids
 
 POOLED = "pooled"
-_PIXEL_SIDE = 32  # px: raw pixels of larger pictures are read at this size, 3072 numbers
+_PIXEL_SIDE = 32  # px: raw pixels of larger images are read at this size, 3072 numbers
 
 
 class Patchwise(nn.Module):
-    """An encoder that reads a picture patch by patch, as one trained on a grid of patches did.
+    """An encoder that reads an image patch by patch, as one trained on a grid of patches did.
 
-    A place of its maps is one patch, encoded alone and averaged; its pooled vector is the mean over the patches.
+    A place of its maps is one patch, encoded alone and averaged; its pooled vector is the mean over
+    the patches.
 
     Args:
         encoder: The network.
@@ -41,7 +43,7 @@ class Patchwise(nn.Module):
         self._patch, self._stride = patch, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mean of the patches' pooled vectors, ``[B, D]``, of pictures ``[B, C, H, H]``."""
+        """Mean of the patches' pooled vectors, ``[B, D]``, of images ``[B, C, H, H]``."""
         shown, _ = self._cut(x)
         return torch.stack([self.encoder(patches) for patches in shown.unbind(dim=1)]).mean(dim=0)
 
@@ -52,7 +54,8 @@ class Patchwise(nn.Module):
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """Averages ``[B, C_s, G, G]`` of every stage's map of each patch, by the stage's name."""
         shown, side = self._cut(x)
-        # One place of the grid at a time: the stages' maps of all patches at once would be several times the pictures.
+        # One place of the grid at a time: the stages' maps of all patches at once would be several
+        # times the images.
         rows = [
             {name: found.mean(dim=(2, 3)) for name, found in self.encoder.maps(patches).items()}
             for patches in shown.unbind(dim=1)
@@ -91,7 +94,7 @@ def extract(
         Name of the stage -> float32 ``[N, D]`` on the encoder's device, see :func:`stream`.
 
     Raises:
-        DataError: If there are no pictures.
+        DataError: If there are no images.
         WeightsError: If a feature is NaN or infinite.
     """
     collected: dict[str, list[Tensor]] = {}
@@ -100,14 +103,16 @@ def extract(
             collected.setdefault(name, []).append(values)
     if not collected:
         raise DataError(
-            "there are no pictures to probe with; check that --data holds readable pictures"
+            "there are no images to probe with; check that --data holds readable images"
         )
-    # Parts are let go as they are joined: the largest features are wanted in memory twice, not all of them.
+    # Parts are let go as they are joined: the largest features are wanted in memory twice, not all
+    # of them.
     found = {name: torch.cat(collected.pop(name)) for name in list(collected)}
     for name, values in found.items():
         if not values.isfinite().all():
             raise WeightsError(
-                f"the encoder's {name!r} features hold NaN or infinity, finite numbers were expected; "
+                f"the encoder's {name!r} features hold NaN or infinity, finite numbers were "
+                "expected; "
                 "the weights have diverged: probe an earlier checkpoint"
             )
     return found
@@ -118,7 +123,7 @@ def pixels(images: Tensor, side: int, channels: int) -> Tensor:
 
     Args:
         images: uint8 ``[B, 3, S, S]``.
-        side: Side to which pictures are resized.
+        side: Side to which images are resized.
         channels: 3, or 1 for the plain mean of R, G and B.
 
     Returns:
@@ -129,12 +134,12 @@ def pixels(images: Tensor, side: int, channels: int) -> Tensor:
 
 
 def pixel_form(batches: Iterable[Tensor]) -> tuple[int, int]:
-    """Side and channels at which pictures uint8 ``[B, 3, S, S]`` are read as raw pixels.
+    """Side and channels at which images uint8 ``[B, 3, S, S]`` are read as raw pixels.
 
-    The side is their own up to 32 px; one channel is enough when no picture has any colour.
+    The side is their own up to 32 px; one channel is enough when no image has any color.
 
     Raises:
-        DataError: If there are no pictures.
+        DataError: If there are no images.
     """
     side, channels = 0, 1
     for images in batches:
@@ -143,7 +148,7 @@ def pixel_form(batches: Iterable[Tensor]) -> tuple[int, int]:
             channels = 3
     if not side:
         raise DataError(
-            "there are no pictures to probe with; check that --data holds readable pictures"
+            "there are no images to probe with; check that --data holds readable images"
         )
     return side, channels
 
@@ -152,19 +157,20 @@ def pixel_form(batches: Iterable[Tensor]) -> tuple[int, int]:
 def recalibrate_batch_norm(
     encoder: Encoder | Patchwise, batches: Iterable[Tensor], reader: InputTransform
 ) -> int:
-    """Re-estimate batch norm's running statistics on whole pictures, without touching a weight.
+    """Re-estimate batch norm's running statistics on whole images, without touching a weight.
 
-    An encoder trained on tiles or patches has seen other statistics than those of whole pictures, and a random one has
-    seen none. Means and variances become their averages over the batches, each batch weighted by its pictures.
+    An encoder trained on tiles or patches has seen other statistics than those of whole images, and
+    a random one has seen none. Means and variances become their averages over the batches, each
+    batch weighted by its images.
 
     Args:
         encoder: Changed in place, if it has batch norm; its modes are restored afterwards.
-        batches: uint8 ``[B, 3, S, S]``, unlabelled training pictures. A batch of one picture, which has no variance to
-            speak of, is left out.
-        reader: Resizes and normalises.
+        batches: uint8 ``[B, 3, S, S]``, unlabeled training images. A batch of one image, which has
+            no variance to speak of, is left out.
+        reader: Resizes and normalizes.
 
     Returns:
-        Pictures used; 0 without batch norm.
+        Images used; 0 without batch norm.
     """
     norms = [
         module
@@ -190,7 +196,7 @@ def recalibrate_batch_norm(
             for norm in norms:
                 norm.momentum = (
                     len(images) / used
-                )  # 1 for the first batch: together a plain average over pictures
+                )  # 1 for the first batch: together a plain average over images
             encoder(reader(images.to(device)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -211,16 +217,17 @@ def stream(
     Args:
         encoder: The network; its modes are restored afterwards.
         batches: uint8 ``[B, 3, S, S]``, on any device.
-        reader: Resizes and normalises.
-        grid_numbers: Also average each stage's map over the largest square grid of at most this many numbers, as the
-            papers do with about 9,000.
-        dtype: ``torch.bfloat16`` or ``torch.float16`` compute under autocast. Features decide accuracy, so float32 is
-            the default.
+        reader: Resizes and normalizes.
+        grid_numbers: Also average each stage's map over the largest square grid of at most this
+            many numbers, as the papers do with about 9,000.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` compute under autocast. Features decide
+            accuracy, so float32 is the default.
 
     Yields:
-        float32 on the encoder's device: ``pooled`` ``[B, D]``, the encoder's own vector; ``layer1`` ... (each stage's
-        name) ``[B, C_s]``, the averages of the stages' maps; and, with ``grid_numbers``, ``layer1 grid`` ...
-        ``[B, C_s * g * g]`` of the stages whose grid has more than one place.
+        float32 on the encoder's device: ``pooled`` ``[B, D]``, the encoder's own vector; ``layer1``
+        ... (each stage's name) ``[B, C_s]``, the averages of the stages' maps; and, with
+        ``grid_numbers``, ``layer1 grid`` ... ``[B, C_s * g * g]`` of the stages whose grid has more
+        than one place.
     """
     device = next(encoder.parameters()).device
     averaged: bool | None = None
@@ -246,14 +253,18 @@ def stream(
 
 
 def _pools_by_average(encoder: Encoder | Patchwise, x: Tensor) -> bool:
-    """Whether the pooled vector is the average of the last map, as it mostly is, so that one pass gives both."""
+    """Whether the pooled vector is the average of the last map, as it mostly is, so that one pass
+    gives both.
+    """
     average = encoder.map(x).mean(dim=(2, 3))
     pooled: Tensor = encoder(x)
     return bool((pooled - average).abs().max() <= 1e-4 * average.abs().max())
 
 
 def _grid_side(values: Tensor, numbers: int) -> int:
-    """Side of the largest grid over a map ``[B, C, h, w]`` whose cells hold at most ``numbers`` numbers in all."""
+    """Side of the largest grid over a map ``[B, C, h, w]`` whose cells hold at most ``numbers``
+    numbers in all.
+    """
     height, width = values.shape[2:]
     return min(height, width, math.isqrt(numbers // values.shape[1]))
 

@@ -1,13 +1,14 @@
-"""Fine-tuning: the whole network is trained on labelled pictures, from pretrained or from random weights.
+"""Fine-tuning: the whole network is trained on labeled images, from pretrained or from random init.
 
-How much pretraining is worth is read off by giving both the same labels, the same number of steps and the same
-learning rate. On the pooled vector come a batch norm without scale (Hénaff et al. 2020, appendix, put one before their
-linear classifier) and a linear classifier that starts at zero; everything is trained with AdamW along a warm-up and
-half a cosine, on mirrored and slightly shifted pictures. The classifier, which has everything to learn, learns ten
+How much pretraining is worth is read off by giving both the same labels, the same number of steps
+and the same learning rate. On the pooled vector come a batch norm without scale (Hénaff et al.
+2020, appendix, put one before their linear classifier) and a linear classifier that starts at zero;
+everything is trained with AdamW along a warm-up and half a cosine, on mirrored and slightly shifted
+images. The classifier, which has everything to learn, learns ten
 times as fast: at the encoder's rate it lags behind and spoils pretrained features meanwhile.
 
-Shapes: N training pictures, B per batch, S their side in pixels, D width of the pooled vector, K classes.
-"""
+Shapes: N training images, B per batch, S their side in pixels, D width of the pooled vector, K
+classes."""
 
 from __future__ import annotations
 
@@ -25,10 +26,10 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.transform import InputTransform
 from ssltool.errors import DataError
 from ssltool.ops import patches
-from ssltool.ops.per_image_rng import Draws, mix
+from ssltool.ops.per_image_rng import PerImageRNG, mix
 
 _HEAD = 10.0  # the classifier's learning rate over the encoder's
-_SHIFT = 14  # pictures are shifted by up to a fourteenth of their side: 2 px of 28
+_SHIFT = 14  # images are shifted by up to a fourteenth of their side: 2 px of 28
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,15 @@ class Schedule:
     """How long and how fast a network is fine-tuned.
 
     Attributes:
-        pictures: Pictures shown in all, repeats included: with few labels each is seen often, with many not even once.
-        batch_size: B; all labelled pictures if there are fewer.
+        images: Images shown in all, repeats included: with few labels each is seen often, with many
+            not even once.
+        batch_size: B; all labeled images if there are fewer.
         lr: Highest learning rate of the encoder; ten times that is the classifier's.
         weight_decay: Of matrices and kernels.
         warmup: Share of the steps over which the rate rises.
     """
 
-    pictures: int = 12_800
+    images: int = 12_800
     batch_size: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.05
@@ -52,11 +54,11 @@ class Schedule:
     @property
     def steps(self) -> int:
         """Optimizer steps, at least one."""
-        return max(1, self.pictures // self.batch_size)
+        return max(1, self.images // self.batch_size)
 
 
 class Classifier(nn.Module):
-    """An encoder with a linear classifier, which starts at zero, on its standardised pooled vector."""
+    """An encoder with a linear classifier, which starts at zero, on its standardized pooled vector."""
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of pictures ``[B, C, H, W]``."""
+        """Logits ``[B, K]`` of images ``[B, C, H, W]``."""
         logits: Tensor = self.head(self.norm(self.encoder(x)))
         return logits
 
@@ -83,17 +85,17 @@ def finetune(
     schedule: Schedule | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Classifier:
-    """Train the encoder, in place, and a classifier on labelled pictures.
+    """Train the encoder, in place, and a classifier on labeled images.
 
     torch's global generator is left as it was.
 
     Args:
-        encoder: Pretrained, or with random weights to see what pretraining is worth.
+        encoder: Pretrained, or with random init to see what pretraining is worth.
         images: uint8 ``[N, 3, S, S]``, on any device.
         labels: int64 ``[N]``, classes 0 to ``classes - 1``.
-        reader: Resizes and normalises.
+        reader: Resizes and normalizes.
         classes: K.
-        seed: Of the order of the pictures, of their changes and of dropout.
+        seed: Of the order of the images, of their changes and of dropout.
         schedule: How long and how fast.
         dtype: ``torch.bfloat16`` computes under autocast.
 
@@ -101,12 +103,13 @@ def finetune(
         The trained network; the same inputs give the same bytes on a CPU.
 
     Raises:
-        DataError: There are fewer than two pictures.
+        DataError: There are fewer than two images.
     """
     schedule = schedule or Schedule()
     if len(images) < 2:
         raise DataError(
-            f"fine-tuning needs two labelled pictures or more, not {len(images)}; type a larger --labels"
+            f"fine-tuning needs two labeled images or more, not {len(images)}; type a larger "
+            "--labels"
         )
     device = next(encoder.parameters()).device
     with torch.random.fork_rng():
@@ -177,29 +180,32 @@ def accuracy(
         seen += len(labels)
     if not seen:
         raise DataError(
-            "there are no pictures to test on; check that --test-data holds readable pictures"
+            "there are no images to test on; check that --test-data holds readable images"
         )
     return 100 * right / seen
 
 
 def shifted(images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the pictures and shift each by up to a fourteenth of its side, repeating what is at its border.
+    """Mirror half of the images and shift each by up to a fourteenth of its side, repeating what is
+    at its border.
 
     Args:
         images: uint8 ``[B, C, S, S]``.
-        index: int64 ``[B]``, which picture each one is.
+        index: int64 ``[B]``, which image each one is.
         generator: Supplies the key of the random numbers.
     """
-    draws, side = Draws(index, generator), images.shape[-1]
+    rng, side = PerImageRNG(index, generator), images.shape[-1]
     reach = max(1, side // _SHIFT)
-    images = torch.where(draws.chance(0.5)[:, None, None, None], images.flip(-1), images)
+    images = torch.where(rng.bernoulli(0.5)[:, None, None, None], images.flip(-1), images)
     padded = F.pad(images.float(), (reach,) * 4, mode="replicate").to(torch.uint8)
-    start = draws.integers(2 * reach + 1, 1, 2)
+    start = rng.integers(2 * reach + 1, 1, 2)
     return patches.cut(padded, start[..., 0], start[..., 1], side)[:, 0]
 
 
 def _batches(count: int, schedule: Schedule, seed: int) -> Iterator[Tensor]:
-    """Indices int64 ``[B]`` of each step: whole permutations one after the other, cut into batches of one size."""
+    """Indices int64 ``[B]`` of each step: whole permutations one after the other, cut into batches
+    of one size.
+    """
     generator = torch.Generator().manual_seed(seed)
     size = min(schedule.batch_size, count)
     waiting = torch.empty(0, dtype=torch.int64)

@@ -1,8 +1,9 @@
-"""Weighted k-nearest-neighbour classification by cosine similarity: a probe with nothing to train.
+"""Weighted k-nearest-neighbor classification by cosine similarity: a probe with nothing to train.
 
-Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4.
+Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section
+3.4.
 
-Shapes: Q queries, N bank rows (the labelled training pictures), D numbers per picture, k neighbours.
+Shapes: Q queries, N bank rows (the labeled training images), D numbers per image, k neighbors.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from torch.nn import functional as F
 from ssltool.errors import DataError
 
 SCORES_AT_ONCE = 8_000_000
-"""Similarities held at a time: 32 MB, little enough to stay near the cache, however many queries there are."""
+"""Similarities held at a time: 32 MB, little enough to stay near the cache, however many queries
+there are.
+"""
 
 
 def nearest(
@@ -24,17 +27,20 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Find the k bank rows most similar to each query, by cosine.
 
-    Neighbours come most similar first; equal ones in the order of the bank. So the first j of k neighbours are exactly
-    the neighbours that ``k=j`` gives.
+    Neighbors come most similar first; equal ones in the order of the bank. So the first j of k
+    neighbors are exactly the neighbors that ``k=j`` gives.
 
     Args:
-        queries: float ``[Q, D]``; need not be normalised. A row of zeros has similarity 0 to everything.
+        queries: float ``[Q, D]``; need not be normalized. A row of zeros has similarity 0 to
+            everything.
         bank: float ``[N, D]`` on the same device.
-        k: Neighbours wanted, 1 to N; more than N is taken as N.
-        chunk: Queries compared at a time; by default as many as keep ``SCORES_AT_ONCE`` similarities in memory.
+        k: Neighbors wanted, 1 to N; more than N is taken as N.
+        chunk: Queries compared at a time; by default as many as keep ``SCORES_AT_ONCE``
+            similarities in memory.
 
     Returns:
-        Similarities float32 ``[Q, k]`` in -1..1 and indices into the bank, int64 ``[Q, k]``, on the device of ``bank``.
+        Similarities float32 ``[Q, k]`` in -1..1 and indices into the bank, int64 ``[Q, k]``, on the
+        device of ``bank``.
 
     Raises:
         DataError: If a feature is NaN or infinite, the bank is empty, or the widths differ.
@@ -43,7 +49,8 @@ def nearest(
     _check(queries, bank)
     k = min(k, len(bank))
     chunk = chunk or max(1, SCORES_AT_ONCE // len(bank))
-    # Scaling the similarities saves a normalised copy of the bank, which may be most of the memory there is.
+    # Scaling the similarities saves a normalized copy of the bank, which may be most of the memory
+    # there is.
     scale = bank.norm(dim=1).clamp_min(1e-12).reciprocal()
     found = [
         _largest((F.normalize(part) @ bank.T).mul_(scale), k)
@@ -63,7 +70,7 @@ def knn_accuracy(
     temperature: float = 0.07,
     chunk: int | None = None,
 ) -> dict[int, float]:
-    """Classify test pictures by their nearest training pictures, for several k from one search.
+    """Classify test images by their nearest training images, for several k from one search.
 
     Args:
         train_x: float ``[N, D]``.
@@ -71,8 +78,9 @@ def knn_accuracy(
         test_x: float ``[Q, D]``.
         test_y: int64 ``[Q]``.
         classes: Number of classes.
-        ks: Numbers of neighbours. A k above N counts all N pictures; it keeps its own entry in the result.
-        temperature: tau in the weight ``exp(similarity / tau)`` of a neighbour's vote.
+        ks: Numbers of neighbors. A k above N counts all N images; it keeps its own entry in the
+            result.
+        temperature: tau in the weight ``exp(similarity / tau)`` of a neighbor's vote.
         chunk: See :func:`nearest`.
 
     Returns:
@@ -96,11 +104,12 @@ def knn_accuracy(
 
 
 def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
-    """Class with the largest sum of ``exp(similarity / temperature)`` over the neighbours; the lower class if equal.
+    """Class with the largest sum of ``exp(similarity / temperature)`` over the neighbors; the lower
+    class if equal.
 
     Args:
         similarities: float ``[Q, k]``.
-        labels: int64 ``[Q, k]``, the class of each neighbour.
+        labels: int64 ``[Q, k]``, the class of each neighbor.
         classes: Number of classes.
         temperature: tau, above 0.
 
@@ -113,7 +122,9 @@ def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float)
 
 
 def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, equal values in the order of their columns, which ``topk`` alone does not promise."""
+    """The k largest of each row, equal values in the order of their columns, which ``topk`` alone
+    does not promise.
+    """
     values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     cut_in_a_tie = (values[:, k - 1 : -1] == values[:, k:]).any(1)
     columns, order = columns[:, :k].sort(1)
@@ -128,14 +139,15 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _check(queries: Tensor, bank: Tensor) -> None:
     if not len(bank):
         raise DataError(
-            "there are no training pictures to search; nearest neighbours need at least one"
+            "there are no training images to search; nearest neighbors need at least one"
         )
     if queries.shape[1] != bank.shape[1]:
         raise DataError(
-            f"queries have {queries.shape[1]} numbers each and training pictures {bank.shape[1]}; "
+            f"queries have {queries.shape[1]} numbers each and training images {bank.shape[1]}; "
             "both must come from the same encoder and layer"
         )
     if not (queries.isfinite().all() and bank.isfinite().all()):
         raise DataError(
-            "some features are NaN or infinite; the weights have diverged: probe an earlier checkpoint"
+            "some features are NaN or infinite; the weights have diverged: probe an earlier "
+            "checkpoint"
         )

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ssltool.device import best_device
 from ssltool.encoders.encoder import Encoder
-from ssltool.encoders.metadata import WeightsCard
+from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.precision import choose_precision
 from ssltool.encoders.transform import InputTransform
 from ssltool.plotting import charts as chart
 from ssltool.probing import features, linear
-from ssltool.probing.datasets import LabelledPictures, Split
-from ssltool.probing.extraction import Features, Network, random_twin
+from ssltool.probing.datasets import LabeledImages, Split
+from ssltool.probing.extraction import Features, Network, random_init
 from ssltool.probing.finetune import Schedule, accuracy, finetune
 from ssltool.probing.subsets import subset
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from ssltool.probing.probe import ProbeOptions
 
 SCRATCH = "trained from scratch"
-_IN_MEMORY = 2**30  # bytes of decoded test pictures kept from one network to the next
+_IN_MEMORY = 2**30  # bytes of decoded test images kept from one network to the next
 
 
 class Few(NamedTuple):
-    """How many labels may be used: a share of each class, or so many pictures of it."""
+    """How many labels may be used: a share of each class, or so many images of it."""
 
     share: float | None
     shots: int | None
 
     def chosen(self, labels: Tensor, seed: int) -> Tensor:
-        """Places of the pictures that keep their label."""
+        """Places of the images that keep their label."""
         return subset(labels, seed, share=self.share, shots=self.shots)
 
     @property
@@ -59,28 +59,30 @@ def asked(options: ProbeOptions) -> list[Few]:
 
 
 def frozen(
-    name: str, found: Features, pictures: LabelledPictures, options: ProbeOptions, console: Console
+    name: str, found: Features, data: LabeledImages, options: ProbeOptions, console: Console
 ) -> list[dict[str, Any]]:
-    """Linear probes of one network's pooled features on a few of the labels: a row for each point of the curve."""
-    labels, rows = pictures.labels("train"), []
+    """Linear probes of one network's pooled features on a few of the labels: a row for each point
+    of the curve.
+    """
+    labels, rows = data.labels("train"), []
     train, test = found.train, found.test
     row_of = torch.full((len(labels),), -1)
     row_of[train.places] = torch.arange(len(train.places))
     x, y = (
         test.stages[features.POOLED].to(best_device()),
-        pictures.labels("test", test.places).to(best_device()),
+        data.labels("test", test.places).to(best_device()),
     )
     for few in asked(options):
         found_ = []
         for repeat in range(options.repeats):
             chosen = row_of[few.chosen(labels, options.seed + repeat)]
-            # Without the pictures that could not be read, which have no row; in order, so that all labels give the very
-            # probe of the main table.
+            # Without the images that could not be read, which have no row; in order, so that all
+            # labels give the very probe of the main table.
             chosen = chosen[chosen >= 0].sort().values
             some = train.stages[features.POOLED][chosen].to(x.device)
-            known = pictures.labels("train", train.places[chosen]).to(x.device)
+            known = data.labels("train", train.places[chosen]).to(x.device)
             result = linear.fit_and_score(
-                some, known, x, y, len(pictures.classes), options.seed + repeat
+                some, known, x, y, len(data.classes), options.seed + repeat
             )
             found_.append(result.accuracy)
         rows.append(_row(name, "linear", few, len(chosen), found_, console))
@@ -89,38 +91,40 @@ def frozen(
 
 def tuned(
     networks: Mapping[str, Network],
-    card: WeightsCard,
+    metadata: EncoderMetadata,
     size: int,
-    pictures: LabelledPictures,
+    data: LabeledImages,
     options: ProbeOptions,
     finetuned: bool,
     console: Console,
 ) -> list[dict[str, Any]]:
-    """Networks trained on a few of the labels or on all: a row for each network and point of the curve.
+    """Networks trained on a few of the labels or on all: a row for each network and point of the
+    curve.
 
     Args:
-        networks: Name -> network to start from, which stays as it is; those that read patches are left out.
-        card: What they were trained on.
+        networks: Name -> network to start from, which stays as it is; those that read patches are
+            left out.
+        metadata: What they were trained on.
         size: Side at which files are read, in pixels.
-        pictures: Labelled pictures.
+        images: Labeled data.
         options: Which points, how many repeats, how long.
-        finetuned: Whether the networks are fine-tuned at all, and not only one trained from scratch for as long as
-            pretraining took.
+        finetuned: Whether the networks are fine-tuned at all, and not only one trained from scratch
+            for as long as pretraining took.
         console: Where progress goes.
     """
     whole = {name: network for name, network in networks.items() if isinstance(network, Encoder)}
-    reader, some = InputTransform.of(card), next(iter(whole.values()))
+    reader, some = InputTransform.of(metadata), next(iter(whole.values()))
     chosen_format = choose_precision(
         "auto", some, reader.size, some.in_channels, best_device()
     ).name
     dtype = torch.bfloat16 if chosen_format == "bf16" else torch.float32
-    fits = pictures.count("test") * size * size * 3 <= _IN_MEMORY
-    kept = list(_with_labels("test", size, pictures)) if fits else None
+    fits = data.count("test") * size * size * 3 <= _IN_MEMORY
+    kept = list(_with_labels("test", size, data)) if fits else None
 
     def score(network: Encoder, chosen: Tensor, schedule: Schedule, seed: int) -> float:
         """Train a copy and test it."""
-        # Shuffled, so what is beyond the number of pictures shown would never be seen.
-        batches = list(_with_labels("train", size, pictures, chosen[: schedule.pictures]))
+        # Shuffled, so what is beyond the number of images shown would never be seen.
+        batches = list(_with_labels("train", size, data, chosen[: schedule.images]))
         images, classes = (
             torch.cat([batch[0] for batch in batches]),
             torch.cat([batch[1] for batch in batches]),
@@ -131,15 +135,15 @@ def tuned(
             images,
             classes,
             reader,
-            len(pictures.classes),
+            len(data.classes),
             seed,
             schedule=schedule,
             dtype=dtype,
         )
-        return accuracy(trained, kept or _with_labels("test", size, pictures), reader, dtype=dtype)
+        return accuracy(trained, kept or _with_labels("test", size, data), reader, dtype=dtype)
 
-    labels, rows = pictures.labels("train"), []
-    short = Schedule(pictures=options.finetune_pictures)
+    labels, rows = data.labels("train"), []
+    short = Schedule(images=options.finetune_images)
     repeats = range(options.repeats)
     for few in asked(options) or [Few(1.0, None)]:
         for name, network in whole.items() if finetuned else ():
@@ -151,18 +155,18 @@ def tuned(
                 _row(name, "finetune", few, len(few.chosen(labels, options.seed)), found, console)
             )
     if options.scratch:
-        # As long as pretraining took: the same number of pictures shown.
+        # As long as pretraining took: the same number of images shown.
         shown = (
-            int(card.training.get("steps", 0)) * int(card.training.get("batch_size", 0))
-            or short.pictures
+            int(metadata.training.get("steps", 0)) * int(metadata.training.get("batch_size", 0))
+            or short.images
         )
         everything = Few(1.0, None)
-        fresh = [random_twin(some, options.seed + r) for r in repeats]
+        fresh = [random_init(some, options.seed + r) for r in repeats]
         found = [
             score(
                 network,
                 everything.chosen(labels, options.seed + r),
-                Schedule(pictures=shown),
+                Schedule(images=shown),
                 options.seed + r,
             )
             for r, network in enumerate(fresh)
@@ -176,27 +180,29 @@ def series(row: Mapping[str, Any]) -> str:
     name = str(row["features"])
     if row["how"] == "linear":
         return f"{name}, frozen"
-    return SCRATCH if name.startswith(("random weights", SCRATCH)) else f"{name}, fine-tuned"
+    return SCRATCH if name.startswith(("random init", SCRATCH)) else f"{name}, fine-tuned"
 
 
 def figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Accuracy over the number of labelled pictures, a curve for each kind of features and way of using them."""
+    """Accuracy over the number of labeled data, a curve for each kind of features and way of using
+    them.
+    """
     rows = [row for row in rows if row["how"] != "scratch"]
-    counts = sorted({row["pictures"] for row in rows})
+    counts = sorted({row["images"] for row in rows})
     names = dict.fromkeys(series(row) for row in rows)
-    found = {(series(row), row["pictures"]): row["accuracy"] for row in rows}
+    found = {(series(row), row["images"]): row["accuracy"] for row in rows}
     curves = {name: [found.get((name, count), float("nan")) for count in counts] for name in names}
     return chart.lines(
-        counts, curves, "labelled pictures", "test accuracy, percent", title=title, log_x=True
+        counts, curves, "labeled images", "test accuracy, percent", title=title, log_x=True
     )
 
 
 def _with_labels(
-    split: Split, size: int, pictures: LabelledPictures, only: Tensor | None = None
+    split: Split, size: int, data: LabeledImages, only: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of pictures uint8 and their classes."""
-    for images, places in pictures.read(split, size, only=None if only is None else only.tolist()):
-        yield images, pictures.labels(split, places)
+    """Batches of images uint8 and their classes."""
+    for images, places in data.read(split, size, only=None if only is None else only.tolist()):
+        yield images, data.labels(split, places)
 
 
 def _row(
@@ -206,12 +212,12 @@ def _row(
         "features": name,
         "how": how,
         **few.told,
-        "pictures": count,
+        "images": count,
         "accuracy": round(statistics.fmean(found), 3),
     }
     spread = ""
     if len(found) > 1:
         row |= {"deviation": round(statistics.stdev(found), 3), "repeats": len(found)}
         spread = f" ± {row['deviation']:.2f}"
-    console.print(f"{series(row)}, {few} ({count} pictures): {row['accuracy']:.2f}{spread} %")
+    console.print(f"{series(row)}, {few} ({count} data): {row['accuracy']:.2f}{spread} %")
     return row

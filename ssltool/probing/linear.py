@@ -2,12 +2,12 @@
 
     mean cross-entropy + weight_decay / 2 * ||W||^2        (the bias is free)
 
-on features standardised by the mean and deviation of the training pictures, see `ssltool.probing.convex`. The weight
-decay is chosen on a tenth of the training pictures, never on the test pictures.
+on features standardized by the mean and deviation of the training images, see
+`ssltool.probing.convex`. The weight decay is chosen on a tenth of the training images, never on the
+test images.
 
-Shapes: N pictures, D numbers per picture, C classes. ``theta`` is ``[C, D + 1]``, the weight with the bias as its last
-column.
-"""
+Shapes: N images, D numbers per image, C classes. ``theta`` is ``[C, D + 1]``, the weight with the
+bias as its last column."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Weight decays tried first; the search goes on beyond an end at which the best one lies."""
 
 FEW = 20_000
-"""Pictures up to which the search for the weight decay is as fine as it gets: it takes seconds, and few held-out
-pictures decide."""
+"""Images up to which the search for the weight decay is as fine as it gets: it takes seconds, and
+few held-out images decide."""
 
 EXTENSIONS = 3
 """Values tried beyond an end of the grid, each ten times the one before or a tenth of it."""
@@ -36,10 +36,11 @@ class LinearClassifier:
     """A fitted probe.
 
     Attributes:
-        weight: float32 ``[C, D]``, for standardised features.
-        bias: float32 ``[C]``; minus infinity for a class without training pictures.
+        weight: float32 ``[C, D]``, for standardized features.
+        bias: float32 ``[C]``; minus infinity for a class without training images.
         mean: float32 ``[D]``, subtracted from the features.
-        std: float32 ``[D]``, what they are then divided by; infinite for a constant feature, which so stays 0.
+        std: float32 ``[D]``, what they are then divided by; infinite for a constant feature, which
+            so stays 0.
         converged: Whether the optimum was reached, not just the last iteration.
         iterations: Iterations of L-BFGS it took.
     """
@@ -65,14 +66,15 @@ class LinearResult:
     """What a linear probe found.
 
     Attributes:
-        accuracy: Top-1 on the test pictures, percent.
-        per_class: The same for each class; None for a class without test pictures.
+        accuracy: Top-1 on the test images, percent.
+        per_class: The same for each class; None for a class without test images.
         weight_decay: The chosen value.
-        holdout: Accuracy in percent on the held-out training pictures for each weight decay tried, smallest first;
-            empty if no class has two training pictures, so that nothing could be held out.
+        holdout: Accuracy in percent on the held-out training images for each weight decay tried,
+            smallest first; empty if no class has two training images, so that nothing could be held
+            out.
         converged: Whether the final fit reached the optimum.
         iterations: Iterations of L-BFGS of the final fit.
-        classifier: The final fit, on all training pictures.
+        classifier: The final fit, on all training images.
     """
 
     accuracy: float
@@ -94,15 +96,16 @@ def fit_and_score(
     *,
     grid: Sequence[float] = GRID,
 ) -> LinearResult:
-    """Choose the weight decay on held-out training pictures, fit on all of them, and score on the test pictures.
+    """Choose the weight decay on held-out training images, fit on all of them, and score on the
+    test images.
 
     Args:
-        train_x: float ``[N, D]``, not standardised.
-        train_y: int64 ``[N]``, classes 0 to ``classes - 1``; a class may lack training pictures.
+        train_x: float ``[N, D]``, not standardized.
+        train_y: int64 ``[N]``, classes 0 to ``classes - 1``; a class may lack training images.
         test_x: float ``[M, D]``.
         test_y: int64 ``[M]``.
         classes: Number of classes.
-        seed: Decides which training pictures are held out.
+        seed: Decides which training images are held out.
         grid: Weight decays to try, see :func:`choose_weight_decay`.
 
     Returns:
@@ -140,29 +143,32 @@ def fit(
     """Fit the probe for one weight decay.
 
     Args:
-        x: float ``[N, D]``, not standardised, on any device.
+        x: float ``[N, D]``, not standardized, on any device.
         y: int64 ``[N]``, classes 0 to ``classes - 1``.
         classes: C.
-        weight_decay: At least 0; at 0 separable pictures have no optimum and the fit ends unconverged.
-        start: theta to start from, float64 with one row for each class that has pictures; zeros if not given. It
-            changes the time and not the optimum.
-        tolerance: The optimum counts as reached when no part of the gradient, in the coordinates of the search, is
-            larger. The objective is then within about 1e-6 of its least value.
+        weight_decay: At least 0; at 0 separable images have no optimum and the fit ends
+            unconverged.
+        start: theta to start from, float64 with one row for each class that has images; zeros if
+            not given. It changes the time and not the optimum.
+        tolerance: The optimum counts as reached when no part of the gradient, in the coordinates of
+            the search, is larger. The objective is then within about 1e-6 of its least value.
         max_iterations: Iterations after which to stop.
 
     Returns:
         The classifier, on the device of ``x``.
 
     Raises:
-        DataError: If a feature is NaN or infinite, a label is out of range, or all pictures are of one class.
+        DataError: If a feature is NaN or infinite, a label is out of range, or all images are of
+            one class.
     """
     present, labels = _present_classes(y)
     if int(present[-1]) >= classes or int(present[0]) < 0:
         raise DataError(
-            f"labels from {int(present[0])} to {int(present[-1])} found, 0 to {classes - 1} expected"
+            f"labels from {int(present[0])} to {int(present[-1])} found, 0 to {classes - 1} "
+            "expected"
         )
     mean, std = moments(x)
-    found = problem(Rows(x, labels, mean, std), len(present)).minimise(
+    found = problem(Rows(x, labels, mean, std), len(present)).minimize(
         weight_decay, start, tolerance, max_iterations
     )
     weight = x.new_zeros(classes, x.shape[1], dtype=torch.float32)
@@ -188,22 +194,23 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def choose_weight_decay(
     x: Tensor, y: Tensor, grid: Sequence[float], seed: int, holdout: float = 0.1
 ) -> tuple[float, dict[float, float]]:
-    """Choose the weight decay that does best on held-out training pictures; the stronger one if two do equally well.
+    """Choose the weight decay that does best on held-out training images; the stronger one if two
+    do equally well.
 
-    If an end of the grid is best, better than its neighbour, the search goes on beyond it, at most ``EXTENSIONS``
-    times.
+    If an end of the grid is best, better than its neighbor, the search goes on beyond it, at most
+    ``EXTENSIONS`` times.
 
     Args:
-        x: float ``[N, D]``, training pictures only.
+        x: float ``[N, D]``, training images only.
         y: int64 ``[N]``.
-        grid: Values to try. A single one is taken as it is. If no class has two pictures nothing can be held out, and
-            the middle one is taken.
+        grid: Values to try. A single one is taken as it is. If no class has two images nothing can
+            be held out, and the middle one is taken.
         seed: Decides the split.
         holdout: Share of each class that is held out, see :func:`split`.
 
     Returns:
-        The value, and the held-out accuracy in percent of each value tried, smallest value first; empty if there was
-        nothing to choose or nothing to choose by.
+        The value, and the held-out accuracy in percent of each value tried, smallest value first;
+        empty if there was nothing to choose or nothing to choose by.
 
     Raises:
         DataError: As in :func:`fit`.
@@ -213,15 +220,15 @@ def choose_weight_decay(
 
 
 def split(y: Tensor, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split pictures into a part to train on and a part held out, class by class.
+    """Split images into a part to train on and a part held out, class by class.
 
-    Of a class with n pictures ``round(holdout * n)`` are held out, but at least one, and never all: a class with a
-    single picture stays in training.
+    Of a class with n images ``round(holdout * n)`` are held out, but at least one, and never all: a
+    class with a single image stays in training.
 
     Args:
         y: int64 ``[N]``.
         holdout: Share, 0 to 1.
-        seed: Decides which pictures.
+        seed: Decides which images.
 
     Returns:
         Indices of both parts, int64 on the CPU, ascending, disjoint, together all of 0 to N - 1.
@@ -239,12 +246,14 @@ def split(y: Tensor, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
 def _search(
     x: Tensor, y: Tensor, grid: Sequence[float], seed: int, holdout: float
 ) -> tuple[float, dict[float, float], Tensor | None]:
-    """The chosen weight decay, the table of held-out accuracies, and theta of the fit that did best."""
+    """The chosen weight decay, the table of held-out accuracies, and theta of the fit that did
+    best.
+    """
     present, labels = _present_classes(y)
     kept, held = (part.to(x.device) for part in split(y, holdout, seed))
     if len(grid) == 1 or not len(held):
         return sorted(grid)[len(grid) // 2], {}, None
-    mean, std = moments(x)  # of all training pictures: a tenth more or less of them moves no choice
+    mean, std = moments(x)  # of all training images: a tenth more or less of them moves no choice
     search = problem(Rows(x, labels, mean, std, kept), len(present))
     held_out = Rows(x, labels, mean, std, held)
     thetas: dict[float, Tensor] = {}
@@ -254,8 +263,9 @@ def _search(
     path = sorted(set(grid), reverse=True)
     while path:
         value = path.pop(0)
-        # Which value is best shows long before an optimum is reached to the last digit, of many pictures earlier still.
-        theta = search.minimise(
+        # Which value is best shows long before an optimum is reached to the last digit, of many
+        # images earlier still.
+        theta = search.minimize(
             value, theta, tolerance=5e-4 if len(kept) <= FEW else 2e-3, max_iterations=200
         ).theta
         table[value] = 100 * _share_right(theta, held_out)
@@ -281,7 +291,9 @@ def _best(table: dict[float, float]) -> float:
 
 
 def _beyond_the_end(table: dict[float, float]) -> list[float]:
-    """The next value to try if the best one is an end of the grid and better than its neighbour, else nothing."""
+    """The next value to try if the best one is an end of the grid and better than its neighbor,
+    else nothing.
+    """
     values, best = sorted(table), _best(table)
     if best == values[0]:
         return [float(f"{best / 10:.3g}")]  # without the rounding error, which would be shown
@@ -291,13 +303,13 @@ def _beyond_the_end(table: dict[float, float]) -> list[float]:
 
 
 def _present_classes(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes that have pictures, ascending, and the position of each picture's class among them."""
+    """Classes that have images, ascending, and the position of each image's class among them."""
     present, labels = torch.unique(y, return_inverse=True)
     if len(present) < 2:
         found = (
-            "no labelled picture"
+            "no labeled image"
             if not len(present)
-            else f"all {len(y)} labelled pictures are of one class"
+            else f"all {len(y)} labeled images are of one class"
         )
         raise DataError(f"{found}; a probe needs at least two classes")
     return present, labels

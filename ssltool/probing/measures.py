@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ssltool.device import best_device
 from ssltool.probing import features, linear, mlp, svm
-from ssltool.probing.datasets import LabelledPictures
+from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import Features
 from ssltool.probing.knn import knn_accuracy
 
 Kind = Literal["linear", "layers", "knn", "finetune", "svm", "mlp"]
 
-KS = (5, 20, 200)  # neighbours: few labels, and the paper's
+KS = (5, 20, 200)  # neighbors: few labels, and the paper's
 MEASURES = ("linear", *(f"knn{k}" for k in KS), "svm", "svm_map", "mlp")
 _WHOLE = (features.POOLED, "pixels")
 
@@ -32,7 +32,7 @@ class Scored(NamedTuple):
 def score(
     name: str,
     found: Features,
-    pictures: LabelledPictures,
+    data: LabeledImages,
     kinds: frozenset[Kind],
     seed: int,
     repeats: int,
@@ -43,9 +43,10 @@ def score(
     Args:
         name: What the features are called.
         found: The features.
-        pictures: Their labels.
-        kinds: What to measure; ``svm`` and ``mlp`` only on whole vectors, unless pictures have several classes.
-        seed: Of the splits of the training pictures, and of what is trained.
+        data: Their labels.
+        kinds: What to measure; ``svm`` and ``mlp`` only on whole vectors, unless images have
+            several classes.
+        seed: Of the splits of the training images, and of what is trained.
         repeats: Seeds of which the mean and the deviation are given, where the seed matters.
         console: Where progress goes.
     """
@@ -61,21 +62,21 @@ def score(
         ):  # the last stage's average is the pooled vector
             scored.append(Scored({**scored[0].row, "stage": stage}, scored[0].details))
             continue
-        data = _Split.on(device, values, test.stages[stage], pictures, train.places, test.places)
+        split = _Split.on(device, values, test.stages[stage], data, train.places, test.places)
         details: dict[str, Any] = {}
-        if pictures.several:
-            row |= _machines(data, seed)
+        if data.several:
+            row |= _machines(split, seed)
         else:
             if {"linear", "layers"} & kinds:
-                measured, details = _linear(data, pictures, seed)
+                measured, details = _linear(split, data, seed)
                 row |= measured
             if "knn" in kinds:
-                near = knn_accuracy(*data[:4], len(pictures.classes), ks=KS)
+                near = knn_accuracy(*split[:4], len(data.classes), ks=KS)
                 row |= {f"knn{k}": round(accuracy, 3) for k, accuracy in near.items()}
             if stage in _WHOLE and "svm" in kinds:
-                row |= _machines(data, seed)
+                row |= _machines(split, seed)
             if stage in _WHOLE and "mlp" in kinds:
-                row |= _mlps(data, len(pictures.classes), seed, repeats)
+                row |= _mlps(split, len(data.classes), seed, repeats)
         so_far = ", ".join(f"{key} {row[key]:.2f} %" for key in MEASURES if key in row)
         console.print(f"{name}, {stage}: {so_far}")
         scored.append(Scored(row, details))
@@ -83,7 +84,9 @@ def score(
 
 
 class _Split(NamedTuple):
-    """One stage's features and labels of both splits, on the device; targets ``[N, C]`` as in `ssltool.probing.svm`."""
+    """One stage's features and labels of both splits, on the device; targets ``[N, C]`` as in
+    `ssltool.probing.svm`.
+    """
 
     train_x: Tensor
     train_y: Tensor
@@ -98,38 +101,36 @@ class _Split(NamedTuple):
         device: torch.device,
         train: Tensor,
         test: Tensor,
-        pictures: LabelledPictures,
+        data: LabeledImages,
         rows: Tensor,
         asked: Tensor,
     ) -> Self:
         """Put everything together; on a CPU the features stay in their files."""
-        if pictures.several:
+        if data.several:
             labels = (
                 torch.zeros(len(rows), dtype=torch.int64),
                 torch.zeros(len(asked), dtype=torch.int64),
             )
         else:
-            labels = pictures.labels("train", rows), pictures.labels("test", asked)
-        targets = pictures.targets("train", rows), pictures.targets("test", asked)
+            labels = data.labels("train", rows), data.labels("test", asked)
+        targets = data.targets("train", rows), data.targets("test", asked)
         whole = (train, labels[0], test, labels[1], *targets)
         return cls(*(part.to(device) for part in whole))
 
 
-def _linear(
-    data: _Split, pictures: LabelledPictures, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _linear(split: _Split, data: LabeledImages, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measures of logistic regression, and its answers class by class."""
-    count = len(pictures.classes)
-    fitted = linear.fit_and_score(*data[:4], count, seed)
-    answers = fitted.classifier.predict(data.test_x)
-    confusion = torch.bincount(data.test_y * count + answers, minlength=count * count).view(
+    count = len(data.classes)
+    fitted = linear.fit_and_score(*split[:4], count, seed)
+    predictions = fitted.classifier.predict(split.test_x)
+    confusion = torch.bincount(split.test_y * count + predictions, minlength=count * count).view(
         count, count
     )
     details = {
         "measure": "linear",
         "per_class": {
             name: None if share is None else round(share, 3)
-            for name, share in zip(pictures.classes, fitted.per_class, strict=True)
+            for name, share in zip(data.classes, fitted.per_class, strict=True)
         },
         "confusion": confusion.tolist(),
     }
@@ -141,29 +142,29 @@ def _linear(
     return row, details
 
 
-def _machines(data: _Split, seed: int) -> dict[str, Any]:
-    """Measures of the support vector machines; top-1 only where each picture has one class."""
-    fitted = svm.fit_and_score(data.train_x, data.train_t, data.test_x, data.test_t, seed)
+def _machines(split: _Split, seed: int) -> dict[str, Any]:
+    """Measures of the support vector machines; top-1 only where each image has one class."""
+    fitted = svm.fit_and_score(split.train_x, split.train_t, split.test_x, split.test_t, seed)
     row: dict[str, Any] = {"svm_map": round(fitted.mean_ap, 3), "svm_converged": fitted.converged}
-    if bool(((data.test_t == 1).sum(1) == 1).all()):
-        right = fitted.classifier.scores(data.test_x).argmax(1) == data.test_t.argmax(1)
+    if bool(((split.test_t == 1).sum(1) == 1).all()):
+        right = fitted.classifier.scores(split.test_x).argmax(1) == split.test_t.argmax(1)
         row = {"svm": round(100 * float(right.double().mean()), 3), **row}
     return row
 
 
-def _mlps(data: _Split, classes: int, seed: int, repeats: int) -> dict[str, Any]:
+def _mlps(split: _Split, classes: int, seed: int, repeats: int) -> dict[str, Any]:
     """Mean and deviation of the accuracy of a hidden layer over the repeats."""
-    found = [mlp.fit_and_score(*data[:4], classes, seed + r) for r in range(repeats)]
+    found = [mlp.fit_and_score(*split[:4], classes, seed + r) for r in range(repeats)]
     row = {"mlp": round(statistics.fmean(found), 3)}
     return row | ({"mlp_deviation": round(statistics.stdev(found), 3)} if len(found) > 1 else {})
 
 
-def majority(pictures: LabelledPictures, scored: list[Scored]) -> list[Scored]:
-    """The row of always naming the class that has most training pictures."""
-    if pictures.several:
+def majority(data: LabeledImages, scored: list[Scored]) -> list[Scored]:
+    """The row of always naming the class that has most training images."""
+    if data.several:
         return []
-    counts = torch.bincount(pictures.labels("train"), minlength=len(pictures.classes))
-    share = round(100 * float((pictures.labels("test") == counts.argmax()).double().mean()), 3)
+    counts = torch.bincount(data.labels("train"), minlength=len(data.classes))
+    share = round(100 * float((data.labels("test") == counts.argmax()).double().mean()), 3)
     asked = [
         name
         for name in MEASURES

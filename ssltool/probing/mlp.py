@@ -1,9 +1,9 @@
 """A probe with one hidden layer on frozen features: what a little non-linearity can still read.
 
-AdamW along half a cosine, on features standardised by the training pictures; the weight decay is chosen on a tenth of
-them, then the fit is repeated on all.
+AdamW along half a cosine, on features standardized by the training images; the weight decay is
+chosen on a tenth of them, then the fit is repeated on all.
 
-Shapes: N pictures, D numbers per picture, C classes.
+Shapes: N images, D numbers per image, C classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DROPOUT = 0.2
 _LR = 2e-3
 _BATCH = 256
 _EPOCHS = 20
-_LEAST_STEPS = 300  # few pictures are shown more often
+_LEAST_STEPS = 300  # few images are shown more often
 
 
 def fit_and_score(
@@ -40,12 +40,12 @@ def fit_and_score(
     *,
     grid: Sequence[float] = GRID,
 ) -> float:
-    """Top-1 accuracy on the test pictures, percent; the same inputs give the same number on a CPU.
+    """Top-1 accuracy on the test images, percent; the same inputs give the same number on a CPU.
 
     torch's global generator is left as it was.
 
     Args:
-        train_x: float ``[N, D]``, not standardised.
+        train_x: float ``[N, D]``, not standardized.
         train_y: int64 ``[N]``, classes 0 to ``classes - 1``.
         test_x: float ``[M, D]``.
         test_y: int64 ``[M]``.
@@ -69,7 +69,7 @@ def fit_and_score(
 
 
 class _Mlp(nn.Module):
-    """Standardisation, one hidden layer, scores."""
+    """Standardization, one hidden layer, scores."""
 
     def __init__(self, mean: Tensor, std: Tensor, classes: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _Mlp(nn.Module):
 
 
 def _fit(x: Tensor, y: Tensor, classes: int, seed: int, decay: float, only: Tensor) -> _Mlp:
-    """Train on some of the pictures."""
+    """Train on some of the images."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = _Mlp(*moments(x), classes).to(x.device).train()

@@ -1,4 +1,6 @@
-"""Following a network in training: what it would be worth to a probe now, and whether its features are collapsing."""
+"""Following a network in training: what it would be worth to a probe now, and whether its features
+are collapsing.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +10,53 @@ from torch import Tensor
 from ssltool.device import best_device
 from ssltool.distributed.batch_norm import copy_alone
 from ssltool.encoders.encoder import Encoder
-from ssltool.encoders.metadata import WeightsCard
+from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.transform import InputTransform
 from ssltool.probing import features
-from ssltool.probing.datasets import LabelledPictures, Split
-from ssltool.probing.extraction import noting, picture_size, reader_of, recalibrate
+from ssltool.probing.datasets import LabeledImages, Split
+from ssltool.probing.extraction import noting, read_size, reader_of, recalibrate
 from ssltool.probing.health import health
 from ssltool.probing.knn import knn_accuracy
 
-_FOLLOWED = 5000  # pictures read each time
+_FOLLOWED = 5000  # images read each time
 _K = 20
 
 
 class Follower:
-    """Follows a network by the kNN accuracy of its pooled features on labelled pictures.
+    """Follows a network by the kNN accuracy of its pooled features on labeled data.
 
     Args:
-        data: Labelled pictures, of which a fifth is held out.
-        batch_size: Pictures per batch.
+        data: Labeled data, of which a fifth is held out.
+        batch_size: Images per batch.
         seed: Of the split.
     """
 
     def __init__(self, data: tuple[str, ...], batch_size: int, seed: int) -> None:
-        self._pictures = LabelledPictures(
+        self._images = LabeledImages(
             data, seed=seed, batch_size=batch_size, workers=0, most=_FOLLOWED
         )
 
-    def accuracy(self, encoder: Encoder, card: WeightsCard) -> float:
-        """Share of the held-out pictures whose 20 nearest training pictures name their class, 0..1.
+    def accuracy(self, encoder: Encoder, metadata: EncoderMetadata) -> float:
+        """Share of the held-out images whose 20 nearest training images name their class, 0..1.
 
-        The encoder stays as it is, since a copy is read, and nothing is drawn from a global generator.
-        """
-        pictures, network = self._pictures, copy_alone(encoder).to(best_device())
-        recalibrate(network, card, pictures)
+        The encoder stays as it is, since a copy is read, and nothing is drawn from a global
+        generator."""
+        data, network = self._images, copy_alone(encoder).to(best_device())
+        recalibrate(network, metadata, data)
 
         def read(split: Split) -> tuple[Tensor, Tensor]:
             places: list[Tensor] = []
-            batches = noting(pictures.read(split, picture_size(card)), places)
-            found = features.extract(network, batches, reader_of(network, card))[features.POOLED]
-            return found, pictures.labels(split, torch.cat(places)).to(found.device)
+            batches = noting(data.read(split, read_size(metadata)), places)
+            found = features.extract(network, batches, reader_of(network, metadata))[
+                features.POOLED
+            ]
+            return found, data.labels(split, torch.cat(places)).to(found.device)
 
-        return (
-            knn_accuracy(*read("train"), *read("test"), len(pictures.classes), ks=(_K,))[_K] / 100
-        )
+        return knn_accuracy(*read("train"), *read("test"), len(data.classes), ks=(_K,))[_K] / 100
 
 
 class Watch:
-    """Looks at the features of a few pictures now and then, and says once if they are collapsing.
+    """Looks at the features of a few images now and then, and says once if they are collapsing.
 
     Args:
         images: uint8 ``[B, 3, S, S]``, on the device of the encoder.
@@ -64,9 +66,13 @@ class Watch:
         self._images = images
         self._said = False
 
-    def look(self, encoder: Encoder, card: WeightsCard) -> tuple[dict[str, float], str]:
-        """Numbers for a line of metrics, and a warning, the first time there is one. The encoder stays as it is."""
-        found = features.extract(encoder, [self._images], InputTransform.of(card))[features.POOLED]
+    def look(self, encoder: Encoder, metadata: EncoderMetadata) -> tuple[dict[str, float], str]:
+        """Numbers for a line of metrics, and a warning, the first time there is one. The encoder
+        stays as it is.
+        """
+        found = features.extract(encoder, [self._images], InputTransform.of(metadata))[
+            features.POOLED
+        ]
         healthy = health(found)
         warning = "" if self._said else healthy.warning
         self._said = self._said or bool(warning)

@@ -1,4 +1,6 @@
-"""What did the encoder learn? Features are read once, then probed, beside random weights and raw pixels."""
+"""What did the encoder learn? Features are read once, then probed, beside random init and raw
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,20 @@ from rich.console import Console
 
 from ssltool.atomic import atomic_file
 from ssltool.encoders.encoder import Encoder
-from ssltool.encoders.metadata import WeightsCard
-from ssltool.encoders.weights import find_weights, has_card, load_encoder, load_plain
+from ssltool.encoders.metadata import EncoderMetadata
+from ssltool.encoders.weights import find_weights, has_metadata, load_encoder, load_plain
 from ssltool.errors import UsageError
 from ssltool.plotting import charts as chart
 from ssltool.probing import label_efficiency as label_curves
-from ssltool.probing.datasets import LabelledPictures
+from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import (
     Features,
     hash_of_weights,
     health_of,
-    picture_size,
-    random_twin,
+    random_init,
     read,
     read_pixels,
+    read_size,
     ways,
 )
 from ssltool.probing.finetune import Schedule
@@ -56,7 +58,7 @@ class ProbeOptions(BaseModel):
     shots: tuple[Annotated[int, Field(ge=1)], ...] = ()
     repeats: int = Field(1, ge=1, le=100)
     scratch: bool = False
-    finetune_pictures: int = Field(Schedule.pictures, ge=1)
+    finetune_images: int = Field(Schedule.images, ge=1)
     backbone: str | None = None
     stem: Literal["imagenet", "small"] = "imagenet"
     image_size: int | None = Field(None, ge=8, le=1024)
@@ -108,36 +110,35 @@ def probe(
     """Run ``ssltool probe``.
 
     Args:
-        options: What to probe, on which pictures and how.
+        options: What to probe, on which images and how.
         console: Where progress goes; stderr if not given.
         clock: Told how long reading and fitting took.
         memory: Rows of features that were probed alike before, which are not probed again; grows.
 
     Returns:
-        In JSON kinds: ``rows`` with ``features`` (the method's name, random weights, pixels), ``stage``, ``numbers``
-        and the measures of `MEASURES` that were asked for, in percent; ``best``, the index of the method's best row;
-        ``details`` of that row: ``per_class`` and ``confusion``; ``health`` of the features; ``labels``, rows with
-        ``features, how, share | shots, pictures, accuracy, deviation``, if asked for; ``charts`` that were drawn;
-        ``classes``; numbers of pictures; ``skipped``; and how it was done (``protocol``). The same command returns
+        In JSON kinds: ``rows`` with ``features`` (the method's name, random init, pixels),
+        ``stage``, ``numbers`` and the measures of `MEASURES` that were asked for, in percent;
+        ``best``, the index of the method's best row; ``details`` of that row: ``per_class`` and
+        ``confusion``; ``health`` of the features; ``labels``, rows with ``features, how, share |
+        shots, data, accuracy, deviation``, if asked for; ``charts`` that were drawn; ``classes``;
+        numbers of images; ``skipped``; and how it was done (``protocol``). The same command returns
         the same document on a CPU.
 
     Raises:
-        SslToolError: The weights, the pictures or the options are not what they should be.
+        SslToolError: The weights, the images or the options are not what they should be.
     """
     console, clock = console or Console(stderr=True, highlight=False), clock or Clock()
     memory = {} if memory is None else memory
-    encoder, card, weights = open_encoder(options, console)
-    pictures, kinds = _pictures(options)
-    how = _protocol(options, kinds, encoder, pictures)
+    encoder, metadata, weights = open_encoder(options, console)
+    data, kinds = _images(options)
+    how = _protocol(options, kinds, encoder, data)
     store = FeatureStore((options.cache or default_folder()) if options.keep_features else None)
     patch = (
-        None if options.labels or options.shots else card.patch
+        None if options.labels or options.shots else metadata.patch
     )  # a curve over labels is costly enough in one way
-    own = ways(card.method, encoder, patch)
+    own = ways(metadata.method, encoder, patch)
     networks = own | (
-        ways("random weights", random_twin(encoder, options.seed), patch)
-        if options.baselines
-        else {}
+        ways("random init", random_init(encoder, options.seed), patch) if options.baselines else {}
     )
     scored: list[Scored] = []
     few: list[dict[str, Any]] = []
@@ -147,7 +148,7 @@ def probe(
     def rows_of(name: str, found: Features) -> list[Scored]:
         if found.key not in memory:
             memory[found.key] = score(
-                name, found, pictures, kinds, options.seed, options.repeats, console
+                name, found, data, kinds, options.seed, options.repeats, console
             )
         return [
             Scored({**known.row, "features": name}, known.details) for known in memory[found.key]
@@ -159,44 +160,44 @@ def probe(
         with clock.on("reading"):
             console.print(f"{name}: reading features")
             found = read(
-                network, card, pictures, store, grid=grid, recalibrated=options.recalibrate
+                network, metadata, data, store, grid=grid, recalibrated=options.recalibrate
             )
-            healths[name] = health_of(network, card, pictures)
+            healths[name] = health_of(network, metadata, data)
         if healths[name]["warning"] and name in own:
             console.print(f"{name}: {healths[name]['warning']}", style="bold red")
         with clock.on("fitting"):
             scored += rows_of(name, found)
             if curve and "linear" in kinds:
-                few += label_curves.frozen(name, found, pictures, options, console)
+                few += label_curves.frozen(name, found, data, options, console)
     if options.baselines and reads and not curve:
         with clock.on("reading"):
-            found = read_pixels(pictures, picture_size(card), store)
+            found = read_pixels(data, read_size(metadata), store)
         with clock.on("fitting"):
             scored += rows_of("pixels", found)
-        scored += majority(pictures, scored)
+        scored += majority(data, scored)
     if "finetune" in kinds or options.scratch:
         with clock.on("fitting"):
             few += label_curves.tuned(
-                networks, card, picture_size(card), pictures, options, "finetune" in kinds, console
+                networks, metadata, read_size(metadata), data, options, "finetune" in kinds, console
             )
     console.print(f"reading took {clock.reading:.1f} s, fitting {clock.fitting:.1f} s")
     mine = [i for i, found_ in enumerate(scored) if found_.row["features"] in own]
     best = max(mine, key=lambda i: _worth(scored[i].row), default=None)
     document = {
         "weights": str(weights),
-        "method": card.method,
-        "backbone": card.backbone,
-        "network": f"{card.backbone}, {card.stem} stem, {card.in_channels} channel{'s' * (card.in_channels > 1)}",
-        "steps": card.training.get("steps", 0),
+        "method": metadata.method,
+        "backbone": metadata.backbone,
+        "network": f"{metadata.backbone}, {metadata.stem} stem, {metadata.in_channels} channel{'s' * (metadata.in_channels > 1)}",
+        "steps": metadata.training.get("steps", 0),
         "rows": [found_.row for found_ in scored],
         "best": best,
         "details": {} if best is None else scored[best].details,
         "health": healths,
-        "classes": list(pictures.classes),
+        "classes": list(data.classes),
         **({"labels": few} if few else {}),
-        "train_pictures": pictures.count("train"),
-        "test_pictures": pictures.count("test"),
-        "skipped": pictures.skipped,
+        "train_images": data.count("train"),
+        "test_images": data.count("test"),
+        "skipped": data.skipped,
         "protocol": how,
     }
     document["charts"] = [str(path) for path in _draw(document, weights, options)]
@@ -211,21 +212,21 @@ def _worth(row: Mapping[str, Any]) -> float:
     )
 
 
-def _kinds(options: ProbeOptions, pictures: LabelledPictures) -> frozenset[Kind]:
+def _kinds(options: ProbeOptions, data: LabeledImages) -> frozenset[Kind]:
     """The kinds asked for, or those that suit the labels."""
     kinds = frozenset(options.kinds)
-    if not pictures.several:
+    if not data.several:
         return kinds or frozenset({"linear", "layers", "knn"})
     unfit = sorted(kinds - {"svm", "layers"})
     if unfit or options.labels or options.shots or options.scratch:
         flags = ", ".join(unfit) or "labels"
         raise UsageError(
-            f"pictures have several classes each, which {flags} cannot use; type --kind svm,layers"
+            f"images have several classes each, which {flags} cannot use; type --kind svm,layers"
         )
     return kinds or frozenset({"svm", "layers"})
 
 
-def open_encoder(options: ProbeOptions, console: Console) -> tuple[Encoder, WeightsCard, Path]:
+def open_encoder(options: ProbeOptions, console: Console) -> tuple[Encoder, EncoderMetadata, Path]:
     """The encoder of a run folder, a weights file, or a plain state dict of a torchvision model.
 
     Raises:
@@ -233,14 +234,14 @@ def open_encoder(options: ProbeOptions, console: Console) -> tuple[Encoder, Weig
         UsageError: Plain weights and no ``--backbone``.
     """
     weights = find_weights(options.weights)
-    if has_card(weights):
+    if has_metadata(weights):
         if options.backbone is not None:
             raise UsageError(
                 f"--backbone {options.backbone}: {weights} says itself what it is; drop it"
             )
         encoder = load_encoder(weights)
-        assert encoder.card is not None, "load_encoder attaches it"
-        return encoder, encoder.card, weights
+        assert encoder.metadata is not None, "load_encoder attaches it"
+        return encoder, encoder.metadata, weights
     if options.backbone is None:
         raise UsageError(
             f"{weights} does not say what it is; type --backbone NAME, such as resnet50"
@@ -250,20 +251,20 @@ def open_encoder(options: ProbeOptions, console: Console) -> tuple[Encoder, Weig
     )
     over = f"; passed over {', '.join(passed)}" if passed else ""
     console.print(f"{weights}: {matched} tensors matched {options.backbone}, none was left{over}")
-    assert encoder.card is not None, "load_plain attaches it"
-    return encoder, encoder.card, weights
+    assert encoder.metadata is not None, "load_plain attaches it"
+    return encoder, encoder.metadata, weights
 
 
 def protocol_of(options: ProbeOptions) -> dict[str, Any]:
     """The protocol that a probe with these options will have, without probing."""
     encoder, _, _ = open_encoder(options, Console(quiet=True))
-    pictures, kinds = _pictures(options)
-    return _protocol(options, kinds, encoder, pictures)
+    data, kinds = _images(options)
+    return _protocol(options, kinds, encoder, data)
 
 
-def _pictures(options: ProbeOptions) -> tuple[LabelledPictures, frozenset[Kind]]:
-    """The labelled pictures, and what is to be measured on them."""
-    pictures = LabelledPictures(
+def _images(options: ProbeOptions) -> tuple[LabeledImages, frozenset[Kind]]:
+    """The labeled images, and what is to be measured on them."""
+    data = LabeledImages(
         options.data,
         options.test_data,
         label_file=options.label_file,
@@ -271,25 +272,25 @@ def _pictures(options: ProbeOptions) -> tuple[LabelledPictures, frozenset[Kind]]
         batch_size=options.batch_size,
         workers=options.workers,
     )
-    return pictures, _kinds(options, pictures)
+    return data, _kinds(options, data)
 
 
 def _protocol(
-    options: ProbeOptions, kinds: frozenset[Kind], encoder: Encoder, pictures: LabelledPictures
+    options: ProbeOptions, kinds: frozenset[Kind], encoder: Encoder, data: LabeledImages
 ) -> dict[str, Any]:
     """How a document came about: with the same protocol it would be the same."""
-    assert encoder.card is not None, "loading attaches it"
+    assert encoder.metadata is not None, "loading attaches it"
     return {
         "weights": hash_of_weights(encoder),
         "kinds": sorted(kinds),
-        "data": [pictures.fingerprint("train"), pictures.fingerprint("test")],
-        "picture_size": encoder.card.image_size,
+        "data": [data.fingerprint("train"), data.fingerprint("test")],
+        "read_size": encoder.metadata.image_size,
         "grid_numbers": options.grid_numbers,
         "recalibrated_batch_norm": options.recalibrate,
         "baselines": options.baselines,
         "labels": [*options.labels, *options.shots],
         "repeats": options.repeats,
-        "linear": "logistic regression, weight decay chosen on a tenth of the training pictures",
+        "linear": "logistic regression, weight decay chosen on a tenth of the training images",
         "knn": "cosine, votes weighted by exp(similarity / 0.07)",
         "svm": "squared hinge, one against the rest, cost of each class chosen by three folds",
         "seed": options.seed,
@@ -297,7 +298,9 @@ def _protocol(
 
 
 def _draw(document: Mapping[str, Any], weights: Path, options: ProbeOptions) -> list[Path]:
-    """Draw the confusion matrix, the accuracy of each class and the curve over labels, if there is a place for them."""
+    """Draw the confusion matrix, the accuracy of each class and the curve over labels, if there is
+    a place for them.
+    """
     folder = _folder(weights, options)
     if folder is None:
         return []
@@ -325,7 +328,7 @@ def _draw(document: Mapping[str, Any], weights: Path, options: ProbeOptions) -> 
         )
         drawn.append(chart.save_figure(figure, folder / "probe-classes.png"))
     few = [row for row in document.get("labels", ()) if "share" in row or "shots" in row]
-    if len({row["pictures"] for row in few}) > 1:
+    if len({row["images"] for row in few}) > 1:
         figure = label_curves.figure(few, f"{title}: accuracy over labels")
         drawn.append(chart.save_figure(figure, folder / "probe-labels.png"))
     return drawn
@@ -340,7 +343,9 @@ def _keep(document: Mapping[str, Any], weights: Path, options: ProbeOptions) -> 
 
 
 def _folder(weights: Path, options: ProbeOptions) -> Path | None:
-    """Where pictures go: where the user said, else into a run's own folder; nowhere for a weights file alone."""
+    """Where images go: where the user said, else into a run's own folder; nowhere for a weights
+    file alone.
+    """
     if options.to is not None:
         return options.to
-    return weights.parent / "pictures" if (weights.parent / runs.RUN_FILE).is_file() else None
+    return weights.parent / "figures" if (weights.parent / runs.RUN_FILE).is_file() else None

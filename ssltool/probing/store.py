@@ -1,15 +1,15 @@
-"""Features in files that are mapped into memory: read once, used by every probe, and never all in memory at once.
+"""Features in files that are mapped into memory: read once, used by every probe, and never all in
+memory at once.
 
 ::
 
     FOLDER/KEY/
       index.json     rows, width of each stage
-      places.i64     int64, which picture each row is
+      places.i64     int64, which image each row is
       0.f32, 1.f32   float32 rows of each stage, in the order of index.json
 
-A folder appears complete or not at all. What was not used for longest is deleted when all folders together grow past a
-limit.
-"""
+A folder appears complete or not at all. What was not used for longest is deleted when all folders
+together grow past a limit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
 
     Attributes:
         stages: Name of the stage -> float32 ``[N, D]``, mapped from a file.
-        places: int64 ``[N]``, which picture each row is.
+        places: int64 ``[N]``, which image each row is.
     """
 
     stages: dict[str, Tensor]
@@ -50,7 +50,8 @@ class FeatureStore:
     """A folder of features.
 
     Args:
-        folder: Where they are kept from one command to the next; None = in a temporary folder, while this lives.
+        folder: Where they are kept from one command to the next; None = in a temporary folder,
+            while this lives.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -87,10 +88,10 @@ class FeatureStore:
 
         Args:
             key: See `key_of`.
-            batches: Name of the stage -> float32 ``[B, D]``, and the pictures' places int64 ``[B]``.
+            batches: Name of the stage -> float32 ``[B, D]``, and the images' places int64 ``[B]``.
 
         Raises:
-            DataError: There are no pictures.
+            DataError: There are no images.
             WeightsError: A feature is NaN or infinite.
             DiskFullError: They do not fit.
         """
@@ -105,7 +106,8 @@ class FeatureStore:
             unfinished.rename(self.folder / key)
         except OSError as error:
             raise DiskFullError(
-                f"{self.folder} cannot take the features ({error.strerror}); free some space, or name another folder "
+                f"{self.folder} cannot take the features ({error.strerror}); free some space, or "
+                "name another folder "
                 "with --cache"
             ) from error
         finally:
@@ -131,7 +133,8 @@ class FeatureStore:
                 for name, values in stages.items():
                     if not values.isfinite().all():
                         raise WeightsError(
-                            f"the encoder's {name!r} features hold NaN or infinity, finite numbers were expected; "
+                            f"the encoder's {name!r} features hold NaN or infinity, finite "
+                            "numbers were expected; "
                             "the weights have diverged: probe an earlier checkpoint"
                         )
                     if name not in files:
@@ -142,7 +145,7 @@ class FeatureStore:
                 rows += len(which)
         if not rows:
             raise DataError(
-                "there are no pictures to probe with; check that --data holds readable pictures"
+                "there are no images to probe with; check that --data holds readable images"
             )
         return rows, widths
 
@@ -163,5 +166,7 @@ def key_of(**facts: Any) -> str:
 
 
 def default_folder() -> Path:
-    """Where features are kept unless said otherwise: ``ssltool/features`` in the user's cache folder."""
+    """Where features are kept unless said otherwise: ``ssltool/features`` in the user's cache
+    folder.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssltool" / "features"

@@ -1,4 +1,4 @@
-"""Which pictures keep their label when only some labels may be used."""
+"""Which images keep their label when only some labels may be used."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from torch import Tensor
 def subset(
     labels: Tensor, seed: int, *, share: float | None = None, shots: int | None = None
 ) -> Tensor:
-    """Some pictures of every class, drawn once for all encoders that are compared.
+    """Some images of every class, drawn once for all encoders that are compared.
 
-    Of a class with n pictures ``round(share * n)`` are taken, at least one, or ``shots``, at most n. With one seed the
-    pictures of a smaller subset are among those of a larger one, so that a curve over labels only ever adds some.
+    Of a class with n images ``round(share * n)`` are taken, at least one, or ``shots``, at most n.
+    With one seed the images of a smaller subset are among those of a larger one, so that a curve
+    over labels only ever adds some.
 
     Args:
-        labels: int64 ``[N]``, the class of each picture.
-        seed: Decides which pictures.
+        labels: int64 ``[N]``, the class of each image.
+        seed: Decides which images.
         share: Above 0, at most 1.
-        shots: Pictures of each class, at least 1; give this or ``share``.
+        shots: Images of each class, at least 1; give this or ``share``.
 
     Returns:
         Indices int64 on the CPU, shuffled.

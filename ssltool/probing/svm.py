@@ -1,14 +1,16 @@
-"""Linear support vector machines, one against the rest, and their mean average precision: the VOC07 protocol.
+"""Linear support vector machines, one against the rest, and their mean average precision: the VOC07
+protocol.
 
-Goyal et al. 2019, "Scaling and Benchmarking Self-Supervised Visual Representation Learning", section 3 and the
-appendix: squared hinge loss, positive pictures weighing twice, the cost of each class chosen by the average precision
-over three folds of the training pictures. A picture may have any number of classes, and may be left out of single
-classes (VOC's "difficult" objects).
+Goyal et al. 2019, "Scaling and Benchmarking Self-Supervised Visual Representation Learning",
+section 3 and the
+appendix: squared hinge loss, positive images weighing twice, the cost of each class chosen by the
+average precision over three folds of the training images. An image may have any number of classes,
+and may be left out of single classes (VOC's "difficult" objects).
 
-All classes are solved together, to the optimum, by `ssltool.probing.convex`. With N pictures a weight decay w is the
-cost 1 / (w N) of LIBLINEAR, on standardised features and with a free bias.
+All classes are solved together, to the optimum, by `ssltool.probing.convex`. With N images a weight
+decay w is the cost 1 / (w N) of LIBLINEAR, on standardized features and with a free bias.
 
-Shapes: N pictures, D numbers per picture, C classes.
+Shapes: N images, D numbers per image, C classes.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 FOLDS = 3
 POSITIVE = 2.0
-"""Weight of a class's own pictures."""
+"""Weight of a class's own images."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class SvmClassifier:
     """Fitted machines, one for each class.
 
     Attributes:
-        weight: float32 ``[C, D]``, for standardised features.
+        weight: float32 ``[C, D]``, for standardized features.
         bias: float32 ``[C]``.
         mean: float32 ``[D]``, subtracted from the features.
         std: float32 ``[D]``, what they are then divided by.
@@ -49,7 +51,9 @@ class SvmClassifier:
     converged: bool
 
     def scores(self, x: Tensor) -> Tensor:
-        """Distances float32 ``[N, C]`` to the margins' middle, in margins, of features ``[N, D]``; above 0 = in it."""
+        """Distances float32 ``[N, C]`` to the margins' middle, in margins, of features ``[N, D]``;
+        above 0 = in it.
+        """
         return scores(x, self.weight, self.bias, self.mean, self.std)
 
 
@@ -58,11 +62,12 @@ class SvmResult:
     """What the machines found.
 
     Attributes:
-        mean_ap: Mean over the classes of the average precision on the test pictures, percent.
-        per_class: Average precision of each class, percent; None for a class without test or training pictures.
+        mean_ap: Mean over the classes of the average precision on the test images, percent.
+        per_class: Average precision of each class, percent; None for a class without test or
+            training images.
         weight_decays: The chosen value for each class.
         converged: Whether the final fit reached the optimum.
-        classifier: The final fit, on all training pictures.
+        classifier: The final fit, on all training images.
     """
 
     mean_ap: float
@@ -73,7 +78,9 @@ class SvmResult:
 
 
 def targets_of(labels: Tensor, classes: int) -> Tensor:
-    """Targets float32 ``[N, C]``, 1 for a picture's class and -1 for the others, of classes int64 ``[N]``."""
+    """Targets float32 ``[N, C]``, 1 for an image's class and -1 for the others, of classes int64
+    ``[N]``.
+    """
     return torch.full((len(labels), classes), -1.0, device=labels.device).scatter_(
         1, labels[:, None], 1.0
     )
@@ -89,24 +96,25 @@ def fit_and_score(
     grid: Sequence[float] = GRID,
     positive: float = POSITIVE,
 ) -> SvmResult:
-    """Choose each class's cost by folds, fit on all training pictures, and score on the test pictures.
+    """Choose each class's cost by folds, fit on all training images, and score on the test images.
 
     Args:
-        train_x: float ``[N, D]``, not standardised.
+        train_x: float ``[N, D]``, not standardized.
         train_t: float ``[N, C]``: 1 in the class, -1 not in it, 0 left out of it.
         test_x: float ``[M, D]``.
         test_t: float ``[M, C]``, likewise.
         seed: Decides the folds.
         grid: Weight decays to try.
-        positive: Weight of a class's own pictures.
+        positive: Weight of a class's own images.
 
     Raises:
-        DataError: A feature is NaN or infinite, or no class has both pictures in it and pictures not in it.
+        DataError: A feature is NaN or infinite, or no class has both images in it and images not in
+            it.
     """
     usable = (train_t == 1).any(0) & (train_t == -1).any(0)
     if not usable.any():
         raise DataError(
-            "no class has both pictures in it and pictures outside of it; an SVM needs both"
+            "no class has both images in it and images outside of it; an SVM needs both"
         )
     decays = choose_weight_decays(train_x, train_t, grid, seed, positive)
     classifier = fit(train_x, train_t, decays, positive=positive)
@@ -116,7 +124,7 @@ def fit_and_score(
     ]
     known = [value for value in per_class if value is not None]
     if not known:
-        raise DataError("no class has test pictures; check --test-data")
+        raise DataError("no class has test images; check --test-data")
     return SvmResult(
         sum(known) / len(known),
         tuple(per_class),
@@ -138,11 +146,11 @@ def fit(
     """Fit the machines of all classes.
 
     Args:
-        x: float ``[N, D]``, not standardised, on any device.
-        targets: float ``[N, C]``: 1, -1, or 0 to leave the picture out of the class.
+        x: float ``[N, D]``, not standardized, on any device.
+        targets: float ``[N, C]``: 1, -1, or 0 to leave the image out of the class.
         weight_decay: One for all classes or float64 ``[C]``.
-        positive: Weight of a class's own pictures.
-        tolerance: See `Problem.minimise`.
+        positive: Weight of a class's own images.
+        tolerance: See `Problem.minimize`.
         max_iterations: Iterations after which to stop.
 
     Raises:
@@ -150,7 +158,7 @@ def fit(
     """
     mean, std = moments(x)
     decay = torch.as_tensor(weight_decay, dtype=torch.float64).expand(targets.shape[1])[:, None]
-    found = _problem(Rows(x, targets, mean, std), targets.shape[1], positive).minimise(
+    found = _problem(Rows(x, targets, mean, std), targets.shape[1], positive).minimize(
         decay, None, tolerance, max_iterations
     )
     weight, bias = (
@@ -163,10 +171,11 @@ def fit(
 def choose_weight_decays(
     x: Tensor, targets: Tensor, grid: Sequence[float], seed: int, positive: float
 ) -> Tensor:
-    """The weight decay with the best average precision over the folds for each class, float64 ``[C]``.
+    """The weight decay with the best average precision over the folds for each class, float64
+    ``[C]``.
 
-    The stronger one if two do equally well; a class that cannot be scored in any fold gets the grid's middle.
-    """
+    The stronger one if two do equally well; a class that cannot be scored in any fold gets the
+    grid's middle."""
     if len(grid) == 1:
         return torch.full((targets.shape[1],), grid[0], dtype=torch.float64)
     mean, std = moments(x)
@@ -180,7 +189,7 @@ def choose_weight_decays(
         theta: Tensor | None = None
         held_x, held_t = x[held.to(x.device)], targets[held.to(x.device)]
         for row, decay in enumerate(path):
-            theta = search.minimise(decay, theta, tolerance=2e-3, max_iterations=200).theta
+            theta = search.minimize(decay, theta, tolerance=2e-3, max_iterations=200).theta
             weight, bias = (
                 theta[:, :-1].to(x.device, torch.float32),
                 theta[:, -1].to(x.device, torch.float32),
@@ -197,11 +206,10 @@ def choose_weight_decays(
 
 
 def folds(targets: Tensor, seed: int, count: int = FOLDS) -> list[tuple[Tensor, Tensor]]:
-    """Pictures to fit on and pictures to score on, int64, for each fold.
+    """Images to fit on and images to score on, int64, for each fold.
 
-    Pictures of the same first class are dealt out one after the other, so that every fold has of every class as many
-    as any other, give or take one.
-    """
+    Images of the same first class are dealt out one after the other, so that every fold has of
+    every class as many as any other, give or take one."""
     first = (targets == 1).float().argmax(1).cpu()
     shuffled = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
     dealt = shuffled[first[shuffled].sort(stable=True).indices]
@@ -211,14 +219,16 @@ def folds(targets: Tensor, seed: int, count: int = FOLDS) -> list[tuple[Tensor, 
 
 
 def average_precisions(found: Tensor, targets: Tensor) -> list[float | None]:
-    """Average precision of each class, percent: the mean, over its pictures, of the precision at their rank.
+    """Average precision of each class, percent: the mean, over its images, of the precision at
+    their rank.
 
     Args:
-        found: float ``[N, C]``, higher = more likely in the class. Pictures with equal scores share one rank.
-        targets: ``[N, C]``: 1, -1, or 0 to leave the picture out of the class.
+        found: float ``[N, C]``, higher = more likely in the class. Images with equal scores share
+            one rank.
+        targets: ``[N, C]``: 1, -1, or 0 to leave the image out of the class.
 
     Returns:
-        None for a class without pictures.
+        None for a class without images.
     """
     values: list[float | None] = []
     for column, truth in zip(found.T.cpu().double(), targets.T.cpu(), strict=True):
@@ -230,7 +240,7 @@ def average_precisions(found: Tensor, targets: Tensor) -> list[float | None]:
             continue
         ranked = column[order]
         last = torch.ones(len(ranked), dtype=torch.bool)
-        last[:-1] = ranked[:-1] != ranked[1:]  # a threshold takes in all pictures of one score
+        last[:-1] = ranked[:-1] != ranked[1:]  # a threshold takes in all images of one score
         recalled = hits.cumsum(0)[last]
         precision = recalled / (torch.arange(len(ranked)) + 1)[last]
         gained = torch.diff(recalled, prepend=recalled.new_zeros(1))
@@ -240,7 +250,9 @@ def average_precisions(found: Tensor, targets: Tensor) -> list[float | None]:
 
 def _problem(rows: Rows, classes: int, positive: float) -> Problem:
     def squared_hinge(found: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the weighted squares of max(0, 1 - target * score), and its gradient; a target 0 weighs nothing."""
+        """Sum of the weighted squares of max(0, 1 - target * score), and its gradient; a target 0
+        weighs nothing.
+        """
         targets = targets.to(found)
         short = (1 - targets * found).clamp_min_(0)
         weighted = short * torch.where(targets > 0, positive, 1.0) * targets.abs()

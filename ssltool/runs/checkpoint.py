@@ -1,9 +1,9 @@
 """Training state on disk: safetensors for tensors, JSON for the rest, never a pickle.
 
-``checkpoints/step-0001200/`` holds ``model.safetensors`` (encoder, head and buffers), ``optimizer.safetensors`` and
-``state.json``. The folder is written under a temporary name, flushed and renamed, so a kill at any moment leaves the
-previous checkpoints as they were. No random state is kept: every random number of a step is a function of the seed,
-the epoch or step, and the picture.
+``checkpoints/step-0001200/`` holds ``model.safetensors`` (encoder, head and buffers),
+``optimizer.safetensors`` and ``state.json``. The folder is written under a temporary name, flushed
+and renamed, so a kill at any moment leaves the previous checkpoints as they were. No random state
+is kept: every random number of a step is a function of the seed, the epoch or step, and the image.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def save(
 ) -> Path:
     """Save the state after ``step`` steps, then delete all but the newest ``keep`` checkpoints.
 
-    All processes call it, since a memory bank's parts are put together for it; the first of them writes.
+    All processes call it, since a memory bank's parts are put together for it; the first of them
+    writes.
 
     Args:
         run: Run folder.
@@ -90,7 +91,8 @@ def load_model(place: Path, model: nn.Module) -> None:
 
 
 def load(place: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Load a checkpoint into a model and its optimizer; return what `save` was given as ``step`` and ``extra``.
+    """Load a checkpoint into a model and its optimizer; return what `save` was given as ``step``
+    and ``extra``.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the tensors are those of another model.
@@ -124,7 +126,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's state into named tensors and JSON: ``3.momentum_buffer`` belongs to the fourth parameter."""
+    """Split an optimizer's state into named tensors and JSON: ``3.momentum_buffer`` belongs to the
+    fourth parameter.
+    """
     state = optimizer.state_dict()
     tensors, scalars = {}, {}
     for index, values in state["state"].items():
@@ -147,7 +151,8 @@ def _restore(optimizer: Optimizer, tensors: dict[str, Tensor], settings: dict[st
         raise CheckpointError(
             f"the checkpoint's optimizer does not fit this model: {error}"
         ) from error
-    # Loading keeps a saved tensor's plain layout; the optimizer's buffers follow their parameters (channels-last).
+    # Loading keeps a saved tensor's plain layout; the optimizer's buffers follow their parameters
+    # (channels-last).
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:

@@ -1,4 +1,6 @@
-"""The options of a pretraining run: declared once, merged from preset, file and flags, and decided from the data."""
+"""The options of a pretraining run: declared once, merged from preset, file and flags, and decided
+from the data.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,20 @@ from ssltool.errors import UnknownNameError, UsageError
 from ssltool.methods.base import DataInfo, Method, MethodOptions
 
 _SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
-_SMALL = 64  # px: up to here pictures get the small stem and, by default, the small ResNet
-_PICTURES_SEEN = 100_000  # what an automatic run looks at: minutes on a laptop for small pictures, about an hour for large
+_SMALL = 64  # px: up to here images get the small stem and, by default, the small ResNet
+# what an automatic run looks at: minutes on a laptop for small images, about an hour for large
+_PICTURES_SEEN = 100_000
 
 
 class PretrainOptions(BaseModel):
-    """Options common to ``ssltool pretrain METHOD``; None means decided from the data and printed before it starts."""
+    """Options common to ``ssltool pretrain METHOD``; None means decided from the data and printed
+    before it starts.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: tuple[str, ...] = Field(
-        ("demo",), description="Folder of pictures at any depth, or demo[:N]; may be repeated"
+        ("demo",), description="Folder of images at any depth, or demo[:N]; may be repeated"
     )
     out: Path | None = Field(None, description="Run folder; automatic: runs/METHOD-N")
     backbone: str | None = Field(
@@ -43,36 +48,40 @@ class PretrainOptions(BaseModel):
     )
     init: Path | None = Field(
         None,
-        description="Start from these weights (a run folder or a .safetensors file) instead of random ones",
+        description="Start from these weights (a run folder or a .safetensors file) instead of "
+        "random ones",
     )
     image_size: int | None = Field(
         None,
         ge=8,
         le=1024,
-        description="Side in px of the centre squares read from the files; automatic: from the pictures, at most 256",
+        description="Side in px of the center squares read from the files; automatic: from the "
+        "images, at most 256",
     )
     load_size: int | None = Field(
         None,
         ge=8,
         le=1024,
-        description="Side in px of the squares read in training, if larger: random crops are cut from them and resized "
-        "to --image-size, so that they are as sharp as whole pictures; automatic: --image-size",
+        description="Side in px of the squares read in training, if larger: random crops are cut "
+        "from them and resized "
+        "to --image-size, so that they are as sharp as whole images; automatic: --image-size",
     )
     epochs: float | None = Field(
         None,
         gt=0,
-        description="Passes over the data; automatic: about 100,000 pictures, 10 to 200 passes",
+        description="Passes over the data; automatic: about 100,000 images, 10 to 200 passes",
     )
     steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of --epochs")
     batch_size: int | None = Field(
-        None, ge=2, description="Pictures per step and process; automatic: 256 up to 64 px, else 64"
+        None, ge=2, description="Images per step and process; automatic: 256 up to 64 px, else 64"
     )
     accumulate: int = Field(1, ge=1, description="Batches averaged into one step")
     optimizer: Literal["sgd", "adamw", "lars"] = Field("adamw", description="Update rule")
     lr: float | None = Field(
         None,
         gt=0,
-        description="Highest learning rate; automatic: sgd 0.1, lars 4.8 per 256 pictures of a step, adamw 0.001",
+        description="Highest learning rate; automatic: sgd 0.1, lars 4.8 per 256 images of a "
+        "step, adamw 0.001",
     )
     weight_decay: float | None = Field(
         None,
@@ -98,20 +107,23 @@ class PretrainOptions(BaseModel):
         None,
         ge=1,
         le=1024,
-        description="Processes that train together on this machine, one to a GPU; on a CPU they share the cores; "
+        description="Processes that train together on this machine, one to a GPU; on a CPU they "
+        "share the cores; "
         "automatic: 1, or as torchrun says",
     )
     max_restarts: int = Field(
         3,
         ge=0,
-        description="With --devices: how often to go on from the last checkpoint after a process was killed",
+        description="With --devices: how often to go on from the last checkpoint after a process "
+        "was killed",
     )
     sync_batchnorm: bool = Field(
         False,
-        description="Batch norm over the batches of all processes (CUDA only); otherwise each normalises by its own",
+        description="Batch norm over the batches of all processes (CUDA only); otherwise each "
+        "normalizes by its own",
     )
     workers: int | None = Field(
-        None, ge=0, le=256, description="Processes that decode pictures; automatic: from the cores"
+        None, ge=0, le=256, description="Processes that decode images; automatic: from the cores"
     )
     seed: int = Field(0, ge=0, description="Seed of everything random")
     checkpoint_every: int | None = Field(
@@ -123,7 +135,8 @@ class PretrainOptions(BaseModel):
     log_every: int = Field(10, ge=1, description="Steps averaged into one line of metrics.jsonl")
     probe_data: tuple[str, ...] = Field(
         (),
-        description="Labelled pictures, a folder per class, by which to follow the training: a kNN accuracy is "
+        description="Labeled images, a folder per class, by which to follow the training: a kNN "
+        "accuracy is "
         "measured on a fifth of at most 5000 of them; the training itself does not change",
     )
     probe_every: int | None = Field(
@@ -131,7 +144,8 @@ class PretrainOptions(BaseModel):
     )
     tensorboard: bool = Field(
         False,
-        description="Also write numbers and pictures for TensorBoard, to RUN/tensorboard (ssltool[tensorboard])",
+        description="Also write numbers and images for TensorBoard, to RUN/tensorboard "
+        "(ssltool[tensorboard])",
     )
 
 
@@ -174,7 +188,8 @@ def combine(
     preset: str | None = None,
     config: Path | None = None,
 ) -> Choice:
-    """Merge preset, configuration file and given options (the later wins) and validate them all at once.
+    """Merge preset, configuration file and given options (the later wins) and validate them all at
+    once.
 
     Args:
         name: The method's name.
@@ -192,7 +207,7 @@ def combine(
             raise UnknownNameError(f"preset of {name}", preset, method.presets)
         values |= method.presets[preset]
         if (given.get("image_size") or 0) > (values.get("load_size") or math.inf):
-            del values["load_size"]  # it was more than the preset's own picture size
+            del values["load_size"]  # it was more than the preset's own image size
     if config is not None:
         values |= _from_file(config, name)
     values |= given
@@ -204,7 +219,9 @@ def combine(
 
 
 def validated(name: str, method: type[Method[Any, Any]], values: Mapping[str, Any]) -> Choice:
-    """Split options between the run and the method and validate both, reporting all faults in one line."""
+    """Split options between the run and the method and validate both, reporting all faults in one
+    line.
+    """
     run_fields, task_fields = PretrainOptions.model_fields, method.Options.model_fields
     for option in values:
         if option not in run_fields and option not in task_fields:
@@ -245,10 +262,11 @@ def describe_fault(fault: Mapping[str, Any]) -> str:
 
 
 def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> Choice:
-    """Decide everything left open but the picture size, which ``info`` has; only what stays unused is None afterwards.
+    """Decide everything left open but the image size, which ``info`` has; only what stays unused is
+    None afterwards.
 
     Raises:
-        UsageError: The options do not fit the pictures.
+        UsageError: The options do not fit the images.
     """
     run = choice.run
     _check_load_size(run.load_size, choice.method, method, info.image_size)
@@ -258,15 +276,15 @@ def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> 
     batch = run.batch_size or min(
         256 if small else 64, 2 ** max(0, (info.count // processes).bit_length() - 1)
     )
-    pictures = batch * processes * run.accumulate
-    per_epoch = max(1, info.count // pictures)
+    images = batch * processes * run.accumulate
+    per_epoch = max(1, info.count // images)
     epochs = run.epochs or (
         run.steps / per_epoch
         if run.steps
         else min(200, max(10, round(_PICTURES_SEEN / info.count)))
     )
     steps = run.steps or max(1, round(epochs * per_epoch))
-    scale = pictures / 256
+    scale = images / 256
     rates = {"sgd": 0.1 * scale, "lars": 4.8 * scale, "adamw": 1e-3}
     decays = {"sgd": 1e-4, "lars": 1e-4, "adamw": 0.05}
     update = {
@@ -289,7 +307,7 @@ def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> 
 
 
 def automatic_size(short_side: int) -> int:
-    """The largest usual picture size that does not enlarge the typical picture, 28 to 256 px."""
+    """The largest usual image size that does not enlarge the typical image, 28 to 256 px."""
     return max([size for size in _SIZES if size <= short_side], default=_SIZES[0])
 
 
@@ -300,11 +318,13 @@ def _check_load_size(
         return
     if not method.crops:
         raise UsageError(
-            f"--load-size {asked}: {name} cuts no random crops; leave it out, or type --image-size {asked}"
+            f"--load-size {asked}: {name} cuts no random crops; leave it out, or type "
+            f"--image-size {asked}"
         )
     if asked < image_size:
         raise UsageError(
-            f"--load-size {asked} is less than the pictures' {image_size} px; type {image_size} or more, or drop it"
+            f"--load-size {asked} is less than the images' {image_size} px; type {image_size} or "
+            "more, or drop it"
         )
 
 
@@ -313,7 +333,8 @@ def _channels(asked: int | None, name: str, method: type[Method[Any, Any]]) -> i
         return asked or 3
     if asked == 3:
         raise UsageError(
-            f"--channels 3: {name} reads lightness, which is one channel; drop it or type --channels 1"
+            f"--channels 3: {name} reads lightness, which is one channel; drop it or type "
+            "--channels 1"
         )
     return 1
 

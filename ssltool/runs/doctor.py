@@ -32,7 +32,8 @@ def doctor() -> dict[str, Any]:
     """Run ``ssltool doctor``.
 
     Returns:
-        Versions of everything installed, the device and what ``--precision auto`` would choose, cores, workers.
+        Versions of everything installed, the device and what ``--precision auto`` would choose,
+        cores, workers.
     """
     device = best_device()
     encoder = build_encoder("resnet10_w32", stem="small").to(

@@ -3,14 +3,12 @@
 ::
 
     runs/jigsaw-1/
-      run.json             resolved options, versions, data facts; ``--config run.json`` repeats the run
-      metrics.jsonl        one line per --log-every steps
-      encoder.safetensors  the newest encoder
-      checkpoints/         whole training states, to resume from
-      pictures/            the data, the task and the answers, at the start and at each checkpoint
-      tensorboard/         the same numbers and pictures, with --tensorboard
-      skipped.txt          pictures that could not be read, with reasons
-      probe.json           what `probe` measured last, if it was asked
+      run.json             resolved options, versions, data facts; ``--config run.json`` repeats the
+      run metrics.jsonl        one line per --log-every steps encoder.safetensors  the newest
+      encoder checkpoints/         whole training states, to resume from figures/            the
+      data, the task and the answers, at the start and at each checkpoint tensorboard/         the
+      same numbers and images, with --tensorboard skipped.txt          images that could not be
+      read, with reasons probe.json           what `probe` measured last, if it was asked
 """
 
 from __future__ import annotations
@@ -64,7 +62,9 @@ class Run:
 def write_run(
     run: Run, precision_reason: str, description: str, chance_levels: dict[str, float]
 ) -> None:
-    """Write ``run.json``; chance levels are said there for those who read it without building the method."""
+    """Write ``run.json``; chance levels are said there for those who read it without building the
+    method.
+    """
     document = {
         "format": 1,
         "ssltool": ssltool.__version__,
@@ -138,7 +138,8 @@ def load_method(run: Run) -> Method[Any, Any]:
     place = checkpoint.newest(run.folder)
     if place is None:
         raise CheckpointError(
-            f"{run.folder} has no checkpoint yet; let it run, or start it again with 'ssltool pretrain'"
+            f"{run.folder} has no checkpoint yet; let it run, or start it again with 'ssltool "
+            "pretrain'"
         )
     method = build_method(run.choice, run.info)
     checkpoint.load_model(place, method)
@@ -186,11 +187,13 @@ def new_folder(out: Path | None, method: str, overwrite: bool) -> Path:
     ):  # what a killed run left is no run
         if not overwrite:
             raise UsageError(
-                f"--out {out} is not empty; type --resume to continue it, --overwrite to replace it, or another folder"
+                f"--out {out} is not empty; type --resume to continue it, --overwrite to replace "
+                "it, or another folder"
             )
         if not (out / RUN_FILE).is_file():
             raise UsageError(
-                f"--out {out} is not empty and not a run folder, so --overwrite leaves it alone; name another folder"
+                f"--out {out} is not empty and not a run folder, so --overwrite leaves it alone; "
+                "name another folder"
             )
     return out
 
@@ -205,7 +208,8 @@ def folder_to_resume(out: Path | None, method: str) -> Path:
         numbers = _numbers(method)
         if not numbers:
             raise UsageError(
-                f"--resume: no runs/{method}-N here; type --out RUN, or drop --resume to start a run"
+                f"--resume: no runs/{method}-N here; type --out RUN, or drop --resume to start a "
+                "run"
             )
         out = Path("runs") / f"{method}-{max(numbers)}"
     if not (out / RUN_FILE).is_file():

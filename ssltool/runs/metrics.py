@@ -1,4 +1,5 @@
-"""From step reports to lines: averages between lines, ``metrics.jsonl``, and the guard against a broken loss.
+"""From step reports to lines: averages between lines, ``metrics.jsonl``, and the guard against a
+broken loss.
 
 All processes make their lines at the same steps and get the same one; the first of them writes it.
 """

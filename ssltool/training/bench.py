@@ -1,10 +1,10 @@
 """How fast a method trains, against its bare network in the same run.
 
-Four things are timed in turn, round after round, so that a machine whose speed drifts changes all of them alike:
-the loader alone, the view (crops, tiles, guards) alone, the bare network (encoder and head, forward, backward and
-optimizer step) on a ready view, and the whole of it end to end. Medians over the rounds are reported, per second of
-wall time and per CPU-second of all processes (the figure to compare on a shared machine).
-"""
+Four things are timed in turn, round after round, so that a machine whose speed drifts changes all
+of them alike: the loader alone, the view (crops, tiles, guards) alone, the bare network (encoder
+and head, forward, backward and optimizer step) on a ready view, and the whole of it end to end.
+Medians over the rounds are reported, per second of wall time and per CPU-second of all processes
+(the figure to compare on a shared machine)."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ def bench(
         console: Where progress goes.
 
     Returns:
-        ``images_per_s`` and ``images_per_cpu_s`` of ``loader, view, bare, end_to_end``; ``ratio`` of end to end to
-        bare by CPU-seconds and ``ratio_wall``; ``peak_memory_gb``; the resolved options.
+        ``images_per_s`` and ``images_per_cpu_s`` of ``loader, view, bare, end_to_end``; ``ratio``
+        of end to end to bare by CPU-seconds and ``ratio_wall``; ``peak_memory_gb``; the resolved
+        options.
     """
     console = console or Console(stderr=True, highlight=False)
     if (
@@ -71,9 +72,10 @@ def bench(
         and choice.run.device in {"auto", "cpu"}
         and not torch.cuda.is_available()
     ):
-        # Workers decode ahead, during the other measurements; in this process the cost stays where it belongs.
+        # Workers decode ahead, during the other measurements; in this process the cost stays where
+        # it belongs.
         choice = choice.model_copy(update={"run": choice.run.model_copy(update={"workers": 0})})
-    # Every picture is decoded in every pass: a cache filled by the warm-up would flatter the loader.
+    # Every image is decoded in every pass: a cache filled by the warm-up would flatter the loader.
     session = open_session(choice, console, cache_bytes=0)
     with session.batches:
         stream = session.batches.from_step(0)
@@ -86,19 +88,20 @@ def bench(
                 method.view(first.images, first.indices, generator) for _ in range(steps)
             ],
             "bare": _taking(session, ready, repeat(first), steps),
-            # What workers made ready during the other measurements does not count: the loader is timed when that is
-            # used up, and the whole when the workers are as far ahead as they are in a long run.
+            # What workers made ready during the other measurements does not count: the loader is
+            # timed when that is used up, and the whole when the workers are as far ahead as they
+            # are in a long run.
             "emptying": lambda: deque(islice(stream, session.batches.ahead), maxlen=0),
             "loader": lambda: deque(islice(stream, steps), maxlen=0),
             "settling": _taking(session, method, stream, session.batches.ahead),
             "end_to_end": _taking(session, method, stream, steps),
         }
         times = _interleaved(tasks, rounds, session.device, console)
-    pictures = steps * session.plan.accumulate * len(first.indices)
+    images = steps * session.plan.accumulate * len(first.indices)
     result: dict[str, Any] = {"method": choice.method, "images_per_s": {}, "images_per_cpu_s": {}}
     for name in ("loader", "view", "bare", "end_to_end"):
         pairs = times[name]
-        seen = pictures if name in {"bare", "end_to_end"} else steps * len(first.indices)
+        seen = images if name in {"bare", "end_to_end"} else steps * len(first.indices)
         result["images_per_s"][name] = seen / statistics.median(wall for wall, _ in pairs)
         result["images_per_cpu_s"][name] = seen / max(
             1e-9, statistics.median(cpu for _, cpu in pairs)
@@ -128,25 +131,26 @@ def sweep(
 
     Args:
         choice: Method and options.
-        sizes: Batch sizes to try, rising; if None, doubled from 16 until the memory or the pictures run out or, on a
-            CPU, two sizes in a row are no faster.
+        sizes: Batch sizes to try, rising; if None, doubled from 16 until the memory or the images
+            run out or, on a CPU, two sizes in a row are no faster.
         rounds: Repeats at each size.
         steps: Steps in each.
         console: Where progress goes.
 
     Returns:
-        ``sweep``: a row for each size that fits, as `bench` gives it without options, with ``batch_size``; ``largest``
-        and ``fastest`` of them by pictures per second, end to end; ``stopped``: why no larger one was tried.
+        ``sweep``: a row for each size that fits, as `bench` gives it without options, with
+        ``batch_size``; ``largest`` and ``fastest`` of them by images per second, end to end;
+        ``stopped``: why no larger one was tried.
 
     Raises:
         SslToolError: Not even the smallest size fits.
     """
     console = console or Console(stderr=True, highlight=False)
     rows: list[dict[str, Any]] = []
-    pictures, stopped = len(open_source(choice.run.data)), "all sizes asked for were tried"
+    images, stopped = len(open_source(choice.run.data)), "all sizes asked for were tried"
     for size in sizes or (2**power for power in range(4, 31)):
-        if size > pictures:
-            stopped = f"there are {pictures} pictures"
+        if size > images:
+            stopped = f"there are {images} images"
             break
         if rows and _expected_memory(rows, size) > _memory(choice):
             stopped = f"a batch of {size} would need about {_expected_memory(rows, size) / 1e9:.1f} GB of memory"
@@ -176,7 +180,8 @@ def sweep(
             break
     if not rows:
         raise SslToolError(
-            f"no batch size can be measured: {stopped}; give smaller ones to --sweep, or more pictures"
+            f"no batch size can be measured: {stopped}; give smaller ones to --sweep, or more "
+            "images"
         )
     fastest = max(rows, key=lambda row: float(row["images_per_s"]["end_to_end"]))
     return {
@@ -189,7 +194,9 @@ def sweep(
 
 
 def _expected_memory(rows: Sequence[dict[str, Any]], size: int) -> float:
-    """Bytes that a batch of ``size`` will need, on the line through the last two that were measured."""
+    """Bytes that a batch of ``size`` will need, on the line through the last two that were
+    measured.
+    """
     last, before = rows[-1], rows[-2] if len(rows) > 1 else {"batch_size": 0, "peak_memory_gb": 0.0}
     slope = (last["peak_memory_gb"] - before["peak_memory_gb"]) / (
         last["batch_size"] - before["batch_size"]
@@ -241,7 +248,9 @@ def _interleaved(
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of its living children (the loader's workers), user and system, in seconds."""
+    """CPU time of this process and of its living children (the loader's workers), user and system,
+    in seconds.
+    """
     total = time.process_time()
     here = os.getpid()
     for stat in Path("/proc").glob(

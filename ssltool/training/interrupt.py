@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM become a flag that the run reads between steps, so that it can save and leave in order."""
+"""Ctrl-C and SIGTERM become a flag that the run reads between steps, so that it can save and leave
+in order.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM inside the block. Outside the main thread signals cannot be caught and none is."""
+    """Catch SIGINT and SIGTERM inside the block. Outside the main thread signals cannot be caught
+    and none is.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

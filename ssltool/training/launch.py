@@ -1,8 +1,9 @@
-"""``--devices N``: run the same pretraining in N processes of this machine, and start again when one of them is killed.
+"""``--devices N``: run the same pretraining in N processes of this machine, and start again when
+one of them is killed.
 
-torch's elastic launcher, the one behind ``torchrun``, starts the processes and stops them together. A folder for the
-time of the run carries what was asked for to them and the result, or the error, back; see `ssltool.training.worker`.
-"""
+torch's elastic launcher, the one behind ``torchrun``, starts the processes and stops them together.
+A folder for the time of the run carries what was asked for to them and the result, or the error,
+back; see `ssltool.training.worker`."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def launch(request: Request, devices: int, console: Console) -> dict[str, Any]:
         What `ssltool.training.pretrain.pretrain` returns.
 
     Raises:
-        SslToolError: As the processes raised it; or they were killed more often than ``--max-restarts`` allows.
+        SslToolError: As the processes raised it; or they were killed more often than
+            ``--max-restarts`` allows.
     """
     out = request.choice.run.out
     before = _stamp(out)
@@ -88,12 +90,15 @@ def launch(request: Request, devices: int, console: Console) -> dict[str, Any]:
     again = f", after {restarts} restarts" if restarts else ""
     raise SslToolError(
         f"{died or 'the processes ended without a result'}{again}; "
-        f"type 'ssltool pretrain {request.choice.method} --out {out} --resume' to go on from the last checkpoint"
+        f"type 'ssltool pretrain {request.choice.method} --out {out} --resume' to go on from the "
+        "last checkpoint"
     )
 
 
 def _run(folder: Path, devices: int) -> str:
-    """Start the processes and wait for their end; what happened to the first that was killed, or ``""``."""
+    """Start the processes and wait for their end; what happened to the first that was killed, or
+    ``""``.
+    """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -139,7 +144,9 @@ def _run(folder: Path, devices: int) -> str:
 
 @contextmanager
 def _interrupt_as(exception: type[Exception]) -> Iterator[None]:
-    """Let Ctrl-C stop the launcher as SIGTERM does, so that the processes get a signal that Python does not report."""
+    """Let Ctrl-C stop the launcher as SIGTERM does, so that the processes get a signal that Python
+    does not report.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise exception("Ctrl-C", signal.SIGTERM)
@@ -155,7 +162,9 @@ def _interrupt_as(exception: type[Exception]) -> Iterator[None]:
 
 
 def _first(folder: Path) -> Failure | None:
-    """The first error that a process wrote down; one that merely lost the others counts for nothing."""
+    """The first error that a process wrote down; one that merely lost the others counts for
+    nothing.
+    """
     found = [
         Failure(**json.loads(path.read_text(encoding="utf-8")))
         for path in folder.glob("error-*.json")

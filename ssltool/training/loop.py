@@ -1,9 +1,9 @@
 """START HERE: the training loop. batch -> view -> loss -> step, one `StepReport` per step.
 
-It knows no method by name, prints nothing and saves nothing: its caller (`ssltool.training.pretrain`) does.
-Each step's randomness is a function of (seed, epoch, picture) or (seed, step), so nothing random has to be saved.
-Several processes run it at once, each on its own part of the pictures; they meet where the gradients are averaged.
-"""
+It knows no method by name, prints nothing and saves nothing: its caller
+(`ssltool.training.pretrain`) does. Each step's randomness is a function of (seed, epoch, image) or
+(seed, step), so nothing random has to be saved. Several processes run it at once, each on its own
+part of the images; they meet where the gradients are averaged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ssltool.training import schedule
 
 
 class TrainBatch(Protocol):
-    """What the loop needs of a batch; `ssltool.data.batches.Batch` has it."""
+    """What the loop needs of a batch; `ssltool.data.loader.Batch` has it."""
 
     @property
     def images(self) -> Tensor:
@@ -30,7 +30,7 @@ class TrainBatch(Protocol):
 
     @property
     def indices(self) -> Tensor:
-        """int64 ``[B]`` on the device: place of each picture in the data."""
+        """int64 ``[B]`` on the device: place of each image in the data."""
 
     @property
     def epoch(self) -> int:
@@ -67,7 +67,8 @@ class Plan:
 
 
 class StepReport(NamedTuple):
-    """What one step did, on this process's pictures. Tensors stay on the device: reporting does not stop a GPU.
+    """What one step did, on this process's images. Tensors stay on the device: reporting does not
+    stop a GPU.
 
     Attributes:
         step: Steps taken, this one included.
@@ -76,9 +77,9 @@ class StepReport(NamedTuple):
         numbers: The method's named numbers of the last batch, scalars.
         grad_norm: Norm of the gradient before clipping, scalar.
         lr: Learning rate of the step.
-        pictures: Pictures seen in the step.
+        images: Images seen in the step.
         wait: Seconds spent waiting for data.
-        view: The last batch's view, for a method's bookkeeping and pictures.
+        view: The last batch's view, for a method's bookkeeping and images.
     """
 
     step: int
@@ -87,7 +88,7 @@ class StepReport(NamedTuple):
     numbers: dict[str, Tensor]
     grad_norm: Tensor
     lr: float
-    pictures: int
+    images: int
     wait: float
     view: Any
 
@@ -105,7 +106,8 @@ def train(
     Args:
         method: A `ssltool.methods.base.Method`.
         batches: From the batch that step ``start`` begins with; this process's part of them.
-        optimizer: Over the method's parameters; a group's ``lr_scale``, if present, multiplies its rate.
+        optimizer: Over the method's parameters; a group's ``lr_scale``, if present, multiplies its
+            rate.
         plan: The schedule and everything else that shapes a step.
         scaler: Loss scaler; disabled except for float16.
         start: Steps already taken, after a resume.
@@ -122,7 +124,7 @@ def train(
             group["lr"] = lr * group.get("lr_scale", 1.0)
         torch.manual_seed(mix(plan.seed, step, rank()))  # dropout
         optimizer.zero_grad(set_to_none=True)
-        losses, pictures, wait = [], 0, 0.0
+        losses, images, wait = [], 0, 0.0
         for _ in range(plan.accumulate):
             batch = next(batches)
             generator.manual_seed(mix(plan.seed, batch.epoch))
@@ -131,7 +133,7 @@ def train(
                 loss = method(view)
             scaler.scale(loss.value / plan.accumulate).backward()
             losses.append(loss.value.detach())
-            pictures += len(batch.indices)
+            images += len(batch.indices)
             wait += batch.wait
         average_gradients(parameters)
         scaler.unscale_(optimizer)
@@ -146,7 +148,7 @@ def train(
             loss.numbers,
             norm,
             lr,
-            pictures,
+            images,
             wait,
             view,
         )

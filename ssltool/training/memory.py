@@ -13,9 +13,10 @@ _AHEAD = 2**28  # bytes of address space asked for at a time; untouched pages co
 def keep_freed_memory() -> bool:
     """Make this process reuse the memory of freed tensors instead of returning it and asking again.
 
-    glibc gives each large block back to the kernel when it is freed, and every page of the next one has to be cleared
-    and mapped anew. A training step on a CPU frees and asks for the same blocks again and again: keeping them makes
-    steps about a tenth faster and the drawing of some tasks twice as fast. The peak of the memory stays what it was.
+    glibc gives each large block back to the kernel when it is freed, and every page of the next one
+    has to be cleared and mapped anew. A training step on a CPU frees and asks for the same blocks
+    again and again: keeping them makes steps about a tenth faster and the drawing of some tasks
+    twice as fast. The peak of the memory stays what it was.
 
     Meant for a process of our own: the settings hold for everything in it until it ends.
 

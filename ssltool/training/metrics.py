@@ -1,4 +1,5 @@
-"""From step reports to lines: averages between lines, ``metrics.jsonl``, and the guard against a broken loss.
+"""From step reports to lines: averages between lines, ``metrics.jsonl``, and the guard against a
+broken loss.
 
 All processes make their lines at the same steps and get the same one; the first of them writes it.
 """
@@ -10,7 +11,7 @@ import time
 
 import torch
 
-from ssltool.distributed.collectives import total, world_size
+from ssltool.distributed.collectives import all_reduce_sum, world_size
 from ssltool.errors import NonFiniteLossError
 from ssltool.training.loop import StepReport
 
@@ -18,8 +19,8 @@ from ssltool.training.loop import StepReport
 class Meter:
     """Gathers the steps since the last line and averages them into one.
 
-    Tensors are kept as they are and read at the end of a line only, so a GPU is not stopped in between.
-    """
+    Tensors are kept as they are and read at the end of a line only, so a GPU is not stopped in
+    between."""
 
     def __init__(self) -> None:
         self._steps: list[StepReport] = []
@@ -33,12 +34,12 @@ class Meter:
         """Average of the steps since the last call, over all processes, and forget them.
 
         Returns:
-            ``step, epoch, loss``, the method's numbers, ``grad_norm, lr``, ``images_per_s`` of all processes together,
-            ``data_wait`` (share of the time, 0..1).
+            ``step, epoch, loss``, the method's numbers, ``grad_norm, lr``, ``images_per_s`` of all
+            processes together, ``data_wait`` (share of the time, 0..1).
 
         Raises:
-            NonFiniteLossError: A loss since the last line is NaN or infinite, in any process; raised in all of them,
-                naming the first such step.
+            NonFiniteLossError: A loss since the last line is NaN or infinite, in any process;
+                raised in all of them, naming the first such step.
         """
         steps, self._steps = self._steps, []
         elapsed = max(time.perf_counter() - self._start, 1e-9)
@@ -48,9 +49,9 @@ class Meter:
             for r in steps
         ]
         sums = torch.tensor(
-            [sum(r.pictures for r in steps), sum(r.wait for r in steps)], dtype=torch.float64
+            [sum(r.images for r in steps), sum(r.wait for r in steps)], dtype=torch.float64
         )
-        pictures, wait, *values = total(
+        images, wait, *values = all_reduce_sum(
             torch.cat([sums, torch.stack(rows).cpu().double().flatten()])
         ).tolist()
         table = torch.tensor(values, dtype=torch.float64).view(len(steps), -1) / world_size()
@@ -65,6 +66,6 @@ class Meter:
             **averages,
             "grad_norm": float(last.grad_norm),
             "lr": last.lr,
-            "images_per_s": pictures / elapsed,
+            "images_per_s": images / elapsed,
             "data_wait": min(1.0, wait / world_size() / elapsed),
         }

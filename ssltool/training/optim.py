@@ -15,8 +15,8 @@ Name = Literal["sgd", "adamw", "lars"]
 class LARS(Optimizer):
     """SGD with momentum and a learning rate per tensor (You, Gitman & Ginsburg 2017, algorithm 1).
 
-    A matrix or kernel moves by ``lr * trust * |w| / (|g| + weight_decay |w|)`` times its decayed gradient;
-    vectors (biases, norms) move as in plain SGD.
+    A matrix or kernel moves by ``lr * trust * |w| / (|g| + weight_decay |w|)`` times its decayed
+    gradient; vectors (biases, norms) move as in plain SGD.
 
     Args:
         params: Parameters or parameter groups.
@@ -40,7 +40,9 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; ``closure``, if given, recomputes the loss first and its value is returned."""
+        """Take one step; ``closure``, if given, recomputes the loss first and its value is
+        returned.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -74,7 +76,8 @@ def build_optimizer(
     momentum: float,
     rates: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """Build an optimizer whose groups tell apart matrices and kernels, which are decayed, and vectors, which are not.
+    """Build an optimizer whose groups tell apart matrices and kernels, which are decayed, and
+    vectors, which are not.
 
     Args:
         module: Its trainable parameters are optimized.
@@ -82,7 +85,8 @@ def build_optimizer(
         lr: Learning rate of a group with scale 1.
         weight_decay: Of matrices and kernels.
         momentum: Of sgd and lars; the first beta of adamw.
-        rates: Submodule name -> ``lr_scale`` of its parameters' own groups, which the loop multiplies the rate by.
+        rates: Submodule name -> ``lr_scale`` of its parameters' own groups, which the loop
+            multiplies the rate by.
     """
     scales = {
         p: scale

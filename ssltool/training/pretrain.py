@@ -1,6 +1,5 @@
-"""Pretraining from start to end: a session is opened, and the loop's reports become metrics, checkpoints, weights and
-pictures.
-"""
+"""Pretraining from start to end: a session is opened, and the loop's reports become metrics,
+checkpoints, weights and images."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from ssltool import atomic
 from ssltool.atomic import atomic_file
 from ssltool.data.sample import sample
 from ssltool.distributed.collectives import any_of, from_all, is_main, launched, world_size
-from ssltool.distributed.process_group import joined
+from ssltool.distributed.process_group import process_group
 from ssltool.encoders.weights import save_encoder
 from ssltool.errors import DiskFullError, Interrupted, NonFiniteLossError, SslToolError
 from ssltool.probing.online import Watch
@@ -29,11 +28,11 @@ from ssltool.training.progress import Display
 from ssltool.training.request import Request
 from ssltool.training.start import continued_run, located, new_run, to_continue
 from ssltool.training.tensorboard import BOARD, Board
-from ssltool.training.trainer import Session, card, peak_memory, prepare, steps
+from ssltool.training.trainer import Session, metadata, peak_memory, prepare, steps
 from ssltool.visualizing.snapshots import Place, draw
 
 _PLATEAU = 500  # steps after which a loss still at chance is worth a word
-_WATCHED = 64  # pictures whose features are looked at for a collapse
+_WATCHED = 64  # images whose features are looked at for a collapse
 
 
 def pretrain(
@@ -44,18 +43,21 @@ def pretrain(
     dry_run: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Run ``ssltool pretrain``: in this process, with those that torchrun started beside it, or, if the options name
-    several devices, in as many new processes.
+    """Run ``ssltool pretrain``: in this process, with those that torchrun started beside it, or, if
+    the options name several devices, in as many new processes.
 
     Args:
-        choice: Method and options, see `ssltool.runs.config.combine`; on ``resume`` only those that were typed.
-        resume: Continue the run in ``choice.run.out`` (or the newest of the method) from its newest checkpoint.
+        choice: Method and options, see `ssltool.runs.config.combine`; on ``resume`` only those that
+            were typed.
+        resume: Continue the run in ``choice.run.out`` (or the newest of the method) from its newest
+            checkpoint.
         overwrite: Replace a run folder that is not empty.
         dry_run: Take two steps, write nothing, and return what a whole run would need.
         console: Where progress goes; stderr if not given.
 
     Returns:
-        Facts of the finished run in JSON kinds: ``run, weights, steps, loss, ..., chance, images_per_s, skipped``.
+        Facts of the finished run in JSON kinds: ``run, weights, steps, loss, ..., chance,
+            images_per_s, skipped``.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM came; a checkpoint was saved.
@@ -68,7 +70,7 @@ def pretrain(
         placed, processes = located(request)
         if processes > 1:
             return launch(placed, processes, console)
-    with joined() as restarts:
+    with process_group() as restarts:
         return _pretrain(request, restarts, console if is_main() else Console(quiet=True))
 
 
@@ -96,7 +98,7 @@ def _pretrain(request: Request, restarts: int, console: Console) -> dict[str, An
         except torch.OutOfMemoryError as error:
             batch = session.run.choice.run.batch_size or 2
             raise SslToolError(
-                f"the device ran out of memory with {batch} pictures per batch; "
+                f"the device ran out of memory with {batch} images per batch; "
                 f"type --batch-size {max(2, batch // 2)} --accumulate 2"
             ) from error
         finally:
@@ -105,7 +107,9 @@ def _pretrain(request: Request, restarts: int, console: Console) -> dict[str, An
 
 
 def _begin(session: Session, console: Console) -> None:
-    """Make the run folder, or trim what a killed run wrote after its last checkpoint, and say what will happen."""
+    """Make the run folder, or trim what a killed run wrote after its last checkpoint, and say what
+    will happen.
+    """
     run, plan = session.run, session.plan
     atomic.remove_leftovers(run.folder)
     runs.write_run(run, plan.precision.reason, session.source.description, session.method.chance)
@@ -114,14 +118,16 @@ def _begin(session: Session, console: Console) -> None:
     if options.tensorboard:
         session.board = Board(run.folder / BOARD, session.start, session.method.chance)
     console.print(
-        f"{run.choice.method} on {session.source.description}, {options.image_size} px -> {run.folder}"
+        f"{run.choice.method} on {session.source.description}, {options.image_size} px -> "
+        f"{run.folder}"
     )
     batch = f"batch {options.batch_size}" + (
         f" x {options.devices} processes" if world_size() > 1 else ""
     )
     console.print(
         f"{options.backbone} ({options.stem} stem), {batch}, {options.optimizer} lr {plan.lr:.4g}, "
-        f"{plan.steps} steps ({plan.steps * plan.accumulate / session.batches.steps_per_epoch:.1f} epochs)"
+        f"{plan.steps} steps "
+        f"({plan.steps * plan.accumulate / session.batches.steps_per_epoch:.1f} epochs)"
     )
     task = ", ".join(
         f"{name} {value}"
@@ -139,7 +145,7 @@ def _begin(session: Session, console: Console) -> None:
 
 
 def _consume(session: Session, console: Console) -> dict[str, Any]:
-    """Take the steps; write metrics, checkpoints, weights and pictures as they fall due."""
+    """Take the steps; write metrics, checkpoints, weights and images as they fall due."""
     run, plan, options = session.run, session.plan, session.run.choice.run
     assert options.checkpoint_every, "resolved"
     meter, line, began = Meter(), metrics.read(run.folder)[-1:], time.monotonic()
@@ -156,7 +162,8 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
             meter.add(step)
             display.advance(step.step)
             last = step.step == plan.steps
-            # Asked once: a signal from here on is obeyed after the next step. One to any process stops them all.
+            # Asked once: a signal from here on is obeyed after the next step. One to any process
+            # stops them all.
             stopping = any_of(stop.asked) and not last
             due = last or stopping or step.step % options.checkpoint_every == 0
             probing = bool(options.probe_data) and not stopping
@@ -168,14 +175,14 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
                 if probing and session.follower is not None:
                     probed = {
                         "knn": session.follower.accuracy(
-                            session.method.encoder, card(session, step.step)
+                            session.method.encoder, metadata(session, step.step)
                         )
                     }
                     line[0] |= probed
                 if is_main():
                     if due and watch is not None:
                         healthy, warning = watch.look(
-                            session.method.encoder, card(session, step.step)
+                            session.method.encoder, metadata(session, step.step)
                         )
                         line[0] |= healthy
                         if warning:
@@ -192,17 +199,21 @@ def _consume(session: Session, console: Console) -> dict[str, Any]:
             if stopping:
                 raise Interrupted(
                     f"stopped after step {step.step} of {plan.steps} with a checkpoint saved; "
-                    f"type 'ssltool pretrain {run.choice.method} --out {run.folder} --resume' to go on"
+                    f"type 'ssltool pretrain {run.choice.method} --out {run.folder} --resume' to "
+                    "go on"
                 )
     return _summary(session, line[0] if line else {}, time.monotonic() - began)
 
 
 def _mention_plateau(line: dict[str, float], session: Session, console: Console) -> None:
-    """Say so if the loss is still what knowing nothing would give; tasks often start with such a plateau."""
+    """Say so if the loss is still what knowing nothing would give; tasks often start with such a
+    plateau.
+    """
     chance = session.method.chance.get("loss")
     if chance is not None and line["loss"] > 0.98 * chance:
         console.print(
-            f"after {int(line['step'])} steps the loss is still at chance, {chance:.3f}; if that lasts, "
+            f"after {int(line['step'])} steps the loss is still at chance, {chance:.3f}; if that "
+            "lasts, "
             f"try another --lr than {session.plan.lr:.2g} or an easier task"
         )
 
@@ -220,7 +231,7 @@ def _checked_line(meter: Meter, session: Session) -> dict[str, float]:
 
 
 def _save(session: Session, step: int) -> None:
-    """Save a checkpoint, the encoder, the list of skipped pictures, and pictures of the answers.
+    """Save a checkpoint, the encoder, the list of skipped images, and images of the answers.
 
     All processes call it, for what each of them knows, and the first of them writes.
     """
@@ -232,9 +243,9 @@ def _save(session: Session, step: int) -> None:
         checkpoint.save(run.folder, step, session.method, session.optimizer, extra, options.keep)
         return
     try:
-        # The checkpoint comes after the encoder: a run killed between the two takes the steps again and rewrites it,
-        # while one resumed from its last checkpoint has no step left that would.
-        save_encoder(session.method.encoder, card(session, step), run.folder / runs.WEIGHTS)
+        # The checkpoint comes after the encoder: a run killed between the two takes the steps again
+        # and rewrites it, while one resumed from its last checkpoint has no step left that would.
+        save_encoder(session.method.encoder, metadata(session, step), run.folder / runs.WEIGHTS)
         if session.skipped:
             with atomic_file(run.folder / runs.SKIPPED) as temporary:
                 lines = [f"{name}: {reason}\n" for name, reason in sorted(session.skipped.items())]
@@ -251,14 +262,16 @@ def _save(session: Session, step: int) -> None:
 
 
 def _draw(session: Session, step: int) -> None:
-    """Draw the data and the task (at the start) or the answers (later) into the run folder and onto the board."""
-    place = Place(session.run.folder / "pictures", step, session.plan.seed, session.device)
+    """Draw the data and the task (at the start) or the answers (later) into the run folder and onto
+    the board.
+    """
+    place = Place(session.run.folder / "figures", step, session.plan.seed, session.device)
     size, loaded = session.run.info.image_size, session.run.choice.run.load_size
     for name, path in draw(
         session.method, session.source, size if step else loaded or size, place
     ).items():
         if session.board is not None:
-            session.board.picture(name, path, step)
+            session.board.image(name, path, step)
 
 
 def _summary(session: Session, line: dict[str, float], seconds: float) -> dict[str, Any]:
@@ -268,7 +281,7 @@ def _summary(session: Session, line: dict[str, float], seconds: float) -> dict[s
         "method": session.run.choice.method,
         **line,
         "chance": session.method.chance,
-        "pictures": session.run.info.count,
+        "images": session.run.info.count,
         "skipped": len(session.skipped),
         "seconds": round(seconds, 1),
     }
@@ -288,13 +301,15 @@ def _rehearse(session: Session, console: Console) -> dict[str, Any]:
         "method": session.run.choice.method,
         "options": session.run.choice.flat(),
         "precision": session.plan.precision.reason,
-        "images_per_s": step.pictures * world_size() / times[-1],
+        "images_per_s": step.images * world_size() / times[-1],
         "seconds": times[-1] * session.plan.steps,
         "memory_gb": round(peak_memory(session.device) / 1e9, 2),
         "disk_gb": round((keep + 1) * 2 * size / 1e9, 3),
     }
     console.print(
-        f"two steps went well: {needs['images_per_s']:.0f} images/s, {session.plan.steps} steps in about "
-        f"{needs['seconds'] / 60:.1f} min, {needs['memory_gb']} GB of memory, {needs['disk_gb']} GB of disk"
+        f"two steps went well: {needs['images_per_s']:.0f} images/s, {session.plan.steps} steps "
+        "in about "
+        f"{needs['seconds'] / 60:.1f} min, {needs['memory_gb']} GB of memory, {needs['disk_gb']} "
+        "GB of disk"
     )
     return needs

@@ -63,7 +63,7 @@ class Display:
             self._bar.update(self._task, completed=step)
 
     def show(self, line: Mapping[str, float]) -> None:
-        """Show a line of metrics, as `ssltool.training.report.Meter` makes it."""
+        """Show a line of metrics, as `ssltool.training.metrics.Meter` makes it."""
         step = int(line["step"])
         text = self.text(line)
         if self._bar:
@@ -93,5 +93,7 @@ class Display:
 
 
 def _percent(share: float) -> str:
-    """A share in percent; a small one, such as the chance of picking one of thousands, keeps two digits."""
+    """A share in percent; a small one, such as the chance of picking one of thousands, keeps two
+    digits.
+    """
     return f"{share:.1%}" if share >= 0.01 or share <= 0 else f"{100 * share:.2g}%"

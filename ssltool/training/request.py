@@ -1,4 +1,6 @@
-"""A request to pretrain, as it travels from the command to the processes it starts: JSON in a folder."""
+"""A request to pretrain, as it travels from the command to the processes it starts: JSON in a
+folder.
+"""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ def learning_rate(
         base: Highest learning rate.
         total: Steps of the whole run.
         warmup: Steps over which the rate rises linearly from ``base / warmup`` to ``base``.
-        kind: ``cosine`` falls to zero along half a cosine (Loshchilov & Hutter 2017); ``step`` divides by ten
-            ``drops`` times at equal distances; ``constant`` stays.
+        kind: ``cosine`` falls to zero along half a cosine (Loshchilov & Hutter 2017); ``step``
+            divides by ten ``drops`` times at equal distances; ``constant`` stays.
         drops: Number of divisions of ``step``.
 
     Returns:

@@ -1,4 +1,6 @@
-"""Which run a command is about: a new one, with every option decided from the data, or one to go on with."""
+"""Which run a command is about: a new one, with every option decided from the data, or one to go on
+with.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ def to_continue(request: Request, restarts: int) -> Path | None:
         and (request.overwrite or choice.run.out is None)
     ):
         raise UsageError(
-            "with torchrun's --max-restarts a restarted command has to find its run: name a new folder with --out, "
+            "with torchrun's --max-restarts a restarted command has to find its run: name a new "
+            "folder with --out, "
             "and drop --overwrite"
         )
 
@@ -78,11 +81,12 @@ def new_run(choice: Choice, overwrite: bool, dry_run: bool) -> tuple[runs.Run, S
 
 
 def _fingerprint(source: Source) -> str:
-    """What identifies the pictures, which all processes have to see alike."""
+    """What identifies the images, which all processes have to see alike."""
     mine = source.fingerprint()
     if from_main(lambda: mine) != mine:
         raise DataError(
-            f"process {rank()} on {platform.node()} sees other pictures than process 0: {source.description}; "
+            f"process {rank()} on {platform.node()} sees other images than process 0: "
+            f"{source.description}; "
             "give all machines the same files under the same path"
         )
     return mine
@@ -93,7 +97,8 @@ def continued_run(typed: Choice, folder: Path) -> tuple[runs.Run, Source]:
     run = runs.read_run(folder)
     if run.choice.method != typed.method:
         raise UsageError(
-            f"{folder} is a run of {run.choice.method}; type 'ssltool pretrain {run.choice.method} --resume'"
+            f"{folder} is a run of {run.choice.method}; type 'ssltool pretrain "
+            f"{run.choice.method} --resume'"
         )
     given = {
         **typed.run.model_dump(exclude_unset=True),
@@ -114,12 +119,13 @@ def continued_run(typed: Choice, folder: Path) -> tuple[runs.Run, Source]:
             for name in changed
         )
         raise UsageError(
-            f"--resume goes on as the run began, but got {listed}; drop them, or start a new run with --init {folder}"
+            f"--resume goes on as the run began, but got {listed}; drop them, or start a new run "
+            f"with --init {folder}"
         )
     source = open_source(run.choice.run.data)
     if _fingerprint(source) != run.fingerprint:
         raise CheckpointError(
-            f"the pictures of {folder} have changed since it began; "
+            f"the images of {folder} have changed since it began; "
             f"restore them, or start a new run with --init {folder}"
         )
     return replace(run, choice=wanted), source
@@ -131,7 +137,8 @@ def _shared(options: PretrainOptions, folder: Path) -> dict[str, int]:
     if whole % world_size() or whole // world_size() < 2:
         fitting = [str(n) for n in range(1, whole // 2 + 1) if whole % n == 0]
         raise UsageError(
-            f"{folder} trains on batches of {whole} pictures, which {world_size()} processes cannot share evenly; "
+            f"{folder} trains on batches of {whole} images, which {world_size()} processes "
+            "cannot share evenly; "
             f"start {' or '.join(fitting)} processes"
         )
     return {"batch_size": whole // world_size()}

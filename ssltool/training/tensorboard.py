@@ -1,4 +1,4 @@
-"""``--tensorboard``: a run's numbers and pictures in the files that TensorBoard shows."""
+"""``--tensorboard``: a run's numbers and images in the files that TensorBoard shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Board:
     Args:
         folder: Where they go.
         start: Step the run goes on from; what a killed run wrote after it is hidden.
-        chance: Number's name -> value for a network that knows nothing, drawn as a level line of its own.
+        chance: Number's name -> value for a network that knows nothing, drawn as a level line of
+            its own.
     """
 
     def __init__(self, folder: Path, start: int, chance: Mapping[str, float]) -> None:
@@ -48,8 +49,8 @@ class Board:
                 self._writer.add_scalar(f"{name}/chance", self._chance[name], step)
         self._writer.flush()
 
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """Add a picture that was drawn into the run folder."""
+    def image(self, name: str, path: Path, step: int) -> None:
+        """Add an image that was drawn into the run folder."""
         with Image.open(path) as image:
             self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         self._writer.flush()

@@ -1,4 +1,6 @@
-"""Everything a run needs, put together: pictures, method, optimizer, number format, checkpoint; and its steps."""
+"""Everything a run needs, put together: images, method, optimizer, number format, checkpoint; and
+its steps.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from rich.console import Console
 from torch.optim import Optimizer
 
 import ssltool
-from ssltool.data.loader import AllPictures, TrainBatches
+from ssltool.data.loader import AllImages, TrainBatches
 from ssltool.data.sources.base import Source
 from ssltool.device import choose_device, repeat_exactly
 from ssltool.distributed.batch_norm import synchronize_batch_norm
 from ssltool.distributed.collectives import copy_from_main, from_main, is_main, rank, world_size
-from ssltool.encoders.metadata import LIGHTNESS_NORM, WeightsCard
+from ssltool.encoders.metadata import LIGHTNESS_NORM, EncoderMetadata
 from ssltool.encoders.precision import Precision, choose_precision
 from ssltool.encoders.sizes import check_input
 from ssltool.encoders.weights import describe as describe_weights
@@ -35,7 +37,7 @@ from ssltool.training.optim import build_optimizer
 from ssltool.training.start import new_run
 from ssltool.training.tensorboard import Board, require_tensorboard
 
-_CACHE_BYTES = 2**30  # decoded pictures kept in memory when all of them fit
+_CACHE_BYTES = 2**30  # decoded images kept in memory when all of them fit
 
 
 @dataclass
@@ -88,7 +90,8 @@ def prepare(
     method = runs.build_method(run.choice, run.info)
     if run.facts and method.facts != run.facts:
         raise CheckpointError(
-            f"the task of {run.folder} was built from {run.facts}, now it would be {method.facts}; start a new run"
+            f"the task of {run.folder} was built from {run.facts}, now it would be "
+            f"{method.facts}; start a new run"
         )
     size = method.network_size(run.choice.task, run.info)
     _check_input(method, size, run.info.image_size)
@@ -96,7 +99,7 @@ def prepare(
         matched = load_backbone(method.encoder, find_weights(options.init))
         console.print(f"first weights: {matched} tensors from {options.init}")
     method.to(device)
-    method.to(memory_format=torch.channels_last)  # decoders and colour heads too
+    method.to(memory_format=torch.channels_last)  # decoders and color heads too
     precision = _precision(run, method, size, device)
     if options.sync_batchnorm:
         synchronize_batch_norm(method, device)
@@ -158,8 +161,10 @@ def steps(session: Session) -> Iterator[StepReport]:
     )
 
 
-def card(session: Session, step: int) -> WeightsCard:
-    """What the weights file says of itself; a function of the run, not of the clock, so equal runs give equal bytes."""
+def metadata(session: Session, step: int) -> EncoderMetadata:
+    """What the weights file says of itself; a function of the run, not of the clock, so equal runs
+    give equal bytes.
+    """
     run, method, options = session.run, session.method, session.run.choice.run
     encoder = method.encoder
     mean: tuple[float, ...] = run.info.mean
@@ -180,8 +185,8 @@ def card(session: Session, step: int) -> WeightsCard:
             "ssltool": ssltool.__version__,
             "steps": step,
             "batch_size": (options.batch_size or 0) * (options.devices or 1) * options.accumulate,
-            "pictures": run.info.count,
-            "picture_size": run.info.image_size,
+            "images": run.info.count,
+            "read_size": run.info.image_size,
             "optimizer": options.optimizer,
             "lr": session.plan.lr,
             "seed": options.seed,
@@ -220,12 +225,14 @@ def _look_first(
     device: torch.device,
     console: Console,
 ) -> None:
-    """Let the method learn from the pictures what it must know before the first step; all processes learn the same."""
+    """Let the method learn from the images what it must know before the first step; all processes
+    learn the same.
+    """
     assert options.image_size and options.batch_size, "resolved"
     places = torch.randperm(
         len(source), generator=torch.Generator().manual_seed(mix(options.seed))
     ).tolist()
-    pictures = AllPictures(
+    images = AllImages(
         source,
         size=options.image_size,
         batch_size=options.batch_size,
@@ -233,19 +240,19 @@ def _look_first(
         device=device,
         indices=places,
     )
-    with pictures, console.status("looking at the pictures"):
-        said = method.prepare((batch.images, batch.indices) for batch in pictures)
+    with images, console.status("looking at the images"):
+        said = method.prepare((batch.images, batch.indices) for batch in images)
     if said:
         console.print(said)
 
 
-def _check_input(method: Method[Any, Any], size: int, picture_size: int) -> None:
-    """Make sure that the encoder can take what the task gives it, which may be a piece of a picture."""
+def _check_input(method: Method[Any, Any], size: int, read_size: int) -> None:
+    """Make sure that the encoder can take what the task gives it, which may be a piece of an image."""
     try:
         check_input(method.encoder, size)
     except UsageError as error:
-        if size == picture_size:
+        if size == read_size:
             raise
         raise UsageError(
-            f"the task gives the encoder {size} px pieces of the {picture_size} px pictures, but {error}"
+            f"the task gives the encoder {size} px pieces of the {read_size} px images, but {error}"
         ) from error

@@ -1,7 +1,8 @@
-"""One of the processes of ``--devices N``: ``python -m ssltool.training.worker FOLDER``, started by `launch`.
+"""One of the processes of ``--devices N``: ``python -m ssltool.training.worker FOLDER``, started by
+`launch`.
 
-It prints no error: it writes it into the folder, and the command that was typed prints the first of them.
-"""
+It prints no error: it writes it into the folder, and the command that was typed prints the first of
+them."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from ssltool.training.request import Request
 
 
 def main(folder: Path) -> int:
-    """Run the request of a folder; the first process leaves the result there. Returns the exit code."""
+    """Run the request of a folder; the first process leaves the result there. Returns the exit
+    code.
+    """
     try:
         request = Request.read(folder)
         result = pretrain(

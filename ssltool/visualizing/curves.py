@@ -1,4 +1,6 @@
-"""Pictures of a task, of what a network answers, of features, filters, permutation sets and training curves."""
+"""Images of a task, of what a network answers, of features, filters, permutation sets and training
+curves.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def draw_curves(folders: Sequence[Path], path: Path) -> dict[str, Any]:
         lines = metrics.read(folder)
         if not lines:
             raise UsageError(
-                f"{folder} has no metrics yet; they come with the first {run.choice.run.log_every} steps"
+                f"{folder} has no metrics yet; they come with the first "
+                f"{run.choice.run.log_every} steps"
             )
         curves[name], chance[name] = lines, runs.chance(folder)
         methods.append(run.choice.method)

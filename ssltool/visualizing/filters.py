@@ -1,4 +1,6 @@
-"""Pictures of a task, of what a network answers, of features, filters, permutation sets and training curves."""
+"""Images of a task, of what a network answers, of features, filters, permutation sets and training
+curves.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ def draw_filters(weights: Path, path: Path) -> dict[str, Any]:
     if first is None:
         raise UsageError(f"{encoder.name} has no convolution to draw")
     kernels = first.weight.detach().double().numpy()
-    card = encoder.card
-    assert card is not None, "load_encoder attaches it"
+    metadata = encoder.metadata
+    assert metadata is not None, "load_encoder attaches it"
     size = f"{kernels.shape[-1]} x {kernels.shape[-2]} of {kernels.shape[1]} channel{'s' * (kernels.shape[1] != 1)}"
-    title = f"{card.method}, {card.backbone}: {len(kernels)} first kernels, {size}; gray is 0"
+    title = (
+        f"{metadata.method}, {metadata.backbone}: {len(kernels)} first kernels, {size}; gray is 0"
+    )
     return {
         "path": str(chart.save_figure(chart.filters(kernels, title), path)),
         "kernels": len(kernels),

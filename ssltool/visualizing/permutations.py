@@ -1,4 +1,6 @@
-"""Pictures of a task, of what a network answers, of features, filters, permutation sets and training curves."""
+"""Images of a task, of what a network answers, of features, filters, permutation sets and training
+curves.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,12 @@ def draw_permutations(
     seed: int = 0,
     file: Path | None = None,
 ) -> dict[str, Any]:
-    """Draw a permutation set: its grids, its Hamming-distance matrix and histogram, statistics in the title.
+    """Draw a permutation set: its grids, its Hamming-distance matrix and histogram, statistics in
+    the title.
 
     Args:
         path: File to write, PNG, SVG or PDF by its suffix.
-        mode: How the set is chosen, see `ssltool.ops.permutations.build`.
+        mode: How the set is chosen, see `ssltool.methods.jigsaw.permutations.build`.
         count: Number of permutations K.
         grid: Cells along a side.
         seed: Relabels the canonical set; 0 leaves it.
@@ -38,8 +41,10 @@ def draw_permutations(
     name = file.name if file else mode
     title = (
         f"{chosen.count} permutations of {chosen.tiles} tiles ({name}): Hamming distance "
-        f"mean {chosen.mean_distance:.4f} (at most {permutations.mean_bound(chosen.count, chosen.tiles):.4f}), "
-        f"least {chosen.min_distance} ({chosen.pairs_at_min:,} pair{'s' * (chosen.pairs_at_min != 1)})"
+        f"mean {chosen.mean_distance:.4f} (at most "
+        f"{permutations.mean_bound(chosen.count, chosen.tiles):.4f}), "
+        f"least {chosen.min_distance} ({chosen.pairs_at_min:,} "
+        f"pair{'s' * (chosen.pairs_at_min != 1)})"
     )
     figure = chart.permutation_set(
         chosen.permutations, chosen.distances, [int(n) for n in chosen.histogram], title
@@ -50,7 +55,8 @@ def draw_permutations(
 def compare_permutations(
     path: Path, *, count: int = 100, grid: int = 3, seed: int = 0
 ) -> dict[str, Any]:
-    """Draw the sets that all modes choose for one size: histograms of their distances above one another, statistics.
+    """Draw the sets that all modes choose for one size: histograms of their distances above one
+    another, statistics.
 
     Args:
         path: File to write, PNG, SVG or PDF by its suffix.
@@ -59,7 +65,8 @@ def compare_permutations(
         seed: Relabels the canonical sets; 0 leaves them.
 
     Returns:
-        The facts of each mode's set, the modes that have none of this size with the reason, and the path.
+        The facts of each mode's set, the modes that have none of this size with the reason, and the
+        path.
     """
     sets, refused = {}, {}
     for mode in permutations.MODES:
@@ -76,7 +83,8 @@ def compare_permutations(
             mode: (found.mean_distance, found.min_distance, found.pairs_at_min)
             for mode, found in sets.items()
         },
-        f"{count} permutations of {grid * grid} tiles, chosen in {len(sets)} ways; the mean can be {bound:.4f} at most",
+        f"{count} permutations of {grid * grid} tiles, chosen in {len(sets)} ways; the mean can "
+        f"be {bound:.4f} at most",
     )
     facts = {mode: found.facts() for mode, found in sets.items()}
     return {"modes": facts, "refused": refused, "path": str(chart.save_figure(figure, path))}

@@ -1,4 +1,6 @@
-"""Pictures of a task, of what a network answers, of features, filters, permutation sets and training curves."""
+"""Images of a task, of what a network answers, of features, filters, permutation sets and training
+curves.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,10 @@ from ssltool.runs import folder as runs
 from ssltool.visualizing.sampling import spread, with_places
 from ssltool.visualizing.sources import png
 
-_SCORED = 512  # pictures that `solve` scores for the numbers in its title
+_SCORED = 512  # images that `solve` scores for the numbers in its title
 
 
-def draw_answers(
+def draw_predictions(
     folder: Path,
     path: Path,
     *,
@@ -34,13 +36,13 @@ def draw_answers(
     count: int = 6,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Draw what a run's network answers beside the truth, and score it on up to 512 pictures.
+    """Draw what a run's network answers beside the truth, and score it on up to 512 images.
 
     Args:
         folder: A run folder.
         path: PNG to write; charts beside it may be SVG or PDF by its suffix.
         name: The method expected, to catch a mistaken folder.
-        data: Pictures to ask about; the run's own if empty.
+        data: Images to ask about; the run's own if empty.
         image: Ask about these files instead.
         count: Rows drawn.
         seed: Seed of the puzzles.
@@ -55,23 +57,27 @@ def draw_answers(
     if source.fingerprint() != run.fingerprint:
         index = (
             index + run.info.count
-        )  # pictures that the run has not seen are numbered after its own
+        )  # images that the run has not seen are numbered after its own
     scores = score(method, images, index, seed)
     chosen = spread(images, count)
-    answers = method.answers(images[chosen], index[chosen], torch.Generator().manual_seed(seed))
-    if answers.places:
-        answers = with_places(answers, open_source(run.choice.run.data), run.info.image_size)
+    predictions = method.draw_predictions(
+        images[chosen], index[chosen], torch.Generator().manual_seed(seed)
+    )
+    if predictions.places:
+        predictions = with_places(
+            predictions, open_source(run.choice.run.data), run.info.image_size
+        )
     numbers = ", ".join(
         said(key, value, method.chance) for key, value in scores.items() if key != "loss"
     )
     scored = "" if len(images) == len(source) else f"{len(images)} of "
     title = f"{run.choice.method} on {scored}{source.description}: {numbers}"
-    save_sheet(answers.pictures, sheet, captions=answers.captions, title=title)
+    save_sheet(predictions.images, sheet, captions=predictions.captions, title=title)
     return {
         "path": str(sheet),
         "charts": _draw_charts(method, images, index, path, seed),
         "method": run.choice.method,
-        "pictures": len(images),
+        "images": len(images),
         **scores,
         "chance": method.chance,
     }
@@ -81,10 +87,12 @@ def draw_answers(
 def _draw_charts(
     method: Method[Any, Any], images: Tensor, index: Tensor, path: Path, seed: int
 ) -> list[str]:
-    """Draw the method's charts beside the sheet ``path``, as ``NAME-chart-name`` with its suffix; their paths."""
+    """Draw the method's charts beside the sheet ``path``, as ``NAME-chart-name`` with its suffix;
+    their paths.
+    """
     drawn = []
-    for name, numbers in method.charts(images, index, torch.Generator().manual_seed(seed)).items():
-        title = f"{name}, {len(images)} pictures"
+    for name, numbers in method.plots(images, index, torch.Generator().manual_seed(seed)).items():
+        title = f"{name}, {len(images)} images"
         match numbers:
             case Matrix():
                 figure = chart.matrix(numbers.values.numpy(), *numbers[1:], title=title)
@@ -104,13 +112,15 @@ def _draw_charts(
 def score(
     method: Method[Any, Any], images: Tensor, index: Tensor, seed: int, batch: int = 64
 ) -> dict[str, float]:
-    """A trained method's loss and numbers over pictures, in evaluation mode (no guards, central geometry)."""
+    """A trained method's loss and numbers over images, in evaluation mode (no guards, central
+    geometry).
+    """
     method.eval()
     generator = torch.Generator()
     totals: dict[str, float] = {}
     parts = -(
         -len(images) // batch
-    )  # of one size, because a task may depend on how many pictures it sees
+    )  # of one size, because a task may depend on how many images it sees
     for part, places in zip(
         torch.tensor_split(images, parts), torch.tensor_split(index, parts), strict=True
     ):

@@ -1,4 +1,6 @@
-"""Pictures of a run while it goes on: its data and its task at the start, its answers at each checkpoint."""
+"""Images of a run while it goes on: its data and its task at the start, its answers at each
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from ssltool.methods.base import Method
 from ssltool.plotting.sheet import save_contact, save_sheet
 from ssltool.visualizing.sampling import with_places
 
-_SHOWN = 8  # pictures of the task and of the answers
-_SAMPLES = 24  # pictures of the data
+_SHOWN = 8  # images of the task and of the answers
+_SAMPLES = 24  # images of the data
 _WIDTH = 1400  # px, about a screen: rows stand side by side as far as they fit
 
 
@@ -22,7 +24,7 @@ class Place(NamedTuple):
     """Where and when a run is drawn.
 
     Attributes:
-        folder: Of the pictures.
+        folder: Of the images.
         step: Steps taken.
         seed: Of the task that is drawn; the generator is not the run's own.
         device: Of the method.
@@ -35,12 +37,14 @@ class Place(NamedTuple):
 
 
 def draw(method: Method[Any, Any], source: Source, size: int, place: Place) -> dict[str, Path]:
-    """Draw the data and the task at step 0, afterwards the answers; the method is left in training mode.
+    """Draw the data and the task at step 0, afterwards the answers; the method is left in training
+    mode.
 
     Args:
         method: Of the run.
-        source: Its pictures.
-        size: Side in pixels at which they are read: what training reads for the task, S for the answers.
+        source: Its images.
+        size: Side in pixels at which they are read: what training reads for the task, S for the
+            answers.
         place: Where and when.
 
     Returns:
@@ -49,12 +53,14 @@ def draw(method: Method[Any, Any], source: Source, size: int, place: Place) -> d
     images, index = (part.to(place.device) for part in sample(source, size, _SHOWN))
     generator = torch.Generator().manual_seed(place.seed)
     if place.step:
-        answers = with_places(method.eval().answers(images, index, generator), source, size)
-        path = place.folder / f"answers-{place.step:07d}.png"
-        save_sheet(answers.pictures, path, captions=answers.captions, width=_WIDTH)
+        predictions = with_places(
+            method.eval().draw_predictions(images, index, generator), source, size
+        )
+        path = place.folder / f"predictions-{place.step:07d}.png"
+        save_sheet(predictions.images, path, captions=predictions.captions, width=_WIDTH)
         method.train()
-        return {"answers": path}
+        return {"predictions": path}
     task, samples = place.folder / "task.png", place.folder / "samples.png"
-    save_sheet(method.train().pictures(images, index, generator), task, width=_WIDTH)
+    save_sheet(method.train().draw_task(images, index, generator), task, width=_WIDTH)
     save_contact(sample(source, size, _SAMPLES)[0], samples)
     return {"task": task, "samples": samples}

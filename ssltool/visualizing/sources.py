@@ -1,4 +1,4 @@
-"""Which pictures a drawing is of, and under which names it is saved."""
+"""Which images a drawing is of, and under which names it is saved."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ssltool.runs import folder as runs
 _CHARTS = (".png", ".svg", ".pdf")
 
 
-def pictures_of(
+def sources_of(
     weights: Path, data: Sequence[str], image: Sequence[Path] = (), *, optional: bool = False
 ) -> tuple[Source, Source | None]:
-    """The pictures to draw and, when they are named one by one, those to see them among.
+    """The images to draw and, when they are named one by one, those to see them among.
 
     Args:
         weights: Run folder or weights file.
-        data: What was typed after ``--data``; the run's own pictures if empty.
+        data: What was typed after ``--data``; the run's own images if empty.
         image: What was typed after ``--image``.
         optional: Whether the second may be missing, for weights that belong to no run here.
 
@@ -38,7 +38,7 @@ def pictures_of(
         except UsageError as error:
             if not optional:
                 find_weights(weights)  # if there are none, that is the error
-                raise UsageError(f"{error}; name pictures with --data") from error
+                raise UsageError(f"{error}; name images with --data") from error
             around = None
     if image:
         return FileSource(image), around
@@ -47,11 +47,12 @@ def pictures_of(
 
 
 def png(path: Path) -> Path:
-    """Where the sheet of pictures goes that belongs to charts at ``path``: sheets are PNG, charts may be SVG or PDF.
+    """Where the sheet of images goes that belongs to charts at ``path``: sheets are PNG, charts may
+    be SVG or PDF.
 
     Raises:
         UsageError: No such format is written.
     """
     if path.suffix not in _CHARTS:
-        raise UsageError(f"--to {path}: pictures are written as .png, charts also as .svg or .pdf")
+        raise UsageError(f"--to {path}: images are written as .png, charts also as .svg or .pdf")
     return path.with_suffix(".png")

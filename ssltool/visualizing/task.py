@@ -1,4 +1,6 @@
-"""Pictures of a task, of what a network answers, of features, filters, permutation sets and training curves."""
+"""Images of a task, of what a network answers, of features, filters, permutation sets and training
+curves.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ def draw_task(
     Args:
         choice: Method and options, not yet resolved.
         path: PNG to write; charts beside it may be SVG or PDF by its suffix.
-        image: Draw these files instead of the pictures of ``choice``.
+        image: Draw these files instead of the images of ``choice``.
         count: Rows drawn.
         seed: Of the task.
     """
@@ -49,7 +51,7 @@ def draw_task(
         (sample(source, loaded, _SCORED)[0] if loaded else looked)[chosen],
         places[chosen],
     )
-    columns = method.pictures(images, index, torch.Generator().manual_seed(seed))
-    save_sheet(columns, sheet, title=f"{choice.method}: the task, {info.image_size} px pictures")
+    columns = method.draw_task(images, index, torch.Generator().manual_seed(seed))
+    save_sheet(columns, sheet, title=f"{choice.method}: the task, {info.image_size} px images")
     charts = _draw_charts(method, looked, places, path, seed)
-    return {"path": str(sheet), "charts": charts, "method": choice.method, "pictures": len(images)}
+    return {"path": str(sheet), "charts": charts, "method": choice.method, "images": len(images)}

@@ -52,7 +52,7 @@ def one_line(outcome: Outcome, code: int, *words: str) -> None:
         assert word in outcome[1], outcome
 
 
-def pictures(folder: Path, count: int = 4) -> Path:
+def make_images(folder: Path, count: int = 4) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -69,18 +69,18 @@ def test_missing_and_empty_folders(call: Callable[..., Outcome], tmp_path: Path)
 def test_a_folder_with_nothing_readable(call: Callable[..., Outcome], tmp_path: Path) -> None:
     folder = tmp_path / "text"
     folder.mkdir()
-    (folder / "a.jpg").write_text("not a picture")
+    (folder / "a.jpg").write_text("not an image")
     (folder / "b.png").write_bytes(b"")
     Image.new("RGB", (1, 1)).save(folder / "c.png")
     one_line(call("pretrain", "jigsaw", "--data", folder), 1, "none of the 3 files", "a.jpg")
 
 
-def test_fewer_pictures_than_a_batch(call: Callable[..., Outcome], tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "few")
+def test_fewer_images_than_a_batch(call: Callable[..., Outcome], tmp_path: Path) -> None:
+    folder = make_images(tmp_path / "few")
     one_line(
         call("pretrain", "jigsaw", "--data", folder, "--batch-size", "64"),
         2,
-        "4 pictures",
+        "4 images",
         "--batch-size 4",
     )
 
@@ -117,7 +117,7 @@ def test_fewer_pictures_than_a_batch(call: Callable[..., Outcome], tmp_path: Pat
         (["pretrain", "jigsaw", "--resume"], ["--resume"]),
         (["prtrain"], ["prtrain", "pretrain"]),
         (["probe", "--weights", "x", "--data", "demo:40", "--kind", "linaer"], ["linear"]),
-        (["visualize", "solve", "--weights", "nowhere"], ["nowhere"]),
+        (["visualize", "predictions", "--weights", "nowhere"], ["nowhere"]),
         (["visualize", "curves", "nowhere"], ["nowhere"]),
         (["visualize", "permutations", "--grid", "2", "--permutations", "30"], ["24"]),
     ],
@@ -140,7 +140,7 @@ def test_missing_weights(call: Callable[..., Outcome], arguments: list[str]) -> 
 
 
 def test_out_that_is_not_empty(call: Callable[..., Outcome], tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "out")
+    folder = make_images(tmp_path / "out")
     one_line(
         call("pretrain", "jigsaw", "--data", "demo:8", "--out", folder, *QUICK), 2, "not empty"
     )
@@ -152,10 +152,10 @@ def test_out_that_is_not_empty(call: Callable[..., Outcome], tmp_path: Path) -> 
     assert len(list(folder.iterdir())) == 4
 
 
-def test_resume_with_other_options_or_other_pictures(
+def test_resume_with_other_options_or_other_images(
     call: Callable[..., Outcome], tmp_path: Path
 ) -> None:
-    folder = pictures(tmp_path / "data")
+    folder = make_images(tmp_path / "data")
     assert call("pretrain", "jigsaw", "--data", folder, "--out", "run", *QUICK)[0] == 0
     outcome = call("pretrain", "jigsaw", "--out", "run", "--resume", "--lr", "0.5", "--grid", "3")
     one_line(outcome, 2, "--lr 0.5", "--grid 3", "--init")
@@ -206,7 +206,7 @@ def test_weights_of_another_backbone(call: Callable[..., Outcome]) -> None:
 def test_one_bad_file_among_good_ones_is_skipped_and_named(
     call: Callable[..., Outcome], tmp_path: Path
 ) -> None:
-    folder = pictures(tmp_path / "data", 9)
+    folder = make_images(tmp_path / "data", 9)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(
         tmp_path / "whole.jpg"
     )

@@ -1,4 +1,6 @@
-"""Decoding: the rules of every mode and format, what is refused, and that damage never escapes as something else."""
+"""Decoding: the rules of every mode and format, what is refused, and that damage never escapes as
+something else.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ssltool.data.decode import MIN_SIDE, decode, picture_size, read_square, square
-from ssltool.errors import UnreadablePicture
+from ssltool.data.decode import MIN_SIDE, decode, read_size, read_square, square
+from ssltool.errors import UnreadableImage
 
 pytestmark = pytest.mark.filterwarnings("error")  # Pillow's warnings must not reach the user
 
@@ -26,7 +28,9 @@ ORIENTATION = 0x0112
 
 
 def scene(width: int, height: int) -> Image.Image:
-    """A smooth picture without any symmetry: red grows to the right, green downwards, blue to the upper left."""
+    """A smooth image without any symmetry: red grows to the right, green downwards, blue to the
+    upper left.
+    """
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return Image.fromarray(
         (np.stack([x, y**2, (1 - x) * (1 - y)], -1) * 255).round().astype(np.uint8)
@@ -53,7 +57,9 @@ def halves(left: object, right: object, mode: str) -> Image.Image:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A correct PNG header that promises ``width`` x ``height`` gray pixels, with a few bytes of them."""
+    """A correct PNG header that promises ``width`` x ``height`` gray pixels, with a few bytes of
+    them.
+    """
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
@@ -189,7 +195,7 @@ def test_rgba_lies_on_white(kind: str, options: dict[str, object]) -> None:
     assert read[0, 15].tolist() == [255, 255, 255]
 
 
-def test_rgb_with_a_transparent_colour_lies_on_white() -> None:
+def test_rgb_with_a_transparent_color_lies_on_white() -> None:
     read = pixels(saved(halves((1, 2, 3), (9, 8, 7), "RGB"), "PNG", transparency=(1, 2, 3)))
     assert read[0, 0].tolist() == [255, 255, 255]
     assert read[0, 15].tolist() == [9, 8, 7]
@@ -197,7 +203,7 @@ def test_rgb_with_a_transparent_colour_lies_on_white() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
 def test_several_frames_give_the_first(kind: str) -> None:
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue", "lime")]
     options = {"lossless": True} if kind == "WEBP" else {}
     read = pixels(saved(frames[0], kind, save_all=True, append_images=frames[1:], **options))
     assert (read == [255, 0, 0]).all()
@@ -277,7 +283,7 @@ def test_reduced_decoding_is_close_to_full_decoding() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(8, 8), (9, 20), (30, 8)])
-def test_small_pictures_are_enlarged(width: int, height: int) -> None:
+def test_small_images_are_enlarged(width: int, height: int) -> None:
     for kind in ("PNG", "JPEG"):
         read = read_square(saved(Image.new("RGB", (width, height), (10, 100, 200)), kind), 64)
         assert read.shape == (64, 64, 3)
@@ -317,14 +323,14 @@ def test_a_path_and_a_stream_give_the_same(tmp_path: Path) -> None:
     expected = read_square(io.BytesIO(path.read_bytes()), 20)
     np.testing.assert_array_equal(read_square(path, 20), expected)
     np.testing.assert_array_equal(read_square(str(path), 20), expected)
-    assert picture_size(path) == (70, 50)
+    assert read_size(path) == (70, 50)
 
 
 # Refusals
 
 
 def refusal(call: Callable[..., object], *arguments: object) -> str:
-    with pytest.raises(UnreadablePicture) as caught:
+    with pytest.raises(UnreadableImage) as caught:
         call(*arguments)
     reason = str(caught.value)
     assert reason
@@ -332,11 +338,11 @@ def refusal(call: Callable[..., object], *arguments: object) -> str:
     return reason
 
 
-def test_text_with_a_picture_ending(tmp_path: Path) -> None:
+def test_text_with_a_image_ending(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    path.write_text("no picture\n")
-    assert refusal(decode, path) == "not a picture in a known format"
-    assert refusal(picture_size, path) == "not a picture in a known format"
+    path.write_text("no image\n")
+    assert refusal(decode, path) == "not an image in a known format"
+    assert refusal(read_size, path) == "not an image in a known format"
 
 
 def test_zero_bytes(tmp_path: Path) -> None:
@@ -363,10 +369,10 @@ def test_reasons_of_truncated_files() -> None:
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (MIN_SIDE - 1, 500), (500, MIN_SIDE - 1)])
-def test_tiny_pictures(sides: tuple[int, int]) -> None:
+def test_tiny_images(sides: tuple[int, int]) -> None:
     file = saved(Image.new("RGB", sides), "PNG")
     assert refusal(decode, file) == f"{sides[0]}x{sides[1]} px, smaller than {MIN_SIDE} px"
-    assert refusal(picture_size, file) == f"{sides[0]}x{sides[1]} px, smaller than {MIN_SIDE} px"
+    assert refusal(read_size, file) == f"{sides[0]}x{sides[1]} px, smaller than {MIN_SIDE} px"
 
 
 @pytest.mark.parametrize("sides", [(20_000, 20_000), (14_000, 13_000), (2**31 - 1, 2**31 - 1)])
@@ -383,7 +389,7 @@ def test_decompression_bombs_are_refused_before_their_pixels_exist(
     for limit in (Image.MAX_IMAGE_PIXELS, None):  # other libraries switch Pillow's own limit off
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         assert refusal(decode, io.BytesIO(bomb)) == "more than 179 megapixels"
-        assert refusal(picture_size, io.BytesIO(bomb)) == "more than 179 megapixels"
+        assert refusal(read_size, io.BytesIO(bomb)) == "more than 179 megapixels"
 
 
 @pytest.mark.skipif(
@@ -403,7 +409,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 def test_formats_off_the_list_are_not_tried() -> None:
     file = saved(scene(16, 16), "EPS")
-    assert refusal(decode, file) == "not a picture in a known format"
+    assert refusal(decode, file) == "not an image in a known format"
 
 
 # Damage
@@ -434,7 +440,7 @@ def test_damage_gives_a_square_or_a_refusal(kind: str, data: st.DataObject) -> N
     reason = "none"
     try:
         read = read_square(io.BytesIO(bytes(damaged[:length])), 16)
-    except UnreadablePicture as error:
+    except UnreadableImage as error:
         read, reason = np.zeros((16, 16, 3), np.uint8), str(error)
     assert (read.shape, read.dtype) == ((16, 16, 3), np.uint8)
     assert reason
@@ -496,5 +502,5 @@ def test_what_the_faster_reader_refuses_is_judged_by_pillow() -> None:
     data = file.read()
     odd = data[:-2] + b"some bytes too many" + data[-2:]  # Pillow reads these
     np.testing.assert_array_equal(np.asarray(decode(io.BytesIO(odd))), plain)
-    with pytest.raises(UnreadablePicture, match="truncated"):
+    with pytest.raises(UnreadableImage, match="truncated"):
         decode(io.BytesIO(data[: len(data) // 2]))

@@ -1,4 +1,6 @@
-"""Batches: one order for any number of workers and ranks, exact continuation, broken files, the cache, dead workers."""
+"""Batches: one order for any number of workers and ranks, exact continuation, broken files, the
+cache, dead workers.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssltool.data.loader import (
-    AllPictures,
+    AllImages,
     Batch,
     TrainBatches,
     _copied_ahead,
@@ -30,18 +32,18 @@ from ssltool.data.loader import (
 )
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.folder import FolderSource
-from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
+from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 WORKERS = [0, 1, 2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at child processes in /proc")
 
 
 class Numbered(Source):
-    """Picture i is filled with i, in red; remembers what was read."""
+    """Image i is filled with i, in red; remembers what was read."""
 
     def __init__(self, count: int, broken: tuple[int, ...] = ()) -> None:
         self.count, self.broken = count, broken
-        self.description = f"{count} numbered pictures"
+        self.description = f"{count} numbered images"
         self.reads: list[int] = []
 
     def __len__(self) -> int:
@@ -50,17 +52,17 @@ class Numbered(Source):
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         self.reads.append(index)
         if index in self.broken:
-            raise UnreadablePicture("torn")
-        picture = np.zeros((size, size, 3), np.uint8)
-        picture[..., 0] = index
-        picture[0, 1] = (1, 2, 3)  # row 0, column 1: tells transposed pictures
-        return picture
+            raise UnreadableImage("torn")
+        image = np.zeros((size, size, 3), np.uint8)
+        image[..., 0] = index
+        image[0, 1] = (1, 2, 3)  # row 0, column 1: tells transposed images
+        return image
 
     def short_side(self, index: int) -> int:
         return 8
 
     def name(self, index: int) -> str:
-        return f"picture {index}"
+        return f"image {index}"
 
     def label(self, index: int) -> None:
         return None
@@ -70,7 +72,7 @@ class Numbered(Source):
 
 
 class Deadly(Numbered):
-    """Reading picture 5 ends the process."""
+    """Reading image 5 ends the process."""
 
     how = 3
 
@@ -145,7 +147,7 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_batch_holds_the_pictures_it_names(workers: int) -> None:
+def test_a_batch_holds_the_images_it_names(workers: int) -> None:
     for batch in taken(train(Numbered(10), workers=workers), 5):
         assert batch.images.shape == (4, 3, 4, 4)
         assert (batch.images.dtype, batch.indices.dtype) == (torch.uint8, torch.int64)
@@ -175,7 +177,7 @@ def test_the_rest_of_an_epoch_is_left_out() -> None:
     epoch = flat(taken(batches, 2))
     assert len(set(epoch)) == 8
     left_out = [set(range(11)) - set(flat(taken(batches, 2, start))) for start in (0, 2, 4)]
-    assert len({frozenset(each) for each in left_out}) > 1  # not always the same pictures
+    assert len({frozenset(each) for each in left_out}) > 1  # not always the same images
 
 
 def test_order_is_that_of_the_documented_generator() -> None:
@@ -225,27 +227,27 @@ def test_torch_s_own_generator_is_left_alone(workers: int) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     taken(train(Numbered(10), workers=workers), 3)
-    with AllPictures(Numbered(10), size=4, batch_size=4, workers=workers) as pictures:
-        list(pictures)
+    with AllImages(Numbered(10), size=4, batch_size=4, workers=workers) as images:
+        list(images)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_too_few_pictures() -> None:
+def test_too_few_images() -> None:
     with pytest.raises(UsageError) as caught:
         train(Numbered(7), world=2)
-    assert str(caught.value) == "7 pictures but a batch of 8: add pictures, or type --batch-size 3"
+    assert str(caught.value) == "7 images but a batch of 8: add images, or type --batch-size 3"
 
 
-# Broken pictures
+# Broken images
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_a_broken_picture_is_replaced_by_the_next_and_named_once(workers: int) -> None:
+def test_a_broken_image_is_replaced_by_the_next_and_named_once(workers: int) -> None:
     batches = train(Numbered(12, broken=(3, 4, 11)), workers=workers)
     read = flat(taken(batches, 6))
     asked = flat(taken(train(Numbered(12)), 6))
     assert read == [{3: 5, 4: 5, 11: 0}.get(place, place) for place in asked]
-    assert batches.skipped == {"picture 3": "torn", "picture 4": "torn", "picture 11": "torn"}
+    assert batches.skipped == {"image 3": "torn", "image 4": "torn", "image 11": "torn"}
 
 
 def test_broken_files_on_disk(tmp_path: Path) -> None:
@@ -264,13 +266,11 @@ def test_nothing_readable_is_an_error_of_one_line(workers: int) -> None:
         taken(train(Numbered(9, broken=tuple(range(9))), workers=workers), 1)
     assert type(caught.value) is DataError
     text = str(caught.value)
-    assert text.startswith(
-        "no picture of 9 numbered pictures can be read any more; first: picture "
-    )
+    assert text.startswith("no image of 9 numbered images can be read any more; first: image ")
     assert text.isprintable()
 
 
-def test_nothing_readable_is_found_by_reading_each_picture_once() -> None:
+def test_nothing_readable_is_found_by_reading_each_image_once() -> None:
     source = Numbered(9, broken=tuple(range(9)))
     with pytest.raises(DataError):
         taken(train(source), 1)
@@ -288,13 +288,13 @@ def test_the_cache_changes_nothing(workers: int) -> None:
     assert_equal(taken(cached, 9), plain)
 
 
-def test_the_cache_reads_each_picture_once() -> None:
+def test_the_cache_reads_each_image_once() -> None:
     source = Numbered(12)
     taken(train(source, cache_bytes=12 * 48), 9)
     assert sorted(source.reads) == list(range(12))
 
 
-def test_no_cache_where_not_all_pictures_fit() -> None:
+def test_no_cache_where_not_all_images_fit() -> None:
     source = Numbered(12)
     taken(train(source, cache_bytes=12 * 48 - 1), 9)
     assert sorted(source.reads) == sorted([*range(12)] * 3)
@@ -320,43 +320,41 @@ def test_forked_workers_share_the_cache(tmp_path: Path) -> None:
 def test_what_goes_to_workers_that_are_not_forked_leaves_the_cache_behind() -> None:
     batches = train(Numbered(12), cache_bytes=1000)
     taken(batches, 3)
-    pictures = pickle.loads(pickle.dumps(batches._pictures))
-    assert pictures._cache is None
-    assert batches._pictures._cache is not None
+    images = pickle.loads(pickle.dumps(batches._images))
+    assert images._cache is None
+    assert batches._images._cache is not None
 
 
 # Reading everything once
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_all_pictures_in_order(workers: int) -> None:
-    with AllPictures(
-        Numbered(11, broken=(0, 4, 5)), size=4, batch_size=3, workers=workers
-    ) as pictures:
-        batches = list(pictures)
-        assert len(pictures) == 11
+def test_all_images_in_order(workers: int) -> None:
+    with AllImages(Numbered(11, broken=(0, 4, 5)), size=4, batch_size=3, workers=workers) as images:
+        batches = list(images)
+        assert len(images) == 11
     assert places(batches) == [[1, 2], [3], [6, 7, 8], [9, 10]]
     assert all(batch.images[:, 0, 2, 2].tolist() == batch.indices.tolist() for batch in batches)
-    assert pictures.skipped == {f"picture {place}": "torn" for place in (0, 4, 5)}
+    assert images.skipped == {f"image {place}": "torn" for place in (0, 4, 5)}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_some_pictures_in_the_order_given(workers: int) -> None:
+def test_some_images_in_the_order_given(workers: int) -> None:
     source = Numbered(20, broken=(3,))
-    with AllPictures(
+    with AllImages(
         source, size=4, batch_size=2, workers=workers, indices=[9, 3, 3, 0, 19]
-    ) as pictures:
-        assert places(list(pictures)) == [[9], [0], [19]]
-        assert places(list(pictures)) == [[9], [0], [19]]  # again
-        assert len(pictures) == 5
-    assert pictures.skipped == {"picture 3": "torn"}
+    ) as images:
+        assert places(list(images)) == [[9], [0], [19]]
+        assert places(list(images)) == [[9], [0], [19]]  # again
+        assert len(images) == 5
+    assert images.skipped == {"image 3": "torn"}
 
 
 def test_nothing_asked_and_nothing_readable() -> None:
-    assert list(AllPictures(Numbered(3), size=4, batch_size=2, indices=[])) == []
-    pictures = AllPictures(Numbered(3, broken=(0, 1, 2)), size=4, batch_size=2)
-    assert list(pictures) == []
-    assert len(pictures.skipped) == 3
+    assert list(AllImages(Numbered(3), size=4, batch_size=2, indices=[])) == []
+    images = AllImages(Numbered(3, broken=(0, 1, 2)), size=4, batch_size=2)
+    assert list(images) == []
+    assert len(images.skipped) == 3
 
 
 # Workers
@@ -383,7 +381,7 @@ def test_close_ends_the_workers() -> None:
 @linux
 def test_an_abandoned_iteration_ends_its_workers() -> None:
     before = children()
-    for _ in AllPictures(Numbered(20), size=4, batch_size=2, workers=1):
+    for _ in AllImages(Numbered(20), size=4, batch_size=2, workers=1):
         break
     stream = train(Numbered(20), workers=1).from_step(0)
     next(stream)
@@ -471,9 +469,9 @@ def test_what_a_worker_raised_itself_is_not_taken_for_its_death() -> None:
 def test_a_worker_that_dies_while_everything_is_read_once() -> None:
     with (
         pytest.raises(SslToolError) as caught,
-        AllPictures(Deadly(20), size=4, batch_size=2, workers=1) as pictures,
+        AllImages(Deadly(20), size=4, batch_size=2, workers=1) as images,
     ):
-        list(pictures)
+        list(images)
     assert_names_the_death(caught.value)
 
 
@@ -500,8 +498,8 @@ def test_a_defect_is_not_taken_for_a_death(workers: int) -> None:
 
 
 SCRIPT = """
-from ssltool.data.batches import TrainBatches
-from ssltool.data.demo import DemoSource
+from ssltool.data.loader import TrainBatches
+from ssltool.data.sources.demo import DemoSource
 batches = TrainBatches(DemoSource(40), size=8, batch_size=4, seed=0, workers=2)
 stream = batches.from_step(0)
 next(stream)

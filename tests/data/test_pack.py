@@ -1,4 +1,4 @@
-"""Packing pictures into shards: what is written, read back, skipped, and what an interruption leaves."""
+"""Packing images into shards: what is written, read back, skipped, and what an interruption leaves."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Twelve pictures of two classes and a broken one."""
+def make_images(tmp_path: Path) -> Path:
+    """Twelve images of two classes and a broken one."""
     generator = np.random.default_rng(0)
     for number in range(12):
         folder = tmp_path / "in" / ("cat" if number % 2 else "ant")
@@ -41,12 +41,12 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_packed_pictures_read_back_with_their_classes(pictures: Path, tmp_path: Path) -> None:
+def test_packed_images_read_back_with_their_classes(images: Path, tmp_path: Path) -> None:
     to = tmp_path / "shards"
-    result = pack([str(pictures)], str(to), size=96, per_shard=5, console=QUIET)
-    assert (result["pictures"], result["shards"], result["classes"]) == (12, 3, ["ant", "cat"])
+    result = pack([str(images)], str(to), size=96, per_shard=5, console=QUIET)
+    assert (result["images"], result["shards"], result["classes"]) == (12, 3, ["ant", "cat"])
     assert [Path(name).name for name in result["skipped"]] == ["broken.jpg"]
-    plain, packed = open_source([str(pictures)]), open_source([str(to)])
+    plain, packed = open_source([str(images)]), open_source([str(to)])
     assert packed.classes == plain.classes == ("ant", "cat")
     originals = {Path(plain.name(i)).name: i for i in range(len(plain))}
     names = [packed.name(place).rpartition("/")[2] for place in range(4)]
@@ -55,17 +55,17 @@ def test_packed_pictures_read_back_with_their_classes(pictures: Path, tmp_path: 
     for place, text in enumerate(texts):
         original = originals[json.loads(text)["file"]]
         assert packed.label(place) == plain.label(original)
-        assert packed.picture(place, 500).size == (128, 96)
+        assert packed.image(place, 500).size == (128, 96)
         difference = np.abs(
             packed.read(place, 64).astype(int) - plain.read(original, 64).astype(int)
         )
         assert difference.mean() < 4
 
 
-def test_the_same_command_gives_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
+def test_the_same_command_gives_the_same_bytes(images: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         pack(
-            [str(pictures)],
+            [str(images)],
             str(tmp_path / name),
             size=40,
             per_shard=5,
@@ -75,7 +75,7 @@ def test_the_same_command_gives_the_same_bytes(pictures: Path, tmp_path: Path) -
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
-def test_small_pictures_stay_lossless_and_are_not_enlarged(tmp_path: Path) -> None:
+def test_small_images_stay_lossless_and_are_not_enlarged(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (20, 24), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in" / "gray.png")
@@ -90,10 +90,10 @@ def test_small_pictures_stay_lossless_and_are_not_enlarged(tmp_path: Path) -> No
 
 
 def test_an_interrupted_packing_goes_on(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"size": 40, "per_shard": 5, "console": QUIET}
-    pack([str(pictures)], str(tmp_path / "whole"), **options)  # type: ignore[arg-type]
+    pack([str(images)], str(tmp_path / "whole"), **options)  # type: ignore[arg-type]
     to, plain, written = tmp_path / "stopped", packing._write, []
 
     def stop(tar: tarfile.TarFile, sample: packing._Sample) -> None:
@@ -104,49 +104,47 @@ def test_an_interrupted_packing_goes_on(
 
     monkeypatch.setattr(packing, "_write", stop)
     with pytest.raises(KeyboardInterrupt):
-        pack([str(pictures)], str(to), **options)  # type: ignore[arg-type]
+        pack([str(images)], str(to), **options)  # type: ignore[arg-type]
     assert sorted(files(to)) == [UNFINISHED, "shard-0000.tar"]
     with pytest.raises(DataError, match="was not finished"):
         open_source([str(to)])
     with pytest.raises(UsageError, match="not the beginning of this packing"):
-        pack([str(pictures)], str(to), size=41, per_shard=5, console=QUIET)
+        pack([str(images)], str(to), size=41, per_shard=5, console=QUIET)
     monkeypatch.setattr(packing, "_write", plain)
-    pack([str(pictures)], str(to), **options)  # type: ignore[arg-type]
+    pack([str(images)], str(to), **options)  # type: ignore[arg-type]
     assert files(to) == files(tmp_path / "whole")
 
 
-def test_what_is_there_is_not_overwritten_unasked(pictures: Path, tmp_path: Path) -> None:
+def test_what_is_there_is_not_overwritten_unasked(images: Path, tmp_path: Path) -> None:
     to = tmp_path / "shards"
-    pack([str(pictures)], str(to), size=40, console=QUIET)
+    pack([str(images)], str(to), size=40, console=QUIET)
     with pytest.raises(UsageError, match="--overwrite"):
-        pack([str(pictures)], str(to), size=40, console=QUIET)
+        pack([str(images)], str(to), size=40, console=QUIET)
     assert (
-        pack([str(pictures)], str(to), size=50, per_shard=9, overwrite=True, console=QUIET)[
-            "shards"
-        ]
+        pack([str(images)], str(to), size=50, per_shard=9, overwrite=True, console=QUIET)["shards"]
         == 2
     )
     (to / "mine.txt").touch()
     with pytest.raises(UsageError, match="another --to"):
-        pack([str(pictures)], str(to), size=40, overwrite=True, console=QUIET)
+        pack([str(images)], str(to), size=40, overwrite=True, console=QUIET)
     with pytest.raises(UsageError, match="is a file"):
-        pack([str(pictures)], str(to / "mine.txt"), console=QUIET)
+        pack([str(images)], str(to / "mine.txt"), console=QUIET)
 
 
 def test_nothing_readable(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").touch()
-    with pytest.raises(DataError, match=r"none of the 1 pictures.*a\.jpg: empty file"):
+    with pytest.raises(DataError, match=r"none of the 1 images.*a\.jpg: empty file"):
         pack([str(tmp_path / "in")], str(tmp_path / "out"), console=QUIET)
 
 
-def test_index_of_foreign_shards(pictures: Path, tmp_path: Path) -> None:
-    pack([str(pictures)], str(tmp_path / "s"), size=40, console=QUIET)
+def test_index_of_foreign_shards(images: Path, tmp_path: Path) -> None:
+    pack([str(images)], str(tmp_path / "s"), size=40, console=QUIET)
     kept = files(tmp_path / "s")
     for path in (tmp_path / "s").glob("*index*"):
         path.unlink()
     result = index(str(tmp_path / "s"), QUIET)
-    assert (result["shards"], result["pictures"], result["classes"]) == (1, 12, ["ant", "cat"])
+    assert (result["shards"], result["images"], result["classes"]) == (1, 12, ["ant", "cat"])
     assert files(tmp_path / "s") == kept
 
 
@@ -156,12 +154,12 @@ def test_nothing_to_index(folder: str, tmp_path: Path) -> None:
         index(str(tmp_path / folder), QUIET)
 
 
-def test_pretraining_on_shards_resumes_to_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
+def test_pretraining_on_shards_resumes_to_the_same_bytes(images: Path, tmp_path: Path) -> None:
     from ssltool.methods.registry import find_method
     from ssltool.runs.config import combine
     from ssltool.training.pretrain import pretrain
 
-    pack([str(pictures)], str(tmp_path / "s"), size=32, per_shard=5, console=QUIET)
+    pack([str(images)], str(tmp_path / "s"), size=32, per_shard=5, console=QUIET)
 
     given = {
         "out": str(tmp_path / "whole"),

@@ -12,19 +12,21 @@ import torch
 from torch import distributed
 
 from ssltool.device import choose_device
-from ssltool.distributed.process_group import meet
+from ssltool.distributed.process_group import rendezvous_ranks
 from ssltool.errors import ProcessLost, UsageError
 
 
 def together(
     server: distributed.TCPStore, world: int, counts: list[int]
 ) -> tuple[set[str], set[int]]:
-    """All processes meet, each coming when it will; what each left for the others, and the restarts they know of."""
+    """All processes meet, each coming when it will; what each left for the others, and the restarts
+    they know of.
+    """
 
     def process(rank: int) -> tuple[str, int]:
         store = distributed.TCPStore("localhost", server.port, is_master=False)
         time.sleep(random.Random(f"{counts} {rank}").random() / 4)
-        part, restarts = meet(store, rank, world, counts[rank], timedelta(seconds=30))
+        part, restarts = rendezvous_ranks(store, rank, world, counts[rank], timedelta(seconds=30))
         part.set(f"address/{rank}", f"{counts} {rank}")
         found = [part.get(f"address/{other}").decode() for other in range(world)]
         return " ".join(found), restarts
@@ -60,7 +62,9 @@ def test_restarts_are_known_in_a_new_store_too(store: distributed.TCPStore) -> N
 def test_one_that_waits_in_vain_says_so(store: distributed.TCPStore) -> None:
     together(store, 2, [0, 0])
     with pytest.raises(ProcessLost, match="did not come within 1 s"):
-        meet(store, 0, 2, 1, timedelta(seconds=1))  # the other is in the store, but from before
+        rendezvous_ranks(
+            store, 0, 2, 1, timedelta(seconds=1)
+        )  # the other is in the store, but from before
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])

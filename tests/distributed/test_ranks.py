@@ -1,4 +1,6 @@
-"""One process tells itself nothing; several give what one gives. More of several is in tests/methods/test_npid.py."""
+"""One process tells itself nothing; several give what one gives. More of several is in
+tests/methods/test_npid.py.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing, nn
 
 from ssltool.distributed.collectives import (
+    all_reduce_sum,
     any_of,
     average_gradients,
-    evened,
     from_all,
     from_main,
     gather,
+    globally_weighted_mean,
     is_main,
     rank,
-    total,
     world_size,
 )
-from ssltool.distributed.process_group import joined
+from ssltool.distributed.process_group import process_group
 from ssltool.errors import Interrupted, NonFiniteLossError, UsageError
 from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.registry import find_method
@@ -44,11 +46,11 @@ def test_one_process_tells_itself_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     x = torch.ones(3, requires_grad=True)
     assert gather(x) is x
     assert (rank(), world_size(), is_main()) == (0, 1, True)
-    assert total(x).tolist() == [1, 1, 1]
-    assert evened(x, torch.ones(())) is x
+    assert all_reduce_sum(x).tolist() == [1, 1, 1]
+    assert globally_weighted_mean(x, torch.ones(())) is x
     assert (from_main(lambda: {"a": 1}), from_all([2]), any_of(False)) == ({"a": 1}, [[2]], False)
     average_gradients([x])
-    with joined():
+    with process_group():
         pass
 
 
@@ -58,9 +60,9 @@ def test_torchrun_says_who_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (rank(), world_size(), is_main()) == (2, 4, False)
 
 
-# Every pretext task in one process with a batch of eight, and in several with a part of it each. What legitimately
-# differs is held still: batch norm uses its running statistics (a process normalises by its own batch), and nothing is
-# dropped out (each process drops other units).
+# Every pretext task in one process with a batch of eight, and in several with a part of it each.
+# What legitimately differs is held still: batch norm uses its running statistics (a process
+# normalizes by its own batch), and nothing is dropped out (each process drops other units).
 SIDE, WHOLE = 32, 8
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "jigsaw": ("jigsaw", {"dropout": 0.0}),
@@ -88,8 +90,10 @@ ONE_EACH = [
 ]
 
 
-def pictures() -> tuple[Tensor, Tensor]:
-    """Smooth random pictures, the first two of them gray, so that not every process has as many with colour."""
+def make_images() -> tuple[Tensor, Tensor]:
+    """Smooth random images, the first two of them gray, so that not every process has as many with
+    color.
+    """
     coarse = torch.rand(WHOLE, 3, 5, 5, generator=torch.Generator().manual_seed(3))
     smooth = nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bicubic").clamp(0, 1)
     smooth[:2] = smooth[:2].mean(dim=1, keepdim=True)
@@ -107,7 +111,7 @@ def build(case: str) -> Method[Any, Any]:
         cls.build_encoder(chosen, info, "resnet20", stem="small", in_channels=channels),
         info,
     )
-    method.prepare([pictures()])
+    method.prepare([make_images()])
     method.to(precision(case)).train()
     for module in method.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -121,9 +125,11 @@ def precision(case: str) -> torch.dtype:
 
 
 def gradients(case: str) -> dict[str, Tensor]:
-    """The averaged gradients of one step on this process's part of the batch, its mean loss, and what came after."""
+    """The averaged gradients of one step on this process's part of the batch, its mean loss, and
+    what came after.
+    """
     method = build(case)
-    images, index = pictures()
+    images, index = make_images()
     mine = slice(rank() * WHOLE // world_size(), (rank() + 1) * WHOLE // world_size())
     view = method.view(images[mine], index[mine], torch.Generator().manual_seed(0))
     view = type(view)(
@@ -135,11 +141,13 @@ def gradients(case: str) -> dict[str, Tensor]:
     method.after_step(view)
     found = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     state = {f"after: {name}": value for name, value in method.state_dict().items()}
-    return {**found, **state, "loss": total(loss.value) / world_size()}
+    return {**found, **state, "loss": all_reduce_sum(loss.value) / world_size()}
 
 
 def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Largest difference of any number, in units of the largest gradient (or of 1, for what a step changed)."""
+    """Largest difference of any number, in units of the largest gradient (or of 1, for what a step
+    changed).
+    """
     assert one.keys() == other.keys()
     scale = max(float(v.abs().max()) for name, v in one.items() if not name.startswith("after"))
     return max(float((one[n].double() - other[n].double()).abs().max()) / (1 if n.startswith("after") else scale)
@@ -247,8 +255,8 @@ def messages() -> list[Any]:
         from_all("x" * (rank() + 1)),
         any_of(rank() == 1),
         any_of(False),
-        total(mine).tolist(),
-        float(total(evened(weights, weights)) / world_size()),
+        all_reduce_sum(mine).tolist(),
+        float(all_reduce_sum(globally_weighted_mean(weights, weights)) / world_size()),
     ]
 
 
@@ -265,7 +273,7 @@ def process(
     )
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    with joined():
+    with process_group():
         told = messages()
         for place, case in enumerate(cases):
             found = gradients(case)
@@ -280,7 +288,9 @@ def process(
 def start(
     world: int, folder: Path, cases: Sequence[str], runs: Callable[[Path], dict[str, Any]]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Start the processes, which must all tell the same, and compare their tasks with those of this process."""
+    """Start the processes, which must all tell the same, and compare their tasks with those of this
+    process.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -303,7 +313,9 @@ def start(
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
-    """All tasks, to 1e-6 of the largest gradient; and whole runs, which end as if nothing had happened."""
+    """All tasks, to 1e-6 of the largest gradient; and whole runs, which end as if nothing had
+    happened.
+    """
     told, found = start(2, tmp_path, ONE_EACH, whole_runs)
     assert told == [
         {"from": 0, "text": "é"},
@@ -349,7 +361,8 @@ def test_a_memory_bank_goes_on_in_another_number_of_processes(tmp_path: Path) ->
     _, found = start(4, tmp_path, list(CASES), taken_over)
     assert "after step 2 of 3" in found["interrupted"]
     alone({}, resume=True)
-    # Each step wrote the rows of its eight pictures and left the other forty as they were, whoever held them.
+    # Each step wrote the rows of its eight images and left the other forty as they were, whoever
+    # held them.
     for step in (1, 2):
         assert int((rows(step) != rows(step + 1)).any(dim=1).sum()) == 8
     written = (rows(1) != rows(2)).any(dim=1) & (rows(2) != rows(3)).any(dim=1)

@@ -1,4 +1,5 @@
-"""Two hosts, made of network namespaces: torchrun over both gives the bytes of two processes on one machine.
+"""Two hosts, made of network namespaces: torchrun over both gives the bytes of two processes on one
+machine.
 
 Needs root and ``ip``; skipped without.
 """
@@ -78,7 +79,8 @@ def on(host: str, out: Path) -> subprocess.Popen[str]:
         "--max-restarts",
         "2",
     ]
-    # Elsewhere a host knows by its name that the meeting is at its own address; these two share one name.
+    # Elsewhere a host knows by its name that the meeting is at its own address; these two share one
+    # name.
     meeting += ["--rdzv-conf", f"is_host={int(host == 'ssltool-a')}"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": host}
     words = ["ip", "netns", "exec", host, *torchrun(out, *meeting)]

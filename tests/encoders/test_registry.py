@@ -10,11 +10,12 @@ from torch import nn
 from torchvision import models
 
 from ssltool.encoders.encoder import Encoder
-from ssltool.encoders.registry import backbone_names, build_encoder, twin
+from ssltool.encoders.registry import backbone_names, build_encoder, reinitialized_copy
 from ssltool.encoders.sizes import check_input
 from ssltool.errors import UnknownNameError, UsageError
 
-# One small member of every family, with its stages as the papers' tables have them: name, channels, stride.
+# One small member of every family, with its stages as the papers' tables have them: name, channels,
+# stride.
 STAGES = {
     "alexnet": "conv1:64/4 conv2:192/8 conv3:384/16 conv4:256/16 conv5:256/16 pool5:256/32",
     "caffenet": "conv1:96/2 conv2:256/4 conv3:384/8 conv4:384/8 conv5:256/8 pool5:256/16",
@@ -34,7 +35,7 @@ STAGES = {
     "vgg11": "stage1:64/1 stage2:128/2 stage3:256/4 stage4:512/8 stage5:512/16 stage6:512/32",
     "vit_b_16": "block3:768/16 block6:768/16 block9:768/16 block12:768/16",
 }
-# Pictures of 64 px, but where unpadded borders make small maps smaller than their strides say.
+# Images of 64 px, but where unpadded borders make small maps smaller than their strides say.
 SIDE = dict.fromkeys(("alexnet", "caffenet", "color_alexnet"), 128)
 VIT_SIDE = {"vit_b_16": 32, "vit_b_32": 64}
 
@@ -51,7 +52,7 @@ def encoder(request) -> Encoder:
     return built(request.param)
 
 
-def pictures(encoder: Encoder, batch: int = 2, side: int | None = None) -> torch.Tensor:
+def make_images(encoder: Encoder, batch: int = 2, side: int | None = None) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     side = encoder.image_size or side or SIDE.get(encoder.name, 64)
     return torch.randn(batch, encoder.in_channels, side, side, generator=generator)
@@ -60,14 +61,15 @@ def pictures(encoder: Encoder, batch: int = 2, side: int | None = None) -> torch
 def test_declared_stages_are_those_of_the_papers_and_of_the_maps(encoder):
     declared = " ".join(f"{stage.name}:{stage.width}/{stage.stride}" for stage in encoder.stages)
     assert declared == STAGES[encoder.name]
-    x = pictures(encoder)
+    x = make_images(encoder)
     with torch.no_grad():
         maps, last, pooled = encoder.maps(x), encoder.map(x), encoder(x)
     assert list(maps) == [stage.name for stage in encoder.stages]
     for stage in encoder.stages:
         batch, channels, height, width = maps[stage.name].shape
         assert (batch, channels) == (2, stage.width)
-        # To the nearest power of two: AlexNet's and CaffeNet's borders are not padded out to whole strides.
+        # To the nearest power of two: AlexNet's and CaffeNet's borders are not padded out to whole
+        # strides.
         assert round(math.log2(x.shape[2] / height)) == math.log2(stage.stride)
         assert height == width
     torch.testing.assert_close(last, maps[encoder.stages[-1].name], rtol=0, atol=0)
@@ -77,7 +79,7 @@ def test_declared_stages_are_those_of_the_papers_and_of_the_maps(encoder):
 def test_pooled_feature_summarises_the_last_map(encoder):
     if encoder.name.startswith("vit"):
         pytest.skip("the class token is not one of the map's places")
-    x = pictures(encoder)
+    x = make_images(encoder)
     with torch.no_grad():
         average = encoder.map(x).mean(dim=(2, 3), keepdim=True)
         if encoder.name.startswith("convnext"):
@@ -87,14 +89,14 @@ def test_pooled_feature_summarises_the_last_map(encoder):
 
 def test_gradient_reaches_every_parameter_from_the_pooled_feature(encoder):
     encoder.zero_grad()
-    encoder(pictures(encoder, side=64)).square().sum().backward()
+    encoder(make_images(encoder, side=64)).square().sum().backward()
     assert [key for key, p in encoder.named_parameters() if p.grad is None] == []
     encoder.zero_grad()
 
 
 def test_gradient_reaches_the_first_convolution_from_the_map(encoder):
     encoder.zero_grad()
-    encoder.map(pictures(encoder, side=64)).square().sum().backward()
+    encoder.map(make_images(encoder, side=64)).square().sum().backward()
     first = next(m for m in encoder.modules() if isinstance(m, nn.Conv2d))
     assert first.weight.grad is not None
     assert first.weight.grad.abs().sum() > 0
@@ -124,7 +126,7 @@ def test_maps_are_what_hooks_on_the_plain_forward_pass_see(name, modules):
 
     for stage, path in modules.items():
         encoder.backbone.get_submodule(path).register_forward_hook(keep(stage))
-    x = pictures(encoder)
+    x = make_images(encoder)
     with torch.no_grad():
         encoder.backbone(x)
         expected = dict(seen)
@@ -136,7 +138,7 @@ def test_maps_are_what_hooks_on_the_plain_forward_pass_see(name, modules):
 def test_vit_last_map_comes_from_the_tokens_torchvision_pools():
     encoder, outputs = copy.deepcopy(built("vit_b_32")), []
     encoder.backbone.encoder.register_forward_hook(lambda _m, _i, tokens: outputs.append(tokens))
-    x = pictures(encoder)
+    x = make_images(encoder)
     with torch.no_grad():
         pooled, last = encoder(x), encoder.map(x)
     tokens = outputs[0]
@@ -150,7 +152,7 @@ def test_swin_maps_are_channels_first():
     encoder = copy.deepcopy(built("swin_t"))
     seen = []
     encoder.backbone.features[1].register_forward_hook(lambda _m, _i, out: seen.append(out))
-    x = pictures(encoder)
+    x = make_images(encoder)
     with torch.no_grad():
         found = encoder.maps(x)["stage1"]
     torch.testing.assert_close(found[:, :, 3, 5], seen[0][:, 3, 5, :])
@@ -158,7 +160,7 @@ def test_swin_maps_are_channels_first():
 
 def test_maps_work_under_autocast():
     encoder = build_encoder("resnet10_w32").eval()
-    x = pictures(encoder, side=32)
+    x = make_images(encoder, side=32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = encoder.map(x)
     assert half.dtype == torch.bfloat16
@@ -169,7 +171,7 @@ def test_maps_work_under_autocast():
 
 def test_exchanged_parts_and_copies_are_followed():
     encoder = build_encoder("resnet10_w32").eval()
-    x = pictures(encoder)
+    x = make_images(encoder)
     other = copy.deepcopy(encoder)
     other.backbone.set_submodule("bn1", nn.Hardtanh(0, 0.1))
     with torch.no_grad():
@@ -212,7 +214,8 @@ def test_small_stem_keeps_the_size_and_the_keys():
     assert build_encoder("resnet20").stem == "small"
 
 
-# Spread of the first convolution's weights for one input channel, from each paper's or torchvision's rule.
+# Spread of the first convolution's weights for one input channel, from each paper's or
+# torchvision's rule.
 GRAY_STD = {
     "alexnet": 1 / math.sqrt(3 * 11 * 11),  # torch's default: uniform with bound 1/sqrt(fan in)
     "caffenet": math.sqrt(2 / (11 * 11)),  # normal, fan in
@@ -242,7 +245,7 @@ def test_gray_input_is_initialised_by_the_backbones_own_rule(name):
         GRAY_STD[name], rel=4 / math.sqrt(2 * conv.weight.numel())
     )
     with torch.no_grad():
-        assert encoder(pictures(encoder, batch=1)).shape == (1, encoder.width)
+        assert encoder(make_images(encoder, batch=1)).shape == (1, encoder.width)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +308,7 @@ def test_every_batch_norm_is_replaced_and_the_keys_stay(name, norm):
     counted = (".running_mean", ".running_var", ".num_batches_tracked")
     assert list(state) == [key for key in usual if not key.endswith(counted)]
     assert all(torch.equal(value, usual[key]) for key, value in state.items())
-    x = pictures(own, batch=3, side=64)
+    x = make_images(own, batch=3, side=64)
     with torch.no_grad():
         together = own.train().map(x) if name == "resnet18" else own.eval().map(x)
         torch.testing.assert_close(together[:1], own.map(x[:1]), rtol=1e-4, atol=1e-5)
@@ -362,7 +365,7 @@ def test_an_encoder_cut_after_a_stage_is_the_whole_one_up_to_there(name):
     state, before = cut.backbone.state_dict(), whole.backbone.state_dict()
     assert set(state) < set(before)
     assert all(torch.equal(value, before[key]) for key, value in state.items())
-    x = pictures(cut, side=64)
+    x = make_images(cut, side=64)
     with torch.no_grad():
         maps = cut.maps(x)
         assert list(maps) == [stage.name for stage in cut.stages]
@@ -373,7 +376,7 @@ def test_an_encoder_cut_after_a_stage_is_the_whole_one_up_to_there(name):
         if name != "vit_b_32":
             torch.testing.assert_close(cut(x), cut.map(x).mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
     cut.zero_grad()
-    cut(pictures(cut, side=64)).square().sum().backward()
+    cut(make_images(cut, side=64)).square().sum().backward()
     assert [key for key, p in cut.named_parameters() if p.grad is None] == []
 
 
@@ -388,7 +391,7 @@ def test_cutting_after_the_last_stage_changes_nothing_and_a_wrong_name_is_refuse
 
 def test_a_twin_is_the_same_network_with_other_weights():
     encoder = build_encoder("resnet10_w32", in_channels=1, norm="ln2d", last_stage="layer2")
-    other = twin(encoder)
+    other = reinitialized_copy(encoder)
     assert (other.norm, other.stages, other.in_channels) == (encoder.norm, encoder.stages, 1)
     assert list(other.state_dict()) == list(encoder.state_dict())
     assert not torch.equal(other.backbone.conv1.weight, encoder.backbone.conv1.weight)

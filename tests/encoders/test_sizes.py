@@ -24,7 +24,7 @@ def test_check_input_finds_the_smallest_size_that_really_works(name, smallest, a
     with pytest.raises(UsageError) as caught:
         check_input(encoder, smallest - 1)
     assert str(caught.value) == (
-        f"{name} cannot take {smallest - 1} px pictures (its smallest is {smallest} px); "
+        f"{name} cannot take {smallest - 1} px images (its smallest is {smallest} px); "
         f"type --backbone resnet10_w32 or --image-size {advised}"
     )
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_check_input_finds_the_smallest_size_that_really_works(name, smallest, a
 def test_check_input_holds_a_vit_to_its_size():
     encoder = build_encoder("vit_b_32", image_size=64)
     check_input(encoder, 64)
-    with pytest.raises(UsageError, match="built for 64 px pictures and cannot take 32 px"):
+    with pytest.raises(UsageError, match="built for 64 px images and cannot take 32 px"):
         check_input(encoder, 32)
 
 

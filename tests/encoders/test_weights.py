@@ -20,13 +20,13 @@ from torch import nn
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.weights import (
-    WeightsCard,
+    EncoderMetadata,
     describe,
     find_weights,
     load_backbone,
     load_encoder,
     load_plain,
-    read_card,
+    read_metadata,
     save_encoder,
 )
 from ssltool.errors import WeightsError
@@ -48,7 +48,7 @@ CLASSIFIERS = {
 }
 
 
-def card_of(encoder: Encoder, **changes) -> WeightsCard:
+def card_of(encoder: Encoder, **changes) -> EncoderMetadata:
     fields = {
         "method": "jigsaw",
         "color_space": "rgb" if encoder.in_channels == 3 else "lightness",
@@ -87,8 +87,11 @@ def refused(action, *words: str) -> str:
 def plain_model(
     name: str, tensors: dict[str, torch.Tensor], **options
 ) -> tuple[nn.Module, list[str], list[str]]:
-    """torchvision's own model with the file's tensors, and the keys that are missing and unexpected."""
-    # RegNet computes its widths with tensors, so it cannot be built without memory as the others are, to save time.
+    """torchvision's own model with the file's tensors, and the keys that are missing and
+    unexpected.
+    """
+    # RegNet computes its widths with tensors, so it cannot be built without memory as the others
+    # are, to save time.
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
         model = torchvision.models.get_model(name, **options)
     keys = model.load_state_dict(tensors, strict=False, assign=True)
@@ -147,12 +150,12 @@ def test_round_trip_is_bit_for_bit(name, options, tmp_path):
     encoder.train()(
         torch.randn(2, encoder.in_channels, 64, 64)
     )  # moves batch norm's statistics and its step count
-    card = card_of(encoder)
-    save_encoder(encoder, card, tmp_path / "w.safetensors")
+    metadata = card_of(encoder)
+    save_encoder(encoder, metadata, tmp_path / "w.safetensors")
     state = torch.random.get_rng_state()
     loaded = load_encoder(tmp_path / "w.safetensors")
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert loaded.card == card == read_card(tmp_path / "w.safetensors")
+    assert loaded.metadata == metadata == read_metadata(tmp_path / "w.safetensors")
     assert not loaded.training
     before, after = encoder.state_dict(), loaded.state_dict()
     assert list(before) == list(after)
@@ -179,9 +182,9 @@ def test_loaded_weights_do_not_hang_on_the_file(written):
 
 def test_a_vit_is_rebuilt_for_its_own_size(tmp_path):
     encoder = build_encoder("vit_b_32", image_size=64, last_stage="block3")
-    card = card_of(encoder, image_size=224)
-    assert card.image_size == 64
-    save_encoder(encoder, card, tmp_path / "w.safetensors")
+    metadata = card_of(encoder, image_size=224)
+    assert metadata.image_size == 64
+    save_encoder(encoder, metadata, tmp_path / "w.safetensors")
     assert load_encoder(tmp_path / "w.safetensors").image_size == 64
 
 
@@ -201,10 +204,10 @@ def test_a_vit_is_rebuilt_for_its_own_size(tmp_path):
 )
 def test_any_card_comes_back_as_it_went(tmp_path, mean, std, image_size, training):
     encoder = tiny()
-    card = card_of(encoder, mean=mean, std=std, image_size=image_size, training=training)
-    save_encoder(encoder, card, tmp_path / "w.safetensors")
-    found = read_card(tmp_path / "w.safetensors")
-    assert found == card
+    metadata = card_of(encoder, mean=mean, std=std, image_size=image_size, training=training)
+    save_encoder(encoder, metadata, tmp_path / "w.safetensors")
+    found = read_metadata(tmp_path / "w.safetensors")
+    assert found == metadata
     assert {k: type(v) for k, v in found.training.items()} == {
         k: type(v) for k, v in training.items()
     }
@@ -217,8 +220,8 @@ def test_same_weights_and_card_give_the_same_bytes_in_every_process(written, tmp
     save_encoder(encoder, backwards, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == written.read_bytes()
     code = (
-        "import sys; from pathlib import Path; from ssltool.nn.weights import *; "
-        "e = load_encoder(Path(sys.argv[1])); save_encoder(e, e.card, Path(sys.argv[2]))"
+        "import sys; from pathlib import Path; from ssltool.encoders.weights import *; "
+        "e = load_encoder(Path(sys.argv[1])); save_encoder(e, e.metadata, Path(sys.argv[2]))"
     )
     other = tmp_path / "other.safetensors"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -350,7 +353,7 @@ def test_numbers_that_are_not_finite_are_refused(written, tmp_path, value):
     encoder = load_encoder(written)
     with torch.no_grad():
         encoder.backbone.layer2[0].bn1.running_var[3] = value
-    save_encoder(encoder, encoder.card, tmp_path / "bad.safetensors")
+    save_encoder(encoder, encoder.metadata, tmp_path / "bad.safetensors")
     refused(
         lambda: load_encoder(tmp_path / "bad.safetensors"),
         "NaN or infinite",
@@ -363,7 +366,7 @@ def rewrite(path: Path, text: str) -> None:
 
 
 def test_wrong_cards_are_one_line(written):
-    fields = json.loads(json.dumps(read_card(written).model_dump(mode="json")))
+    fields = json.loads(json.dumps(read_metadata(written).model_dump(mode="json")))
     for change, words in [
         ({"format_version": 2}, "format version 2 and this ssltool reads up to 1"),
         ({"stem": "tiny"}, "stem:"),
@@ -376,9 +379,9 @@ def test_wrong_cards_are_one_line(written):
         rewrite(written, json.dumps({**fields, **change}))
         refused(lambda: load_encoder(written), words)
     rewrite(written, "[1, 2]")
-    refused(lambda: read_card(written), "wrong metadata")
+    refused(lambda: read_metadata(written), "wrong metadata")
     rewrite(written, "{")
-    refused(lambda: read_card(written), "unreadable metadata")
+    refused(lambda: read_metadata(written), "unreadable metadata")
 
 
 @pytest.mark.parametrize("norm", ["batch", "ln", "ln2d"])
@@ -389,11 +392,12 @@ def test_norm_and_cut_survive_the_file(norm, tmp_path):
     save_encoder(encoder, card_of(encoder, patch=(16, 8)), path)
     loaded = load_encoder(path)
     assert (loaded.norm, loaded.stages, loaded.width) == (norm, encoder.stages, 256)
-    assert loaded.card.patch == (16, 8)
+    assert loaded.metadata.patch == (16, 8)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(loaded(x), encoder(x))
-    # The kept part has torchvision's keys: only what was cut, the classifier and running statistics are missing.
+    # The kept part has torchvision's keys: only what was cut, the classifier and running statistics
+    # are missing.
     model = torchvision.models.resnet18()
     keys = model.load_state_dict(load_file(path), strict=False)
     assert keys.unexpected_keys == []
@@ -404,11 +408,11 @@ def test_norm_and_cut_survive_the_file(norm, tmp_path):
 
 
 def test_files_without_a_norm_are_of_batch_norm(written):
-    fields = read_card(written).model_dump(mode="json")
+    fields = read_metadata(written).model_dump(mode="json")
     del fields["norm"], fields["patch"]
     rewrite(written, json.dumps(fields))
     assert load_encoder(written).norm == "batch"
-    assert read_card(written).patch is None
+    assert read_metadata(written).patch is None
 
 
 def test_weights_of_another_norm_are_refused_with_what_they_are(tmp_path):
@@ -441,5 +445,5 @@ def test_a_card_of_another_encoder_is_not_written(tmp_path):
 
 def test_weights_in_another_memory_format_are_saved_as_usual(tmp_path, written):
     encoder = load_encoder(written).to(memory_format=torch.channels_last)
-    save_encoder(encoder, encoder.card, tmp_path / "w.safetensors")
+    save_encoder(encoder, encoder.metadata, tmp_path / "w.safetensors")
     assert (tmp_path / "w.safetensors").read_bytes() == written.read_bytes()

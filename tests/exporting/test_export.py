@@ -43,13 +43,13 @@ def test_torchvision_finds_everything_but_the_classifier_and_computes_the_same(
     assert missing == ["fc.weight", "fc.bias"]
     assert not unexpected
     model.fc = torch.nn.Identity()
-    pictures = torch.rand(4, 3, 96, 96)
+    images = torch.rand(4, 3, 96, 96)
     with torch.no_grad():
-        ours, theirs = ssltool.load_encoder(file).eval()(pictures), model.eval()(pictures)
+        ours, theirs = ssltool.load_encoder(file).eval()(images), model.eval()(images)
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert (
         result["weights"]["image_size"] == 256
-    )  # 24 px tiles are enlarged to 64 px, and 96 px pictures as much
+    )  # 24 px tiles are enlarged to 64 px, and 96 px images as much
     assert result["weights"]["training"]["steps"] == 2
 
 
@@ -91,19 +91,19 @@ def test_forms_of_weights_that_read_lightness(
 ) -> None:
     result = export(light, tmp_path / "encoder.safetensors", form=form, data=("demo:32",))
     assert least < result["similarity"] < 1.00001
-    card = ssltool.load_encoder(tmp_path / "encoder.safetensors").card
-    assert card is not None
-    assert card.color_space == form
-    assert card.in_channels == (1 if form == "lightness" else 3)
+    metadata = ssltool.load_encoder(tmp_path / "encoder.safetensors").metadata
+    assert metadata is not None
+    assert metadata.color_space == form
+    assert metadata.in_channels == (1 if form == "lightness" else 3)
     assert {"lightness": "lightness L", "lab": "CIE Lab", "rgb": "RGB"}[form] in (
         tmp_path / "encoder.md"
     ).read_text()
 
 
 def test_the_card_says_what_the_encoder_was_trained_on(light: Path) -> None:
-    card = ssltool.load_encoder(light).card
-    assert card is not None
-    assert (card.color_space, card.in_channels, card.mean, card.std) == (
+    metadata = ssltool.load_encoder(light).metadata
+    assert metadata is not None
+    assert (metadata.color_space, metadata.in_channels, metadata.mean, metadata.std) == (
         "lightness",
         1,
         (0.5,),

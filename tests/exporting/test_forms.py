@@ -18,7 +18,9 @@ SIDE = 64
 
 
 def encoder_of(backbone: str, color_space: str = "lightness") -> Encoder:
-    """Random weights, batch norm statistics that are not the initial ones, and a card; of a transformer one quarter."""
+    """Random weights, batch norm statistics that are not the initial ones, and a card; of a
+    transformer one quarter.
+    """
     torch.manual_seed(0)
     channels = 1 if color_space == "lightness" else 3
     sizes = {"image_size": SIDE, "last_stage": "block3"} if backbone.startswith("vit") else {}
@@ -28,7 +30,7 @@ def encoder_of(backbone: str, color_space: str = "lightness") -> Encoder:
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     mean, std = LIGHTNESS_NORM if channels == 1 else ((0.5,) * 3, (0.5,) * 3)
-    encoder.card = describe(
+    encoder.metadata = describe(
         encoder,
         method="colorization",
         color_space=color_space,
@@ -40,7 +42,7 @@ def encoder_of(backbone: str, color_space: str = "lightness") -> Encoder:
     return encoder.eval()
 
 
-def pictures() -> torch.Tensor:
+def make_images() -> torch.Tensor:
     coarse = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.3
     coarse = coarse + 0.7 * torch.rand(
         4, 1, 6, 6, generator=torch.Generator().manual_seed(2)
@@ -49,9 +51,9 @@ def pictures() -> torch.Tensor:
 
 
 def features(encoder: Encoder) -> torch.Tensor:
-    assert encoder.card is not None
+    assert encoder.metadata is not None
     with torch.no_grad():
-        found: torch.Tensor = encoder(InputTransform.of(encoder.card)(pictures()))
+        found: torch.Tensor = encoder(InputTransform.of(encoder.metadata)(make_images()))
     return found
 
 
@@ -60,13 +62,13 @@ def test_the_lab_form_is_exact_and_the_rgb_form_is_near(backbone: str) -> None:
     encoder = encoder_of(backbone)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     exact, lab, rgb = features(encoder), converted(encoder, "lab"), converted(encoder, "rgb")
-    assert lab.card is not None
-    assert (lab.card.color_space, lab.card.in_channels) == ("lab", 3)
+    assert lab.metadata is not None
+    assert (lab.metadata.color_space, lab.metadata.in_channels) == ("lab", 3)
     assert torch.allclose(features(lab), exact, atol=1e-4 * float(exact.abs().max()))
-    assert rgb.card is not None
-    assert (rgb.card.color_space, rgb.card.mean) == ("rgb", (0.485, 0.456, 0.406))
-    centred = [values - exact.mean(dim=0) for values in (exact, features(rgb))]
-    assert torch.cosine_similarity(*centred).mean() > 0.9
+    assert rgb.metadata is not None
+    assert (rgb.metadata.color_space, rgb.metadata.mean) == ("rgb", (0.485, 0.456, 0.406))
+    centered = [values - exact.mean(dim=0) for values in (exact, features(rgb))]
+    assert torch.cosine_similarity(*centered).mean() > 0.9
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     assert converted(encoder, "lightness") is encoder
 
@@ -79,7 +81,8 @@ def test_the_slopes_and_the_constant_by_hand() -> None:
     for channel, slope in enumerate((0.10216, 0.31321, 0.03446)):
         assert ratio[:, channel].detach().flatten().numpy() == pytest.approx(slope, abs=1e-5)
     moved = rgb.backbone.bn1.running_mean - encoder.backbone.bn1.running_mean
-    # Off by a constant of -0.0273: what the plane through the gray colours leaves at ImageNet's mean.
+    # Off by a constant of -0.0273: what the plane through the gray colors leaves at ImageNet's
+    # mean.
     assert torch.allclose(moved, 0.0273 * kernel.sum(dim=(1, 2, 3)), atol=2e-4)
 
 
@@ -92,7 +95,7 @@ def test_without_batch_norm_behind_it_the_convolutions_bias_takes_the_constant()
     )
 
 
-def test_the_plane_is_the_best_one_through_nearly_gray_colours() -> None:
+def test_the_plane_is_the_best_one_through_nearly_gray_colors() -> None:
     generator = np.random.Generator(np.random.PCG64(0))
     rgb = generator.uniform(0, 1, (50_000, 1)) + generator.normal(0, 0.1, (50_000, 3))
     rgb = np.c_[np.ones(50_000), np.clip(rgb, 0, 1)]

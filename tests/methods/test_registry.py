@@ -49,19 +49,21 @@ def test_the_example_package_is_a_whole_method(
     info = DataInfo(8, 32)
     method = cls(cls.Options().resolved(info), build_encoder("resnet20"), info)
     assert isinstance(method, Method)
-    pictures = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    view = method.view(pictures, torch.arange(3), torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    view = method.view(images, torch.arange(3), torch.Generator().manual_seed(0))
     loss = method(view)
     loss.value.backward()
     assert float(loss.value.detach()) == pytest.approx(method.chance["loss"], rel=0.05)
-    for picture, copies, turns in zip(pictures, view.pictures, view.turns, strict=True):
+    for image, copies, turns in zip(images, view.images, view.turns, strict=True):
         assert sorted(turns.tolist()) == [0, 1, 2, 3]
         upright = [
             copy.rot90(-int(turn), dims=(-2, -1)) for copy, turn in zip(copies, turns, strict=True)
         ]
-        assert all(torch.equal(u, picture) or torch.equal(u, picture.flip(-1)) for u in upright)
-    answers = method.eval().answers(pictures, torch.arange(3), torch.Generator().manual_seed(0))
-    assert len(answers.captions) == 3
+        assert all(torch.equal(u, image) or torch.equal(u, image.flip(-1)) for u in upright)
+    predictions = method.eval().draw_predictions(
+        images, torch.arange(3), torch.Generator().manual_seed(0)
+    )
+    assert len(predictions.captions) == 3
 
 
 def test_two_packages_with_one_name_are_both_named(

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ssltool.methods.base import DataInfo
 from ssltool.methods.registry import find_method
-from ssltool.ops.chunked import in_pieces
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.chunked import chunked
+from ssltool.ops.per_image_rng import PerImageRNG
 
 
 class View(NamedTuple):
@@ -19,32 +19,34 @@ class View(NamedTuple):
     number: Tensor
 
 
-def work(images: Tensor, draws: Draws) -> View:
-    return View(images.float().contiguous(memory_format=torch.channels_last), draws.uniform(2))
+def work(images: Tensor, rng: PerImageRNG) -> View:
+    return View(images.float().contiguous(memory_format=torch.channels_last), rng.uniform(2))
 
 
 @pytest.mark.parametrize("piece", [1, 3, 5, 7, 100])
 def test_pieces_make_up_the_whole(piece: int) -> None:
     images, index = torch.arange(7 * 3 * 4).view(7, 3, 2, 2), torch.arange(7) * 5
 
-    def streams() -> Draws:
-        draws = Draws(index, torch.Generator().manual_seed(3))
-        draws.bits(3)  # pieces go on where the streams are
-        return draws
+    def streams() -> PerImageRNG:
+        rng = PerImageRNG(index, torch.Generator().manual_seed(3))
+        rng.bits(3)  # pieces go on where the streams are
+        return rng
 
-    whole, parts = work(images, streams()), in_pieces(piece, work, images, streams())
+    whole, parts = work(images, streams()), chunked(piece, work, images, streams())
     assert isinstance(parts, View)
     assert torch.equal(parts.pixels, whole.pixels)
     assert parts.pixels.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(parts.number, whole.number)
-    assert torch.equal(in_pieces(piece, lambda given: given * 2, images), images * 2)
+    assert torch.equal(chunked(piece, lambda given: given * 2, images), images * 2)
 
 
 @pytest.mark.parametrize(
     "name", ["jigsaw", "context-prediction", "context-encoder", "colorization", "npid", "cpc"]
 )
 def test_a_methods_view_does_not_depend_on_the_batch(name: str) -> None:
-    """Not on the pieces in which it is drawn either: two pictures are one piece, or a part of another one."""
+    """Not on the pieces in which it is drawn either: two images are one piece, or a part of another
+    one.
+    """
     cls, info = find_method(name), DataInfo(100, 64)
     options = cls.Options().resolved(info)
     channels = 1 if cls.color_space == "lightness" else 3

@@ -5,12 +5,12 @@ import torch
 
 from ssltool.ops.color import among_noise, project_color, standardize_colors, to_gray
 from ssltool.ops.patches import standardize
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 
 YES_NO = torch.tensor([True, False])
 
 
-def test_gray_is_the_plain_mean_of_the_chosen_pictures_only() -> None:
+def test_gray_is_the_plain_mean_of_the_chosen_images_only() -> None:
     images = torch.tensor([[10, 20, 36], [10, 20, 36]], dtype=torch.uint8).view(2, 3, 1, 1)
     out = to_gray(images, YES_NO)
     assert out.flatten().tolist() == [22, 22, 22, 10, 20, 36]
@@ -39,13 +39,15 @@ def test_projection_is_idempotent_keeps_the_sum_and_gray() -> None:
 
 
 def test_one_random_channel_of_each_patch_is_kept_and_the_others_are_noise() -> None:
-    """Which one is kept is uniform (chi-square on 3,000 patches) and independent for the patches of a picture."""
+    """Which one is kept is uniform (chi-square on 3,000 patches) and independent for the patches of
+    an image.
+    """
     patches = standardize(
         torch.rand(1500, 2, 1, 32, 32, generator=torch.Generator().manual_seed(1)), level=0.0
     )
-    draws = Draws(torch.arange(1500), torch.Generator().manual_seed(2))
-    channel = draws.integers(3, 2)
-    dropped = among_noise(draws, patches, channel)
+    rng = PerImageRNG(torch.arange(1500), torch.Generator().manual_seed(2))
+    channel = rng.integers(3, 2)
+    dropped = among_noise(rng, patches, channel)
     deviation = dropped.std(dim=(-1, -2), correction=0)
     kept = deviation.argmax(dim=2)
     assert torch.equal(kept, channel)
@@ -101,9 +103,9 @@ def test_projection_subtracts_the_green_magenta_axis(
     color: tuple[float, ...], expected: tuple[float, ...]
 ) -> None:
     """It removes that axis; one public docstring projects onto it. Nothing is clipped."""
-    picture = torch.tensor(color, dtype=torch.float32).view(1, 3, 1, 1)
+    image = torch.tensor(color, dtype=torch.float32).view(1, 3, 1, 1)
     assert torch.allclose(
-        project_color(picture, torch.tensor([True])).flatten(),
+        project_color(image, torch.tensor([True])).flatten(),
         torch.tensor(expected, dtype=torch.float32),
         atol=1e-4,
     )

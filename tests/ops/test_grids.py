@@ -9,7 +9,7 @@ from ssltool.errors import UsageError
 from ssltool.ops import grids
 from ssltool.ops.grids import DIRECTIONS, Direction, Grid, fit
 
-CORNERS = [  # picture, patch, stride, last corner, G, least offset
+CORNERS = [  # image, patch, stride, last corner, G, least offset
     (256, 64, 32, 192, 7, 2),
     (260, 80, 36, 180, 6, 3),
     (64, 16, 8, 48, 7, 2),
@@ -83,5 +83,7 @@ def test_each_direction_turns_the_grid_so_that_travel_is_downwards(direction: Di
 
 
 def test_left_does_not_travel_rightwards() -> None:
-    """The public bug: a flip along the wrong axis gives 630 741 852, which still meets column 0 first."""
+    """The public bug: a flip along the wrong axis gives 630 741 852, which still meets column 0
+    first.
+    """
     assert grids.orient(torch.arange(9).view(3, 3), "left")[0].tolist() == [2, 5, 8]

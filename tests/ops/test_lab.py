@@ -27,7 +27,7 @@ KNOWN = {
 
 
 def reference(rgb: np.ndarray) -> np.ndarray:
-    """Lab of one colour in 0..1, float64, written out from the definition of sRGB and of Lab."""
+    """Lab of one color in 0..1, float64, written out from the definition of sRGB and of Lab."""
     linear = [(v + 0.055) ** 2.4 / 1.055**2.4 if v > 0.04045 else v / 12.92 for v in rgb]
     xyz = np.array(
         [
@@ -44,18 +44,18 @@ def reference(rgb: np.ndarray) -> np.ndarray:
 
 
 def cube(levels: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """All colours of a grid over the RGB cube as a picture ``[3, 1, n]`` in 0..1."""
+    """All colors of a grid over the RGB cube as an image ``[3, 1, n]`` in 0..1."""
     axis = torch.linspace(0, 1, levels, dtype=dtype)
     return torch.cartesian_prod(axis, axis, axis).T[:, None]
 
 
 @pytest.mark.parametrize(("rgb", "lab"), KNOWN.items())
-def test_known_colours(rgb: tuple[int, ...], lab: tuple[float, ...]) -> None:
+def test_known_colors(rgb: tuple[int, ...], lab: tuple[float, ...]) -> None:
     pixel = torch.tensor(rgb, dtype=torch.uint8).view(1, 3, 1, 1)
-    for picture in (pixel, pixel.float() / 255, pixel.double() / 255):
-        found = rgb_to_lab(picture)
+    for image in (pixel, pixel.float() / 255, pixel.double() / 255):
+        found = rgb_to_lab(image)
         assert found.flatten().tolist() == pytest.approx(lab, abs=1e-3)
-        assert lightness(picture).item() == pytest.approx(lab[0], abs=1e-3)
+        assert lightness(image).item() == pytest.approx(lab[0], abs=1e-3)
     assert rgb_to_lab(pixel).dtype == torch.float32
     assert rgb_to_lab(pixel.double() / 255).dtype == torch.float64
 
@@ -77,7 +77,7 @@ def test_there_and_back() -> None:
     assert (lab_to_rgb(rgb_to_lab(colors)) - colors).abs().max() < 1e-6
 
 
-def test_the_reach_of_srgb_and_the_trace_of_colour_in_gray() -> None:
+def test_the_reach_of_srgb_and_the_trace_of_color_in_gray() -> None:
     _, a, b = rgb_to_lab(cube(33)).flatten(1)
     assert (a.min().item(), a.max().item()) == pytest.approx((-86.183, 98.233), abs=1e-3)
     assert (b.min().item(), b.max().item()) == pytest.approx((-107.857, 94.478), abs=1e-3)
@@ -85,19 +85,20 @@ def test_the_reach_of_srgb_and_the_trace_of_colour_in_gray() -> None:
     assert 0 < rgb_to_lab(grays)[1:].abs().max() < 0.0048
 
 
-def test_batches_and_single_pictures_alike() -> None:
-    pictures = torch.randint(
+def test_batches_and_single_images_alike() -> None:
+    images = torch.randint(
         0, 256, (2, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    whole = rgb_to_lab(pictures)
+    whole = rgb_to_lab(images)
     assert whole.shape == (2, 3, 5, 4)
-    assert torch.allclose(rgb_to_lab(pictures[1]), whole[1], atol=1e-4)
-    assert torch.allclose(lightness(pictures), whole[:, :1], atol=1e-4)
+    assert torch.allclose(rgb_to_lab(images[1]), whole[1], atol=1e-4)
+    assert torch.allclose(lightness(images), whole[:, :1], atol=1e-4)
 
 
 @pytest.mark.parametrize("wrong", [torch.full((3, 2, 2), 128.0), torch.full((3, 2, 2), -0.1)])
 def test_floats_of_another_range_are_refused(wrong: Tensor) -> None:
-    # The known corrupt list of colour shares came from floats in 0..255 given to a converter that expects 0..1.
+    # The known corrupt list of color shares came from floats in 0..255 given to a converter that
+    # expects 0..1.
     with pytest.raises(ValueError, match=r"0\.\.1"):
         rgb_to_lab(wrong)
     with pytest.raises(ValueError, match=r"0\.\.1"):

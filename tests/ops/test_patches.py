@@ -10,20 +10,20 @@ from ssltool.ops import patches
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(2, 9), st.integers(0, 2**31))
-def test_cut_equals_slicing(pictures: int, count: int, size: int, seed: int) -> None:
+def test_cut_equals_slicing(batch: int, count: int, size: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (pictures, 3, 12, 15), generator=generator, dtype=torch.uint8)
-    top = torch.randint(0, 13 - size, (pictures, count, 3), generator=generator)
-    left = torch.randint(0, 16 - size, (pictures, count, 3), generator=generator)
+    images = torch.randint(0, 256, (batch, 3, 12, 15), generator=generator, dtype=torch.uint8)
+    top = torch.randint(0, 13 - size, (batch, count, 3), generator=generator)
+    left = torch.randint(0, 16 - size, (batch, count, 3), generator=generator)
     got = patches.cut(images, top, left, size)
-    assert got.shape == (pictures, count, 3, size, size)
+    assert got.shape == (batch, count, 3, size, size)
     last = images.contiguous(memory_format=torch.channels_last)
     assert torch.equal(patches.cut(last, top, left, size), got)
     assert torch.equal(
         patches.cut(last, top[..., 0], left[..., 0], size),
         patches.cut(images, top[..., 0], left[..., 0], size),
     )
-    for b in range(pictures):
+    for b in range(batch):
         for p in range(count):
             for c in range(3):
                 y, x = int(top[b, p, c]), int(left[b, p, c])
@@ -74,7 +74,9 @@ def test_standardize_channels_last(jointly: bool) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("jointly", [False, True])
 def test_standardize_bytes_as_floats(channels: int, jointly: bool) -> None:
-    """Of bytes the mean of squares is exact: a bright patch with a single darker pixel is the hardest one."""
+    """Of bytes the mean of squares is exact: a bright patch with a single darker pixel is the
+    hardest one.
+    """
     given = torch.randint(0, 256, (4, 5, channels, 75, 75), dtype=torch.uint8)
     given[0, 0] = 255
     given[0, 1], given[0, 1, :, 40, 40] = 254, 253
@@ -130,7 +132,7 @@ def test_shrinking_agrees_with_resizing_each_patch_down_and_up() -> None:
     assert torch.equal(got[1, 0], stack[1, 0])
 
 
-def test_joint_standardisation_keeps_the_colours_of_a_patch() -> None:
+def test_joint_standardisation_keeps_the_colors_of_a_patch() -> None:
     stack = (
         torch.rand(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         * torch.tensor([1.0, 2, 4])[:, None, None]

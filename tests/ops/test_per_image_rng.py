@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssltool.ops.per_image_rng import Draws, mix
+from ssltool.ops.per_image_rng import PerImageRNG, mix
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -36,25 +36,27 @@ def test_mix_tells_arguments_apart() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(order=st.permutations(list(range(8))), split=st.integers(1, 7))
-def test_a_pictures_numbers_do_not_depend_on_its_batch(order: list[int], split: int) -> None:
-    whole = Draws(torch.arange(8), generator()).uniform(3, 2)
+def test_a_images_numbers_do_not_depend_on_its_batch(order: list[int], split: int) -> None:
+    whole = PerImageRNG(torch.arange(8), generator()).uniform(3, 2)
     index = torch.tensor(order)
-    parts = [Draws(part, generator()).uniform(3, 2) for part in (index[:split], index[split:])]
+    parts = [
+        PerImageRNG(part, generator()).uniform(3, 2) for part in (index[:split], index[split:])
+    ]
     assert torch.equal(torch.cat(parts), whole[index])
 
 
 def test_streams_continue_and_keys_change_them() -> None:
-    draws = Draws(torch.arange(4), generator())
-    first, second = draws.uniform(2), draws.uniform(2)
+    rng = PerImageRNG(torch.arange(4), generator())
+    first, second = rng.uniform(2), rng.uniform(2)
     assert not torch.equal(first, second)
     assert torch.equal(
-        torch.cat([first, second], dim=1), Draws(torch.arange(4), generator()).uniform(4)
+        torch.cat([first, second], dim=1), PerImageRNG(torch.arange(4), generator()).uniform(4)
     )
-    assert not torch.equal(first, Draws(torch.arange(4), generator(1)).uniform(2))
+    assert not torch.equal(first, PerImageRNG(torch.arange(4), generator(1)).uniform(2))
 
 
 def test_uniform_is_uniform_and_uncorrelated() -> None:
-    sample = Draws(torch.arange(50_000), generator()).uniform(4).double()
+    sample = PerImageRNG(torch.arange(50_000), generator()).uniform(4).double()
     counts = torch.histc(sample, bins=100, min=0, max=1)
     chi2 = float(((counts - 2000) ** 2 / 2000).sum())
     assert 50 < chi2 < 160  # 99 degrees of freedom, deviation 14
@@ -65,35 +67,35 @@ def test_uniform_is_uniform_and_uncorrelated() -> None:
 
 @pytest.mark.parametrize("high", [1, 2, 7, 24, 1000])
 def test_integers_cover_their_range_evenly(high: int) -> None:
-    sample = Draws(torch.arange(20_000), generator()).integers(high, 2).flatten()
+    sample = PerImageRNG(torch.arange(20_000), generator()).integers(high, 2).flatten()
     counts = torch.bincount(sample, minlength=high).double()
     assert len(counts) == high
     assert float(((counts - 40_000 / high) ** 2 / (40_000 / high)).sum()) < 2 * high + 40
 
 
 def test_order_draws_permutations() -> None:
-    orders = Draws(torch.arange(3000), generator()).order(4)
+    orders = PerImageRNG(torch.arange(3000), generator()).order(4)
     assert torch.equal(orders.sort(dim=1).values, torch.arange(4).expand(3000, 4))
     assert len({tuple(row) for row in orders.tolist()}) == 24
 
 
 def test_chance_has_its_probability() -> None:
-    share = Draws(torch.arange(40_000), generator()).chance(0.3).double().mean()
+    share = PerImageRNG(torch.arange(40_000), generator()).chance(0.3).double().mean()
     assert abs(float(share) - 0.3) < 0.01
 
 
 def test_streams_go_on_from_numbers_drawn_before() -> None:
-    seeds = Draws(torch.arange(4), torch.Generator().manual_seed(0)).bits()
-    first, again = Draws.seeded(seeds).uniform(5), Draws.seeded(seeds[2:]).uniform(5)
+    seeds = PerImageRNG(torch.arange(4), torch.Generator().manual_seed(0)).bits()
+    first, again = PerImageRNG.seeded(seeds).uniform(5), PerImageRNG.seeded(seeds[2:]).uniform(5)
     assert torch.equal(first[2:], again)
     assert len(set(first.flatten().tolist())) == 20
 
 
-def test_normal_numbers_come_in_fours_and_belong_to_the_picture() -> None:
+def test_normal_numbers_come_in_fours_and_belong_to_the_image() -> None:
     index = torch.arange(400)
 
     def drawn(*shape: int, only: slice = slice(None)) -> torch.Tensor:
-        return Draws(index[only], torch.Generator().manual_seed(3)).normal(*shape)
+        return PerImageRNG(index[only], torch.Generator().manual_seed(3)).normal(*shape)
 
     found = drawn(10, 3, 8)
     assert found.shape == (400, 10, 3, 8)
@@ -113,6 +115,6 @@ def test_normal_numbers_come_in_fours_and_belong_to_the_picture() -> None:
 
 
 def test_normal_numbers_go_on_where_others_stopped() -> None:
-    draws = Draws(torch.arange(50), torch.Generator().manual_seed(3))
-    first, second = draws.normal(7), draws.normal(7)
+    rng = PerImageRNG(torch.arange(50), torch.Generator().manual_seed(3))
+    first, second = rng.normal(7), rng.normal(7)
     assert len(torch.cat([first, second], dim=1).unique()) > 690  # of 700; there are 65,536 values

@@ -88,7 +88,8 @@ def test_the_grids_show_the_first_permutations_in_reading_order() -> None:
         (round(t.get_position()[1], 2), round(t.get_position()[0], 2)): t.get_text()
         for t in axis.texts
     }
-    # Blocks are 3 slots and a gap wide; row 0 of a block holds its number. Six blocks stand 3 in a row.
+    # Blocks are 3 slots and a gap wide; row 0 of a block holds its number. Six blocks stand 3 in a
+    # row.
     assert "".join(slots[1 + i // 3, i % 3] for i in range(9)) == "".join(
         str(c + 1) for c in chosen[0]
     )
@@ -101,7 +102,7 @@ def test_the_grids_show_the_first_permutations_in_reading_order() -> None:
         if float(y).is_integer():  # numbers of permutations stand between the slots
             colors.setdefault(cell, set()).add(tuple(mosaic[int(y), int(x)]))
     assert len(colors) == 9
-    assert all(len(seen) == 1 for seen in colors.values())  # a cell has one colour
+    assert all(len(seen) == 1 for seen in colors.values())  # a cell has one color
     assert len(set.union(*colors.values())) == 9  # and no two cells share it
 
 
@@ -198,21 +199,21 @@ def test_filters_are_gray_at_zero_and_full_at_their_largest_weight(
 ) -> None:
     kernels = np.random.default_rng(0).normal(size=(count, channels, 5, 5))
     figure = chart.filters(kernels, "first layer of a run with a name of some length")
-    pictures = [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
-    assert len(pictures) == count
-    for kernel, picture in zip(kernels, pictures, strict=True):
-        assert picture.shape == ((5, 5, 3) if channels == 3 else (5, 5))
+    images = [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
+    assert len(images) == count
+    for kernel, image in zip(kernels, images, strict=True):
+        assert image.shape == ((5, 5, 3) if channels == 3 else (5, 5))
         place = np.unravel_index(np.abs(kernel).argmax(), kernel.shape)  # channel, row, column
-        shown = picture[(*place[1:], place[0])[: picture.ndim]]
+        shown = image[(*place[1:], place[0])[: image.ndim]]
         assert shown == pytest.approx(1 if kernel[place] > 0 else 0)
         expected = 0.5 + kernel / (2 * np.abs(kernel).max())
-        assert np.allclose(picture, expected.transpose(1, 2, 0).squeeze())
+        assert np.allclose(image, expected.transpose(1, 2, 0).squeeze())
     assert inside(figure)
 
 
 def test_a_constant_kernel_is_no_division_by_zero() -> None:
-    picture = chart.filters(np.full((2, 1, 3, 3), 0.25), "").axes[0].images[0].get_array()
-    assert np.isfinite(np.asarray(picture)).all()
+    image = chart.filters(np.full((2, 1, 3, 3), 0.25), "").axes[0].images[0].get_array()
+    assert np.isfinite(np.asarray(image)).all()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
@@ -255,7 +256,7 @@ def test_lines_are_named() -> None:
     assert inside(figure)
 
 
-def test_points_keep_their_colours_and_equal_axes() -> None:
+def test_points_keep_their_colors_and_equal_axes() -> None:
     colors = np.array([[255, 0, 0], [0, 0, 255]], dtype=np.uint8)
     figure = chart.points(
         np.array([0.0, 10]), np.array([5.0, 5]), colors, np.array([0.0, 1]), "a", "b", title="plane"

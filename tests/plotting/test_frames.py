@@ -26,7 +26,7 @@ def test_outline_marks_squares_at_their_place() -> None:
     assert (images == 0).all()
 
 
-def test_to_uint8_stretches_each_picture() -> None:
+def test_to_uint8_stretches_each_image() -> None:
     out = frames.to_uint8(
         torch.tensor([[-1.0, 0.0, 1.0, 3.0], [5.0, 5.0, 5.0, 5.0]]).view(2, 1, 2, 2)
     )

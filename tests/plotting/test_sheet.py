@@ -30,23 +30,21 @@ def rows_with_ink(sheet: NDArray[np.uint8]) -> set[int]:
     return set(np.flatnonzero((sheet == INK).all(axis=2).any(axis=1)).tolist())
 
 
-def find(sheet: NDArray[np.uint8], picture: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Every place where the picture stands in the sheet, pixel for pixel."""
-    height, width = picture.shape[:2]
-    starts = np.argwhere((sheet == picture[0, 0]).all(axis=2)).tolist()
+def find(sheet: NDArray[np.uint8], image: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Every place where the image stands in the sheet, pixel for pixel."""
+    height, width = image.shape[:2]
+    starts = np.argwhere((sheet == image[0, 0]).all(axis=2)).tolist()
     return [
-        (y, x) for y, x in starts if np.array_equal(sheet[y : y + height, x : x + width], picture)
+        (y, x) for y, x in starts if np.array_equal(sheet[y : y + height, x : x + width], image)
     ]
 
 
 @pytest.mark.parametrize(("side", "times"), [(28, 7), (64, 3), (96, 2), (160, 1), (300, 1)])
-def test_small_pictures_are_enlarged_by_whole_factors(
-    tmp_path: Path, side: int, times: int
-) -> None:
-    pictures = noise(2, side)
-    sheet = read(save_sheet({"picture": pictures}, tmp_path / "sheet.png"))
-    for picture in pictures:
-        pixels = picture.permute(1, 2, 0).numpy()
+def test_small_images_are_enlarged_by_whole_factors(tmp_path: Path, side: int, times: int) -> None:
+    images = noise(2, side)
+    sheet = read(save_sheet({"image": images}, tmp_path / "sheet.png"))
+    for image in images:
+        pixels = image.permute(1, 2, 0).numpy()
         assert len(find(sheet, pixels.repeat(times, axis=0).repeat(times, axis=1))) == 1
 
 
@@ -64,18 +62,18 @@ def test_columns_keep_their_order_and_rows_are_level(tmp_path: Path) -> None:
     assert max(x for _, x in places["left"]) + 200 < min(x for _, x in places["right"])
 
 
-def test_titles_and_captions_stand_clear_of_the_pictures(tmp_path: Path) -> None:
-    pictures = noise(2, 192)
+def test_titles_and_captions_stand_clear_of_the_images(tmp_path: Path) -> None:
+    images = noise(2, 192)
     sheet = read(
         save_sheet(
-            {"a column": pictures},
+            {"a column": images},
             tmp_path / "s.png",
             captions=["gyp", "7 of 9"],
             title="what it is",
         )
     )
     ink = rows_with_ink(sheet)
-    tops = [find(sheet, p.permute(1, 2, 0).numpy())[0][0] for p in pictures]
+    tops = [find(sheet, p.permute(1, 2, 0).numpy())[0][0] for p in images]
     assert any(y < tops[0] - 20 for y in ink)  # the title
     assert any(tops[0] - 20 <= y < tops[0] for y in ink)  # the column's
     assert any(tops[0] + 192 <= y < tops[1] for y in ink)  # the first caption, between the rows
@@ -84,20 +82,20 @@ def test_titles_and_captions_stand_clear_of_the_pictures(tmp_path: Path) -> None
 
 
 def test_without_title_and_captions_there_is_no_room_for_them(tmp_path: Path) -> None:
-    pictures = noise(2, 192)
-    plain = read(save_sheet({"a": pictures}, tmp_path / "plain.png"))
+    images = noise(2, 192)
+    plain = read(save_sheet({"a": images}, tmp_path / "plain.png"))
     full = read(
-        save_sheet({"a": pictures}, tmp_path / "full.png", captions=["x", "y"], title="title")
+        save_sheet({"a": images}, tmp_path / "full.png", captions=["x", "y"], title="title")
     )
     assert len(plain) < len(full)
     assert plain.shape[1] == full.shape[1]
 
 
 def test_long_titles_are_broken_and_long_captions_widen_the_sheet(tmp_path: Path) -> None:
-    pictures, text = noise(1, 192), "a rather long line of words " * 5
-    narrow = read(save_sheet({"a": pictures}, tmp_path / "narrow.png"))
-    titled = read(save_sheet({"a": pictures}, tmp_path / "titled.png", title=text))
-    captioned = read(save_sheet({"a": pictures}, tmp_path / "captioned.png", captions=[text]))
+    images, text = noise(1, 192), "a rather long line of words " * 5
+    narrow = read(save_sheet({"a": images}, tmp_path / "narrow.png"))
+    titled = read(save_sheet({"a": images}, tmp_path / "titled.png", title=text))
+    captioned = read(save_sheet({"a": images}, tmp_path / "captioned.png", captions=[text]))
     assert titled.shape[1] == narrow.shape[1]
     assert len(titled) > len(narrow) + 60
     font = ImageFont.load_default(14)
@@ -116,13 +114,13 @@ def test_words_are_kept_when_lines_are_broken() -> None:
     assert wrapped("", font, 80) == []
 
 
-def test_a_white_picture_can_be_seen(tmp_path: Path) -> None:
+def test_a_white_image_can_be_seen(tmp_path: Path) -> None:
     white = torch.full((1, 3, 192, 192), 255, dtype=torch.uint8)
     sheet = read(save_sheet({"": white}, tmp_path / "sheet.png"))
     assert ((sheet == 200).all(axis=2)).sum() == 4 * 193  # an outline one pixel outside
 
 
-def test_the_same_pictures_give_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
     columns = {"one": noise(2, 28), "two": noise(2, 50)}
     paths = [
         save_sheet(columns, tmp_path / name / "sheet.png", ["a", "b"], "title")
@@ -133,9 +131,9 @@ def test_the_same_pictures_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_to_image_keeps_channels_and_orientation() -> None:
-    picture = torch.zeros(3, 2, 3, dtype=torch.uint8)
-    picture[:, 1, 2] = torch.tensor([10, 20, 30], dtype=torch.uint8)
-    image = to_image(picture)
+    image = torch.zeros(3, 2, 3, dtype=torch.uint8)
+    image[:, 1, 2] = torch.tensor([10, 20, 30], dtype=torch.uint8)
+    image = to_image(image)
     assert image.size == (3, 2)
     assert image.getpixel((2, 1)) == (10, 20, 30)
 
@@ -156,14 +154,14 @@ def test_rows_stand_side_by_side_as_far_as_they_fit(tmp_path: Path) -> None:
     assert sizes[0][1] > sizes[900][1] > sizes[5000][1]
 
 
-def test_a_contact_sheet_shows_every_picture_once(tmp_path: Path) -> None:
+def test_a_contact_sheet_shows_every_image_once(tmp_path: Path) -> None:
     with Image.open(save_contact(shades(5), tmp_path / "a.png", columns=2, side=16)) as image:
         counts = {pixel[0]: count for count, pixel in image.getcolors(1 << 20) or []}
     assert [counts[shade] for shade in range(0, 250, 50)] == [256] * 5
 
 
 def shades(count: int) -> torch.Tensor:
-    """Plain 8 px pictures of red 0, 50, 100 ..."""
+    """Plain 8 px images of red 0, 50, 100 ..."""
     stack = torch.zeros(count, 3, 8, 8, dtype=torch.uint8)
     stack[:, 0] = 50 * torch.arange(count, dtype=torch.uint8)[:, None, None]
     return stack

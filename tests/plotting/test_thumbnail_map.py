@@ -10,7 +10,7 @@ from PIL import Image
 from ssltool.plotting.thumbnail_map import class_color, save_map
 
 
-def pictures(count: int, shade: int = 128) -> torch.Tensor:
+def make_images(count: int, shade: int = 128) -> torch.Tensor:
     return torch.full((count, 3, 8, 8), shade, dtype=torch.uint8)
 
 
@@ -21,11 +21,11 @@ def pixels(path: Path) -> set[tuple[int, int, int]]:
     return {(color[0], color[1], color[2]) for _, color in found if isinstance(color, tuple)}
 
 
-def test_pictures_are_framed_in_the_colours_of_their_classes(tmp_path: Path) -> None:
+def test_images_are_framed_in_the_colors_of_their_classes(tmp_path: Path) -> None:
     points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     path = save_map(
         points,
-        pictures(3),
+        make_images(3),
         tmp_path / "a.png",
         labels=[0, 1, 1],
         classes=["cat", "dog"],
@@ -36,12 +36,14 @@ def test_pictures_are_framed_in_the_colours_of_their_classes(tmp_path: Path) -> 
 
 
 def test_without_classes_frames_are_plain(tmp_path: Path) -> None:
-    path = save_map(np.random.default_rng(0).normal(size=(5, 2)), pictures(5), tmp_path / "a.png")
+    path = save_map(
+        np.random.default_rng(0).normal(size=(5, 2)), make_images(5), tmp_path / "a.png"
+    )
     assert class_color(0, 2) not in pixels(path)
     assert (128, 128, 128) in pixels(path)
 
 
-def test_a_picture_that_would_hide_another_is_a_dot(tmp_path: Path) -> None:
+def test_a_image_that_would_hide_another_is_a_dot(tmp_path: Path) -> None:
     points = np.array([[0.0, 0.0], [0.01, 0.0], [1.0, 1.0]])
     shades = torch.stack(
         [torch.full((3, 8, 8), shade, dtype=torch.uint8) for shade in (10, 60, 90)]
@@ -52,10 +54,10 @@ def test_a_picture_that_would_hide_another_is_a_dot(tmp_path: Path) -> None:
 
 
 def test_points_in_one_place_can_be_drawn(tmp_path: Path) -> None:
-    assert (128, 128, 128) in pixels(save_map(np.zeros((3, 2)), pictures(3), tmp_path / "a.png"))
+    assert (128, 128, 128) in pixels(save_map(np.zeros((3, 2)), make_images(3), tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize("classes", [2, 10, 20, 100])
-def test_classes_have_colours_of_their_own(classes: int) -> None:
+def test_classes_have_colors_of_their_own(classes: int) -> None:
     colors = {class_color(number, classes) for number in range(classes)}
     assert len(colors) == classes

@@ -25,8 +25,8 @@ def test_only_shares_are_shown_in_percent() -> None:
 
 
 def test_headings_name_the_unit() -> None:
-    assert [headed(name) for name in ("psnr_db", "right_picture", "images_per_s")] == [
+    assert [headed(name) for name in ("psnr_db", "right_image", "images_per_s")] == [
         "psnr, dB",
-        "right picture, %",
+        "right image, %",
         "images per s",
     ]

@@ -57,7 +57,7 @@ def test_runs_are_probed_once_and_stand_in_one_table(
         runs,
         options(tmp_path),
         table=tmp_path / "t.csv",
-        picture=tmp_path / "t.svg",
+        image=tmp_path / "t.svg",
         sort="knn5",
         console=QUIET,
     )
@@ -65,7 +65,7 @@ def test_runs_are_probed_once_and_stand_in_one_table(
     own = {"a/run", "b/run", "c/cpc (whole)", "c/cpc (patch)"}
     assert own | {"pixels", "majority class"} < set(names)
     assert (
-        sum(name.startswith("random weights") for name in names) == 3
+        sum(name.startswith("random init") for name in names) == 3
     )  # alike for a and b, two ways for cpc
     values = [row["knn5"] for row in result["rows"]]
     assert values == sorted(values, reverse=True)

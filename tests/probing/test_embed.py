@@ -33,12 +33,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("form", [".safetensors", ".npz", ".parquet"])
-def test_every_picture_has_its_vector(weights: Path, tmp_path: Path, form: str) -> None:
+def test_every_image_has_its_vector(weights: Path, tmp_path: Path, form: str) -> None:
     if form == ".parquet":
         pytest.importorskip("pyarrow")
     to = tmp_path / f"found{form}"
     result = embed(weights, ("demo:12",), to, batch_size=5, workers=0, console=QUIET)
-    assert (result["pictures"], result["numbers"], result["skipped"]) == (12, 64, {})
+    assert (result["images"], result["numbers"], result["skipped"]) == (12, 64, {})
     if form == ".safetensors":
         with safe_open(to, framework="pt") as opened:
             values, labels = opened.get_tensor("features"), opened.get_tensor("labels")

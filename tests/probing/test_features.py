@@ -13,7 +13,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 READER = features.InputTransform(16, MEAN, STD)
 
 
-def pictures(count, side, seed=0):
+def make_images(count, side, seed=0):
     return torch.randint(
         0,
         256,
@@ -29,7 +29,7 @@ def encoder_of(name="resnet10_w32", **options):
 
 
 def test_each_feature_is_what_the_encoder_gives():
-    encoder, images = encoder_of().eval(), pictures(5, 24)
+    encoder, images = encoder_of().eval(), make_images(5, 24)
     found = features.extract(encoder, images.split(2), features.InputTransform(24, MEAN, STD), 600)
     x = (images.float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[
         :, None, None
@@ -37,7 +37,8 @@ def test_each_feature_is_what_the_encoder_gives():
     with torch.no_grad():
         pooled, maps = encoder(x), encoder.maps(x)
     names = [stage.name for stage in encoder.stages]
-    # Maps of 32, 32, 64, 128, 256 channels and 24, 24, 12, 6, 3 places a side: 4x4, 4x4, 3x3, 2x2 of them fit, and 1x1.
+    # Maps of 32, 32, 64, 128, 256 channels and 24, 24, 12, 6, 3 places a side: 4x4, 4x4, 3x3, 2x2
+    # of them fit, and 1x1.
     grids = dict(zip(names[:-1], (4, 4, 3, 2), strict=True))
     assert list(found) == ["pooled", *names, *(f"{name} grid" for name in grids)]
     assert torch.allclose(found["pooled"], pooled, atol=1e-4)
@@ -49,7 +50,7 @@ def test_each_feature_is_what_the_encoder_gives():
 
 
 def test_pooled_vector_is_the_encoders_own_where_it_is_no_average():
-    encoder, images = encoder_of("vit_b_32", image_size=32).eval(), pictures(3, 32)
+    encoder, images = encoder_of("vit_b_32", image_size=32).eval(), make_images(3, 32)
     found = features.extract(encoder, [images], features.InputTransform(32, MEAN, STD))["pooled"]
     with torch.no_grad():
         expected = encoder(features.InputTransform(32, MEAN, STD)(images))
@@ -57,7 +58,7 @@ def test_pooled_vector_is_the_encoders_own_where_it_is_no_average():
 
 
 def test_batches_change_nothing():
-    encoder, images = encoder_of(), pictures(7, 16)
+    encoder, images = encoder_of(), make_images(7, 16)
     whole = features.extract(encoder, [images], READER, 500)
     parts = features.extract(encoder, images.split(3), READER, 500)
     for name, values in whole.items():
@@ -71,14 +72,14 @@ def test_modes_are_restored_and_statistics_untouched():
     norm.eval()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     modes = [module.training for module in encoder.modules()]
-    found = features.extract(encoder, [pictures(4, 16)], READER)
+    found = features.extract(encoder, [make_images(4, 16)], READER)
     assert [module.training for module in encoder.modules()] == modes
     assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
     assert not found["pooled"].requires_grad
 
 
 def test_bfloat16_only_if_asked():
-    encoder, images = encoder_of(), [pictures(4, 16)]
+    encoder, images = encoder_of(), [make_images(4, 16)]
     exact = features.extract(encoder, images, READER)["pooled"]
     rough = features.extract(encoder, images, READER, dtype=torch.bfloat16)["pooled"]
     assert rough.dtype == torch.float32
@@ -117,7 +118,7 @@ def test_shrinking_is_antialiased():
 
 
 def test_gray_encoder_reads_the_mean_of_the_channels():
-    encoder, images = encoder_of(in_channels=1), pictures(3, 16)
+    encoder, images = encoder_of(in_channels=1), make_images(3, 16)
     mean = images.float().mean(1, keepdim=True).round().to(torch.uint8)
     found = features.extract(encoder, [images], features.InputTransform(16, (0.5,), (0.25,)))[
         "pooled"
@@ -130,25 +131,25 @@ def test_gray_encoder_reads_the_mean_of_the_channels():
 
 def test_faults_are_named():
     encoder = encoder_of()
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         features.extract(encoder, [], READER)
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         features.pixel_form([])
     next(encoder.parameters()).data.fill_(torch.nan)
     with pytest.raises(WeightsError, match="'pooled' features hold NaN or infinity"):
-        features.extract(encoder, [pictures(2, 16)], READER)
+        features.extract(encoder, [make_images(2, 16)], READER)
 
 
-def test_pixels_keep_small_pictures_and_shrink_large_ones():
-    small = pictures(4, 28)
+def test_pixels_keep_small_images_and_shrink_large_ones():
+    small = make_images(4, 28)
     assert torch.equal(features.pixels(small, 28, 3), (small.float() / 255).flatten(1))
     assert features.pixel_form(small.split(2)) == (28, 3)
-    assert features.pixel_form([pictures(2, 40)]) == (32, 3)
-    assert features.pixels(pictures(2, 40), 8, 3).shape == (2, 3 * 8 * 8)
+    assert features.pixel_form([make_images(2, 40)]) == (32, 3)
+    assert features.pixels(make_images(2, 40), 8, 3).shape == (2, 3 * 8 * 8)
 
 
-def test_pixels_of_gray_pictures_are_one_channel():
-    color = pictures(4, 28)
+def test_pixels_of_gray_images_are_one_channel():
+    color = make_images(4, 28)
     gray = color[:, :1].expand(-1, 3, -1, -1)
     assert features.pixel_form([gray]) == (28, 1)
     assert features.pixel_form([gray, color]) == (28, 3)
@@ -157,13 +158,13 @@ def test_pixels_of_gray_pictures_are_one_channel():
     assert torch.allclose(features.pixels(color, 28, 1), expected)
 
 
-def test_batch_norm_gets_the_statistics_of_all_pictures():
-    encoder, images = encoder_of().train(), pictures(10, 16)
+def test_batch_norm_gets_the_statistics_of_all_images():
+    encoder, images = encoder_of().train(), make_images(10, 16)
     norm = next(module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d))
     norm.running_mean.fill_(torch.nan)
     seen = []
     hook = norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    # Unequal batches, the last of a single picture, which is left out.
+    # Unequal batches, the last of a single image, which is left out.
     used = features.recalibrate_batch_norm(encoder, images.split([4, 3, 2, 1]), READER)
     hook.remove()
     assert used == 9
@@ -175,7 +176,7 @@ def test_batch_norm_gets_the_statistics_of_all_pictures():
 
 
 def test_recalibration_changes_nothing_else_and_repeats():
-    first, second, images = encoder_of(), encoder_of(), pictures(8, 16)
+    first, second, images = encoder_of(), encoder_of(), make_images(8, 16)
     second.load_state_dict(first.state_dict())
     parameters = [p.clone() for p in first.parameters()]
     for encoder in (first, second):
@@ -189,7 +190,7 @@ def test_encoder_without_batch_norm_is_left_alone():
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     assert (
         features.recalibrate_batch_norm(
-            encoder, [pictures(2, 64)], features.InputTransform(64, MEAN, STD)
+            encoder, [make_images(2, 64)], features.InputTransform(64, MEAN, STD)
         )
         == 0
     )
@@ -198,7 +199,7 @@ def test_encoder_without_batch_norm_is_left_alone():
 
 def test_patch_by_patch_is_each_patch_alone():
     encoder = encoder_of(norm="ln", last_stage="layer3").eval()
-    images, patchwise = pictures(3, 20), features.Patchwise(encoder, 8, 4)
+    images, patchwise = make_images(3, 20), features.Patchwise(encoder, 8, 4)
     reader = features.InputTransform(20, MEAN, STD)
     found = features.extract(patchwise, images.split(2), reader, 600)
     x = reader(images)
@@ -221,10 +222,12 @@ def test_patch_by_patch_is_each_patch_alone():
         assert torch.allclose(patchwise(x), found["pooled"], atol=1e-5)
 
 
-def test_patch_by_patch_and_whole_pictures_differ():
+def test_patch_by_patch_and_whole_images_differ():
     encoder = encoder_of(norm="ln", last_stage="layer3").eval()
     reader = features.InputTransform(20, MEAN, STD)
-    whole = features.extract(encoder, [pictures(3, 20)], reader)["pooled"]
-    patch = features.extract(features.Patchwise(encoder, 8, 4), [pictures(3, 20)], reader)["pooled"]
+    whole = features.extract(encoder, [make_images(3, 20)], reader)["pooled"]
+    patch = features.extract(features.Patchwise(encoder, 8, 4), [make_images(3, 20)], reader)[
+        "pooled"
+    ]
     assert whole.shape == patch.shape
     assert not torch.allclose(whole, patch, atol=1e-3)

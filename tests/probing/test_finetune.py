@@ -14,7 +14,7 @@ from ssltool.probing import finetune
 from ssltool.probing.finetune import Schedule, accuracy, shifted
 
 READER = InputTransform(16, (0.5,) * 3, (0.25,) * 3)
-SHORT = Schedule(pictures=320, batch_size=16)
+SHORT = Schedule(images=320, batch_size=16)
 
 
 def stripes(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def test_the_classifier_learns_ten_times_as_fast_and_only_matrices_decay(
 
     monkeypatch.setattr(finetune, "AdamW", Noting)
     trained = finetune.finetune(
-        network(), *stripes(4), READER, 2, 0, schedule=Schedule(pictures=4, batch_size=4)
+        network(), *stripes(4), READER, 2, 0, schedule=Schedule(images=4, batch_size=4)
     )
     rates = {
         id(p): (group["lr"], group["weight_decay"]) for group in seen[0] for p in group["params"]
@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_bytes_and_leaves_the_generator() -> None:
         encoder = network()
         before = torch.random.get_rng_state()
         trained = finetune.finetune(
-            encoder, *stripes(20), READER, 2, seed, schedule=Schedule(pictures=40, batch_size=8)
+            encoder, *stripes(20), READER, 2, seed, schedule=Schedule(images=40, batch_size=8)
         )
         assert torch.equal(torch.random.get_rng_state(), before)
         states.append(trained.head.weight.detach())
@@ -79,46 +79,46 @@ def test_the_same_seed_gives_the_same_bytes_and_leaves_the_generator() -> None:
     assert not torch.equal(states[0], states[2])
 
 
-def test_one_batch_size_and_every_picture_in_turn() -> None:
-    batches = list(finetune._batches(10, Schedule(pictures=28, batch_size=4), seed=0))
+def test_one_batch_size_and_every_image_in_turn() -> None:
+    batches = list(finetune._batches(10, Schedule(images=28, batch_size=4), seed=0))
     assert [len(batch) for batch in batches] == [4] * 7
     seen = torch.cat(batches)
     assert sorted(seen[:10].tolist()) == sorted(seen[10:20].tolist()) == list(range(10))
     assert not torch.equal(seen[:10], seen[10:20])
     assert [
-        len(batch) for batch in finetune._batches(3, Schedule(pictures=8, batch_size=4), seed=0)
+        len(batch) for batch in finetune._batches(3, Schedule(images=8, batch_size=4), seed=0)
     ] == [3, 3]
 
 
 def test_the_rate_rises_and_falls_to_nothing() -> None:
-    schedule = Schedule(pictures=640, batch_size=64, warmup=0.2)
+    schedule = Schedule(images=640, batch_size=64, warmup=0.2)
     rates = [finetune._rate(step, schedule) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert 0 < rates[-1] < 0.05
 
 
-def test_pictures_are_shifted_and_mirrored_within_their_border() -> None:
-    picture = torch.arange(28 * 28).view(1, 1, 28, 28).remainder(251).to(torch.uint8)
+def test_images_are_shifted_and_mirrored_within_their_border() -> None:
+    image = torch.arange(28 * 28).view(1, 1, 28, 28).remainder(251).to(torch.uint8)
     found = shifted(
-        picture.expand(300, -1, -1, -1), torch.arange(300), torch.Generator().manual_seed(0)
+        image.expand(300, -1, -1, -1), torch.arange(300), torch.Generator().manual_seed(0)
     )
     assert found.dtype == torch.uint8
     middle = {tuple(one[0, 10:12, 10].tolist()) for one in found}
     allowed = {
         tuple(side[0, 0, 10 + y : 12 + y, 10 + x].tolist())
-        for side in (picture, picture.flip(-1))
+        for side in (image, image.flip(-1))
         for y in range(-2, 3)
         for x in range(-2, 3)
     }
     assert middle == allowed
 
 
-def test_too_few_pictures_are_refused() -> None:
-    with pytest.raises(DataError, match="two labelled pictures"):
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(DataError, match="two labeled images"):
         finetune.finetune(network(), *stripes(1), READER, 2, 0)
     trained = finetune.finetune(
-        network(), *stripes(4), READER, 2, 0, schedule=Schedule(pictures=4, batch_size=4)
+        network(), *stripes(4), READER, 2, 0, schedule=Schedule(images=4, batch_size=4)
     )
-    with pytest.raises(DataError, match="no pictures to test"):
+    with pytest.raises(DataError, match="no images to test"):
         accuracy(trained, [], READER)

@@ -9,7 +9,8 @@ from ssltool.probing.health import MOST, health
 
 
 def test_numbers_by_hand():
-    # Four unit vectors on two axes: singular values equal, so two directions; squared distances 4, 4 and four times 2.
+    # Four unit vectors on two axes: singular values equal, so two directions; squared distances 4,
+    # 4 and four times 2.
     x = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
     found = health(x, -x)
     assert found.effective_rank == pytest.approx(2)
@@ -33,6 +34,6 @@ def test_collapse_is_named():
     assert health(x).alignment is None
 
 
-def test_many_pictures_are_thinned():
+def test_many_images_are_thinned():
     x = torch.randn(3 * MOST, 4, generator=torch.Generator().manual_seed(0))
     assert health(x) == health(x[::3])

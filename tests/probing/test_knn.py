@@ -24,9 +24,9 @@ def brute_force(train_x, train_y, query, k, classes, temperature):
 
 def clusters(count, classes, width, seed):
     g = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, width, generator=g)
+    centers = torch.randn(classes, width, generator=g)
     y = torch.randint(classes, (count,), generator=g)
-    return centres[y] + 1.5 * torch.randn(count, width, generator=g), y
+    return centers[y] + 1.5 * torch.randn(count, width, generator=g), y
 
 
 @pytest.mark.parametrize("k", [1, 5, 20, 200])
@@ -42,7 +42,8 @@ def test_same_predictions_as_brute_force(k):
 
 
 def test_accuracy_by_hand():
-    # Along the axes: class 0 points right, class 1 up; of the four queries the last is labelled wrongly.
+    # Along the axes: class 0 points right, class 1 up; of the four queries the last is labeled
+    # wrongly.
     train_x, train_y = (
         torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]]),
         torch.tensor([0, 0, 1, 1]),
@@ -54,8 +55,9 @@ def test_accuracy_by_hand():
     assert knn_accuracy(train_x, train_y, test_x, test_y, 2, ks=(1, 2)) == {1: 75.0, 2: 75.0}
 
 
-def test_near_neighbour_outvotes_far_ones():
-    # exp(0.9 / 0.07) = 383,000 against 2 * exp(0.8 / 0.07) = 184,000; at tau = 1, 2.46 against 4.45.
+def test_near_neighbor_outvotes_far_ones():
+    # exp(0.9 / 0.07) = 383,000 against 2 * exp(0.8 / 0.07) = 184,000; at tau = 1, 2.46 against
+    # 4.45.
     similarities, labels = torch.tensor([[0.9, 0.8, 0.8]]), torch.tensor([[1, 0, 0]])
     assert vote(similarities, labels, 2, 0.07).tolist() == [1]
     assert vote(similarities, labels, 2, 1.0).tolist() == [0]
@@ -67,7 +69,7 @@ def test_tiny_temperature_does_not_overflow():
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 10), st.integers(1, 45), st.integers(0, 2**31 - 1))
-def test_neighbours_are_ranked_by_similarity_then_place(rows, queries, k, seed):
+def test_neighbors_are_ranked_by_similarity_then_place(rows, queries, k, seed):
     # Features of -1, 0, 1 in two dimensions: full of equal similarities and of zero rows.
     g = torch.Generator().manual_seed(seed)
     bank, asked = (torch.randint(-1, 2, (n, 2), generator=g).float() for n in (rows, queries))
@@ -102,7 +104,7 @@ def test_scale_of_features_does_not_matter():
     assert torch.equal(nearest(x[40:], x[:40], 5)[1], nearest(x[40:] * 100, x[:40] * lengths, 5)[1])
 
 
-def test_k_above_the_number_of_pictures_uses_them_all():
+def test_k_above_the_number_of_images_uses_them_all():
     x, y = clusters(30, 3, 4, seed=4)
     data = (x[:20], y[:20], x[20:], y[20:], 3)
     result = knn_accuracy(*data, ks=(20, 200))
@@ -114,7 +116,7 @@ def test_faults_are_named():
     x = torch.randn(4, 3)
     with pytest.raises(DataError, match="NaN or infinite"):
         nearest(x, torch.full((2, 3), torch.nan), 1)
-    with pytest.raises(DataError, match="queries have 3 numbers each and training pictures 5"):
+    with pytest.raises(DataError, match="queries have 3 numbers each and training images 5"):
         nearest(x, torch.randn(2, 5), 1)
-    with pytest.raises(DataError, match="no training pictures"):
+    with pytest.raises(DataError, match="no training images"):
         nearest(x, torch.empty(0, 3), 1)

@@ -26,7 +26,7 @@ def blobs(count, classes, width, seed, spread=1.5):
 
 
 def objective(theta, z, y, weight_decay):
-    """The objective of rows that are standardised already."""
+    """The objective of rows that are standardized already."""
     rows = convex.Rows(z, y, torch.zeros(z.shape[1]), torch.ones(z.shape[1]))
     return linear.problem(rows, len(theta)).objective(theta, weight_decay)
 
@@ -35,7 +35,7 @@ def theta_of(classifier):
     return torch.cat([classifier.weight, classifier.bias[:, None]], 1).double()
 
 
-def standardised(x):
+def standardized(x):
     mean, std = convex.moments(x)
     return (x - mean) / std
 
@@ -57,7 +57,7 @@ def test_objective_by_hand():
 
 def test_gradient_agrees_with_autograd():
     x, y = blobs(300, 4, 6, seed=0)
-    z = standardised(x)
+    z = standardized(x)
     theta = torch.randn(
         4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     ).requires_grad_()
@@ -73,7 +73,7 @@ def test_gradient_agrees_with_autograd():
 @pytest.mark.parametrize(("count", "classes", "width"), [(2000, 7, 20), (60, 3, 100)])
 def test_same_optimum_as_scikit_learn(count, classes, width, weight_decay):
     x, y = blobs(count, classes, width, seed=2)
-    z = standardised(x)
+    z = standardized(x)
     reference = LogisticRegression(C=1 / (count * weight_decay), tol=1e-8, max_iter=5000).fit(
         z.double().numpy(), y
     )
@@ -94,7 +94,7 @@ def test_same_optimum_as_scikit_learn(count, classes, width, weight_decay):
 )
 def test_limits_of_the_search_do_not_move_the_optimum(monkeypatch, limit, value):
     x, y = blobs(2000, 7, 20, seed=2)
-    z, plain = standardised(x), linear.fit(x, y, 7, 1e-2)
+    z, plain = standardized(x), linear.fit(x, y, 7, 1e-2)
     monkeypatch.setattr(convex, limit, value)
     limited = linear.fit(x, y, 7, 1e-2)
     assert plain.converged
@@ -129,7 +129,7 @@ def test_separable_classes_are_learnt_and_scored_class_by_class():
     x, y = blobs(300, 3, 8, seed=5, spread=0.01)
     test_y = y[200:].clone()
     test_y[test_y == 2] = (
-        1  # mislabelled on purpose: class 1 is right for half of its pictures, class 2 has none
+        1  # mislabelled on purpose: class 1 is right for half of its images, class 2 has none
     )
     result = linear.fit_and_score(x[:200], y[:200], x[200:], test_y, 3, seed=0)
     ones = int((y[200:] == 1).sum())
@@ -159,7 +159,7 @@ def test_constant_features_stay_out_of_it():
     assert torch.allclose(found.logits(elsewhere), expected.logits(x), atol=1e-3)
 
 
-def test_class_without_training_pictures_is_never_predicted():
+def test_class_without_training_images_is_never_predicted():
     x, y = blobs(200, 2, 5, seed=9)
     found = linear.fit(x, y * 2, 4, 1e-2)  # classes 0 and 2 of 4
     assert found.converged
@@ -169,7 +169,7 @@ def test_class_without_training_pictures_is_never_predicted():
 
 def test_faults_are_named():
     x, y = blobs(20, 2, 3, seed=10)
-    with pytest.raises(DataError, match="all 20 labelled pictures are of one class"):
+    with pytest.raises(DataError, match="all 20 labeled images are of one class"):
         linear.fit(x, torch.zeros(20, dtype=torch.int64), 2, 1e-2)
     with pytest.raises(DataError, match="labels from 0 to 1 found, 0 to 0 expected"):
         linear.fit(x, y, 1, 1e-2)
@@ -190,7 +190,8 @@ def test_moments_of_large_offsets():
 
 
 def test_weight_decay_is_chosen_inside_the_grid_or_beyond_its_end():
-    # 40 noisy pictures of 200 numbers want a strong weight decay: an all too weak grid has to be left.
+    # 40 noisy images of 200 numbers want a strong weight decay: an all too weak grid has to be
+    # left.
     x, y = blobs(40, 2, 200, seed=12, spread=4)
     best, table = linear.choose_weight_decay(x, y, (1e-9, 1e-8), seed=0, holdout=0.5)
     assert table[best] == max(table.values())
@@ -207,7 +208,7 @@ def test_weight_decay_is_chosen_inside_the_grid_or_beyond_its_end():
         (
             {0.1: 50.0, 1.0: 70.0, 10.0: 70.0},
             [],
-        ),  # as good as its neighbour: stronger would gain nothing
+        ),  # as good as its neighbor: stronger would gain nothing
         ({0.1: 80.0, 1.0: 70.0, 10.0: 60.0}, [0.01]),
     ],
 )
@@ -243,9 +244,9 @@ def test_split_follows_the_seed():
 
 
 @pytest.mark.parametrize("count", [40, 150])
-def test_fewer_pictures_than_numbers_have_the_same_optimum_as_scikit_learn(count):
+def test_fewer_images_than_numbers_have_the_same_optimum_as_scikit_learn(count):
     x, y = blobs(count, 3, 300, seed=14)
-    z = standardised(x).double().numpy()
+    z = standardized(x).double().numpy()
     reference = LogisticRegression(C=1 / (count * 1e-2), tol=1e-8, max_iter=5000).fit(z, y)
     found = linear.fit(x, y, 3, 1e-2, tolerance=1e-6)
     assert found.converged

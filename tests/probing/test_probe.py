@@ -12,7 +12,7 @@ from rich.console import Console
 from ssltool.encoders.weights import load_encoder
 from ssltool.errors import DataError, UsageError, WeightsError
 from ssltool.methods.registry import find_method
-from ssltool.probing.datasets import LabelledPictures, read_label_file
+from ssltool.probing.datasets import LabeledImages, read_label_file
 from ssltool.probing.online import Follower, Watch
 from ssltool.probing.probe import Clock, ProbeOptions, probe
 from ssltool.runs.config import combine
@@ -47,7 +47,7 @@ def probed(run: Path, **changes: Any) -> dict[str, Any]:
 def test_every_stage_is_probed_beside_random_weights_and_pixels(run: Path) -> None:
     result = probed(run)
     stages = ["pooled", "stem", "layer1", "layer2", "layer3", "layer4"]
-    for name in ("jigsaw", "random weights"):
+    for name in ("jigsaw", "random init"):
         rows = [row for row in result["rows"] if row["features"] == name]
         assert [row["stage"] for row in rows if not row["stage"].endswith("grid")] == stages
         assert {"linear", "knn5", "knn20", "knn200"} <= set(rows[0])
@@ -57,7 +57,7 @@ def test_every_stage_is_probed_beside_random_weights_and_pixels(run: Path) -> No
     assert (pixels["features"], pixels["numbers"]) == ("pixels", 3072)
     assert majority["features"] == "majority class"
     assert majority["linear"] == majority["knn20"] == 10
-    assert (result["train_pictures"], result["test_pictures"], len(result["classes"])) == (
+    assert (result["train_images"], result["test_images"], len(result["classes"])) == (
         100,
         50,
         10,
@@ -96,10 +96,10 @@ def test_the_same_command_gives_the_same_document_from_features_that_were_kept(
     first = probed(run, **changes)
     fresh = probed(run, **{**changes, "keep_features": False})
 
-    def no_pictures(*args: object, **kwargs: object) -> None:
+    def no_images(*args: object, **kwargs: object) -> None:
         raise AssertionError("features are read anew")
 
-    monkeypatch.setattr("ssltool.probing.store.FeatureStore.put", no_pictures)
+    monkeypatch.setattr("ssltool.probing.store.FeatureStore.put", no_images)
     assert json.dumps(probed(run, **changes)) == json.dumps(first) == json.dumps(fresh)
 
 
@@ -127,7 +127,7 @@ def test_support_vectors_and_a_hidden_layer(run: Path, monkeypatch: pytest.Monke
     assert row["mlp"] > 5
 
 
-def test_pictures_of_several_classes_are_told_by_a_file(run: Path, tmp_path: Path) -> None:
+def test_images_of_several_classes_are_told_by_a_file(run: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     lines = ["file,labels"]
@@ -138,11 +138,11 @@ def test_pictures_of_several_classes_are_told_by_a_file(run: Path, tmp_path: Pat
         lines.append(f"{i}.png,{';'.join(names)}")
     (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
     several = {"data": (str(tmp_path),), "test_data": (), "label_file": tmp_path / "labels.csv"}
-    pictures = LabelledPictures(several["data"], label_file=several["label_file"])
-    assert pictures.several
-    assert pictures.classes == ("blue", "red")
+    images = LabeledImages(several["data"], label_file=several["label_file"])
+    assert images.several
+    assert images.classes == ("blue", "red")
     targets = torch.cat(
-        [pictures.targets(s, torch.arange(pictures.count(s))) for s in ("train", "test")]
+        [images.targets(s, torch.arange(images.count(s))) for s in ("train", "test")]
     )
     assert sorted(targets[:, 0].tolist()) == [-1.0] * 16 + [0.0] * 2 + [1.0] * 6
     result = probed(run, **several, baselines=False)
@@ -213,16 +213,16 @@ def test_times_are_told_apart(run: Path) -> None:
 
 def test_a_collapsing_network_is_mentioned_once(run: Path) -> None:
     encoder = load_encoder(run)
-    assert encoder.card is not None
+    assert encoder.metadata is not None
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
     watch = Watch(images)
-    numbers, warning = watch.look(encoder, encoder.card)
+    numbers, warning = watch.look(encoder, encoder.metadata)
     assert numbers["effective_rank"] > 1.5
     assert not warning
     for parameter in encoder.parameters():
         torch.nn.init.zeros_(parameter)
-    assert "collapsed" in watch.look(encoder, encoder.card)[1]
-    assert not watch.look(encoder, encoder.card)[1]
+    assert "collapsed" in watch.look(encoder, encoder.metadata)[1]
+    assert not watch.look(encoder, encoder.metadata)[1]
 
 
 def test_kinds_and_baselines_can_be_left_out(run: Path) -> None:
@@ -231,12 +231,12 @@ def test_kinds_and_baselines_can_be_left_out(run: Path) -> None:
     assert "linear" not in rows[0]
 
 
-def test_without_test_pictures_a_fifth_is_held_out(run: Path) -> None:
+def test_without_test_images_a_fifth_is_held_out(run: Path) -> None:
     result = probed(run, test_data=(), kinds=("knn",), baselines=False)
-    assert (result["train_pictures"], result["test_pictures"]) == (80, 20)
+    assert (result["train_images"], result["test_images"]) == (80, 20)
 
 
-def test_unlabelled_pictures_and_unknown_classes_are_refused(run: Path, tmp_path: Path) -> None:
+def test_unlabelled_images_and_unknown_classes_are_refused(run: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     for name in ("flat/a.png", "odd/unheard/a.png", "odd/car/a.png"):
@@ -268,7 +268,7 @@ def cpc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_encoder_of_patches_is_read_in_both_ways(cpc_run: Path) -> None:
     result = probed(cpc_run, data=("demo:40",), test_data=("demo-test:20",), kinds=("linear",))
     rows = {(row["features"], row["stage"]): row for row in result["rows"]}
-    names = ["cpc (whole)", "cpc (patch)", "random weights (whole)", "random weights (patch)"]
+    names = ["cpc (whole)", "cpc (patch)", "random init (whole)", "random init (patch)"]
     assert list(rows) == [
         *((name, "pooled") for name in names),
         ("pixels", "pixels"),
@@ -283,11 +283,11 @@ def test_an_encoder_of_patches_is_read_in_both_ways(cpc_run: Path) -> None:
 def test_shares_of_the_labels_are_a_table_and_a_curve(cpc_run: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "data": ("demo:40",), "test_data": ("demo-test:20",), "kinds": ("linear", "finetune"), "labels": (0.5, 1.0),
-        "finetune_pictures": 64, "to": tmp_path,
+        "finetune_images": 64, "to": tmp_path,
     }  # fmt: skip
     result = probed(cpc_run, **changes)
     found = {(row["features"], row["how"], row["share"]): row for row in result["labels"]}
-    names = ("cpc", "random weights")
+    names = ("cpc", "random init")
     expected = {
         (name, how, share)
         for name in names
@@ -295,7 +295,7 @@ def test_shares_of_the_labels_are_a_table_and_a_curve(cpc_run: Path, tmp_path: P
         for share in (0.5, 1.0)
     }
     assert set(found) == expected
-    assert {row["pictures"] for row in result["labels"]} == {20, 40}
+    assert {row["images"] for row in result["labels"]} == {20, 40}
     assert all(0 <= row["accuracy"] <= 100 for row in result["labels"])
     # With all labels the frozen probe is the one of the main table.
     pooled = next(row for row in result["rows"] if row["features"] == "cpc")
@@ -313,25 +313,25 @@ def test_shots_with_repeats_have_a_deviation(cpc_run: Path) -> None:
         shots=(1, 3),
         repeats=2,
         scratch=True,
-        finetune_pictures=32,
+        finetune_images=32,
     )
     frozen = [row for row in result["labels"] if row["how"] == "linear"]
-    assert [(row["shots"], row["pictures"], row["repeats"]) for row in frozen] == [
+    assert [(row["shots"], row["images"], row["repeats"]) for row in frozen] == [
         (1, 10, 2),
         (3, 30, 2),
     ]
     assert all(row["deviation"] >= 0 for row in frozen)
     scratch = result["labels"][-1]
-    assert (scratch["features"], scratch["pictures"]) == ("trained from scratch", 40)
+    assert (scratch["features"], scratch["images"]) == ("trained from scratch", 40)
 
 
 def test_fine_tuning_alone_reads_no_features(run: Path) -> None:
     few = {"data": ("demo:40",), "test_data": ("demo-test:20",)}
-    result = probed(run, **few, kinds=("finetune",), finetune_pictures=16)
+    result = probed(run, **few, kinds=("finetune",), finetune_images=16)
     assert result["rows"] == []
     assert [(row["features"], row["share"]) for row in result["labels"]] == [
         ("jigsaw", 1.0),
-        ("random weights", 1.0),
+        ("random init", 1.0),
     ]
     assert result["charts"] == []
 
@@ -343,18 +343,18 @@ def test_shares_outside_0_and_1_are_refused(run: Path) -> None:
 
 def test_a_network_in_training_is_followed_as_it_is_now(run: Path) -> None:
     encoder = load_encoder(run).train()
-    card = encoder.card
-    assert card is not None
+    metadata = encoder.metadata
+    assert metadata is not None
     follower = Follower(("demo:200",), batch_size=50, seed=0)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     state = torch.random.get_rng_state()
-    first = follower.accuracy(encoder, card)
+    first = follower.accuracy(encoder, metadata)
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert encoder.training
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert follower.accuracy(encoder, card) == first > 0.11
+    assert follower.accuracy(encoder, metadata) == first > 0.11
     for parameter in encoder.parameters():
         torch.nn.init.zeros_(parameter)
-    assert follower.accuracy(encoder, card) == pytest.approx(
+    assert follower.accuracy(encoder, metadata) == pytest.approx(
         0.1, abs=0.01
     )  # ten classes of equal size

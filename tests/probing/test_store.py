@@ -60,7 +60,7 @@ def test_nothing_half_written_stays(tmp_path):
 
     with pytest.raises(WeightsError, match="'pooled' features hold NaN"):
         kept.put("a", broken())
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         kept.put("b", iter(()))
     assert list(tmp_path.iterdir()) == []
 

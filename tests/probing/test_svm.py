@@ -47,7 +47,7 @@ def test_same_machines_as_scikit_learn(weight_decay, positive):
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 5)), min_size=1, max_size=40))
-def test_average_precision_is_scikit_learns_on_the_pictures_that_count(rows):
+def test_average_precision_is_scikit_learns_on_the_images_that_count(rows):
     truth, scores = (
         torch.tensor([row[0] for row in rows]),
         torch.tensor([float(row[1]) for row in rows]),
@@ -67,7 +67,7 @@ def test_average_precision_by_hand():
     assert svm.average_precisions(scores, truth) == [pytest.approx(100 * (1 + 2 / 3) / 2)]
 
 
-def test_pictures_of_several_classes_and_pictures_left_out():
+def test_images_of_several_classes_and_images_left_out():
     x, y = blobs(600, 3, 10, seed=1, spread=0.5)
     targets = svm.targets_of(y, 3)
     targets[:, 2] = torch.where(y < 2, 1.0, -1.0)  # the third class is "one of the first two"
@@ -83,7 +83,7 @@ def test_pictures_of_several_classes_and_pictures_left_out():
     z = x[400:]
     assert (
         alone.scores(z)[:, 0] - both.scores(z)[:, 0]
-    ).abs().max() < 0.2  # only the standardisation differs
+    ).abs().max() < 0.2  # only the standardization differs
 
 
 def test_each_class_gets_its_own_weight_decay():
@@ -108,5 +108,5 @@ def test_folds_share_out_every_class():
 
 def test_no_class_to_learn():
     x = torch.randn(6, 3)
-    with pytest.raises(DataError, match="both pictures in it"):
+    with pytest.raises(DataError, match="both images in it"):
         svm.fit_and_score(x, torch.ones(6, 2), x, torch.ones(6, 2), seed=0)

@@ -22,7 +22,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) ->
     assert choice.task.permutation_mode == "max_mean"
 
 
-def test_larger_pictures_than_a_preset_reads_take_the_place_of_its_load_size() -> None:
+def test_larger_images_than_a_preset_reads_take_the_place_of_its_load_size() -> None:
     npid = find_method("npid")
     sizes = {
         typed: combine(
@@ -73,7 +73,7 @@ def test_everything_is_decided(count: int, size: int) -> None:
 @pytest.mark.parametrize(
     ("side", "size"), [(10, 28), (28, 28), (31, 28), (100, 96), (320, 256), (4000, 256)]
 )
-def test_the_picture_size_never_enlarges_a_typical_picture(side: int, size: int) -> None:
+def test_the_image_size_never_enlarges_a_typical_image(side: int, size: int) -> None:
     assert automatic_size(side) == size
 
 
@@ -92,7 +92,7 @@ def test_channels_follow_what_the_method_reads() -> None:
         resolved(combine("colorization", colorization, {"channels": 3}), colorization, info)
 
 
-def test_squares_larger_than_the_pictures_are_for_methods_that_cut_crops() -> None:
+def test_squares_larger_than_the_images_are_for_methods_that_cut_crops() -> None:
     info = DataInfo(count=100, image_size=64)
 
     def load_size(name: str, asked: int | None) -> int | None:
@@ -106,7 +106,5 @@ def test_squares_larger_than_the_pictures_are_for_methods_that_cut_crops() -> No
         UsageError, match="jigsaw cuts no random crops; leave it out, or type --image-size 96"
     ):
         load_size("jigsaw", 96)
-    with pytest.raises(
-        UsageError, match="--load-size 60 is less than the pictures' 64 px; type 64"
-    ):
+    with pytest.raises(UsageError, match="--load-size 60 is less than the images' 64 px; type 64"):
         load_size("npid", 60)

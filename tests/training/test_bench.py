@@ -43,7 +43,7 @@ def test_a_sweep_names_the_fastest_and_the_largest_and_why_it_ended() -> None:
     assert [row["batch_size"] for row in result["sweep"]] == [4, 8]
     assert result["largest"] == 8
     assert result["fastest"] in {4, 8}
-    assert result["stopped"] == "there are 20 pictures"
+    assert result["stopped"] == "there are 20 images"
     with pytest.raises(SslToolError, match="no batch size"):
         sweep(choice, [64], console=Console(quiet=True))
 

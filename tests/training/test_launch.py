@@ -1,4 +1,6 @@
-"""``--devices N``: what the command does with processes that end, and whole commands whose processes are killed."""
+"""``--devices N``: what the command does with processes that end, and whole commands whose
+processes are killed.
+"""
 
 from __future__ import annotations
 

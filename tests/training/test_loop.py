@@ -80,7 +80,7 @@ def test_accumulated_batches_are_averaged() -> None:
     reports = run(method, steps=1, accumulate=2)
     assert float(method.weight.detach()) == pytest.approx(0.9)
     assert float(reports[0].loss) == pytest.approx(0.5)
-    assert reports[0].pictures == 4
+    assert reports[0].images == 4
 
 
 def test_a_clipped_gradient_has_the_given_norm() -> None:
@@ -138,8 +138,8 @@ def test_a_hopeless_format_is_not_measured_on_whole_batches(
 ) -> None:
     asked: list[int] = []
 
-    def compared(network: nn.Module, pictures: Tensor, passes: int, seconds: float) -> float:
-        asked.append(len(pictures))
+    def compared(network: nn.Module, images: Tensor, passes: int, seconds: float) -> float:
+        asked.append(len(images))
         return gains[len(asked) - 1]
 
     monkeypatch.setattr("ssltool.encoders.precision._compared", compared)

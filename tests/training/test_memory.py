@@ -10,7 +10,7 @@ import pytest
 
 _PROGRAM = """
 import resource, statistics, torch
-from ssltool.memory import keep_freed_memory
+from ssltool.training.memory import keep_freed_memory
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def fill():

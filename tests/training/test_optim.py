@@ -8,14 +8,17 @@ from ssltool.training.optim import LARS, build_optimizer
 
 
 def test_lars_moves_a_matrix_by_hand() -> None:
-    """|w| = 5, g = (0.6, 0.8), |g| = 1, decay 0.1: ratio = 0.01 * 5 / (1 + 0.5); update = g + 0.1 w = (0.9, 1.2)."""
+    """|w| = 5, g = (0.6, 0.8), |g| = 1, decay 0.1: ratio = 0.01 * 5 / (1 + 0.5); update = g + 0.1 w
+    = (0.9, 1.2).
+    """
     weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
     optimizer = LARS([weight], lr=2.0, momentum=0.5, weight_decay=0.1, trust=0.01)
     for expected in ([[2.94, 3.92]],):
         weight.grad = torch.tensor([[0.6, 0.8]])
         optimizer.step()
         assert torch.allclose(weight, torch.tensor(expected))
-    # second step: |w| = 4.9, ratio = 0.049 / 1.49, update = (0.894, 1.192), velocity 0.5 (0.06, 0.08) + 2 ratio update
+    # second step: |w| = 4.9, ratio = 0.049 / 1.49, update = (0.894, 1.192), velocity 0.5 (0.06,
+    # 0.08) + 2 ratio update
     weight.grad = torch.tensor([[0.6, 0.8]])
     optimizer.step()
     ratio = 0.049 / 1.49

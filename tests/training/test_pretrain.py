@@ -59,7 +59,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_folder_holds_what_the_docs_say(whole: Path) -> None:
     names = {path.name for path in whole.iterdir()}
-    assert names == {"run.json", "metrics.jsonl", "encoder.safetensors", "checkpoints", "pictures"}
+    assert names == {"run.json", "metrics.jsonl", "encoder.safetensors", "checkpoints", "images"}
     assert [path.name for path in sorted((whole / "checkpoints").iterdir())] == [
         "step-0000008",
         "step-0000010",
@@ -67,12 +67,12 @@ def test_a_run_folder_holds_what_the_docs_say(whole: Path) -> None:
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
     assert {"loss", "accuracy", "images_per_s", "data_wait", "lr", "grad_norm"} <= set(lines[0])
-    assert {path.name for path in (whole / "pictures").iterdir()} == {
+    assert {path.name for path in (whole / "figures").iterdir()} == {
         "samples.png",
         "task.png",
-        "answers-0000004.png",
-        "answers-0000008.png",
-        "answers-0000010.png",
+        "predictions-0000004.png",
+        "predictions-0000008.png",
+        "predictions-0000010.png",
     }
     document = json.loads((whole / "run.json").read_text())
     assert document["options"]["backbone"] == "resnet10_w32"
@@ -262,7 +262,7 @@ def test_a_signal_while_a_run_is_probed_saves_a_checkpoint(
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
 
 
-def test_pictures_to_follow_by_need_classes(tmp_path: Path) -> None:
+def test_images_to_follow_by_need_classes(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="folder of their own"):
         run(tmp_path / "run", probe_data=(str(tmp_path),))
@@ -372,10 +372,12 @@ def test_sigkill_at_random_moments(whole: Path, tmp_path: Path) -> None:
     assert weights(out) == weights(whole)
 
 
-def test_a_method_learns_from_the_pictures_once_before_the_first_step(
+def test_a_method_learns_from_the_images_once_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`prepare` gets every picture once, in an order of the seed; a resumed run does not call it again."""
+    """`prepare` gets every image once, in an order of the seed; a resumed run does not call it
+    again.
+    """
     looks: list[list[int]] = []
 
     def prepare(self: Any, batches: Any) -> str:

@@ -39,7 +39,7 @@ def test_a_resumed_run_hides_what_a_killed_one_wrote_later(tmp_path: Path) -> No
     assert "knn/chance" not in found.Tags()["scalars"]
 
 
-def test_a_run_writes_its_numbers_and_pictures(tmp_path: Path) -> None:
+def test_a_run_writes_its_numbers_and_images(tmp_path: Path) -> None:
     given = {
         "data": ("demo:8",),
         "image_size": 32,
@@ -52,9 +52,9 @@ def test_a_run_writes_its_numbers_and_pictures(tmp_path: Path) -> None:
     pretrain(combine("jigsaw", find_method("jigsaw"), values), console=Console(quiet=True))
     found = events(tmp_path / "run" / "tensorboard")
     assert [event.step for event in found.Scalars("accuracy")] == [1, 2]
-    assert set(found.Tags()["images"]) == {"task", "samples", "answers"}
-    with Image.open(tmp_path / "run" / "pictures" / "answers-0000002.png") as image:
-        shown = found.Images("answers")[0]
+    assert set(found.Tags()["images"]) == {"task", "samples", "predictions"}
+    with Image.open(tmp_path / "run" / "figures" / "predictions-0000002.png") as image:
+        shown = found.Images("predictions")[0]
         assert (shown.step, shown.width, shown.height) == (2, *image.size)
 
 

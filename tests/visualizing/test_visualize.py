@@ -13,7 +13,7 @@ from ssltool.data.sources.registry import open_source
 from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import load_encoder
 from ssltool.errors import DataError, UsageError
-from ssltool.methods.base import Answers
+from ssltool.methods.base import Predictions
 from ssltool.methods.registry import find_method
 from ssltool.runs.config import combine
 from ssltool.runs.doctor import doctor
@@ -25,7 +25,7 @@ from ssltool.visualizing.features import draw_features, principal_plane
 from ssltool.visualizing.filters import draw_filters
 from ssltool.visualizing.neighbors import draw_neighbors
 from ssltool.visualizing.permutations import compare_permutations, draw_permutations
-from ssltool.visualizing.predictions import draw_answers
+from ssltool.visualizing.predictions import draw_predictions
 from ssltool.visualizing.sampling import with_places
 from ssltool.visualizing.task import draw_task
 
@@ -61,13 +61,13 @@ def test_a_permutation_set(tmp_path: Path) -> None:
     drawn(tmp_path / "set.png")
 
 
-@pytest.mark.parametrize("name", ["task", "answers", "filters", "curves"])
-def test_the_same_command_draws_the_same_picture(run: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["task", "predictions", "filters", "curves"])
+def test_the_same_command_draws_the_same_image(run: Path, tmp_path: Path, name: str) -> None:
     def draw(path: Path) -> None:
         if name == "task":
             draw_task(combine("jigsaw", JIGSAW, {"data": ("demo:8",)}), path, count=3)
-        elif name == "answers":
-            draw_answers(run, path, count=3)
+        elif name == "predictions":
+            draw_predictions(run, path, count=3)
         elif name == "filters":
             draw_filters(run, path)
         else:
@@ -78,27 +78,27 @@ def test_the_same_command_draws_the_same_picture(run: Path, tmp_path: Path, name
     assert drawn(tmp_path / "a.png") == drawn(tmp_path / "b.png")
 
 
-def test_answers_are_scored_on_the_pictures_given(run: Path, tmp_path: Path) -> None:
-    result = draw_answers(run, tmp_path / "a.png", name="jigsaw", data=("demo-test:40",))
-    assert result["pictures"] == 40
+def test_answers_are_scored_on_the_images_given(run: Path, tmp_path: Path) -> None:
+    result = draw_predictions(run, tmp_path / "a.png", name="jigsaw", data=("demo-test:40",))
+    assert result["images"] == 40
     assert 0 <= result["accuracy"] <= 1
     assert result["chance"]["accuracy"] == pytest.approx(1 / 24)
-    same = draw_answers(run / "encoder.safetensors", tmp_path / "b.png", data=("demo-test:40",))
+    same = draw_predictions(run / "encoder.safetensors", tmp_path / "b.png", data=("demo-test:40",))
     assert same["accuracy"] == result["accuracy"]
     with pytest.raises(UsageError, match="a run of jigsaw, not of cpc"):
-        draw_answers(run, tmp_path / "a.png", name="cpc")
+        draw_predictions(run, tmp_path / "a.png", name="cpc")
 
 
 @pytest.mark.parametrize("kind", ["pca", "tsne"])
 def test_a_map_of_features(run: Path, tmp_path: Path, kind: str) -> None:
     result = draw_features(run, tmp_path / "a.png", data=("demo-test:40",), kind=kind, count=30)
-    assert (result["pictures"], result["classes"]) == (30, 10)
+    assert (result["images"], result["classes"]) == (30, 10)
     assert ("variance" in result) == (kind == "pca")
     draw_features(
         run / "encoder.safetensors", tmp_path / "b.png", data=("demo-test:40",), kind=kind, count=30
     )
     assert drawn(tmp_path / "a.png") == drawn(tmp_path / "b.png")
-    assert draw_features(run, tmp_path / "c.png")["pictures"] == 16  # the run's own
+    assert draw_features(run, tmp_path / "c.png")["images"] == 16  # the run's own
 
 
 def test_a_map_without_its_package_names_the_extra(
@@ -107,7 +107,7 @@ def test_a_map_without_its_package_names_the_extra(
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     with pytest.raises(UsageError, match=r"ssltool\[maps\]"):
         draw_features(run, tmp_path / "a.png", kind="tsne")
-    with pytest.raises(UsageError, match="4 pictures or more"):
+    with pytest.raises(UsageError, match="4 images or more"):
         draw_features(run, tmp_path / "a.png", data=("demo:3",))
 
 
@@ -121,7 +121,7 @@ def test_the_principal_plane_is_that_of_the_largest_variance() -> None:
     assert points[:, 0].var() > points[:, 1].var()
 
 
-def test_answers_that_point_to_pictures_of_the_run_show_them(tmp_path: Path) -> None:
+def test_answers_that_point_to_images_of_the_run_show_them(tmp_path: Path) -> None:
     out = tmp_path / "run"
     given = {
         "data": ("demo:16",),
@@ -135,25 +135,25 @@ def test_answers_that_point_to_pictures_of_the_run_show_them(tmp_path: Path) -> 
         combine("npid", find_method("npid"), {**given, "precision": "fp32"}),
         console=Console(quiet=True),
     )
-    result = draw_answers(out, tmp_path / "a.png", count=3)
+    result = draw_predictions(out, tmp_path / "a.png", count=3)
     assert result["accuracy"] >= 0
     assert [Path(path).name for path in result["charts"]] == ["a-similarities.png"]
     drawn(tmp_path / "a.png")
-    with pytest.raises(UsageError, match="which of its 16 training pictures"):
-        draw_answers(out, tmp_path / "b.png", data=("demo-test:40",))
+    with pytest.raises(UsageError, match="which of its 16 training images"):
+        draw_predictions(out, tmp_path / "b.png", data=("demo-test:40",))
 
 
 def test_places_become_columns_and_the_unreadable_is_gray(tmp_path: Path) -> None:
     for name, shade in (("a.png", 10), ("b.png", 20)):
         Image.new("RGB", (8, 8), (shade, 0, 0)).save(tmp_path / name)
-    (tmp_path / "c.png").write_text("no picture")
+    (tmp_path / "c.png").write_text("no image")
     source = open_source((str(tmp_path),))
     asked = torch.tensor([1, 2, 0])
-    answers = with_places(
-        Answers({"picture": torch.zeros(3, 3, 8, 8)}, ["", "", ""], {"nearest": asked}), source, 8
+    predictions = with_places(
+        Predictions({"image": torch.zeros(3, 3, 8, 8)}, ["", "", ""], {"nearest": asked}), source, 8
     )
-    assert list(answers.pictures) == ["picture", "nearest"]
-    assert [int(picture[0, 0, 0]) for picture in answers.pictures["nearest"]] == [20, 128, 10]
+    assert list(predictions.images) == ["image", "nearest"]
+    assert [int(image[0, 0, 0]) for image in predictions.images["nearest"]] == [20, 128, 10]
 
 
 def test_data_check_counts_and_finds_duplicates(tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_data_check_counts_and_finds_duplicates(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 50), (shade, 0, 0)).save(path)
-    (tmp_path / "b" / "text.jpg").write_text("no picture")
+    (tmp_path / "b" / "text.jpg").write_text("no image")
     result = check([str(tmp_path)], Console(quiet=True))
-    assert (result["pictures"], result["readable"], result["gray"]) == (4, 3, 0)
+    assert (result["images"], result["readable"], result["gray"]) == (4, 3, 0)
     assert result["classes"] == {"a": 2, "b": 1}
     assert result["short_side"] == [40, 40, 40]
     assert len(result["unreadable"]) == 1
@@ -183,25 +183,25 @@ def test_neighbors_stand_beside_those_of_random_weights(
     run: Path, tmp_path: Path, patch: int | None
 ) -> None:
     first = draw_neighbors(run, tmp_path / "a.png", patch=patch, count=2, nearest=3)
-    assert set(first["same_class"]) == {"jigsaw", "random weights"}
+    assert set(first["same_class"]) == {"jigsaw", "random init"}
     assert first["searched"] == (64 if patch else 16)
     draw_neighbors(run, tmp_path / "b.png", patch=patch, count=2, nearest=3)
     assert drawn(tmp_path / "a.png") == drawn(tmp_path / "b.png")
 
 
-def test_a_neighbor_is_never_of_the_querys_own_picture() -> None:
+def test_a_neighbor_is_never_of_the_querys_own_image() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors, owner = torch.randn(40, 8, generator=generator), torch.arange(10).repeat_interleave(4)
     queries = torch.tensor([0, 17, 39])
     found = neighbors._nearest(vectors, queries, owner, 5)
-    centred = vectors - vectors.mean(dim=0)
+    centered = vectors - vectors.mean(dim=0)
     for query, row in zip(queries.tolist(), found, strict=True):
-        similarity = torch.cosine_similarity(centred[query], centred, dim=1)
+        similarity = torch.cosine_similarity(centered[query], centered, dim=1)
         similarity[owner == owner[query]] = -2
         assert row.tolist() == similarity.argsort(descending=True)[:5].tolist()
 
 
-def test_patches_larger_than_the_pictures_are_refused(run: Path, tmp_path: Path) -> None:
+def test_patches_larger_than_the_images_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--patch 16"):
         draw_neighbors(run, tmp_path / "a.png", patch=40)
 
@@ -218,9 +218,9 @@ def test_charts_stand_beside_the_answers(name: str, tmp_path: Path) -> None:
     }
     choice = combine(name, find_method(name), {**given, "out": tmp_path / "run"})
     pretrain(choice, console=Console(quiet=True))
-    result = draw_answers(tmp_path / "run", tmp_path / "solve.png", count=2)
+    result = draw_predictions(tmp_path / "run", tmp_path / "predictions.png", count=2)
     assert len(result["charts"]) == 1
-    drawn(tmp_path / "solve.png")
+    drawn(tmp_path / "predictions.png")
     drawn(Path(result["charts"][0]))
 
 
@@ -235,52 +235,52 @@ def test_modes_of_permutation_sets_are_compared(tmp_path: Path) -> None:
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     side = torch.arange(60, dtype=torch.uint8)
-    picture = torch.stack(
+    image = torch.stack(
         [side[:, None].expand(60, 80), (2 * side)[:, None].expand(60, 80), torch.full((60, 80), 9)]
     )
-    Image.fromarray(picture.to(torch.uint8).permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
+    Image.fromarray(image.to(torch.uint8).permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
 
 
-def test_a_picture_of_ones_own_is_drawn(run: Path, photo: Path, tmp_path: Path) -> None:
+def test_a_image_of_ones_own_is_drawn(run: Path, photo: Path, tmp_path: Path) -> None:
     choice = combine("jigsaw", JIGSAW, {"image_size": 32})
-    assert draw_task(choice, tmp_path / "task.png", image=[photo])["pictures"] == 1
-    assert draw_answers(run, tmp_path / "solve.png", image=[photo, photo])["pictures"] == 2
+    assert draw_task(choice, tmp_path / "task.png", image=[photo])["images"] == 1
+    assert draw_predictions(run, tmp_path / "predictions.png", image=[photo, photo])["images"] == 2
     found = draw_neighbors(run, tmp_path / "near.png", image=[photo, photo], nearest=3)
     assert (found["searched"], found["same_class"]) == (16, {})
-    assert draw_attribution(run, tmp_path / "where.png", image=[photo])["pictures"] == 1
+    assert draw_attribution(run, tmp_path / "where.png", image=[photo])["images"] == 1
     weights = tmp_path / "alone" / "encoder.safetensors"
     weights.parent.mkdir()
     weights.write_bytes((run / "encoder.safetensors").read_bytes())
-    assert draw_attribution(weights, tmp_path / "alone.png", image=[photo])["pictures"] == 1
-    for name in ("task", "solve", "near", "where", "alone"):
+    assert draw_attribution(weights, tmp_path / "alone.png", image=[photo])["images"] == 1
+    for name in ("task", "predictions", "near", "where", "alone"):
         drawn(tmp_path / f"{name}.png")
 
 
-def test_weights_without_a_run_ask_for_pictures(run: Path, photo: Path, tmp_path: Path) -> None:
+def test_weights_without_a_run_ask_for_images(run: Path, photo: Path, tmp_path: Path) -> None:
     weights = tmp_path / "encoder.safetensors"
     weights.write_bytes((run / "encoder.safetensors").read_bytes())
-    with pytest.raises(UsageError, match="name pictures with --data"):
+    with pytest.raises(UsageError, match="name images with --data"):
         draw_attribution(weights, tmp_path / "a.png")
     with pytest.raises(UsageError, match=r"missing\.png is no file"):
         draw_attribution(run, tmp_path / "a.png", image=[tmp_path / "missing.png"])
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(DataError, match="cannot be read as a picture"):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(DataError, match="cannot be read as an image"):
         draw_attribution(run, tmp_path / "a.png", image=[tmp_path / "text.png"])
     with pytest.raises(UsageError, match="has the stages stem, layer1"):
         draw_attribution(run, tmp_path / "a.png", stages=["layer9"])
-    with pytest.raises(UsageError, match=r"pictures are written as \.png"):
+    with pytest.raises(UsageError, match=r"images are written as \.png"):
         draw_attribution(run, tmp_path / "a.jpg", image=[photo])
 
 
-def test_stages_respond_where_a_picture_is_unlike_the_others(run: Path) -> None:
+def test_stages_respond_where_a_image_is_unlike_the_others(run: Path) -> None:
     encoder = load_encoder(run / "encoder.safetensors").eval()
-    card = encoder.card
-    assert card is not None
+    metadata = encoder.metadata
+    assert metadata is not None
     plain = torch.full((4, 3, 32, 32), 100, dtype=torch.uint8)
     spot = plain[:1].clone()
     spot[..., 20:24, 4:8] = 255
-    found = responses(encoder, InputTransform.of(card, 32), plain, spot, ["stem", "layer2"])
+    found = responses(encoder, InputTransform.of(metadata, 32), plain, spot, ["stem", "layer2"])
     assert set(found) == {"stem", "layer2"}
     inner = found["stem"][0, 2:-2, 2:-2]  # padding makes the border unlike, too
     y, x = divmod(int(inner.argmax()), inner.shape[1])
@@ -309,7 +309,7 @@ def test_charts_may_be_svg_while_sheets_stay_png(tmp_path: Path) -> None:
         console=Console(quiet=True),
     )
     for stem in ("a", "b"):
-        result = draw_answers(tmp_path / "run", tmp_path / f"{stem}.svg", count=2)
+        result = draw_predictions(tmp_path / "run", tmp_path / f"{stem}.svg", count=2)
         assert result["path"] == str(tmp_path / f"{stem}.png")
         assert result["charts"] == [str(tmp_path / f"{stem}-confusion.svg")]
     assert (tmp_path / "a-confusion.svg").read_bytes() == (

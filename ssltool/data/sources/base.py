@@ -1,7 +1,8 @@
-"""What a set of pictures is: a numbered list that can be read at any square size, with optional class labels.
+"""What a set of images is: a numbered list that can be read at any square size, with optional class
+labels.
 
-`ssltool.data.find` turns what was typed after ``--data`` into a `Source`; `survey` looks at a few of its pictures.
-"""
+`ssltool.data.sources.registry` turns what was typed after ``--data`` into a `Source`; `survey` looks at a few
+of its images."""
 
 from __future__ import annotations
 
@@ -16,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.errors import DataError, UnreadablePicture
+from ssltool.errors import DataError, UnreadableImage
 
-ACCEPTED = "give a folder of pictures, shards/{0000..0099}.tar, torchvision:NAME@ROOT, demo[:N] or demo-test[:N]"
+ACCEPTED = "give a folder of images, shards/{0000..0099}.tar, torchvision:NAME@ROOT, demo[:N] or demo-test[:N]"
 _SURVEY_SIZE = 64
 _PIECE = 4096
 
 
 class Source(ABC):
-    """A numbered list of pictures. What it returns for an index never changes, in any process."""
+    """A numbered list of images. What it returns for an index never changes, in any process."""
 
     classes: tuple[str, ...] = ()
     """Class names in the order of the label numbers; empty without labels."""
@@ -33,55 +34,58 @@ class Source(ABC):
     """One line for people: what and where it is."""
 
     unlisted: Mapping[str, str] = {}
-    """Folders that could not be looked into, with the reason; their pictures are not in the list."""
+    """Folders that could not be looked into, with the reason; their images are not in the list."""
 
     @property
     def chunks(self) -> Sequence[int]:
-        """Where stretches of pictures end that are better read together, such as shards: rising, up to the length.
+        """Where stretches of images end that are better read together, such as shards: rising, up
+        to the length.
 
-        Empty if any order of reading is as good; see `ssltool.data.order`.
+        Empty if any order of reading is as good; see `ssltool.data.sampler`.
         """
         return ()
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of pictures, the unreadable ones included."""
+        """Number of images, the unreadable ones included."""
 
     @abstractmethod
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
-        """One picture as uint8 ``[size, size, 3]``, RGB.
+        """One image as uint8 ``[size, size, 3]``, RGB.
 
         Raises:
-            UnreadablePicture: With a short reason that does not name the picture.
+            UnreadableImage: With a short reason that does not name the image.
         """
 
-    def picture(self, index: int, short_side: int) -> Image.Image:
-        """One whole picture, mode ``"RGB"``, with a shorter side of at most ``short_side`` px.
+    def image(self, index: int, short_side: int) -> Image.Image:
+        """One whole image, mode ``"RGB"``, with a shorter side of at most ``short_side`` px.
 
         Raises:
-            UnreadablePicture: As ``read``.
+            UnreadableImage: As ``read``.
         """
         return Image.fromarray(self.read(index, short_side))
 
     @abstractmethod
     def short_side(self, index: int) -> int:
-        """Length in pixels of a picture's shorter side, without decoding it.
+        """Length in pixels of an image's shorter side, without decoding it.
 
         Raises:
-            UnreadablePicture: As ``read``.
+            UnreadableImage: As ``read``.
         """
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What to call a picture in a message; printable, on one line."""
+        """What to call an image in a message; printable, on one line."""
 
     @abstractmethod
     def label(self, index: int) -> int | None:
-        """Number of a picture's class in ``classes``, or None where it has none."""
+        """Number of an image's class in ``classes``, or None where it has none."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 in hex of what makes this list this list; equal means the same pictures in the same order."""
+        """SHA-256 in hex of what makes this list this list; equal means the same images in the same
+        order.
+        """
 
 
 class JoinedSource(Source):
@@ -121,9 +125,9 @@ class JoinedSource(Source):
         part, local = self._locate(index)
         return self._parts[part].read(local, size)
 
-    def picture(self, index: int, short_side: int) -> Image.Image:
+    def image(self, index: int, short_side: int) -> Image.Image:
         part, local = self._locate(index)
-        return self._parts[part].picture(local, short_side)
+        return self._parts[part].image(local, short_side)
 
     def short_side(self, index: int) -> int:
         part, local = self._locate(index)
@@ -142,40 +146,42 @@ class JoinedSource(Source):
         return fingerprint_of(len(self), *(part.fingerprint().encode() for part in self._parts))
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """Number of the part that holds a picture, and the picture's index there."""
+        """Number of the part that holds an image, and the image's index there."""
         part = bisect_right(self._ends, index)
         return part, index - (self._ends[part - 1] if part else 0)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at some pictures of a source tells about all of them."""
+    """What a look at some images of a source tells about all of them."""
 
     count: int
-    """Pictures in the source, unreadable ones included."""
+    """Images in the source, unreadable ones included."""
     short_side: int
-    """Median length in pixels of the sampled pictures' shorter sides."""
+    """Median length in pixels of the sampled images' shorter sides."""
     gray_fraction: float
-    """Share of the sampled pictures, 0 to 1, without any colour."""
+    """Share of the sampled images, 0 to 1, without any color."""
     mean: tuple[float, float, float]
     """Mean of red, green and blue, each 0 to 1."""
     std: tuple[float, float, float]
     """Standard deviation of red, green and blue over all sampled pixels, each 0 to 1."""
     unreadable: dict[str, str]
-    """Name and reason of the sampled pictures that cannot be read, and of folders that cannot be listed."""
+    """Name and reason of the sampled images that cannot be read, and of folders that cannot be
+    listed.
+    """
 
 
 def survey(source: Source, sample: int = 64) -> Survey:
-    """Read a sample of a source's pictures, evenly spread over it, at 64 px.
+    """Read a sample of a source's images, evenly spread over it, at 64 px.
 
-    If none of the sample is readable, the source is searched for one picture that is.
+    If none of the sample is readable, the source is searched for one image that is.
 
     Args:
-        source: The pictures.
+        source: The images.
         sample: How many to read at most.
 
     Raises:
-        DataError: Not one picture of the whole source can be read.
+        DataError: Not one image of the whole source can be read.
     """
     spread = np.unique(
         np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)
@@ -189,16 +195,17 @@ def survey(source: Source, sample: int = 64) -> Survey:
         )
         where = source.description.partition(" in ")[2] or source.description
         raise DataError(
-            f"none of the {len(source)} files in {where} can be read as a picture; first: {name}: {reason}"
+            f"none of the {len(source)} files in {where} can be read as an image; first: {name}: "
+            f"{reason}"
         )
-    pictures = np.stack([picture for _, picture in looks])
-    gray = (pictures == pictures[..., :1]).all(axis=(1, 2, 3))
+    images = np.stack([image for _, image in looks])
+    gray = (images == images[..., :1]).all(axis=(1, 2, 3))
     return Survey(
         count=len(source),
         short_side=int(np.median([side for side, _ in looks])),
         gray_fraction=float(gray.mean()),
-        mean=_rgb(pictures.mean(axis=(0, 1, 2)) / 255),
-        std=_rgb(pictures.std(axis=(0, 1, 2)) / 255),
+        mean=_rgb(images.mean(axis=(0, 1, 2)) / 255),
+        std=_rgb(images.std(axis=(0, 1, 2)) / 255),
         unreadable=unreadable,
     )
 
@@ -206,11 +213,11 @@ def survey(source: Source, sample: int = 64) -> Survey:
 def _look(
     source: Source, indices: Iterable[int], unreadable: dict[str, str]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield shorter side and pixels of the readable ones among some pictures; note the others."""
+    """Yield shorter side and pixels of the readable ones among some images; note the others."""
     for index in indices:
         try:
             yield source.short_side(index), source.read(index, _SURVEY_SIZE)
-        except UnreadablePicture as error:
+        except UnreadableImage as error:
             unreadable[source.name(index)] = str(error)
 
 
@@ -220,7 +227,7 @@ def _rgb(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def fingerprint_of(count: int, *parts: bytes) -> str:
-    """SHA-256 in hex of a number of pictures and of what tells them apart."""
+    """SHA-256 in hex of a number of images and of what tells them apart."""
     digest = hashlib.sha256(f"{count}\n".encode())
     for part in parts:
         digest.update(part)

@@ -1,14 +1,13 @@
-"""The demo world: labelled pictures drawn on the fly, so that every command works without any file.
+"""The demo world: labeled images drawn on the fly, so that every command works without any file.
 
-Ten kinds of things, each built from parts that always sit in the same arrangement (a roof above walls, wheels below a
-cabin), stand upright in a scene with a sky above and a ground below, or a wall and a floor. Colours, textures, light,
-place, size, tilt, mirror image, clutter and things in front vary. The arrangement of parts tells the class; single
-pixels tell little of it.
+Ten kinds of things, each built from parts that always sit in the same arrangement (a roof above
+walls, wheels below a cabin), stand upright in a scene with a sky above and a ground below, or a
+wall and a floor. Colors, textures, light, place, size, tilt, mirror image, clutter and things in
+front vary. The arrangement of parts tells the class; single pixels tell little of it.
 
-A picture is a function of (seed, index) alone and can be drawn at any size. Scenes are drawn as a map of part numbers
-at a few times the size; two palettes turn the map into colours and into strengths of texture, and both are averaged
-down, which is what antialiases the edges.
-"""
+An image is a function of (seed, index) alone and can be drawn at any size. Scenes are drawn as a
+map of part numbers at a few times the size; two palettes turn the map into colors and into
+strengths of texture, and both are averaged down, which is what antialiases the edges."""
 
 from __future__ import annotations
 
@@ -33,7 +32,8 @@ NATIVE_SIDE = (
     32  # small, so that a first run takes a minute or two on a laptop; any size can be drawn
 )
 
-# Ranges of hue in degrees, saturation and value. They are what makes colour predictable from shape, as in photographs.
+# Ranges of hue in degrees, saturation and value. They are what makes color predictable from shape,
+# as in photographs.
 _PAINTS = {
     "any": ((0, 360), (0.15, 1.0), (0.2, 1.0)),
     "brick": ((0, 45), (0.2, 0.7), (0.4, 0.9)),
@@ -56,18 +56,19 @@ _CIRCLE = [(math.cos(k * math.tau / 24), math.sin(k * math.tau / 24)) for k in r
 
 
 class DemoSource(Source):
-    """Pictures of the demo world. Consecutive pictures go through the classes in turn, so any stretch is balanced.
+    """Images of the demo world. Consecutive images go through the classes in turn, so any stretch
+    is balanced.
 
     Args:
-        count: Number of pictures.
-        seed: Which world; two seeds have the same classes and no picture in common.
+        count: Number of images.
+        seed: Which world; two seeds have the same classes and no image in common.
     """
 
     def __init__(self, count: int, seed: int = 0) -> None:
         self._count = count
         self._seed = seed
         self.classes = tuple(_THINGS)
-        self.description = f"{count:,} pictures of the demo world (seed {seed})"
+        self.description = f"{count:,} images of the demo world (seed {seed})"
 
     def __len__(self) -> int:
         return self._count
@@ -79,13 +80,13 @@ class DemoSource(Source):
         return NATIVE_SIDE
 
     def name(self, index: int) -> str:
-        return f"demo picture {index} of seed {self._seed}"
+        return f"demo image {index} of seed {self._seed}"
 
     def label(self, index: int) -> int:
         return index % len(self.classes)
 
     def fingerprint(self) -> str:
-        return sha256(f"demo 1, {self._count} pictures, seed {self._seed}".encode()).hexdigest()
+        return sha256(f"demo 1, {self._count} images, seed {self._seed}".encode()).hexdigest()
 
 
 def draw(thing: str, random: Random, size: int) -> NDArray[np.uint8]:
@@ -93,7 +94,7 @@ def draw(thing: str, random: Random, size: int) -> NDArray[np.uint8]:
 
     Args:
         thing: Name of a class.
-        random: Decides everything else about the picture.
+        random: Decides everything else about the image.
         size: Side in pixels.
 
     Returns:
@@ -104,16 +105,16 @@ def draw(thing: str, random: Random, size: int) -> NDArray[np.uint8]:
     ground = _scenery(pen)
     _place_thing(pen, thing, ground)
     _foreground(pen)
-    colour, texture = pen.layers(oversampling)
-    return _lit(colour, texture, random)
+    color, texture = pen.layers(oversampling)
+    return _lit(color, texture, random)
 
 
 class _Pen:
-    """Draws shapes of numbered inks on a square map, through a movable frame of coordinates.
+    """PerImageRNG shapes of numbered inks on a square map, through a movable frame of coordinates.
 
     Args:
         side: Side of the map in pixels.
-        random: Source of the inks' colours and textures.
+        random: Source of the inks' colors and textures.
     """
 
     def __init__(self, side: int, random: Random) -> None:
@@ -121,27 +122,31 @@ class _Pen:
         self._side = side
         self._map = Image.new("L", (side, side))
         self._draw = ImageDraw.Draw(self._map)
-        self._colours: list[int] = []
+        self._colors: list[int] = []
         self._textures: list[int] = []
         self.frame(0, 0, 1, 1)
 
     def frame(self, x: float, y: float, width: float, height: float, tilt: float = 0) -> None:
-        """Set where (0, 0) lies and how long a unit is, in sides of the picture; ``tilt`` turns, in radians."""
+        """Set where (0, 0) lies and how long a unit is, in sides of the image; ``tilt`` turns, in
+        radians.
+        """
         cos, sin, side = math.cos(tilt), math.sin(tilt), self._side
         self._across = (width * cos * side, -height * sin * side, x * side)
         self._down = (width * sin * side, height * cos * side, y * side)
 
     def ink(self, paint: str, shade: float = 1.0) -> int:
-        """Mix a new ink: a random colour of a paint, its value multiplied by ``shade``, and a random texture."""
+        """Mix a new ink: a random color of a paint, its value multiplied by ``shade``, and a random
+        texture.
+        """
         random = self.random
         if paint not in _ALWAYS and random.random() < _ODD_COLOUR:
             paint = "any"
         hue, saturation, value = (random.uniform(*limits) for limits in _PAINTS[paint])
         red, green, blue = colorsys.hsv_to_rgb(hue / 360, saturation, min(1.0, value * shade))
-        self._colours += [round(red * 255), round(green * 255), round(blue * 255)]
+        self._colors += [round(red * 255), round(green * 255), round(blue * 255)]
         stripes = random.choice((0, 0, 0, 160, 255))
         self._textures += [*random.choice(([stripes, 0], [0, stripes])), random.randrange(40, 256)]
-        return len(self._colours) // 3 - 1
+        return len(self._colors) // 3 - 1
 
     def polygon(self, ink: int, points: Sequence[Point]) -> None:
         """Fill a polygon."""
@@ -175,9 +180,11 @@ class _Pen:
         )
 
     def layers(self, oversampling: int) -> tuple[Floats, Floats]:
-        """Average the map down to colours 0 to 255 and strengths 0 to 1 of three textures, both ``[S, S, 3]``."""
+        """Average the map down to colors 0 to 255 and strengths 0 to 1 of three textures, both
+        ``[S, S, 3]``.
+        """
         layers = []
-        for palette in (self._colours, self._textures):
+        for palette in (self._colors, self._textures):
             self._map.putpalette(palette)
             layers.append(
                 np.asarray(self._map.convert("RGB").reduce(oversampling), dtype=np.float32)
@@ -223,7 +230,7 @@ def _outdoors(pen: _Pen, horizon: float) -> None:
 
 
 def _indoors(pen: _Pen, horizon: float) -> None:
-    """Wall with pictures, skirting, floor with a rug."""
+    """Wall with images, skirting, floor with a rug."""
     random = pen.random
     pen.box(pen.ink("wall"), 0, 0, 1, horizon)
     for _ in range(random.randrange(4)):
@@ -284,9 +291,11 @@ def _place_thing(pen: _Pen, thing: str, ground: float) -> None:
     _THINGS[thing](pen)
 
 
-def _lit(colour: Floats, texture: Floats, random: Random) -> NDArray[np.uint8]:
-    """Apply textures, a gradient of light, a cast and noise to flat colours ``[S, S, 3]``; return uint8."""
-    size = len(colour)
+def _lit(color: Floats, texture: Floats, random: Random) -> NDArray[np.uint8]:
+    """Apply textures, a gradient of light, a cast and noise to flat colors ``[S, S, 3]``; return
+    uint8.
+    """
+    size = len(color)
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = axis[None, :], axis[:, None]
     noise = np.random.default_rng(random.getrandbits(64))
@@ -300,20 +309,20 @@ def _lit(colour: Floats, texture: Floats, random: Random) -> NDArray[np.uint8]:
     )
     light += 0.4 * texture[..., 2] * speckle
     cast = np.array([random.uniform(0.85, 1.1) for _ in range(3)], np.float32)
-    picture = colour * (light[..., None] * cast)
-    picture += noise.standard_normal(picture.shape, dtype=np.float32) * random.uniform(1, 7)
-    return picture.clip(0, 255).astype(np.uint8)
+    image = color * (light[..., None] * cast)
+    image += noise.standard_normal(image.shape, dtype=np.float32) * random.uniform(1, 7)
+    return image.clip(0, 255).astype(np.uint8)
 
 
 def _slope(x: Floats, y: Floats, random: Random) -> Floats:
-    """Light that changes evenly across the picture, from 0.3 darker to 0.3 brighter at most."""
+    """Light that changes evenly across the image, from 0.3 darker to 0.3 brighter at most."""
     angle, strength = random.uniform(0, math.tau), random.uniform(0, 0.6)
     slope: Floats = strength * (math.cos(angle) * (x - 0.5) + math.sin(angle) * (y - 0.5))
     return slope
 
 
 def _stripes(x: Floats, y: Floats, random: Random) -> Floats:
-    """Parallel waves of random direction, 3 to 11 across the picture, -1 to 1."""
+    """Parallel waves of random direction, 3 to 11 across the image, -1 to 1."""
     angle, waves = random.uniform(0, math.pi), random.uniform(3, 11) * math.tau
     # Separable: sin(a + b) from the sines of rows and columns costs 4 S instead of S x S of them.
     a, b = waves * math.cos(angle) * x + random.uniform(0, math.tau), waves * math.sin(angle) * y

@@ -1,4 +1,4 @@
-"""Pictures named one by one, as after ``--image``."""
+"""Images named one by one, as after ``--image``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssltool.data.decode import picture_size, read_square
+from ssltool.data.decode import read_size, read_square
 from ssltool.data.sources.base import Source, fingerprint_of
-from ssltool.errors import DataError, UnreadablePicture, UsageError
+from ssltool.errors import DataError, UnreadableImage, UsageError
 
 
 class FileSource(Source):
@@ -22,7 +22,7 @@ class FileSource(Source):
 
     Raises:
         UsageError: A path is no file.
-        DataError: A file cannot be read as a picture; one that was asked for by name is not skipped.
+        DataError: A file cannot be read as an image; one that was asked for by name is not skipped.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -30,15 +30,15 @@ class FileSource(Source):
         for path in self._paths:
             if not path.is_file():
                 raise UsageError(
-                    f"--image {path} is no file; name a picture, or a folder of them with --data"
+                    f"--image {path} is no file; name an image, or a folder of them with --data"
                 )
             try:
-                picture_size(str(path))
-            except UnreadablePicture as error:
-                raise DataError(f"--image {path} cannot be read as a picture: {error}") from error
+                read_size(str(path))
+            except UnreadableImage as error:
+                raise DataError(f"--image {path} cannot be read as an image: {error}") from error
         names = [path.name for path in self._paths]
         self.description = (
-            ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} more pictures"
+            ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} more images"
         )
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class FileSource(Source):
         return read_square(str(self._paths[index]), size)
 
     def short_side(self, index: int) -> int:
-        return min(picture_size(str(self._paths[index])))
+        return min(read_size(str(self._paths[index])))
 
     def name(self, index: int) -> str:
         return str(self._paths[index])

@@ -1,4 +1,4 @@
-"""A folder of pictures, at any depth and under any names."""
+"""A folder of images, at any depth and under any names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import decode, fitted, picture_size, read_square
+from ssltool.data.decode import decode, fitted, read_size, read_square
 from ssltool.data.sources.base import ACCEPTED, Source, fingerprint_of
 from ssltool.errors import DataError, UsageError
 
@@ -42,22 +42,24 @@ EXTENSIONS = frozenset(
         "webp",
     ]
 )
-"""Endings, compared without case, of the files that a folder's walk takes for pictures."""
+"""Endings, compared without case, of the files that a folder's walk takes for images."""
 
 
 class FolderSource(Source):
-    """Every picture below a folder, at any depth, ordered by relative path; first-level folders are the classes.
+    """Every image below a folder, at any depth, ordered by relative path; first-level folders are
+    the classes.
 
-    Hidden files and folders are left out, and so are files whose ending is no picture's. Links are followed, each
-    real folder once. Names are kept as one block of bytes: a million of them take some 40 MB, and processes forked
-    from this one share it (a list of str would be copied by mere reference counting).
+    Hidden files and folders are left out, and so are files whose ending is no image's. Links are
+    followed, each real folder once. Names are kept as one block of bytes: a million of them take
+    some 40 MB, and processes forked from this one share it (a list of str would be copied by mere
+    reference counting).
 
     Args:
         path: The folder; ``~`` is expanded.
 
     Raises:
         UsageError: There is no such folder.
-        DataError: The folder holds no picture file.
+        DataError: The folder holds no image file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -65,7 +67,7 @@ class FolderSource(Source):
         self.unlisted = {}
         names, others = self._walk()
         if not names:
-            raise DataError(_no_pictures(self._root, others, self.unlisted))
+            raise DataError(_no_images(self._root, others, self.unlisted))
         names.sort()
         # No second list of a million: whatever is made of the names is made one by one.
         self.classes = tuple(sorted({name.partition("/")[0] for name in names if "/" in name}))
@@ -75,14 +77,15 @@ class FolderSource(Source):
         lengths = (len(name.encode("utf-8", "surrogateescape")) for name in names)
         self._ends = np.fromiter(accumulate(lengths), np.int64, len(names))
         self._names = "".join(names).encode("utf-8", "surrogateescape")
-        self.description = f"{len(names):,} pictures in {_printable(self._root)}"
+        self.description = f"{len(names):,} images in {_printable(self._root)}"
 
     def _walk(self) -> tuple[list[str], int]:
-        """List relative picture names, with ``/`` between folders, and count the other files."""
+        """List relative image names, with ``/`` between folders, and count the other files."""
         names: list[str] = []
         others = 0
         seen: set[tuple[int, int]] = set()
-        # Links wait until all real folders are walked, so a picture goes by its real name where it has one.
+        # Links wait until all real folders are walked, so an image goes by its real name where it
+        # has one.
         real, linked = [""], list[str]()
         while real or linked:
             folder = real.pop() if real else linked.pop(0)
@@ -92,15 +95,18 @@ class FolderSource(Source):
                 is_folder, is_file = _kind(entry)
                 if is_folder:
                     (linked if entry.is_symlink() else real).append(f"{folder}{entry.name}/")
-                elif not _is_picture_name(entry.name):
+                elif not _is_image_name(entry.name):
                     others += 1
-                # A dead link counts as a picture, to be named as unreadable later; a pipe or a device does not.
+                # A dead link counts as an image, to be named as unreadable later; a pipe or a
+                # device does not.
                 elif is_file or not os.path.exists(entry.path):
                     names.append(folder + entry.name)
         return names, others
 
     def _entries(self, folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
-        """Entries of a folder by name; nothing if its real folder was seen before or it cannot be listed."""
+        """Entries of a folder by name; nothing if its real folder was seen before or it cannot be
+        listed.
+        """
         path = os.path.join(self._root, folder)
         try:
             status = os.stat(path)
@@ -122,11 +128,11 @@ class FolderSource(Source):
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         return read_square(self._path(index), size)
 
-    def picture(self, index: int, short_side: int) -> Image.Image:
+    def image(self, index: int, short_side: int) -> Image.Image:
         return fitted(decode(self._path(index), short_side), short_side)
 
     def short_side(self, index: int) -> int:
-        return min(picture_size(self._path(index)))
+        return min(read_size(self._path(index)))
 
     def name(self, index: int) -> str:
         return _printable(self._path(index))
@@ -160,27 +166,29 @@ def _existing_folder(path: str) -> str:
     raise UsageError(f"{_printable(path)} is not a folder; {ACCEPTED}")
 
 
-def _no_pictures(root: str, others: int, unlisted: Mapping[str, str]) -> str:
-    """Message for a folder without pictures."""
-    found = f"no pictures in {_printable(root)}"
+def _no_images(root: str, others: int, unlisted: Mapping[str, str]) -> str:
+    """Message for a folder without images."""
+    found = f"no images in {_printable(root)}"
     if unlisted:
         folder, reason = next(iter(unlisted.items()))
         return f"{found}, and {folder} cannot be listed ({reason}); change its permissions or {ACCEPTED}"
     if others:
         noun = "file has" if others == 1 else "files have"
         return (
-            f"{found}: its {others} {noun} no picture's ending (.jpg, .png, .webp, ...); {ACCEPTED}"
+            f"{found}: its {others} {noun} no image's ending (.jpg, .png, .webp, ...); {ACCEPTED}"
         )
     return f"{found}: it holds no files; {ACCEPTED}"
 
 
-def _is_picture_name(name: str) -> bool:
+def _is_image_name(name: str) -> bool:
     _, dot, ending = name.rpartition(".")
     return dot != "" and ending.lower() in EXTENSIONS
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
-    """Whether an entry, or what it links to, is a folder, and whether a file; a link to itself is neither."""
+    """Whether an entry, or what it links to, is a folder, and whether a file; a link to itself is
+    neither.
+    """
     try:
         return entry.is_dir(), entry.is_file()
     except OSError:
@@ -188,5 +196,7 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
 
 
 def _printable(path: str) -> str:
-    """A path as it is, or with escapes where it holds line breaks, control characters or undecodable bytes."""
+    """A path as it is, or with escapes where it holds line breaks, control characters or
+    undecodable bytes.
+    """
     return path if path.isprintable() and path else ascii(path)[1:-1] or "''"

@@ -1,4 +1,4 @@
-"""From what is typed after ``--data`` to a source of pictures."""
+"""From what is typed after ``--data`` to a source of images."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def open_source(specs: Sequence[str]) -> Source:
     """Open what was typed after ``--data``.
 
     Args:
-        specs: Each a folder, tar shards (``shards/train-{0000..0099}.tar``, one ``.tar`` file, or a folder of nothing
-            else), ``torchvision:NAME[:SPLIT]@ROOT[?download]``, ``demo[:N]`` (``N`` pictures of the demo world, 4096 by
-            default) or ``demo-test[:N]`` (others of the same classes). A folder that is itself called demo is written
-            ``./demo``.
+        specs: Each a folder, tar shards (``shards/train-{0000..0099}.tar``, one ``.tar`` file, or a
+            folder of nothing else), ``torchvision:NAME[:SPLIT]@ROOT[?download]``, ``demo[:N]``
+            (``N`` images of the demo world, 4096 by default) or ``demo-test[:N]`` (others of the
+            same classes). A folder that is itself called demo is written ``./demo``.
 
     Returns:
         One source over all of them, in the order given.
 
     Raises:
         UsageError: A path does not exist, is a file, or is nothing that can be opened.
-        DataError: A folder has no picture in it.
+        DataError: A folder has no image in it.
     """
     if not specs:
-        raise UsageError(f"no pictures given; {ACCEPTED}")
+        raise UsageError(f"no images given; {ACCEPTED}")
     sources = [_open_one(spec) for spec in specs]
     return sources[0] if len(sources) == 1 else JoinedSource(sources)
 
@@ -54,6 +54,7 @@ def _open_one(spec: str) -> Source:
 def _demo_count(spec: str, count: str) -> int:
     if not re.fullmatch("0*[1-9][0-9]{0,8}", count):
         raise UsageError(
-            f"{spec!r}: what follows the colon is a number of pictures below a billion, as in demo:{DEMO_COUNT}"
+            f"{spec!r}: what follows the colon is a number of images below a billion, as in "
+            f"demo:{DEMO_COUNT}"
         )
     return int(count)

@@ -1,13 +1,16 @@
-"""Tar shards in WebDataset layout: members of one sample share a key and follow each other, ``KEY.jpg KEY.cls ...``.
+"""Tar shards in WebDataset layout: members of one sample share a key and follow each other,
+``KEY.jpg KEY.cls ...``.
 
-Where each picture lies in its shard is read from the tar headers once, so a shard is a numbered list like any other
-source and order, ranks and exact resume need nothing of their own. `write_index` keeps what was read beside the
+Where each image lies in its shard is read from the tar headers once, so a shard is a numbered list
+like any other source and order, ranks and exact resume need nothing of their own. `write_index`
+keeps what was read beside the
 shards: ``index.json`` (number of samples of each shard, readable by webdataset's ``wids``) and one
-``NAME.index.safetensors`` per shard. With it a run of any size opens one small file, and a process reads the table of
-a shard when it first needs a picture of it; without it all headers are read at the start, in each run.
+``NAME.index.safetensors`` per shard. With it a run of any size opens one small file, and a process
+reads the table of a shard when it first needs an image of it; without it all headers are read at
+the start, in each run.
 
-Members are taken out by their place in the file; nothing is unpacked to the disk, and no member is ever unpickled.
-"""
+Members are taken out by their place in the file; nothing is unpacked to the disk, and no member is
+ever unpickled."""
 
 from __future__ import annotations
 
@@ -31,10 +34,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ssltool.atomic import atomic_file
-from ssltool.data.decode import decode, fitted, picture_size, read_square
+from ssltool.data.decode import decode, fitted, read_size, read_square
 from ssltool.data.sources.base import ACCEPTED, Source, fingerprint_of
 from ssltool.data.sources.folder import EXTENSIONS
-from ssltool.errors import DataError, UnreadablePicture, UsageError
+from ssltool.errors import DataError, UnreadableImage, UsageError
 
 INDEX = "index.json"
 UNFINISHED = ".packing.json"
@@ -42,16 +45,16 @@ UNFINISHED = ".packing.json"
 LABEL_KEYS = ("class", "label", "cls")
 """Where a sample's ``json`` member names its class; without one the ``cls`` member does."""
 
-_HELD = 2**20  # pictures whose tables a process keeps; a table takes some 40 bytes per picture
+_HELD = 2**20  # images whose tables a process keeps; a table takes some 40 bytes per image
 _FORMAT = "ssltool-shard-index-1"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Where the pictures of one shard are.
+    """Where the images of one shard are.
 
     Attributes:
-        offsets: int64 ``[n]``, first byte of each picture in the tar file.
+        offsets: int64 ``[n]``, first byte of each image in the tar file.
         sizes: int64 ``[n]``, its length in bytes.
         labels: int32 ``[n]``, number of its class in ``classes``; -1 without one.
         names: The member names, end to end, in UTF-8.
@@ -72,20 +75,20 @@ class Table:
         return len(self.offsets)
 
     def name(self, place: int) -> str:
-        """Name of a picture's member."""
+        """Name of an image's member."""
         start = int(self.ends[place - 1]) if place else 0
         return self.names[start : int(self.ends[place])].decode("utf-8", "replace")
 
 
 class ShardSource(Source):
-    """The pictures of tar shards, shard after shard.
+    """The images of tar shards, shard after shard.
 
     Args:
         paths: The tar files, in order.
-        description: What and where they are, after "... pictures in ".
+        description: What and where they are, after "... images in ".
 
     Raises:
-        DataError: A shard is no tar file, is compressed or cut off, or none holds a picture.
+        DataError: A shard is no tar file, is compressed or cut off, or none holds an image.
     """
 
     def __init__(self, paths: Sequence[str], description: str) -> None:
@@ -114,12 +117,13 @@ class ShardSource(Source):
         self._ends = list(accumulate(counts))
         if not self._ends[-1]:
             raise DataError(
-                f"no pictures in {description}: no member has a picture's ending (.jpg, .png, .webp, ...)"
+                f"no images in {description}: no member has an image's ending (.jpg, .png, "
+                ".webp, ...)"
             )
         self.classes = tuple(sorted(classes, key=_natural))
         self._number = {name: label for label, name in enumerate(self.classes)}
         self._recent: OrderedDict[int, Table] = OrderedDict()
-        self.description = f"{self._ends[-1]:,} pictures in {description}"
+        self.description = f"{self._ends[-1]:,} images in {description}"
 
     @property
     def chunks(self) -> Sequence[int]:
@@ -131,11 +135,11 @@ class ShardSource(Source):
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         return read_square(self._member(index), size)
 
-    def picture(self, index: int, short_side: int) -> Image.Image:
+    def image(self, index: int, short_side: int) -> Image.Image:
         return fitted(decode(self._member(index), short_side), short_side)
 
     def short_side(self, index: int) -> int:
-        return min(picture_size(self._member(index)))
+        return min(read_size(self._member(index)))
 
     def name(self, index: int) -> str:
         shard, place = self._locate(index)
@@ -156,7 +160,7 @@ class ShardSource(Source):
         )
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """Number of the shard that holds a picture, and the picture's place there."""
+        """Number of the shard that holds an image, and the image's place there."""
         shard = bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
@@ -168,9 +172,7 @@ class ShardSource(Source):
             table = _loaded(path) or scan(path)
             count = self._ends[shard] - (self._ends[shard - 1] if shard else 0)
             if len(table) != count:
-                raise UnreadablePicture(
-                    f"{path} holds {len(table)} pictures, its {INDEX} says {count}"
-                )
+                raise UnreadableImage(f"{path} holds {len(table)} images, its {INDEX} says {count}")
             self._recent[shard] = table
             while len(self._recent) > 1 and sum(map(len, self._recent.values())) > _HELD:
                 self._recent.popitem(last=False)
@@ -179,10 +181,10 @@ class ShardSource(Source):
         return table
 
     def _member(self, index: int) -> BinaryIO:
-        """The bytes of a picture's file.
+        """The bytes of an image's file.
 
         Raises:
-            UnreadablePicture: The shard is gone or no longer what it was.
+            UnreadableImage: The shard is gone or no longer what it was.
         """
         shard, place = self._locate(index)
         try:
@@ -191,18 +193,19 @@ class ShardSource(Source):
                 file.seek(int(table.offsets[place]))
                 data = file.read(int(table.sizes[place]))
         except OSError as error:
-            raise UnreadablePicture((error.strerror or str(error)).lower()) from error
-        except UnreadablePicture:
+            raise UnreadableImage((error.strerror or str(error)).lower()) from error
+        except UnreadableImage:
             raise
         except DataError as error:
-            raise UnreadablePicture(str(error)) from error
+            raise UnreadableImage(str(error)) from error
         if len(data) < table.sizes[place]:
-            raise UnreadablePicture("its shard is cut off")
+            raise UnreadableImage("its shard is cut off")
         return BytesIO(data)
 
 
 def shard_paths(spec: str) -> list[str]:
-    """The tar files that a pattern with braces, a file or a folder of nothing but tar files stands for.
+    """The tar files that a pattern with braces, a file or a folder of nothing but tar files stands
+    for.
 
     Returns:
         Paths in order; none if ``spec`` has nothing to do with shards.
@@ -229,7 +232,9 @@ def shard_paths(spec: str) -> list[str]:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Shell-like braces: ``{0..9}``, ``{0000..0099}`` (zeros kept) and ``{a,b}``, any number of them, not nested."""
+    """Shell-like braces: ``{0..9}``, ``{0000..0099}`` (zeros kept) and ``{a,b}``, any number of
+    them, not nested.
+    """
     found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if found is None:
         yield pattern
@@ -254,29 +259,31 @@ def scan(path: str) -> Table:
     """
     offsets, sizes, names = list[int](), list[int](), list[bytes]()
     texts: list[str | None] = []
-    key, picture, label = "", False, None
+    key, image, label = "", False, None
     try:
         filesize = os.path.getsize(path)
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+                # tarfile keeps every header it has seen
+                tar.members = []  # type: ignore[attr-defined]
                 if not member.isfile():
                     continue
                 if member.offset_data + member.size > filesize:
                     raise DataError(f"{path} is cut off at {member.name}; copy or pack it again")
                 stem, ending = _split(member.name)
                 if stem != key:
-                    key, picture, label = stem, False, None
+                    key, image, label = stem, False, None
                 if ending == "cls" or ending == "json":
                     said = _label(tar.extractfile(member), ending)
-                    # The class's name in the json wins over the number in cls, whichever comes first.
+                    # The class's name in the json wins over the number in cls, whichever comes
+                    # first.
                     label = (
                         said if said is not None and (ending == "json" or label is None) else label
                     )
-                    if picture:
+                    if image:
                         texts[-1] = label
-                elif not picture and ending.rpartition(".")[2] in EXTENSIONS:
-                    picture = True
+                elif not image and ending.rpartition(".")[2] in EXTENSIONS:
+                    image = True
                     offsets.append(member.offset_data)
                     sizes.append(member.size)
                     names.append(member.name.encode("utf-8", "surrogateescape"))
@@ -308,7 +315,8 @@ def write_index(folder: str, paths: Iterable[str]) -> dict[str, Any]:
         paths: The shards; asked for one by one, so that a progress bar can count them.
 
     Returns:
-        The content of ``index.json``: ``shardlist`` (``url, nsamples, filesize`` of each) and ``classes``.
+        The content of ``index.json``: ``shardlist`` (``url, nsamples, filesize`` of each) and
+        ``classes``.
     """
     entries, classes = list[dict[str, Any]](), set[str]()
     for path in paths:
@@ -323,7 +331,8 @@ def write_index(folder: str, paths: Iterable[str]) -> dict[str, Any]:
                     "ends": table.ends,
                 },
                 temporary,
-                # One entry only: the library writes several in an order that changes from run to run.
+                # One entry only: the library writes several in an order that changes from run to
+                # run.
                 {_FORMAT: json.dumps({"classes": table.classes, "filesize": table.filesize})},
             )
         entries.append(
@@ -364,7 +373,9 @@ def _listed(folder: str) -> dict[str, _Listed]:
 
 
 def _loaded(path: str) -> Table | None:
-    """The table of a shard from its index file, if that is there and the shard has not changed since."""
+    """The table of a shard from its index file, if that is there and the shard has not changed
+    since.
+    """
     try:
         with safe_open(_index_path(path), "numpy") as file:
             about = json.loads((file.metadata() or {})[_FORMAT])
@@ -392,7 +403,9 @@ def _index_path(path: str) -> str:
 
 
 def _all_tar(names: Iterator[str]) -> list[str]:
-    """The tar files of a folder that holds nothing else but their index and hidden files; else nothing."""
+    """The tar files of a folder that holds nothing else but their index and hidden files; else
+    nothing.
+    """
     tars = []
     for name in names:
         if name.endswith(".tar") and not name.startswith("."):

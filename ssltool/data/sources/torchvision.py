@@ -1,4 +1,5 @@
-"""A data set of torchvision's, read from the files it is published as: ``torchvision:NAME[:SPLIT]@ROOT[?download]``.
+"""A data set of torchvision's, read from the files it is published as:
+``torchvision:NAME[:SPLIT]@ROOT[?download]``.
 
 Only sets that are published without Python pickles, which can run code when they are read.
 """
@@ -17,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import decode, fitted, picture_size, read_square, square
+from ssltool.data.decode import decode, fitted, read_size, read_square, square
 from ssltool.data.sources.base import Source, fingerprint_of
-from ssltool.errors import DataError, UnknownNameError, UnreadablePicture, UsageError
+from ssltool.errors import DataError, UnknownNameError, UnreadableImage, UsageError
 
 SETS = {
     name.lower(): name
@@ -47,11 +48,11 @@ HOW = "type torchvision:NAME[:SPLIT]@ROOT, as in torchvision:FashionMNIST@data, 
 
 
 class TorchvisionSource(Source):
-    """The pictures and classes of one split.
+    """The images and classes of one split.
 
     Args:
-        spec: As typed, see on top of this file. Without a split, the one torchvision takes by default: the training
-            pictures.
+        spec: As typed, see on top of this file. Without a split, the one torchvision takes by
+            default: the training images.
 
     Raises:
         UsageError: The spec is malformed, or names a set, split or root that there is not.
@@ -77,7 +78,7 @@ class TorchvisionSource(Source):
             self.classes = tuple(map(str, range(int(self._labels.max()) + 1)))
         split = f" ({found['split']})" if found["split"] else ""
         self._name = f"{name}{split}"
-        self.description = f"{len(self):,} pictures in torchvision's {name}{split} at {root}"
+        self.description = f"{len(self):,} images in torchvision's {name}{split} at {root}"
 
     def _read_labels(self) -> NDArray[np.int64]:
         for attribute in ("targets", "_labels", "labels", "y"):
@@ -92,18 +93,18 @@ class TorchvisionSource(Source):
 
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         file = self._file(index)
-        return read_square(file, size) if file else square(np.asarray(self._picture(index)), size)
+        return read_square(file, size) if file else square(np.asarray(self._image(index)), size)
 
-    def picture(self, index: int, short_side: int) -> Image.Image:
+    def image(self, index: int, short_side: int) -> Image.Image:
         file = self._file(index)
-        return fitted(decode(file, short_side) if file else self._picture(index), short_side)
+        return fitted(decode(file, short_side) if file else self._image(index), short_side)
 
     def short_side(self, index: int) -> int:
         file = self._file(index)
-        return min(picture_size(file) if file else self._picture(index).size)
+        return min(read_size(file) if file else self._image(index).size)
 
     def name(self, index: int) -> str:
-        return self._file(index) or f"picture {index} of {self._name}"
+        return self._file(index) or f"image {index} of {self._name}"
 
     def label(self, index: int) -> int | None:
         label = int(self._labels[index])
@@ -113,7 +114,9 @@ class TorchvisionSource(Source):
         return fingerprint_of(len(self), self._name.encode(), self._labels.astype("<i8").tobytes())
 
     def _file(self, index: int) -> str | None:
-        """Path of a picture in a set of files: read by our own rules, at a reduced scale where that will do."""
+        """Path of an image in a set of files: read by our own rules, at a reduced scale where that
+        will do.
+        """
         for attribute in ("_image_files", "_images"):
             files = getattr(self._set, attribute, None)
             if files is not None:
@@ -121,20 +124,21 @@ class TorchvisionSource(Source):
         samples = getattr(self._set, "samples", None) or getattr(self._set, "_samples", None)
         return str(samples[index][0]) if samples else None
 
-    def _picture(self, index: int) -> Image.Image:
+    def _image(self, index: int) -> Image.Image:
         try:
-            picture = self._set[index][0]
+            image = self._set[index][0]
         except (OSError, ValueError, SyntaxError) as error:
-            raise UnreadablePicture(" ".join(str(error).split()) or type(error).__name__) from error
-        assert isinstance(picture, Image.Image)
-        return picture.convert("RGB")
+            raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
+        assert isinstance(image, Image.Image)
+        return image.convert("RGB")
 
 
 def _known(name: str) -> str:
     """The name of a set as torchvision writes it, if that may be read."""
     if name.lower() in _PICKLED:
         raise UsageError(
-            f"torchvision's {name} is published as Python pickles, which ssltool never reads; save its pictures to a "
+            f"torchvision's {name} is published as Python pickles, which ssltool never reads; "
+            "save its images to a "
             "folder, one subfolder per class, and type --data FOLDER"
         )
     if name.lower() not in SETS:
@@ -160,7 +164,8 @@ def _opened(name: str, split: str | None, root: str, download: bool) -> Any:
     converted = os.path.join(root, name, "processed")
     if os.path.isdir(converted) and any(entry.endswith(".pt") for entry in os.listdir(converted)):
         raise DataError(
-            f"{converted} holds the pickles of an old torchvision, which would be read; remove it: raw/ is enough"
+            f"{converted} holds the pickles of an old torchvision, which would be read; remove "
+            "it: raw/ is enough"
         )
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result

@@ -1,10 +1,10 @@
 """One column of the Context-Free Network: the AlexNet of the jigsaw paper, seen by one tile.
 
-Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", ECCV 2016. Layers
-follow the authors' released network: two groups in conv2, conv4 and conv5, local response normalisation, and
-pooling that rounds up (Caffe's rule). Rounding up gives a 64-px tile a 3x3 ``pool5`` of 2304 numbers and a 75-px
-tile the paper's 4x4; rounding down would leave a 64-px tile 2x2. It is another network than torchvision's ``alexnet``.
-"""
+Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
+ECCV 2016. Layers follow the authors' released network: two groups in conv2, conv4 and conv5, local
+response normalization, and pooling that rounds up (Caffe's rule). Rounding up gives a 64-px tile a
+3x3 ``pool5`` of 2304 numbers and a 75-px tile the paper's 4x4; rounding down would leave a 64-px
+tile 2x2. It is another network than torchvision's ``alexnet``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from ssltool.encoders.layers.local_response_norm import LocalResponseNorm
 
 
 class CaffeNet(nn.Module):
-    """Convolutions conv1 to conv5 of the Context-Free Network (2,334,080 parameters); it has no classifier.
+    """Convolutions conv1 to conv5 of the Context-Free Network (2,334,080 parameters); it has no
+    classifier.
 
-    The weights are He-initialised (Kaiming normal, fan-in, biases zero). Neither the paper's text nor this
-    project's notes on it fix an initialisation; Caffe's usual Gaussian of std 0.01, or torch's default, shrinks the
-    signal at every layer of a network that has no batch norm to restore it, while He's rule keeps its size.
+    The weights are He-initialized (Kaiming normal, fan-in, biases zero). Neither the paper's text
+    nor this project's notes on it fix an initialization; Caffe's usual Gaussian of std 0.01, or
+    torch's default, shrinks the signal at every layer of a network that has no batch norm to
+    restore it, while He's rule keeps its size.
 
     Args:
-        conv1_stride: 2 to solve puzzles, 4 to transfer to whole pictures, as in the paper. The parameters are the same.
+        conv1_stride: 2 to solve puzzles, 4 to transfer to whole images, as in the paper. The
+            parameters are the same.
     """
 
     def __init__(self, conv1_stride: int = 2) -> None:
@@ -54,7 +57,7 @@ class CaffeNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures or tiles ``[B, 3, H, W]`` to the global average of ``pool5``, ``[B, 256]``."""
+        """Map images or tiles ``[B, 3, H, W]`` to the global average of ``pool5``, ``[B, 256]``."""
         pooled: Tensor = self.avgpool(self.features(x)).flatten(1)
         return pooled
 

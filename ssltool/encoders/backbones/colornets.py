@@ -1,12 +1,14 @@
-"""The two networks of the colorization paper, up to the layers that are kept, and the heads that tell colours.
+"""The two networks of the colorization paper, up to the layers that are kept, and the heads that
+tell colors.
 
-Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016: the network that makes the pictures, about as deep as
-VGG, and the AlexNet behind the paper's tables of representation learning. Layers follow the authors' released
-definitions. Both read lightness there, one channel, and with one channel they have the release's parameters.
+Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016: the network that makes the images,
+about as deep as VGG, and the AlexNet behind the paper's tables of representation learning. Layers
+follow the authors' released definitions. Both read lightness there, one channel, and with one
+channel they have the release's parameters.
 
-Batch norm has no scale and shift, as in the release. The weights are He-initialised; the release's k-means
-initialisation kept training from going astray where nothing normalised the signal, which batch norm does here.
-"""
+Batch norm has no scale and shift, as in the release. The weights are He-initialized; the release's
+k-means initialization kept training from going astray where nothing normalized the signal, which
+batch norm does here."""
 
 from __future__ import annotations
 
@@ -40,17 +42,16 @@ class _Features(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures ``[B, C, H, W]`` to the global average of the last map, ``[B, D]``."""
+        """Map images ``[B, C, H, W]`` to the global average of the last map, ``[B, D]``."""
         pooled: Tensor = self.avgpool(self.features(x)).flatten(1)
         return pooled
 
 
 def colornet() -> nn.Module:
-    """conv1 to conv7 of the network that makes the pictures: 512 channels, an eighth of the side.
+    """conv1 to conv7 of the network that makes the images: 512 channels, an eighth of the side.
 
-    Convolutions of stride 2 instead of pooling; ReLU before batch norm, which ends each block. With the head conv8 of
-    313 bins it has 32,230,393 parameters.
-    """
+    Convolutions of stride 2 instead of pooling; ReLU before batch norm, which ends each block. With
+    the head conv8 of 313 bins it has 32,230,393 parameters."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before = 3
     for block, (width, convolutions, stride, dilation) in enumerate(_BLOCKS, 1):
@@ -66,11 +67,11 @@ def colornet() -> nn.Module:
 
 
 def color_alexnet() -> nn.Module:
-    """conv1 to conv5 of the AlexNet for features (2,310,848 parameters with one input channel) and its pooling.
+    """conv1 to conv5 of the AlexNet for features (2,310,848 parameters with one input channel) and
+    its pooling.
 
-    Two groups in conv2, conv4 and conv5; batch norm before each ReLU; padded pooling, the last of stride 1, so that
-    180 px pictures end 12x12.
-    """
+    Two groups in conv2, conv4 and conv5; batch norm before each ReLU; padded pooling, the last of
+    stride 1, so that 180 px images end 12x12."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     rows = ((96, 11, 4, 1), (256, 5, 1, 2), (384, 3, 1, 1), (384, 3, 1, 2), (256, 3, 1, 2))
     pool_strides = {1: 2, 2: 2, 5: 1}

@@ -1,9 +1,9 @@
 """The column of the context-prediction network: an AlexNet without groups, seen by one patch.
 
-Doersch, Gupta and Efros, "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015. Layers follow
-the authors' released network, which differs from figure 3: conv2 has 256 kernels and stride 1. Pooling rounds up
-(Caffe's rule), so that a 96 px patch ends as 3x3 places, 2304 numbers.
-"""
+Doersch, Gupta and Efros, "Unsupervised Visual Representation Learning by Context Prediction", ICCV
+2015. Layers follow the authors' released network, which differs from figure 3: conv2 has 256
+kernels and stride 1. Pooling rounds up (Caffe's rule), so that a 96 px patch ends as 3x3 places,
+2304 numbers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ssltool.encoders.layers.local_response_norm import LocalResponseNorm
 
 
 class ContextNet(nn.Module):
-    """Convolutions conv1 to conv5 (3,747,200 parameters), Xavier-initialised; it has no classifier.
+    """Convolutions conv1 to conv5 (3,747,200 parameters), Xavier-initialized; it has no classifier.
 
-    Batch norm after conv3 to conv5 has no scale and shift: a learned scale lets a layer silence itself (section 3.2).
-    """
+    Batch norm after conv3 to conv5 has no scale and shift: a learned scale lets a layer silence
+    itself (section 3.2)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ContextNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map patches or pictures ``[B, 3, H, W]`` to the global average of ``pool5``, ``[B, 256]``."""
+        """Map patches or images ``[B, 3, H, W]`` to the global average of ``pool5``, ``[B, 256]``."""
         pooled: Tensor = self.avgpool(self.features(x)).flatten(1)
         return pooled
 

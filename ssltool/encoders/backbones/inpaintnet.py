@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 
 class InpaintNet(nn.Module):
-    """Five 4x4 convolutions of stride 2 and one over the 4x4 places that a 128 px picture leaves; no classifier.
+    """Five 4x4 convolutions of stride 2 and one over the 4x4 places that a 128 px image leaves; no
+    classifier.
 
-    Kernels have no bias (the released code sets them to zero at every step) and no batch norm follows the first.
-    """
+    Kernels have no bias (the released code sets them to zero at every step) and no batch norm
+    follows the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,6 +36,6 @@ class InpaintNet(nn.Module):
                 nn.init.normal_(part.weight, mean=1.0, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures ``[B, 3, H, W]`` of 128 px or more to ``[B, 4000]``."""
+        """Map images ``[B, 3, H, W]`` of 128 px or more to ``[B, 4000]``."""
         pooled: Tensor = self.avgpool(self.features(x)).flatten(1)
         return pooled

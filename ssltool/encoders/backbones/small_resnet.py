@@ -1,11 +1,12 @@
-"""Residual networks for small pictures: the CIFAR ones, and a ResNet-10 of half width for a laptop core.
+"""Residual networks for small images: the CIFAR ones, and a ResNet-10 of half width for a laptop
+core.
 
-He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2: a 3x3 stride-1 stem, no max-pool,
-and stages of ``n`` two-layer blocks. Blocks, key names (``conv1``, ``layer1.0.conv1``, ..., ``fc``) and
-initialisation (Kaiming, fan-out) are torchvision's. One difference from the paper: where the shape changes, the
-shortcut is torchvision's 1x1 projection with batch norm (the paper's option B), not zero padding (option A), which
-adds 2,752 parameters to each of the four CIFAR networks.
-"""
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2: a 3x3 stride-1
+stem, no max-pool, and stages of ``n`` two-layer blocks. Blocks, key names (``conv1``,
+``layer1.0.conv1``, ..., ``fc``) and initialization (Kaiming, fan-out) are torchvision's. One
+difference from the paper: where the shape changes, the shortcut is torchvision's 1x1 projection
+with batch norm (the paper's option B), not zero padding (option A), which adds 2,752 parameters to
+each of the four CIFAR networks."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from torchvision.models.resnet import BasicBlock
 
 
 class SmallResNet(nn.Module):
-    """A ResNet of basic blocks with the small stem; the first stage keeps the size, each later one halves it.
+    """A ResNet of basic blocks with the small stem; the first stage keeps the size, each later one
+    halves it.
 
     Args:
         widths: Channels of the stages; the stem has as many as the first.
@@ -41,7 +43,7 @@ class SmallResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
+        """Map images ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
         x = self.relu(self.bn1(self.conv1(x)))
         for name in self.stage_names:
             x = self.get_submodule(name)(x)
@@ -70,7 +72,9 @@ def resnet56() -> SmallResNet:
 
 
 def resnet10_w32() -> SmallResNet:
-    """ResNet-10 at half width: one block in each of four stages, widths 32, 64, 128, 256 (1.23 M parameters)."""
+    """ResNet-10 at half width: one block in each of four stages, widths 32, 64, 128, 256 (1.23 M
+    parameters).
+    """
     return SmallResNet((32, 64, 128, 256), 1)
 
 
@@ -84,7 +88,9 @@ SMALL_RESNETS: dict[str, Callable[[], SmallResNet]] = {
 
 
 def _stage(before: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-    """Basic blocks from ``before`` to ``width`` channels, the first with ``stride`` and, if needed, a projection."""
+    """Basic blocks from ``before`` to ``width`` channels, the first with ``stride`` and, if needed,
+    a projection.
+    """
     projection = None
     if stride != 1 or before != width:
         projection = nn.Sequential(

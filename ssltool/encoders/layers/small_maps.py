@@ -1,4 +1,6 @@
-"""Convolutions of maps of one to four pixels, where small tiles and patches end, as one matrix product on a CPU."""
+"""Convolutions of maps of one to four pixels, where small tiles and patches end, as one matrix
+product on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,13 @@ _ENOUGH = (
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A 3x3 convolution of stride 1 that keeps the size; on maps of up to 2x2 pixels it skips the padding.
+    """A 3x3 convolution of stride 1 that keeps the size; on maps of up to 2x2 pixels it skips the
+    padding.
 
-    There every output pixel sees every input pixel through one of the nine taps, so that the whole is a product with
-    one matrix, at 4/9 of the multiplications (1/9 on a single pixel), most of which would be by zeros. Values agree
-    with ``nn.Conv2d`` up to rounding. Larger maps, small batches, and other devices than a CPU are convolved as usual.
-    """
+    There every output pixel sees every input pixel through one of the nine taps, so that the whole
+    is a product with one matrix, at 4/9 of the multiplications (1/9 on a single pixel), most of
+    which would be by zeros. Values agree with ``nn.Conv2d`` up to rounding. Larger maps, small
+    batches, and other devices than a CPU are convolved as usual."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """Float ``[B, C_in, H, W]`` -> ``[B, C_out, H, W]``."""

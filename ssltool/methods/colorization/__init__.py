@@ -1,4 +1,4 @@
-"""Colorization: from the lightness of a picture, tell the distribution of colours at every place."""
+"""Colorization: from the lightness of an image, tell the distribution of colors at every place."""
 
 from ssltool.methods.colorization.task import Colorization
 

@@ -1,10 +1,12 @@
-"""The colours that colorization chooses among: bins of the (a, b) plane, soft targets, prior, weights, decoding.
+"""The colors that colorization chooses among: bins of the (a, b) plane, soft targets, prior,
+weights, decoding.
 
-Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016, section 2. The published list of 313 bins comes without
-its rule. It is: the grid points inside the convex hull of sRGB's (a, b) values, the hull enlarged by one step of the
-grid in each axis. That gives the list exactly, and one for any other step.
+Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016, section 2. The published list of 313
+bins comes without
+its rule. It is: the grid points inside the convex hull of sRGB's (a, b) values, the hull enlarged
+by one step of the grid in each axis. That gives the list exactly, and one for any other step.
 
-Letters: Q bins, K nearest bins of a colour, P pixels in any arrangement, h and w the sides of a map.
+Letters: Q bins, K nearest bins of a color, P pixels in any arrangement, h and w the sides of a map.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _REACH = 110  # a and b of sRGB lie within +-108
 _CELLS = (
     20  # of the table along a step; even, so that borders between bins fall on borders of cells
 )
-_LEVELS = 17  # of each colour channel on the faces of the RGB cube
+_LEVELS = 17  # of each color channel on the faces of the RGB cube
 _LARGEST_ERROR = 150  # of the paper's area under the curve
 
 
@@ -52,7 +54,7 @@ class SoftTarget(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Soft targets of the centres of small square cells that tile the plane.
+    """Soft targets of the centers of small square cells that tile the plane.
 
     Attributes:
         bins: int16 ``[n, n, K]``, by cell along a and along b.
@@ -65,7 +67,8 @@ class Table(NamedTuple):
 
 @cache
 def bin_centers(step: int = 10) -> Tensor:
-    """The bins' centres, float64 ``[Q, 2]`` on the CPU, ordered by a, then b: 313 of them at step 10.
+    """The bins' centers, float64 ``[Q, 2]`` on the CPU, ordered by a, then b: 313 of them at step
+    10.
 
     Args:
         step: Spacing of the grid in units of a and b.
@@ -88,7 +91,8 @@ def bin_centers(step: int = 10) -> Tensor:
 
 
 def encode_exact(ab: Tensor, centers: Tensor, neighbors: int, sigma: float) -> SoftTarget:
-    """Share each colour among its K nearest bins by exp(-d^2 / (2 sigma^2)) (section 2.1); nearest first.
+    """Share each color among its K nearest bins by exp(-d^2 / (2 sigma^2)) (section 2.1); nearest
+    first.
 
     Args:
         ab: float ``[..., 2]``.
@@ -105,7 +109,9 @@ def encode_exact(ab: Tensor, centers: Tensor, neighbors: int, sigma: float) -> S
 
 
 def encode_dense(ab: Tensor, centers: Tensor, sigma: float) -> SoftTarget:
-    """Share each colour among all bins, K = Q, in one matrix product; arguments as for `encode_exact`."""
+    """Share each color among all bins, K = Q, in one matrix product; arguments as for
+    `encode_exact`.
+    """
     centers = centers.to(ab)
     shares = ((2 * ab @ centers.T - centers.square().sum(dim=1)) / (2 * sigma**2)).softmax(dim=-1)
     return SoftTarget(torch.arange(len(centers), device=ab.device).expand_as(shares), shares)
@@ -113,11 +119,11 @@ def encode_dense(ab: Tensor, centers: Tensor, sigma: float) -> SoftTarget:
 
 @cache
 def build_table(step: int, neighbors: int, sigma: float) -> Table:
-    """Soft targets, made by `encode_exact`, of the centres of cells of a twentieth of a step; on the CPU.
+    """Soft targets, made by `encode_exact`, of the centers of cells of a twentieth of a step; on
+    the CPU.
 
-    Cells begin at multiples of their side, so none lies on both sides of a border between bins, and the nearest bin
-    that is looked up is always right.
-    """
+    Cells begin at multiples of their side, so none lies on both sides of a border between bins, and
+    the nearest bin that is looked up is always right."""
     centers, blocks = bin_centers(step), 2 * math.ceil(_REACH / step)
     side = blocks * _CELLS
     table = Table(
@@ -129,8 +135,8 @@ def build_table(step: int, neighbors: int, sigma: float) -> Table:
     ):  # by blocks of a step
         cells = torch.cartesian_prod(middles[rows], middles[columns]).view(_CELLS, _CELLS, 2)
         distance = (centers - cells.mean(dim=(0, 1))).norm(dim=1)
-        # Any point of a block has K bins within the K-th distance from its middle plus half a diagonal; those lie
-        # within a whole diagonal more than that distance from the middle.
+        # Any point of a block has K bins within the K-th distance from its middle plus half a
+        # diagonal; those lie within a whole diagonal more than that distance from the middle.
         near = (distance <= distance.kthvalue(neighbors).values + 2**0.5 * step).nonzero()[:, 0]
         target = encode_exact(cells, centers[near], neighbors, sigma)
         place = rows[:, None], columns[None, :]
@@ -139,7 +145,9 @@ def build_table(step: int, neighbors: int, sigma: float) -> Table:
 
 
 def look_up(ab: Tensor, table: Table, step: int) -> SoftTarget:
-    """Soft targets ``[..., K]`` of colours float ``[..., 2]`` from a table made for ``step``, on the same device."""
+    """Soft targets ``[..., K]`` of colors float ``[..., 2]`` from a table made for ``step``, on the
+    same device.
+    """
     most = len(table.bins) // 2
     cell = (ab * (_CELLS / step)).floor().long().clamp(-most, most - 1) + most
     place = (cell[..., 0] * (2 * most) + cell[..., 1]).flatten()
@@ -168,9 +176,11 @@ def total(target: SoftTarget, count: int) -> Tensor:
 
 
 def smoothed(histogram: Tensor, centers: Tensor, sigma: float) -> Tensor:
-    """Spread counts of nearest bins by a Gaussian in the plane of colours, each bin's count staying the same in all.
+    """Spread counts of nearest bins by a Gaussian in the plane of colors, each bin's count staying
+    the same in all.
 
-    Along the numbers of the bins, as some do it, would join the end of a column with the beginning of the next.
+    Along the numbers of the bins, as some do it, would join the end of a column with the beginning
+    of the next.
 
     Args:
         histogram: float ``[Q]``.
@@ -186,11 +196,12 @@ def smoothed(histogram: Tensor, centers: Tensor, sigma: float) -> Tensor:
 
 
 def rebalancing_weights(prior: Tensor, mixing: float | Tensor) -> Tensor:
-    """Weight of each bin, w ~ 1 / ((1 - lambda) p + lambda / Q) with sum p w = 1 (equations 3 and 4).
+    """Weight of each bin, w ~ 1 / ((1 - lambda) p + lambda / Q) with sum p w = 1 (equations 3 and
+    4).
 
     Args:
-        prior: float ``[Q]``, p, adding up to 1. Bins that were never seen have their part in lambda, so that no
-            weight is infinite.
+        prior: float ``[Q]``, p, adding up to 1. Bins that were never seen have their part in
+            lambda, so that no weight is infinite.
         mixing: lambda in (0, 1]; 1 makes all weights 1.
     """
     weights = 1 / ((1 - mixing) * prior + mixing / len(prior))
@@ -198,13 +209,14 @@ def rebalancing_weights(prior: Tensor, mixing: float | Tensor) -> Tensor:
 
 
 def decode_logits(logits: Tensor, centers: Tensor, temperature: float) -> Tensor:
-    """Annealed mean of the bins' colours, softmax(logits / T) (section 2.3).
+    """Annealed mean of the bins' colors, softmax(logits / T) (section 2.3).
 
     Args:
-        logits: float ``[B, Q, h, w]``. Probabilities taken for logits give near-gray pictures: for those there is
-            `decode_probabilities`.
+        logits: float ``[B, Q, h, w]``. Probabilities taken for logits give near-gray images: for
+            those there is `decode_probabilities`.
         centers: float ``[Q, 2]``.
-        temperature: T: 1 is the mean (dull), 0 the likeliest bin (vivid, patchy); the paper takes 0.38.
+        temperature: T: 1 is the mean (dull), 0 the likeliest bin (vivid, patchy); the paper takes
+            0.38.
 
     Returns:
         a, b: ``[B, 2, h, w]``.
@@ -222,8 +234,8 @@ def decode_probabilities(shares: Tensor, centers: Tensor, temperature: float) ->
 def area_under_curve(error: Tensor) -> Tensor:
     """What each pixel adds to the paper's AuC (section 3.1): 1 for no error, 0 for one beyond 150.
 
-    The curve is the share of pixels with an error of at most 0, 1, ..., 150; its area is taken by trapezoids. A pixel
-    of error e is counted from ceil(e) on.
+    The curve is the share of pixels with an error of at most 0, 1, ..., 150; its area is taken by
+    trapezoids. A pixel of error e is counted from ceil(e) on.
 
     Args:
         error: float, any shape: distance in the (a, b) plane.
@@ -232,7 +244,7 @@ def area_under_curve(error: Tensor) -> Tensor:
 
 
 def _surface() -> Tensor:
-    """(a, b) of colours on the faces of the RGB cube, which hold the extremes; float64 ``[n, 2]``."""
+    """(a, b) of colors on the faces of the RGB cube, which hold the extremes; float64 ``[n, 2]``."""
     levels = torch.linspace(0, 1, _LEVELS, dtype=torch.float64)
     cube = torch.cartesian_prod(levels, levels, levels)
     faces = cube[((cube == 0) | (cube == 1)).any(dim=1)]

@@ -1,12 +1,14 @@
-"""The two networks of the colorization paper, up to the layers that are kept, and the heads that tell colours.
+"""The two networks of the colorization paper, up to the layers that are kept, and the heads that
+tell colors.
 
-Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016: the network that makes the pictures, about as deep as
-VGG, and the AlexNet behind the paper's tables of representation learning. Layers follow the authors' released
-definitions. Both read lightness there, one channel, and with one channel they have the release's parameters.
+Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016: the network that makes the images,
+about as deep as VGG, and the AlexNet behind the paper's tables of representation learning. Layers
+follow the authors' released definitions. Both read lightness there, one channel, and with one
+channel they have the release's parameters.
 
-Batch norm has no scale and shift, as in the release. The weights are He-initialised; the release's k-means
-initialisation kept training from going astray where nothing normalised the signal, which batch norm does here.
-"""
+Batch norm has no scale and shift, as in the release. The weights are He-initialized; the release's
+k-means initialization kept training from going astray where nothing normalized the signal, which
+batch norm does here."""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ ColorHead = Literal["fcn", "deep", "fc"]
 
 
 def color_head(kind: ColorHead, width: int, outputs: int) -> nn.Sequential:
-    """Layers from the encoder's last map ``[B, width, n, n]`` to ``[B, outputs, n, n]``, or 2n x 2n for ``deep``."""
+    """Layers from the encoder's last map ``[B, width, n, n]`` to ``[B, outputs, n, n]``, or 2n x 2n
+    for ``deep``.
+    """
     if kind == "fcn":
         layers = [nn.Conv2d(width, 256, 3, padding=1, bias=False), nn.BatchNorm2d(256), nn.ReLU()]
     elif kind == "deep":

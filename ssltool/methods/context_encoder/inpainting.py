@@ -1,7 +1,8 @@
-"""Filling holes without learning, and how well a filling fits: what a context encoder is measured against.
+"""Filling holes without learning, and how well a filling fits: what a context encoder is measured
+against.
 
-Pictures are float ``[B, C, S, S]`` in 0..1, masks bool ``[B, 1, S, S]``, true where the picture was removed.
-"""
+Images are float ``[B, C, S, S]`` in 0..1, masks bool ``[B, 1, S, S]``, true where the image was
+removed."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from torch.nn import functional as F
 
 
 def interpolate(images: Tensor, mask: Tensor) -> Tensor:
-    """Fill holes from the nearest visible pixels left, right, above and below, weighted by 1/distance.
+    """Fill holes from the nearest visible pixels left, right, above and below, weighted by
+    1/distance.
 
-    Between two opposite neighbours this is linear interpolation; over a rectangular hole it is the mean of the
-    horizontal and the vertical one where the borders are equally far. A pixel that sees no visible one in any of the
-    four directions gets the mean of the visible pixels.
-    """
+    Between two opposite neighbors this is linear interpolation; over a rectangular hole it is the
+    mean of the horizontal and the vertical one where the borders are equally far. A pixel that sees
+    no visible one in any of the four directions gets the mean of the visible pixels."""
     visible = ~mask
     total, weights = torch.zeros_like(images), torch.zeros_like(images[:, :1])
     for axis in (2, 3):
@@ -32,7 +33,9 @@ def interpolate(images: Tensor, mask: Tensor) -> Tensor:
 
 
 def _nearest(images: Tensor, visible: Tensor, axis: int, backwards: bool) -> tuple[Tensor, Tensor]:
-    """The last visible pixel before each along an axis and its distance in pixels, 0 where there is none."""
+    """The last visible pixel before each along an axis and its distance in pixels, 0 where there is
+    none.
+    """
     if backwards:
         images, visible = images.flip(axis), visible.flip(axis)
     steps = torch.arange(images.shape[axis], device=images.device).view(
@@ -46,11 +49,12 @@ def _nearest(images: Tensor, visible: Tensor, axis: int, backwards: bool) -> tup
 
 
 def errors(filled: Tensor, truth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean absolute error, mean squared error and PSNR in dB of each picture, over the removed pixels alone.
+    """Mean absolute error, mean squared error and PSNR in dB of each image, over the removed pixels
+    alone.
 
     Returns:
-        Three float ``[B]``; the first two are shares of the full range (the paper's percent), PSNR is -10 log10 of the
-        second, at most 100 dB.
+        Three float ``[B]``; the first two are shares of the full range (the paper's percent), PSNR
+        is -10 log10 of the second, at most 100 dB.
     """
     count = (mask.sum(dim=(1, 2, 3)) * truth.shape[1]).clamp_min(1)
     error = (filled - truth) * mask
@@ -59,10 +63,12 @@ def errors(filled: Tensor, truth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor,
 
 
 def depth(mask: Tensor, most: int) -> Tensor:
-    """How many pixels each removed pixel lies from the nearest visible one (chessboard distance), at most ``most``.
+    """How many pixels each removed pixel lies from the nearest visible one (chessboard distance),
+    at most ``most``.
 
     Returns:
-        int64 ``[B, 1, S, S]``, 0 where the picture is visible; outside of the picture counts as removed.
+        int64 ``[B, 1, S, S]``, 0 where the image is visible; outside of the image counts as
+        removed.
     """
     inside = mask.to(torch.float32)
     found = mask.to(torch.int64)

@@ -1,9 +1,9 @@
-"""Which pixels of a picture are removed: one mask per picture, drawn for a whole batch (Pathak et al. 2016, 3.3).
+"""Which pixels of an image are removed: one mask per image, drawn for a whole batch (Pathak et al.
+2016, 3.3).
 
-A mask is bool ``[B, 1, S, S]``, true where the picture is removed. The paper cut random regions out with the
-silhouettes of a labelled set; noise, blobs and the user's own files stand for them. All shapes scale with the
-picture's side S.
-"""
+A mask is bool ``[B, 1, S, S]``, true where the image is removed. The paper cut random regions out
+with the silhouettes of a labeled set; noise, blobs and the user's own files stand for them. All
+shapes scale with the image's side S."""
 
 from __future__ import annotations
 
@@ -19,76 +19,80 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssltool.errors import DataError
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.resize import line_matrix
 
-# The pattern of the released code has one cell of noise every 16.7 px of a 128 px picture.
+# The pattern of the released code has one cell of noise every 16.7 px of a 128 px image.
 _CELLS = 128 * 0.06
 _MOST_FILES = 1000
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif"}
 
 
 def overlap_of(side: int) -> int:
-    """Width in pixels of the visible band round the central hole that is predicted too: 7 at 128 px."""
+    """Width in pixels of the visible band round the central hole that is predicted too: 7 at 128
+    px.
+    """
     return math.floor(7 * side / 128 + 0.5)
 
 
 def central_hole(side: int, overlap: int) -> Tensor:
-    """The central half of a picture less a band of ``overlap`` pixels, bool ``[1, 1, S, S]``."""
+    """The central half of an image less a band of ``overlap`` pixels, bool ``[1, 1, S, S]``."""
     mask = torch.zeros(1, 1, side, side, dtype=torch.bool)
     start, end = side // 4 + overlap, side // 4 + side // 2 - overlap
     mask[..., start:end, start:end] = True
     return mask
 
 
-def noise(draws: Draws, side: int, coverage: tuple[float, float] = (0.2, 0.3)) -> Tensor:
+def noise(rng: PerImageRNG, side: int, coverage: tuple[float, float] = (0.2, 0.3)) -> Tensor:
     """Thresholded smooth noise, covering a share drawn uniformly from ``coverage`` exactly.
 
-    The look of the released code's pattern, without drawing until a crop happens to have the right coverage.
-    """
+    The look of the released code's pattern, without drawing until a crop happens to have the right
+    coverage."""
     cells = math.ceil(_CELLS) + 3
-    values = draws.uniform(cells, cells)
+    values = rng.uniform(cells, cells)
     full = math.ceil(cells * side / _CELLS)
     enlarge = line_matrix(cells, full, values.device, values.dtype, "bicubic")
-    start = draws.integers(full - side + 1, 2)
+    start = rng.integers(full - side + 1, 2)
     pixels = torch.arange(side, device=values.device)
     rows, columns = (enlarge[start[:, i, None] + pixels] for i in (0, 1))  # [B, S, cells] each
     pattern = (rows @ values @ columns.transpose(1, 2)).flatten(1)
-    share = coverage[0] + draws.uniform(1) * (coverage[1] - coverage[0])
+    share = coverage[0] + rng.uniform(1) * (coverage[1] - coverage[0])
     count = (share * side * side).round().long()
     threshold = pattern.sort(dim=1).values.gather(1, count)
     return (pattern < threshold).view(-1, 1, side, side)
 
 
-def blocks(draws: Draws, side: int) -> Tensor:
-    """Overlapping rectangles with sides of an eighth to a quarter of the picture's, together up to a quarter of it."""
+def blocks(rng: PerImageRNG, side: int) -> Tensor:
+    """Overlapping rectangles with sides of an eighth to a quarter of the image's, together up to a
+    quarter of it.
+    """
     low, high = round(side / 8), round(side / 4)
 
     def rectangle() -> Tensor:
-        size = low + draws.integers(high - low + 1, 2)
-        start = draws.integers(side - size + 1, 2)
-        pixels = torch.arange(side, device=draws.device)
+        size = low + rng.integers(high - low + 1, 2)
+        start = rng.integers(side - size + 1, 2)
+        pixels = torch.arange(side, device=rng.device)
         along = (pixels >= start[..., None]) & (pixels < (start + size)[..., None])  # [B, 2, S]
         return along[:, 0, :, None] & along[:, 1, None, :]
 
-    return _pasted(draws, side, rectangle, least=0.23, most=0.25, tries=50)
+    return _pasted(rng, side, rectangle, least=0.23, most=0.25, tries=50)
 
 
-def blobs(draws: Draws, side: int) -> Tensor:
-    """Star-shaped outlines, closest to silhouettes of objects: 20 to 25 % of the picture.
+def blobs(rng: PerImageRNG, side: int) -> Tensor:
+    """Star-shaped outlines, closest to silhouettes of objects: 20 to 25 % of the image.
 
-    The radius at angle t is R (1 + sum of a_k cos(k t + phase_k), k = 2..6), stretched and turned at random.
-    """
+    The radius at angle t is R (1 + sum of a_k cos(k t + phase_k), k = 2..6), stretched and turned
+    at random."""
 
     def outline() -> Tensor:
-        bends = draws.normal(5) * 0.35 / torch.arange(2, 7, device=draws.device)
-        phases = draws.uniform(5) * 2 * math.pi
-        radius = (0.10 + 0.18 * draws.uniform(1, 1)) * side
-        aspect = torch.exp(draws.uniform(1, 1) - 0.5)
-        turn = draws.uniform(1, 1) * 2 * math.pi
-        centre = draws.uniform(2) * side
-        y = torch.arange(side, device=draws.device)[None, :, None] + 0.5 - centre[:, 0, None, None]
-        x = torch.arange(side, device=draws.device)[None, None, :] + 0.5 - centre[:, 1, None, None]
+        bends = rng.normal(5) * 0.35 / torch.arange(2, 7, device=rng.device)
+        phases = rng.uniform(5) * 2 * math.pi
+        radius = (0.10 + 0.18 * rng.uniform(1, 1)) * side
+        aspect = torch.exp(rng.uniform(1, 1) - 0.5)
+        turn = rng.uniform(1, 1) * 2 * math.pi
+        center = rng.uniform(2) * side
+        y = torch.arange(side, device=rng.device)[None, :, None] + 0.5 - center[:, 0, None, None]
+        x = torch.arange(side, device=rng.device)[None, None, :] + 0.5 - center[:, 1, None, None]
         along = (x * turn.cos() + y * turn.sin()) / aspect.sqrt()
         across = (y * turn.cos() - x * turn.sin()) * aspect.sqrt()
         angle = torch.atan2(across, along)
@@ -99,37 +103,39 @@ def blobs(draws: Draws, side: int) -> Tensor:
             )
         return torch.hypot(along, across) < radius * shape.clamp(0.3, 1.9)
 
-    return _pasted(draws, side, outline, least=0.20, most=0.25, tries=50)
+    return _pasted(rng, side, outline, least=0.20, most=0.25, tries=50)
 
 
-def from_shapes(draws: Draws, side: int, shapes: Tensor) -> Tensor:
-    """The user's own shapes, flipped, turned, scaled by 0.5 to 1.5 and pasted anywhere: 20 to 25 % of the picture.
+def from_shapes(rng: PerImageRNG, side: int, shapes: Tensor) -> Tensor:
+    """The user's own shapes, flipped, turned, scaled by 0.5 to 1.5 and pasted anywhere: 20 to 25 %
+    of the image.
 
     Args:
-        draws: The pictures' random numbers.
+        rng: The images' random numbers.
         side: S.
         shapes: uint8 ``[K, 1, s, s]``, 255 inside the shape; from `read_shapes`.
     """
 
     def silhouette() -> Tensor:
-        which = draws.integers(len(shapes), 1)[:, 0]
-        mirror = torch.where(draws.chance(0.5, 1)[:, 0], -1.0, 1.0)
-        angle = draws.uniform(1)[:, 0] * 2 * math.pi
-        scale = 0.5 + draws.uniform(1)[:, 0]
-        shift = draws.uniform(2) * 2 - 1  # of the shape's centre, in halves of the picture
+        which = rng.integers(len(shapes), 1)[:, 0]
+        mirror = torch.where(rng.bernoulli(0.5, 1)[:, 0], -1.0, 1.0)
+        angle = rng.uniform(1)[:, 0] * 2 * math.pi
+        scale = 0.5 + rng.uniform(1)[:, 0]
+        shift = rng.uniform(2) * 2 - 1  # of the shape's center, in halves of the image
         cos, sin = angle.cos() / scale, angle.sin() / scale
         turn = torch.stack(
             [torch.stack([cos * mirror, sin * mirror], 1), torch.stack([-sin, cos], 1)], 1
         )
         affine = torch.cat([turn, -(turn @ shift[..., None])], dim=2)
-        grid = F.affine_grid(affine, [draws.count, 1, side, side], align_corners=False)
+        grid = F.affine_grid(affine, [rng.count, 1, side, side], align_corners=False)
         return F.grid_sample(shapes[which].float(), grid, align_corners=False)[:, 0] > 127
 
-    return _pasted(draws, side, silhouette, least=0.20, most=0.25, tries=50)
+    return _pasted(rng, side, silhouette, least=0.20, most=0.25, tries=50)
 
 
 def read_shapes(folder: Path, side: int) -> Tensor:
-    """Read mask pictures (light = inside the shape) at side ``side``: uint8 ``[K, 1, side, side]``, at most 1000.
+    """Read mask images (light = inside the shape) at side ``side``: uint8 ``[K, 1, side, side]``,
+    at most 1000.
 
     Raises:
         DataError: The folder has no masks, or one of them cannot be read or is empty.
@@ -139,18 +145,18 @@ def read_shapes(folder: Path, side: int) -> Tensor:
     ]
     if not files:
         raise DataError(
-            f"--mask-files {folder} holds no pictures; put black and white PNG files there"
+            f"--mask-files {folder} holds no images; put black and white PNG files there"
         )
     shapes = []
     for file in files:
         try:
-            picture = torch.from_numpy(np.array(Image.open(file).convert("L")))
+            image = torch.from_numpy(np.array(Image.open(file).convert("L")))
         except (OSError, ValueError) as error:
             raise DataError(
                 f"--mask-files: {file} cannot be read; remove it or write it again as PNG"
             ) from error
         square = F.interpolate(
-            picture[None, None].float(), (side, side), mode="bilinear", antialias=True
+            image[None, None].float(), (side, side), mode="bilinear", antialias=True
         )[0]
         if not bool((square > 127).any()):
             raise DataError(
@@ -166,18 +172,22 @@ def fingerprint(shapes: Tensor) -> str:
 
 
 def boundary_index(mask: Tensor) -> Tensor:
-    """Pairs of unequal neighbours divided by the side, ``[B]``: how ragged a mask is, whatever its scale."""
+    """Pairs of unequal neighbors divided by the side, ``[B]``: how ragged a mask is, whatever its
+    scale.
+    """
     down = (mask[..., 1:, :] != mask[..., :-1, :]).flatten(1).sum(dim=1)
     across = (mask[..., 1:] != mask[..., :-1]).flatten(1).sum(dim=1)
     return (down + across) / mask.shape[-1]
 
 
 def _pasted(
-    draws: Draws, side: int, shape: Callable[[], Tensor], least: float, most: float, tries: int
+    rng: PerImageRNG, side: int, shape: Callable[[], Tensor], least: float, most: float, tries: int
 ) -> Tensor:
-    """Paste shapes ``[B, S, S]`` until a mask covers ``least`` of the picture, leaving out those that pass ``most``."""
-    mask = torch.zeros(draws.count, side, side, dtype=torch.bool, device=draws.device)
-    covered = torch.zeros(draws.count, device=draws.device)
+    """Paste shapes ``[B, S, S]`` until a mask covers ``least`` of the image, leaving out those that
+    pass ``most``.
+    """
+    mask = torch.zeros(rng.count, side, side, dtype=torch.bool, device=rng.device)
+    covered = torch.zeros(rng.count, device=rng.device)
     for _ in range(tries):
         joined = mask | shape()
         share = joined.flatten(1).float().mean(dim=1)

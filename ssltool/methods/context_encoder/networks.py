@@ -1,6 +1,7 @@
-"""Parts of the context encoder: the channel-wise layer, the decoder and the discriminator (Pathak et al. 2016).
+"""Parts of the context encoder: the channel-wise layer, the decoder and the discriminator (Pathak
+et al. 2016).
 
-Letters: B pictures, C channels, n side of the encoder's last map, t side of what is predicted.
+Letters: B images, C channels, n side of the encoder's last map, t side of what is predicted.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ _NARROWEST = 32
 
 
 class ChannelwiseLinear(nn.Module):
-    """A fully connected layer inside each channel: every place of a map sees every other, no channel sees another.
+    """A fully connected layer inside each channel: every place of a map sees every other, no
+    channel sees another.
 
-    Section 3.1: C n^4 weights instead of the C^2 n^4 of a dense layer; no bias. One batched product: a grouped
-    convolution gives the same numbers several times slower.
+    Section 3.1: C n^4 weights instead of the C^2 n^4 of a dense layer; no bias. One batched
+    product: a grouped convolution gives the same numbers several times slower.
 
     Args:
         channels: C.
@@ -35,27 +37,29 @@ class ChannelwiseLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(channels, places, places) / side)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Map ``[B, C, n, n]`` to ``[B, C, n, n]``: y_c = x_c W_c with W_c ``[n^2 inputs, n^2 outputs]``."""
+        """Map ``[B, C, n, n]`` to ``[B, C, n, n]``: y_c = x_c W_c with W_c ``[n^2 inputs, n^2
+        outputs]``.
+        """
         by_channel = maps.flatten(2).transpose(0, 1)  # [C, B, n^2]
         mixed: Tensor = (by_channel @ self.weight).transpose(0, 1)
         return mixed.reshape(maps.shape)
 
 
 class Decoder(nn.Module):
-    """Paints a picture ``[B, channels, t, t]`` in -1..1 from a map ``[B, C, n, n]``.
+    """Paints an image ``[B, channels, t, t]`` in -1..1 from a map ``[B, C, n, n]``.
 
-    A 1x1 convolution (from a single place: a transposed one to 4x4), then steps that double the side, each with batch
-    norm and ReLU, half as wide as the one before, and tanh. Steps are as many as needed to come near t; a bilinear
-    resize does the rest.
+    A 1x1 convolution (from a single place: a transposed one to 4x4), then steps that double the
+    side, each with batch norm and ReLU, half as wide as the one before, and tanh. Steps are as many
+    as needed to come near t; a bilinear resize does the rest.
 
     Args:
         channels: C.
         side: n.
         target: t.
-        kind: Each step is ``tconv``, the transposed 4x4 convolution of the released network, or ``resize``, nearest
-            neighbours and a 3x3 convolution, which leaves no checkerboard.
+        kind: Each step is ``tconv``, the transposed 4x4 convolution of the released network, or
+            ``resize``, nearest neighbors and a 3x3 convolution, which leaves no checkerboard.
         widest: Most channels of the first step.
-        mean: Colour in 0..1 that an untrained decoder paints, one value per channel.
+        mean: Color in 0..1 that an untrained decoder paints, one value per channel.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers, last)
         self.target = target
         _initialize(self)
-        # An untrained decoder paints the mean colour: the first error is that of knowing nothing.
+        # An untrained decoder paints the mean color: the first error is that of knowing nothing.
         nn.init.normal_(last.weight, std=0.001)
         offset = torch.atanh((2 * torch.tensor(mean) - 1).clamp(-0.99, 0.99)).view(1, -1, 1, 1)
         self.offset: Tensor
@@ -104,16 +108,18 @@ class Decoder(nn.Module):
 
 
 def up_steps(side: int, target: int) -> int:
-    """Doublings from n to t; the last one is left to resizing if it would enlarge by less than a quarter."""
+    """Doublings from n to t; the last one is left to resizing if it would enlarge by less than a
+    quarter.
+    """
     return max(0, math.ceil(math.log2(target / side) - math.log2(1.25)))
 
 
 class Discriminator(nn.Module):
-    """Tells real pictures ``[B, C, t, t]`` from painted ones, one logit per picture (section 3.2).
+    """Tells real images ``[B, C, t, t]`` from painted ones, one logit per image (section 3.2).
 
-    Strided 4x4 convolutions from 64 channels, doubling to 512, down to about 4x4 places, then one convolution over
-    what is left. It sees the predicted part alone: given the context too, it wins by the seam.
-    """
+    Strided 4x4 convolutions from 64 channels, doubling to 512, down to about 4x4 places, then one
+    convolution over what is left. It sees the predicted part alone: given the context too, it wins
+    by the seam."""
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
@@ -131,9 +137,9 @@ class Discriminator(nn.Module):
         _initialize(self)
         nn.init.normal_(last.weight, std=0.001)  # the first answer is "undecided"
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B]``, positive for real."""
-        logits: Tensor = self.layers(pictures).flatten()
+        logits: Tensor = self.layers(images).flatten()
         return logits
 
 

@@ -1,18 +1,19 @@
-"""Context encoders: paint the pixels that were removed from a picture.
+"""Context encoders: paint the pixels that were removed from an image.
 
-D. Pathak, P. Krahenbuhl, J. Donahue, T. Darrell, A. A. Efros, "Context Encoders: Feature Learning by Inpainting",
-CVPR 2016.
+D. Pathak, P. Krahenbuhl, J. Donahue, T. Darrell, A. A. Efros, "Context Encoders: Feature Learning
+by Inpainting", CVPR 2016.
 
-The encoder sees a picture with a hole, a decoder paints what is missing, and the error over the hole is the loss. The
-paper has two networks, and so have we, as presets of the same parts. The *feature network* (``--preset paper``, and the
-default) is any backbone up to its last map, a channel-wise fully connected layer and a decoder of the whole picture;
-holes are random regions and there is no adversary, with which it diverged. The *inpainting network* (``--preset
-inpainting``) is an encoder-decoder of strided convolutions for a central hole; a band round the hole counts ten times
+The encoder sees an image with a hole, a decoder paints what is missing, and the error over the hole
+is the loss. The paper has two networks, and so have we, as presets of the same parts. The *feature
+network* (``--preset paper``, and the default) is any backbone up to its last map, a channel-wise
+fully connected layer and a decoder of the whole image; holes are random regions and there is no
+adversary, with which it diverged. The *inpainting network* (``--preset inpainting``) is an
+encoder-decoder of strided convolutions for a central hole; a band round the hole counts ten times
 and a discriminator that sees only the painted part makes the filling sharp.
 
-Letters: B pictures of side S, C channels, n side of the encoder's last map, t side of the window that is painted: the
-central half of the picture for a central hole, else all of it. M is 1 where the picture was removed.
-"""
+Letters: B images of side S, C channels, n side of the encoder's last map, t side of the window that
+is painted: the central half of the image for a central hole, else all of it. M is 1 where the image
+was removed."""
 
 from __future__ import annotations
 
@@ -26,11 +27,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ssltool.distributed.collectives import evened
+from ssltool.distributed.collectives import globally_weighted_mean
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.sizes import map_shape
 from ssltool.errors import UsageError
-from ssltool.methods.base import Answers, Chart, DataInfo, Lines, Loss, Method, MethodOptions
+from ssltool.methods.base import Chart, DataInfo, Lines, Loss, Method, MethodOptions, Predictions
 from ssltool.methods.context_encoder import inpainting as inpaint
 from ssltool.methods.context_encoder import masks
 from ssltool.methods.context_encoder.networks import (
@@ -39,11 +40,11 @@ from ssltool.methods.context_encoder.networks import (
     DecoderKind,
     Discriminator,
 )
-from ssltool.ops.cached_tensors import constant
-from ssltool.ops.chunked import in_pieces
+from ssltool.ops.cached_tensors import cached_tensor
+from ssltool.ops.chunked import chunked
 from ssltool.ops.color import standardize_colors
 from ssltool.ops.crops import random_boxes, resized_crop
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 
 _BAND_WEIGHT = 10.0  # of the visible band round a central hole (section 5.1)
 _LARGEST_CHANNELWISE = 50_000_000
@@ -59,56 +60,62 @@ class ContextEncoderOptions(MethodOptions):
     )
     region_shapes: Literal["noise", "blobs", "files"] | None = Field(
         None,
-        description="Shapes of --mask region: noise = the released code's pattern, blobs = outlines like objects', "
+        description="Shapes of --mask region: noise = the released code's pattern, blobs = "
+        "outlines like objects', "
         "files = your own; automatic: noise, or files with --mask-files",
     )
     mask_files: Path | None = Field(
-        None, description="Folder of mask pictures, white on black, for --mask region"
+        None, description="Folder of mask images, white on black, for --mask region"
     )
     coverage_min: float = Field(
-        0.2, gt=0, lt=1, description="Least share of the picture that noise removes"
+        0.2, gt=0, lt=1, description="Least share of the image that noise removes"
     )
     coverage_max: float = Field(
-        0.3, gt=0, lt=1, description="Greatest share of the picture that noise removes"
+        0.3, gt=0, lt=1, description="Greatest share of the image that noise removes"
     )
     overlap: int | None = Field(
         None,
         ge=0,
-        description="Visible band in px round a central hole that is painted too; automatic: 7 at 128 px",
+        description="Visible band in px round a central hole that is painted too; automatic: 7 "
+        "at 128 px",
     )
     reconstruction: Literal["l2", "l1"] = Field(
-        "l2", description="Error that is minimised; the paper saw no difference"
+        "l2", description="Error that is minimized; the paper saw no difference"
     )
     adversarial: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Weight of the adversarial loss, the rest goes to reconstruction; 0 = no adversary",
+        description="Weight of the adversarial loss, the rest goes to reconstruction; 0 = no "
+        "adversary",
     )
     discriminator_rate: float = Field(
         0.1, gt=0, description="Learning rate of the discriminator, in parts of --lr"
     )
     channelwise: bool | None = Field(
         None,
-        description="Channel-wise fully connected layer before the decoder; automatic: for convolutional backbones "
+        description="Channel-wise fully connected layer before the decoder; automatic: for "
+        "convolutional backbones "
         "whose last map has 3 to 16 places along a side",
     )
     decoder: DecoderKind = Field(
         "resize",
-        description="Steps of the decoder: enlarge and convolve, or the paper's transposed convolutions",
+        description="Steps of the decoder: enlarge and convolve, or the paper's transposed "
+        "convolutions",
     )
     decoder_width: int = Field(
         512,
         ge=32,
-        description="Most channels of the decoder's first step; each step has half of the one before",
+        description="Most channels of the decoder's first step; each step has half of the one "
+        "before",
     )
     crop_min: float = Field(
-        0.5, gt=0, le=1, description="Least share of the picture's area that a random crop keeps"
+        0.5, gt=0, le=1, description="Least share of the image's area that a random crop keeps"
     )
-    flip: float = Field(0.5, ge=0, le=1, description="Probability that a picture is mirrored")
+    flip: float = Field(0.5, ge=0, le=1, description="Probability that an image is mirrored")
 
     def resolved(self, info: DataInfo) -> Self:
-        """Decide shapes and band for these pictures."""
+        """Decide shapes and band for these images."""
         shapes = self.region_shapes or ("files" if self.mask_files else "noise")
         if (shapes == "files") != (self.mask_files is not None):
             raise UsageError(
@@ -116,7 +123,8 @@ class ContextEncoderOptions(MethodOptions):
             )
         if self.coverage_min > self.coverage_max:
             raise UsageError(
-                f"--coverage-min {self.coverage_min} is more than --coverage-max {self.coverage_max}; exchange them"
+                f"--coverage-min {self.coverage_min} is more than --coverage-max "
+                f"{self.coverage_max}; exchange them"
             )
         overlap = masks.overlap_of(info.image_size) if self.overlap is None else self.overlap
         if self.mask == "center" and info.image_size // 2 - 2 * overlap < 2:
@@ -137,8 +145,8 @@ def reconstruction_loss(
         target: float ``[B, C, t, t]``.
         weights: float, broadcasts to ``[B, 1, t, t]``.
         kind: ``l2`` or ``l1``.
-        normalized: Divide by the sum of the weights (equation 1 over a random mask); else by the number of pixels,
-            as the released code does for the central hole.
+        normalized: Divide by the sum of the weights (equation 1 over a random mask); else by the
+            number of pixels, as the released code does for the central hole.
 
     Returns:
         Scalar.
@@ -153,7 +161,9 @@ def reconstruction_loss(
 
 
 def band_weights(side: int, overlap: int) -> Tensor:
-    """Weights of the central window: 10 in the visible band, 1 in the hole, float ``[1, 1, side // 2, side // 2]``."""
+    """Weights of the central window: 10 in the visible band, 1 in the hole, float ``[1, 1, side //
+    2, side // 2]``.
+    """
     weights = torch.full((1, 1, side // 2, side // 2), _BAND_WEIGHT)
     weights[..., overlap : side // 2 - overlap, overlap : side // 2 - overlap] = 1.0
     return weights
@@ -162,19 +172,22 @@ def band_weights(side: int, overlap: int) -> Tensor:
 def adversarial_losses(
     discriminator: nn.Module, painted: Tensor, real: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both players' losses of one step, whose sum can be minimised in a single backward pass.
+    """Both players' losses of one step, whose sum can be minimized in a single backward pass.
 
-    The painter is judged by a discriminator whose parameters are constants, the discriminator on pictures that are
-    constants: neither loss has a gradient for the other player, as if each had its own backward pass.
+    The painter is judged by a discriminator whose parameters are constants, the discriminator on
+    images that are
+    constants: neither loss has a gradient for the other player, as if each had its own backward
+        pass.
 
     Args:
         discriminator: ``[B, C, t, t]`` -> logits ``[B]``.
         painted: From the decoder.
-        real: The same windows of the true pictures.
+        real: The same windows of the true images.
 
     Returns:
-        The painter's loss -log D(painted), the discriminator's -log D(real) - log(1 - D(painted)), both scalar means,
-        and the discriminator's shares of real and of painted pictures that it takes for real.
+        The painter's loss -log D(painted), the discriminator's -log D(real) - log(1 - D(painted)),
+        both scalar means, and the discriminator's shares of real and of painted images that it
+        takes for real.
     """
     constants = {name: p.detach() for name, p in discriminator.named_parameters()}
     statistics = {name: b.clone() for name, b in discriminator.named_buffers()}
@@ -191,19 +204,19 @@ def _exact(logits: Tensor) -> Tensor:
 
 
 class ContextEncoderView(NamedTuple):
-    """A batch of pictures with holes.
+    """A batch of images with holes.
 
     Attributes:
-        seen: float ``[B, C, S, S]``, normalised, 0 (the mean colour) where removed.
+        seen: float ``[B, C, S, S]``, normalized, 0 (the mean color) where removed.
         target: float ``[B, C, t, t]`` in -1..1, the window to be painted.
         mask: bool ``[B, 1, S, S]``, true where removed.
-        picture: float ``[B, C, S, S]`` in 0..1, the whole picture.
+        image: float ``[B, C, S, S]`` in 0..1, the whole image.
     """
 
     seen: Tensor
     target: Tensor
     mask: Tensor
-    picture: Tensor
+    image: Tensor
 
 
 class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
@@ -289,9 +302,9 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
 
     @property
     def chance(self) -> dict[str, float]:
-        """Painting the mean colour everywhere: a squared error equal to the pictures' variance."""
+        """Painting the mean color everywhere: a squared error equal to the images' variance."""
         variance = sum(std**2 for std in self._std) / len(self._std)
-        loss = 4 * variance  # pictures are -1..1 in the loss
+        loss = 4 * variance  # images are -1..1 in the loss
         if self.options.reconstruction == "l1":
             loss = math.sqrt(
                 loss * 2 / math.pi
@@ -303,51 +316,55 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         return {"loss": (1 - weight) * loss + undecided, "l2": variance}
 
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ContextEncoderView:
-        """Crop, mirror and cut holes; see `Method.view`. In evaluation whole pictures, holes still random."""
-        draws = Draws(index, generator)
+        """Crop, mirror and cut holes; see `Method.view`. In evaluation whole images, holes still
+        random.
+        """
+        rng = PerImageRNG(index, generator)
         boxes = mirrored = torch.empty(
             len(index), 0, device=images.device
         )  # only drawn in training
         if self.training:
-            boxes = random_boxes(draws, images.shape[-1], (self.options.crop_min, 1.0))
-            mirrored = draws.chance(self.options.flip)
-        return in_pieces(8, self._cut, images, draws, boxes, mirrored)
+            boxes = random_boxes(rng, images.shape[-1], (self.options.crop_min, 1.0))
+            mirrored = rng.bernoulli(self.options.flip)
+        return chunked(8, self._cut, images, rng, boxes, mirrored)
 
     def _cut(
-        self, images: Tensor, draws: Draws, boxes: Tensor, mirrored: Tensor
+        self, images: Tensor, rng: PerImageRNG, boxes: Tensor, mirrored: Tensor
     ) -> ContextEncoderView:
         """The view from what was drawn for it; the holes are drawn here."""
         if self.training:
             images = resized_crop(images, boxes, self.side, mirrored)
-        picture = images.to(torch.float32).div_(255)
+        image = images.to(torch.float32).div_(255)
         if self.encoder.in_channels == 1:
-            picture = picture.mean(dim=1, keepdim=True)
-        mask = self._mask(draws)
-        mean, std = (constant(values, picture.device) for values in (self._mean, self._std))
-        # Filled after normalisation: the constant is the mean colour, which tells nothing.
-        seen = standardize_colors(picture, mean, std).mul_(~mask)
-        return ContextEncoderView(seen, 2 * self._windowed(picture) - 1, mask, picture)
+            image = image.mean(dim=1, keepdim=True)
+        mask = self._mask(rng)
+        mean, std = (cached_tensor(values, image.device) for values in (self._mean, self._std))
+        # Filled after normalization: the constant is the mean color, which tells nothing.
+        seen = standardize_colors(image, mean, std).mul_(~mask)
+        return ContextEncoderView(seen, 2 * self._windowed(image) - 1, mask, image)
 
-    def _mask(self, draws: Draws) -> Tensor:
+    def _mask(self, rng: PerImageRNG) -> Tensor:
         """Draw what is removed, bool ``[B, 1, S, S]``."""
         options = self.options
         if options.mask == "center":
-            return self.hole.expand(draws.count, -1, -1, -1)
+            return self.hole.expand(rng.count, -1, -1, -1)
         if options.mask == "blocks":
-            return masks.blocks(draws, self.side)
+            return masks.blocks(rng, self.side)
         if options.region_shapes == "noise":
-            return masks.noise(draws, self.side, (options.coverage_min, options.coverage_max))
+            return masks.noise(rng, self.side, (options.coverage_min, options.coverage_max))
         if options.region_shapes == "blobs":
-            return masks.blobs(draws, self.side)
-        return masks.from_shapes(draws, self.side, self.shapes)
+            return masks.blobs(rng, self.side)
+        return masks.from_shapes(rng, self.side, self.shapes)
 
     def _windowed(self, whole: Tensor) -> Tensor:
-        """The part ``[B, C, t, t]`` of a picture ``[B, C, S, S]`` that is painted."""
+        """The part ``[B, C, t, t]`` of an image ``[B, C, S, S]`` that is painted."""
         start = self.side // 4 if self.options.mask == "center" else 0
         return whole[..., start : start + self.window, start : start + self.window]
 
     def forward(self, view: ContextEncoderView) -> Loss:
-        """Error of the painted window, plus both players' adversarial losses; L1, L2 and PSNR over the hole."""
+        """Error of the painted window, plus both players' adversarial losses; L1, L2 and PSNR over
+        the hole.
+        """
         painted = self.paint(view)
         central = self.options.mask == "center"
         weights = self.band if central else self._windowed(view.mask)
@@ -356,7 +373,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
             painted, view.target, weights.to(painted.dtype), kind, normalized=not central
         )
         if not central:  # other processes have removed more or less
-            loss = evened(loss, weights.sum())
+            loss = globally_weighted_mean(loss, weights.sum())
         numbers = self._numbers(painted, view)
         weight = self.options.adversarial
         if self.discriminator is not None:
@@ -378,8 +395,10 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
 
     @torch.no_grad()
     def _numbers(self, painted: Tensor, view: ContextEncoderView) -> dict[str, Tensor]:
-        """Errors over the hole in the paper's units; in evaluation beside those of filling without learning."""
-        hole, truth = self._windowed(view.mask), self._windowed(view.picture)
+        """Errors over the hole in the paper's units; in evaluation beside those of filling without
+        learning.
+        """
+        hole, truth = self._windowed(view.mask), self._windowed(view.image)
         fillings = {"": (painted + 1) / 2}
         if not self.training:
             fillings |= {
@@ -396,64 +415,73 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         return numbers
 
     def _baselines(self, view: ContextEncoderView) -> dict[str, Tensor]:
-        """Whole pictures filled with the mean colour, and by interpolation from the border of the hole."""
+        """Whole images filled with the mean color, and by interpolation from the border of the
+        hole.
+        """
         mean = (
-            torch.tensor(self._mean, device=view.picture.device)
+            torch.tensor(self._mean, device=view.image.device)
             .view(1, -1, 1, 1)
-            .expand_as(view.picture)
+            .expand_as(view.image)
         )
-        return {"mean_color": mean, "interpolation": inpaint.interpolate(view.picture, view.mask)}
+        return {"mean_color": mean, "interpolation": inpaint.interpolate(view.image, view.mask)}
 
-    def pictures(
+    def draw_task(
         self, images: Tensor, index: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The picture, its mask, what the network sees and what it should paint."""
+        """The image, its mask, what the network sees and what it should paint."""
         view = self.view(images, index, generator)
         mean = self._baselines(view)["mean_color"]
         return {
-            "picture": _shown(view.picture),
+            "image": _shown(view.image),
             "removed": _shown(view.mask.float()),
-            "as the network sees it": _shown(torch.where(view.mask, mean, view.picture)),
+            "as the network sees it": _shown(torch.where(view.mask, mean, view.image)),
             "to be painted": _shown((view.target + 1) / 2),
         }
 
     @torch.no_grad()
-    def answers(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Answers:
-        """Picture with the hole in white, the hole filled, filled by interpolation, truth, and the error."""
+    def draw_predictions(
+        self, images: Tensor, index: Tensor, generator: torch.Generator
+    ) -> Predictions:
+        """Image with the hole in white, the hole filled, filled by interpolation, truth, and the
+        error.
+        """
         view = self.view(images, index, generator)
         filled = self._filled(view)
         interpolated = self._baselines(view)["interpolation"]
         columns = {
-            "input": _shown(torch.where(view.mask, 1.0, view.picture)),
+            "input": _shown(torch.where(view.mask, 1.0, view.image)),
             "answer": _shown(filled),
             "interpolation": _shown(interpolated),
-            "truth": _shown(view.picture),
+            "truth": _shown(view.image),
             "error of the answer": _shown(
-                (filled - view.picture).abs().mean(dim=1, keepdim=True) * 2
+                (filled - view.image).abs().mean(dim=1, keepdim=True) * 2
             ),
         }
-        measured = [
-            inpaint.errors(part, view.picture, view.mask) for part in (filled, interpolated)
-        ]
+        measured = [inpaint.errors(part, view.image, view.mask) for part in (filled, interpolated)]
         captions = [
-            f"L1 {100 * float(ours[0][i]):.1f} %, L2 {100 * float(ours[1][i]):.2f} %, {float(ours[2][i]):.1f} dB; "
+            f"L1 {100 * float(ours[0][i]):.1f} %, L2 {100 * float(ours[1][i]):.2f} %, "
+            f"{float(ours[2][i]):.1f} dB; "
             f"interpolation {100 * float(theirs[0][i]):.1f} %, {100 * float(theirs[1][i]):.2f} %, "
             f"{float(theirs[2][i]):.1f} dB"
             for ours, theirs in [measured]
             for i in range(len(images))
         ]
-        return Answers(columns, captions)
+        return Predictions(columns, captions)
 
     def _filled(self, view: ContextEncoderView) -> Tensor:
-        """The pictures ``[B, C, S, S]`` with their holes painted; what was visible stays, the band round a hole too."""
+        """The images ``[B, C, S, S]`` with their holes painted; what was visible stays, the band
+        round a hole too.
+        """
         painted = (self.paint(view) + 1) / 2
         start = self.side // 4 if self.options.mask == "center" else 0
         end = self.side - self.window - start
         whole = F.pad(painted, (start, end, start, end))
-        return torch.where(view.mask, whole, view.picture)
+        return torch.where(view.mask, whole, view.image)
 
-    def charts(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
-        """In evaluation: the error at each distance from the border of the hole, beside filling without learning."""
+    def plots(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
+        """In evaluation: the error at each distance from the border of the hole, beside filling
+        without learning.
+        """
         if self.training:
             return {}
         sums: dict[str, Tensor] = {}
@@ -467,7 +495,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
                 "context encoder": self._filled(view),
                 **self._baselines(view),
             }.items():
-                error = (filled - view.picture).abs().mean(dim=1).flatten().cpu()
+                error = (filled - view.image).abs().mean(dim=1).flatten().cpu()
                 found = torch.zeros(_SEAM).index_add_(0, depth[inside] - 1, error[inside])
                 sums[name] = sums.get(name, torch.zeros(_SEAM)) + found
         reached = int((counts > 0).sum())
@@ -499,7 +527,8 @@ def _channelwise(asked: bool | None, encoder: Encoder, channels: int, side: int)
         )
     if asked and size > _LARGEST_CHANNELWISE:
         raise UsageError(
-            f"--channelwise would need {size / 1e6:.0f} million parameters for {channels} channels of {side}x{side} "
+            f"--channelwise would need {size / 1e6:.0f} million parameters for {channels} "
+            f"channels of {side}x{side} "
             f"places, but at most {_LARGEST_CHANNELWISE // 10**6} are built; type --no-channelwise"
         )
     return (
@@ -509,6 +538,6 @@ def _channelwise(asked: bool | None, encoder: Encoder, channels: int, side: int)
     )
 
 
-def _shown(pictures: Tensor) -> Tensor:
-    """Pictures ``[B, 1 or 3, h, w]`` in 0..1 as uint8 ``[B, 3, h, w]``."""
-    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+def _shown(images: Tensor) -> Tensor:
+    """Images ``[B, 1 or 3, h, w]`` in 0..1 as uint8 ``[B, 3, h, w]``."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)

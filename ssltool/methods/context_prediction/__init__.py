@@ -1,4 +1,4 @@
-"""Context prediction: name which of its eight neighbours a second patch is."""
+"""Context prediction: name which of its eight neighbors a second patch is."""
 
 from ssltool.methods.context_prediction.task import ContextPrediction
 

@@ -1,7 +1,7 @@
-"""Pairs of neighbouring patches: how large, where, and which (Doersch et al. 2015, section 3.2).
+"""Pairs of neighboring patches: how large, where, and which (Doersch et al. 2015, section 3.2).
 
-Letters: B pictures of side S, N patches of p pixels with gap g and jitter j, M ordered pairs per picture. The place of
-the second patch of a pair is its number in reading order round the first, 0..7.
+Letters: B images of side S, N patches of p pixels with gap g and jitter j, M ordered pairs per
+image. The place of the second patch of a pair is its number in reading order round the first, 0..7.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ssltool.errors import UsageError
-from ssltool.ops.cached_tensors import constant
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.cached_tensors import cached_tensor
+from ssltool.ops.per_image_rng import PerImageRNG
 
 Sampler = Literal["grid", "pair", "all8", "center"]
 SMALLEST_PATCH = 5
@@ -30,7 +30,7 @@ class Geometry(NamedTuple):
 
     Attributes:
         patch: Side p of a patch.
-        gap: Pixels g between neighbours before jitter.
+        gap: Pixels g between neighbors before jitter.
         jitter: Reach j of the shift of each patch along each axis.
     """
 
@@ -40,7 +40,7 @@ class Geometry(NamedTuple):
 
     @property
     def pitch(self) -> int:
-        """Distance of the corners of neighbours."""
+        """Distance of the corners of neighbors."""
         return self.patch + self.gap
 
     def span(self, count: int) -> int:
@@ -54,10 +54,11 @@ def geometry_of(patch: int) -> Geometry:
 
 
 def geometry(side: int, rule: Literal["paper", "fit3"] = "paper") -> Geometry:
-    """The paper's patches, 96 px in pictures of 300,000, for pictures of another side; or the largest three that fit.
+    """The paper's patches, 96 px in images of 300,000, for images of another side; or the largest
+    three that fit.
 
     Raises:
-        UsageError: Patches would be under 5 px; the message names the smallest picture that works.
+        UsageError: Patches would be under 5 px; the message names the smallest image that works.
     """
     patch = (
         math.floor(96 * side / 300_000**0.5 + 0.5) if rule == "paper" else largest_patch(side, 3)
@@ -65,13 +66,16 @@ def geometry(side: int, rule: Literal["paper", "fit3"] = "paper") -> Geometry:
     if patch < SMALLEST_PATCH:
         needed = geometry_of(SMALLEST_PATCH).span(3)
         raise UsageError(
-            f"{side} px pictures give {patch} px patches but {SMALLEST_PATCH} are needed; type --image-size {needed}"
+            f"{side} px images give {patch} px patches but {SMALLEST_PATCH} are needed; type "
+            f"--image-size {needed}"
         )
     return geometry_of(patch)
 
 
 def largest_patch(side: int, count: int) -> int:
-    """The largest patch of which ``count`` fit in a row with the paper's gap and jitter; 0 if none does."""
+    """The largest patch of which ``count`` fit in a row with the paper's gap and jitter; 0 if none
+    does.
+    """
     return max((p for p in range(1, side + 1) if geometry_of(p).span(count) <= side), default=0)
 
 
@@ -96,42 +100,45 @@ class Drawn(NamedTuple):
     target: Tensor
 
 
-def sample_grid(draws: Draws, side: int, sizes: Geometry, pairs: int | None = None) -> Drawn:
-    """A grid of patches at a random place and, of each of the eight places, equally many of its ordered pairs.
+def sample_grid(rng: PerImageRNG, side: int, sizes: Geometry, pairs: int | None = None) -> Drawn:
+    """A grid of patches at a random place and, of each of the eight places, equally many of its
+    ordered pairs.
 
-    The released code adds every ordered pair of neighbours, so that straight places come more often than diagonal
-    ones (always saying "left" scores 15 %). Here some of the straight pairs, drawn at random, are left out, and all
-    eight places are equally likely. The grid is as large as fits at every origin of the released code, at least 3.
+    The released code adds every ordered pair of neighbors, so that straight places come more often
+    than diagonal ones (always saying "left" scores 15 %). Here some of the straight pairs, drawn at
+    random, are left out, and all eight places are equally likely. The grid is as large as fits at
+    every origin of the released code, at least 3.
 
     Args:
-        draws: The pictures' random numbers.
+        rng: The images' random numbers.
         side: S.
         sizes: Patch, gap and jitter.
-        pairs: At most so many per picture, a multiple of 8; as many as the diagonal places allow if not given.
+        pairs: At most so many per image, a multiple of 8; as many as the diagonal places allow if
+            not given.
     """
     count = max(grid_size(side, sizes.pitch - 1, sizes), 3 if sizes.span(3) <= side else 2)
     slack = side - (count * sizes.pitch - sizes.gap)
-    cells = torch.arange(count * count, device=draws.device)
-    base = draws.integers(slack + 1, 1, 2) + sizes.pitch * torch.stack(
+    cells = torch.arange(count * count, device=rng.device)
+    base = rng.integers(slack + 1, 1, 2) + sizes.pitch * torch.stack(
         [cells // count, cells % count], dim=-1
     )
-    corner = _jittered(draws, base, side, sizes)
+    corner = _jittered(rng, base, side, sizes)
     each = (count - 1) ** 2 if pairs is None else min(pairs // 8, (count - 1) ** 2)
-    known, missing = _neighbour_table(count, draws.device)
+    known, missing = _neighbor_table(count, rng.device)
     order = (
-        draws.bits(8, known.shape[1])
+        rng.bits(8, known.shape[1])
         .masked_fill_(missing, torch.iinfo(torch.int64).max)
         .argsort(dim=-1)
     )
-    drawn = known[
-        torch.arange(8, device=draws.device)[:, None], order[..., :each]
-    ]  # [B, 8, each, 2]
-    target = torch.arange(8, device=draws.device)[None, :, None].expand(len(corner), 8, each)
+    drawn = known[torch.arange(8, device=rng.device)[:, None], order[..., :each]]  # [B, 8, each, 2]
+    target = torch.arange(8, device=rng.device)[None, :, None].expand(len(corner), 8, each)
     return Drawn(corner, drawn[..., 0].flatten(1), drawn[..., 1].flatten(1), target.flatten(1))
 
 
-def neighbours(count: int) -> list[Tensor]:
-    """All ordered pairs of neighbouring cells of a count x count grid, int64 ``[n, 2]`` for each of the places."""
+def neighbors(count: int) -> list[Tensor]:
+    """All ordered pairs of neighboring cells of a count x count grid, int64 ``[n, 2]`` for each of
+    the places.
+    """
     found = []
     for dy, dx in PLACES:
         rows = range(max(0, -dy), count - max(0, dy))
@@ -145,72 +152,78 @@ def neighbours(count: int) -> list[Tensor]:
 
 
 @cache
-def _neighbour_table(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`neighbours` in one table, int64 ``[8, n, 2]``, and which of its rows are empty, bool ``[8, n]``."""
+def _neighbor_table(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`neighbors` in one table, int64 ``[8, n, 2]``, and which of its rows are empty, bool ``[8,
+    n]``.
+    """
     with torch.inference_mode(False):
-        found = neighbours(count)
+        found = neighbors(count)
         table = pad_sequence(found, batch_first=True, padding_value=-1).to(device)
         return table, table[..., 0] < 0
 
 
-def sample_pairs(draws: Draws, side: int, sizes: Geometry, count: int) -> Drawn:
+def sample_pairs(rng: PerImageRNG, side: int, sizes: Geometry, count: int) -> Drawn:
     """``count`` pairs: the place uniform, then the first corner uniform over where that pair fits."""
-    target = draws.integers(8, count)
-    step = constant(PLACES, draws.device)[target] * sizes.pitch  # [B, count, 2]
+    target = rng.integers(8, count)
+    step = cached_tensor(PLACES, rng.device)[target] * sizes.pitch  # [B, count, 2]
     low = sizes.jitter + (-step).clamp_min(0)
     high = side - sizes.patch - sizes.jitter - step.clamp_min(0)
-    first = low + draws.integers(high - low + 1, count, 2)
+    first = low + rng.integers(high - low + 1, count, 2)
     base = torch.stack([first, first + step], dim=2).flatten(1, 2)  # [B, 2*count, 2]
-    even = torch.arange(0, 2 * count, 2, device=draws.device).expand(len(target), -1)
-    return Drawn(_jittered(draws, base, side, sizes), even, even + 1, target)
+    even = torch.arange(0, 2 * count, 2, device=rng.device).expand(len(target), -1)
+    return Drawn(_jittered(rng, base, side, sizes), even, even + 1, target)
 
 
-def sample_star(draws: Draws, side: int, sizes: Geometry, central: bool) -> Drawn:
-    """A first patch, uniform where all eight neighbours fit or in the middle of the picture, and all of them."""
+def sample_star(rng: PerImageRNG, side: int, sizes: Geometry, central: bool) -> Drawn:
+    """A first patch, uniform where all eight neighbors fit or in the middle of the image, and all
+    of them.
+    """
     low = sizes.jitter + sizes.pitch
     room = side - sizes.patch - sizes.jitter - sizes.pitch - low
-    middle = torch.full((1, 2), (side - sizes.patch) // 2, device=draws.device)
-    first = middle.expand(draws.count, 1, 2) if central else low + draws.integers(room + 1, 1, 2)
-    steps = constant(((0, 0), *PLACES), draws.device) * sizes.pitch
-    target = torch.arange(8, device=draws.device).expand(draws.count, -1)
+    middle = torch.full((1, 2), (side - sizes.patch) // 2, device=rng.device)
+    first = middle.expand(rng.count, 1, 2) if central else low + rng.integers(room + 1, 1, 2)
+    steps = cached_tensor(((0, 0), *PLACES), rng.device) * sizes.pitch
+    target = torch.arange(8, device=rng.device).expand(rng.count, -1)
     return Drawn(
-        _jittered(draws, first + steps, side, sizes), torch.zeros_like(target), target + 1, target
+        _jittered(rng, first + steps, side, sizes), torch.zeros_like(target), target + 1, target
     )
 
 
-def _jittered(draws: Draws, base: Tensor, side: int, sizes: Geometry) -> Tensor:
-    """Shift each corner by up to the jitter along each axis and keep the patch inside the picture."""
-    shift = draws.integers(2 * sizes.jitter + 1, base.shape[1], 2) - sizes.jitter
+def _jittered(rng: PerImageRNG, base: Tensor, side: int, sizes: Geometry) -> Tensor:
+    """Shift each corner by up to the jitter along each axis and keep the patch inside the image."""
+    shift = rng.integers(2 * sizes.jitter + 1, base.shape[1], 2) - sizes.jitter
     return (base + shift).clamp(0, side - sizes.patch)
 
 
 def sample(
-    sampler: Sampler, draws: Draws, side: int, sizes: Geometry, pairs: int | None = None
+    sampler: Sampler, rng: PerImageRNG, side: int, sizes: Geometry, pairs: int | None = None
 ) -> Drawn:
-    """Draw patches and pairs by a sampler's name; ``pairs`` of a picture where the sampler leaves a choice."""
+    """Draw patches and pairs by a sampler's name; ``pairs`` of an image where the sampler leaves a
+    choice.
+    """
     if sampler == "grid":
-        return sample_grid(draws, side, sizes, pairs)
+        return sample_grid(rng, side, sizes, pairs)
     if sampler == "pair":
-        return sample_pairs(draws, side, sizes, pairs or 1)
-    return sample_star(draws, side, sizes, central=sampler == "center")
+        return sample_pairs(rng, side, sizes, pairs or 1)
+    return sample_star(rng, side, sizes, central=sampler == "center")
 
 
 def position_leak(
-    sampler: Sampler, side: int, sizes: Geometry, bins: int = 24, pictures: int = 20_000
+    sampler: Sampler, side: int, sizes: Geometry, bins: int = 24, images: int = 20_000
 ) -> float:
-    """Accuracy of naming the place from where patch 2 lies in the picture, without looking at it.
+    """Accuracy of naming the place from where patch 2 lies in the image, without looking at it.
 
-    Half of the simulated pairs say which answer is best in each of bins x bins cells, the other half score it.
-    """
-    draws = Draws(torch.arange(pictures), torch.Generator().manual_seed(0))
-    drawn = sample(sampler, draws, side, sizes, pairs=8)
+    Half of the simulated pairs say which answer is best in each of bins x bins cells, the other
+    half score it."""
+    rng = PerImageRNG(torch.arange(images), torch.Generator().manual_seed(0))
+    drawn = sample(sampler, rng, side, sizes, pairs=8)
     place = (
         drawn.corner.gather(1, drawn.second[..., None].expand(-1, -1, 2))
         * bins
         // (side - sizes.patch + 1)
     )
     cell = place[..., 0] * bins + place[..., 1]
-    half = pictures // 2
+    half = images // 2
     counts = torch.zeros(bins * bins, 8)
     counts.index_put_(
         (cell[:half].flatten(), drawn.target[:half].flatten()), torch.ones(()), accumulate=True

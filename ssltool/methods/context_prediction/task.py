@@ -1,15 +1,18 @@
-"""Context prediction: name which of its eight neighbours a second patch is.
+"""Context prediction: name which of its eight neighbors a second patch is.
 
-C. Doersch, A. Gupta, A. A. Efros, "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015.
+C. Doersch, A. Gupta, A. A. Efros, "Unsupervised Visual Representation Learning by Context
+Prediction", ICCV 2015.
 
-Two patches are taken from neighbouring places of a picture, with a gap and jitter between them. A network with shared
-weights sees each patch alone, joins the two vectors late and names the place of the second relative to the first,
-8 ways. What would give the answer away without knowing objects is closed: lines that run on from patch to patch (gap
-and jitter), chromatic aberration (all channels but one replaced by noise, or the green-magenta axis projected away),
-sharpness (some patches are shrunk and enlarged again), and the place in the picture (the first patch lies anywhere).
+Two patches are taken from neighboring places of an image, with a gap and jitter between them. A
+network with shared weights sees each patch alone, joins the two vectors late and names the place of
+the second relative to the first, 8 ways. What would give the answer away without knowing objects is
+closed: lines that run on from patch to patch (gap and jitter), chromatic aberration (all channels
+but one replaced by noise, or the green-magenta axis projected away), sharpness (some patches are
+shrunk and enlarged again), and the place in the image (the first patch lies anywhere).
 
-Letters: B pictures of side S, N patches of p pixels and M ordered pairs per picture, h side of a patch as the encoder
-sees it, D encoder width. Places are numbered in reading order round the first patch, 0..7 in tensors, 1..8 in print::
+Letters: B images of side S, N patches of p pixels and M ordered pairs per image, h side of a patch
+as the encoder sees it, D encoder width. Places are numbered in reading order round the first patch,
+0..7 in tensors, 1..8 in print::
 
     1 2 3
     4 . 5
@@ -29,7 +32,7 @@ from torch.nn import functional as F
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.sizes import map_shape
 from ssltool.errors import UsageError
-from ssltool.methods.base import Answers, Chart, DataInfo, Loss, Matrix, Method, MethodOptions
+from ssltool.methods.base import Chart, DataInfo, Loss, Matrix, Method, MethodOptions, Predictions
 from ssltool.methods.context_prediction.pairs import (
     SMALLEST_PATCH,
     Geometry,
@@ -42,16 +45,16 @@ from ssltool.methods.context_prediction.pairs import (
     sample_pairs,
 )
 from ssltool.ops import patches
-from ssltool.ops.chunked import in_pieces
+from ssltool.ops.chunked import chunked
 from ssltool.ops.color import among_noise, project_color, to_gray
 from ssltool.ops.crops import random_boxes, resized_crop
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.plotting import frames
 
 _NAMES = [str(place + 1) for place in range(8)]
 _SHRINKABLE = 24  # px: shrinking smaller patches would leave nothing of them
-_DRAWN = 192  # px, about the side of a drawn picture
-_SCORED_PAIRS = 4  # pairs per picture in evaluation
+_DRAWN = 192  # px, about the side of a drawn image
+_SCORED_PAIRS = 4  # pairs per image in evaluation
 
 
 class ContextPredictionOptions(MethodOptions):
@@ -59,19 +62,21 @@ class ContextPredictionOptions(MethodOptions):
 
     sampler: Sampler = Field(
         "grid",
-        description="Where patches come from: grid = all neighbours in a grid of 3x3 or more at a random place; "
-        "pair = one pair anywhere; all8, center = a patch and all its neighbours (center gives the place away)",
+        description="Where patches come from: grid = all neighbors in a grid of 3x3 or more at a "
+        "random place; "
+        "pair = one pair anywhere; all8, center = a patch and all its neighbors (center gives "
+        "the place away)",
     )
     geometry: Literal["paper", "fit3"] | None = Field(
         None,
         description="Patch size: the paper's 96 px in 548, or the largest of which three fit; "
-        "automatic: paper from 64 px pictures, else fit3",
+        "automatic: paper from 64 px images, else fit3",
     )
     patch: int | None = Field(
         None, ge=SMALLEST_PATCH, description="Side of a patch in px; automatic: by --geometry"
     )
     gap: int | None = Field(
-        None, ge=0, description="Pixels between neighbours; automatic: half a patch"
+        None, ge=0, description="Pixels between neighbors; automatic: half a patch"
     )
     jitter: int | None = Field(
         None,
@@ -82,12 +87,14 @@ class ContextPredictionOptions(MethodOptions):
         None,
         ge=SMALLEST_PATCH,
         le=512,
-        description="Side in px to which patches are resized; automatic: 64, or the patch itself up to 64 px pictures",
+        description="Side in px to which patches are resized; automatic: 64, or the patch itself "
+        "up to 64 px images",
     )
     color_guard: Literal["drop", "project", "none"] = Field(
         "drop",
-        description="Against chromatic aberration: drop = keep one random channel of each patch, noise in the others; "
-        "project = remove the green-magenta axis (colour pictures only)",
+        description="Against chromatic aberration: drop = keep one random channel of each patch, "
+        "noise in the others; "
+        "project = remove the green-magenta axis (color images only)",
     )
     shrink: float = Field(
         0.33,
@@ -95,21 +102,23 @@ class ContextPredictionOptions(MethodOptions):
         le=1,
         description="Probability that a patch is shrunk and enlarged again (patches from 24 px)",
     )
-    grayscale: float = Field(0.0, ge=0, le=1, description="Probability that a picture is made gray")
+    grayscale: float = Field(0.0, ge=0, le=1, description="Probability that an image is made gray")
     crop_min: float = Field(
         0.33,
         gt=0,
         le=1,
-        description="Least share of the picture that is enlarged to its size before it is cut: the paper's random "
+        description="Least share of the image that is enlarged to its size before it is cut: the "
+        "paper's random "
         "resizing to 150,000 to 450,000 pixels; 1 = never",
     )
     flip: float = Field(
-        0.0, ge=0, le=1, description="Probability that a picture is mirrored before it is cut"
+        0.0, ge=0, le=1, description="Probability that an image is mirrored before it is cut"
     )
     pairs: int | None = Field(
         None,
         ge=1,
-        description="Pairs per picture and step (grid: a multiple of 8); automatic: 1 for pair, all balanced for grid",
+        description="Pairs per image and step (grid: a multiple of 8); automatic: 1 for pair, "
+        "all balanced for grid",
     )
     fc6: int = Field(
         512, ge=1, description="Width of the layer on each patch's vector (paper 4096)"
@@ -123,7 +132,7 @@ class ContextPredictionOptions(MethodOptions):
     )
 
     def resolved(self, info: DataInfo) -> Self:
-        """Decide the geometry for these pictures; refuse patches that do not fit."""
+        """Decide the geometry for these images; refuse patches that do not fit."""
         side = info.image_size
         rule = self.geometry or ("paper" if side >= 64 else "fit3")
         known = geometry(side, rule)
@@ -135,8 +144,10 @@ class ContextPredictionOptions(MethodOptions):
         least = 3 if self.sampler in ("all8", "center") else 2
         if chosen.span(least) > side:
             raise UsageError(
-                f"{least} patches of {patch} px with gaps of {gap} px and jitter {jitter} px need {chosen.span(least)} "
-                f"px but the pictures have {side}; type --patch {largest_patch(side, least)}, or a larger --image-size"
+                f"{least} patches of {patch} px with gaps of {gap} px and jitter {jitter} px "
+                f"need {chosen.span(least)} "
+                f"px but the images have {side}; type --patch {largest_patch(side, least)}, or a "
+                "larger --image-size"
             )
         if self.sampler == "grid" and self.pairs and self.pairs % 8:
             raise UsageError(
@@ -156,9 +167,8 @@ class ContextPredictionOptions(MethodOptions):
 class Head(nn.Module):
     """The late layers: fc6 on each patch's vector, fc7 to fc9 on two of them joined (figure 3).
 
-    Batch norm has no scale and shift: a learned scale lets a layer silence itself, and the network then stays at the
-    saddle point where it always answers uniformly (section 3.2).
-    """
+    Batch norm has no scale and shift: a learned scale lets a layer silence itself, and the network
+    then stays at the saddle point where it always answers uniformly (section 3.2)."""
 
     def __init__(self, width: int, fc6: int, fc7: int) -> None:
         super().__init__()
@@ -188,9 +198,9 @@ class Head(nn.Module):
         embedded = self.fc6(vectors.flatten(0, 1)).view(
             *vectors.shape[:2], -1
         )  # [B, N, fc6], each patch once
-        pictures = torch.arange(len(embedded), device=embedded.device)[:, None]
+        images = torch.arange(len(embedded), device=embedded.device)[:, None]
         joined = torch.cat(
-            [embedded[pictures, first], embedded[pictures, second]], dim=-1
+            [embedded[images, first], embedded[images, second]], dim=-1
         )  # [B, M, 2*fc6]
         logits: Tensor = self.fc9(self.fc8(self.fc7(joined.flatten(0, 1))))
         return logits
@@ -204,8 +214,8 @@ class ContextPredictionView(NamedTuple):
         first: int64 ``[B, M]`` in 0..N-1.
         second: int64 ``[B, M]`` in 0..N-1.
         target: int64 ``[B, M]`` in 0..7.
-        raw: uint8 ``[B, N, 3, p, p]``, the patches as cut, for pictures.
-        picture: uint8 ``[B, 3, S, S]``, the picture as it was cut: mirrored or gray if that was drawn.
+        raw: uint8 ``[B, N, 3, p, p]``, the patches as cut, for images.
+        image: uint8 ``[B, 3, S, S]``, the image as it was cut: mirrored or gray if that was drawn.
         corner: int64 ``[B, N, 2]``, row and column of each patch's first pixel in it.
     """
 
@@ -214,7 +224,7 @@ class ContextPredictionView(NamedTuple):
     second: Tensor
     target: Tensor
     raw: Tensor
-    picture: Tensor
+    image: Tensor
     corner: Tensor
 
 
@@ -288,7 +298,9 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
 
     @classmethod
     def feature_size(cls, options: ContextPredictionOptions, info: DataInfo) -> int:
-        """Whole pictures are enlarged as the patches were, so that objects keep the scale of pretraining."""
+        """Whole images are enlarged as the patches were, so that objects keep the scale of
+        pretraining.
+        """
         assert options.patch and options.patch_input, "resolved"
         return round(info.image_size * options.patch_input / options.patch)
 
@@ -304,7 +316,9 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Sizes in pixels, and the accuracy of knowing nothing but where the second patch lies in the picture."""
+        """Sizes in pixels, and the accuracy of knowing nothing but where the second patch lies in
+        the image.
+        """
         leak = position_leak(self.options.sampler, self._side, self.sizes)
         return {"geometry": self.sizes._asdict(), "position_leak": round(leak, 4)}
 
@@ -313,29 +327,30 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
     ) -> ContextPredictionView:
         """Cut patches and draw the pairs to be named; see `Method.view`.
 
-        In evaluation pairs are drawn by the balanced `pair` sampler and patches are neither jittered nor shrunk. The
-        colour guard stays: it makes the pictures that the network knows.
+        In evaluation pairs are drawn by the balanced `pair` sampler and patches are neither
+        jittered nor shrunk. The
+        color guard stays: it makes the images that the network knows.
         """
-        draws, side = Draws(index, generator), self._side
+        rng, side = PerImageRNG(index, generator), self._side
         mirrored = boxes = gray = torch.empty(
             len(index), 0, device=images.device
         )  # only drawn in training
         if self.training:
-            mirrored = draws.chance(self.options.flip)
+            mirrored = rng.bernoulli(self.options.flip)
             boxes = random_boxes(
-                draws, images.shape[-1], (self.options.crop_min, 1.0), ratio=(1.0, 1.0)
+                rng, images.shape[-1], (self.options.crop_min, 1.0), ratio=(1.0, 1.0)
             )
             if self.options.grayscale:
-                gray = draws.chance(self.options.grayscale)
-            drawn = sample(self.options.sampler, draws, side, self.sizes, self.options.pairs)
+                gray = rng.bernoulli(self.options.grayscale)
+            drawn = sample(self.options.sampler, rng, side, self.sizes, self.options.pairs)
         else:
-            drawn = sample_pairs(draws, side, self.sizes._replace(jitter=0), _SCORED_PAIRS)
-        return in_pieces(8, self._cut, images, draws, mirrored, boxes, gray, *drawn)
+            drawn = sample_pairs(rng, side, self.sizes._replace(jitter=0), _SCORED_PAIRS)
+        return chunked(8, self._cut, images, rng, mirrored, boxes, gray, *drawn)
 
     def _cut(
         self,
         images: Tensor,
-        draws: Draws,
+        rng: PerImageRNG,
         mirrored: Tensor,
         boxes: Tensor,
         gray: Tensor,
@@ -350,21 +365,23 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             if self.options.grayscale:
                 images = to_gray(images, gray)
         raw = patches.cut(images, corner[..., 0], corner[..., 1], self.sizes.patch)
-        seen = patches.resize(self._guarded(draws, raw), self.patch_input)
+        seen = patches.resize(self._guarded(rng, raw), self.patch_input)
         return ContextPredictionView(seen, first, second, target, raw, images, corner)
 
-    def _guarded(self, draws: Draws, raw: Tensor) -> Tensor:
-        """Shrink some of the patches ``[B, N, 3, p, p]``, apply the colour guard and standardise each: float."""
+    def _guarded(self, rng: PerImageRNG, raw: Tensor) -> Tensor:
+        """Shrink some of the patches ``[B, N, 3, p, p]``, apply the color guard and standardize
+        each: float.
+        """
         count, side = raw.shape[1], None
         if self.training and self.shrinks:
-            side = patches.shrunk_side(draws.uniform(count), self.sizes.patch)
-            side = torch.where(draws.chance(self.options.shrink, count), side, self.sizes.patch)
+            side = patches.shrunk_side(rng.uniform(count), self.sizes.patch)
+            side = torch.where(rng.bernoulli(self.options.shrink, count), side, self.sizes.patch)
         if self.color_guard == "drop":
-            kept = draws.integers(3, count)
-            pictures, places = (torch.arange(n, device=raw.device) for n in raw.shape[:2])
-            planes = raw[pictures[:, None], places, kept][:, :, None]  # the others need no work
+            kept = rng.integers(3, count)
+            images, places = (torch.arange(n, device=raw.device) for n in raw.shape[:2])
+            planes = raw[images[:, None], places, kept][:, :, None]  # the others need no work
             return among_noise(
-                draws, patches.standardize(self._shrunk(planes, side), level=1.0), kept
+                rng, patches.standardize(self._shrunk(planes, side), level=1.0), kept
             )
         seen = (
             raw.to(torch.float32).mean(dim=2, keepdim=True)
@@ -401,7 +418,9 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         return Loss(loss, numbers)
 
     def vectors(self, view: ContextPredictionView) -> Tensor:
-        """The patches' vectors ``[B, N, D]``: all patches are one batch for the encoder and its batch norm."""
+        """The patches' vectors ``[B, N, D]``: all patches are one batch for the encoder and its
+        batch norm.
+        """
         flat = view.patches.flatten(0, 1)
         found = (
             self.encoder.map(flat).flatten(1)
@@ -410,12 +429,12 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         )
         return found.view(*view.patches.shape[:2], -1)
 
-    def pictures(
+    def draw_task(
         self, images: Tensor, index: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """All patches on the picture, one pair of them, and that pair as the network sees it."""
+        """All patches on the image, one pair of them, and that pair as the network sees it."""
         view = self.view(images, index, generator)
-        # One pair of each picture, spread over the places so that a sheet shows several of them.
+        # One pair of each image, spread over the places so that a sheet shows several of them.
         asked = (
             torch.arange(len(images), device=images.device)
             * 3
@@ -429,36 +448,40 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         place = view.target.gather(1, asked[:, None])[:, 0]
         return {
             "first blue, second green": marked,
-            "the second in its place": self._neighbourhood(
+            "the second in its place": self._neighborhood(
                 _taken(view.raw, pair), place, place, None
             ),
             "as the network sees them": patches.assemble(seen, 2, gap=2, fill=255),
         }
 
     @torch.no_grad()
-    def answers(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Answers:
-        """The pair on the picture, the eight places shaded by their probability, the second patch where it was put."""
+    def draw_predictions(
+        self, images: Tensor, index: Tensor, generator: torch.Generator
+    ) -> Predictions:
+        """The pair on the image, the eight places shaded by their probability, the second patch
+        where it was put.
+        """
         view = self.view(images, index, generator)
         logits = self.head(self.vectors(view), view.first, view.second).float()
         belief = logits.softmax(dim=1).view(*view.target.shape, 8)[
             :, 0
-        ]  # the first pair of each picture
+        ]  # the first pair of each image
         place, guess = view.target[:, 0], belief.argmax(dim=1)
         pair = self._pair(view, torch.zeros_like(place))
         marked = self._marked(view, pair, others=False)
         raw = _taken(view.raw, pair)
         columns = {
             "first blue, second green": marked,
-            "answer: brighter = likelier": self._neighbourhood(raw, guess, place, belief),
-            "truth": self._neighbourhood(raw, place, place, None),
+            "answer: brighter = likelier": self._neighborhood(raw, guess, place, belief),
+            "truth": self._neighborhood(raw, place, place, None),
         }
         captions = [
             f"place {t + 1}; answer {g + 1}, {b[g]:.0%} sure"
             for t, g, b in zip(place.tolist(), guess.tolist(), belief.tolist(), strict=True)
         ]
-        return Answers(columns, captions)
+        return Predictions(columns, captions)
 
-    def charts(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
+    def plots(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
         """In evaluation: the confusion of the eight places, rows summing to 1."""
         if self.training:
             return {}
@@ -480,9 +503,11 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         )
 
     def _marked(self, view: ContextPredictionView, pair: Tensor, others: bool) -> Tensor:
-        """The pictures with the first patch of the pair ``[B, 2]`` outlined in blue, the second in green."""
-        times = max(1, _DRAWN // view.picture.shape[-1])
-        marked, corner = frames.enlarged(view.picture, times), view.corner * times
+        """The images with the first patch of the pair ``[B, 2]`` outlined in blue, the second in
+        green.
+        """
+        times = max(1, _DRAWN // view.image.shape[-1])
+        marked, corner = frames.enlarged(view.image, times), view.corner * times
         first, second = (corner.gather(1, pair[:, i, None, None].expand(-1, -1, 2)) for i in (0, 1))
         drawn = [(corner, frames.YELLOW)] if others else []
         for place, color in [*drawn, (first, frames.BLUE), (second, frames.GREEN)]:
@@ -490,10 +515,11 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             marked = frames.outline(marked, place[..., 0], place[..., 1], size, color, width=2)
         return marked
 
-    def _neighbourhood(
+    def _neighborhood(
         self, pair: Tensor, shown: Tensor, true: Tensor, belief: Tensor | None
     ) -> Tensor:
-        """A 3x3 field with the first patch in the middle and the second at place ``shown``, as one picture each.
+        """A 3x3 field with the first patch in the middle and the second at place ``shown``, as one
+        image each.
 
         Args:
             pair: uint8 ``[B, 2, 3, p, p]``.

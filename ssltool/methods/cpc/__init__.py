@@ -1,4 +1,6 @@
-"""Contrastive predictive coding: from the patches above, pick the true patch some rows below out of the whole batch."""
+"""Contrastive predictive coding: from the patches above, pick the true patch some rows below out of
+the whole batch.
+"""
 
 from ssltool.methods.cpc.task import Cpc
 

@@ -1,9 +1,11 @@
-"""The context network of CPC v2: masked convolutions that see the rows above and their own row, never one below.
+"""The context network of CPC v2: masked convolutions that see the rows above and their own row,
+never one below.
 
-Hénaff et al., "Data-Efficient Image Recognition with Contrastive Predictive Coding", ICML 2020, section 2 and the
-appendix. Rows are counted in the direction of travel; `ssltool.ops.grids.orient` turns a grid so that this is down.
+Hénaff et al., "Data-Efficient Image Recognition with Contrastive Predictive Coding", ICML 2020,
+section 2 and the appendix. Rows are counted in the direction of travel; `ssltool.ops.grids.orient`
+turns a grid so that this is down.
 
-Letters: B pictures, C width of a patch vector, G patches along a side, T width of what is compared.
+Letters: B images, C width of a patch vector, G patches along a side, T width of what is compared.
 """
 
 from __future__ import annotations
@@ -30,17 +32,19 @@ class ContextBlock(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Map ``[B, C, G, G]`` to ``[B, C, G, G]``."""
         h = self.across(F.relu(self.reduce(z)))
-        # A row of zeros on top shifts the rows down by one; at the bottom it would let row i see row i + 1.
+        # A row of zeros on top shifts the rows down by one; at the bottom it would let row i see
+        # row i + 1.
         h = F.relu(self.down(F.pad(h, (0, 0, 1, 0))))
         added: Tensor = z + self.expand(h)
         return added
 
 
 class ContextNetwork(nn.Module):
-    """Residual blocks and a ReLU: ``c[i, j]`` depends on ``z[u, v]`` with u <= i only, through no norm of any kind.
+    """Residual blocks and a ReLU: ``c[i, j]`` depends on ``z[u, v]`` with u <= i only, through no
+    norm of any kind.
 
-    n blocks reach n rows up and n columns to each side; the paper's five see all rows above on a 7x7 grid, except in
-    its corners.
+    n blocks reach n rows up and n columns to each side; the paper's five see all rows above on a
+    7x7 grid, except in its corners.
 
     Args:
         width: C.
@@ -58,7 +62,8 @@ class ContextNetwork(nn.Module):
 
 
 class Predictor(nn.Module):
-    """What one direction needs: its context network, its targets, and a linear prediction for each offset.
+    """What one direction needs: its context network, its targets, and a linear prediction for each
+    offset.
 
     Args:
         width: C.
@@ -77,7 +82,8 @@ class Predictor(nn.Module):
         self.predict = nn.ModuleDict({str(k): nn.Linear(width, target) for k in offsets})
         for head in (self.target, *self.predict.values()):
             assert isinstance(head, nn.Linear)
-            # LeCun's rule keeps the size of the vectors; torch's default shrinks each by sqrt(3), their products by 3.
+            # LeCun's rule keeps the size of the vectors; torch's default shrinks each by sqrt(3),
+            # their products by 3.
             nn.init.normal_(head.weight, std=width**-0.5)
             nn.init.zeros_(head.bias)
 
@@ -88,8 +94,8 @@ class Predictor(nn.Module):
             z: ``[B, C, G, G]``.
 
         Returns:
-            Targets ``[B, G, G, T]``, and by offset k the predictions ``[B, G-k, G, T]``: that of row i is to match
-            the target of row i + k.
+            Targets ``[B, G, G, T]``, and by offset k the predictions ``[B, G-k, G, T]``: that of
+            row i is to match the target of row i + k.
         """
         contexts = self.context(z).permute(0, 2, 3, 1)
         rows = z.shape[2]

@@ -1,11 +1,11 @@
 """Contrastive prediction on a grid: find the true patch among the patches of the batch.
 
-van den Oord, Li & Vinyals 2018, equation 4; Hénaff et al. 2020, equations 1 to 3: the cross-entropy of the true
-target against all candidates, with dot products as scores.
+van den Oord, Li & Vinyals 2018, equation 4; Hénaff et al. 2020, equations 1 to 3: the cross-entropy
+of the true target against all candidates, with dot products as scores.
 
-Letters: B pictures, R rows and G columns of the grid, T width of the vectors, k offset in rows, M = B*(R-k)*G
-contexts, N candidates of one context. Cell (i, j) of picture b has the number b*R*G + i*G + j.
-"""
+Letters: B images, R rows and G columns of the grid, T width of the vectors, k offset in rows, M =
+B*(R-k)*G contexts, N candidates of one context. Cell (i, j) of image b has the number b*R*G + i*G +
+j."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Retrieval(NamedTuple):
 
     Attributes:
         loss: float ``[M]``, cross-entropy in nats; log N for a network that knows nothing.
-        rank: int64 ``[M]``, candidates that score at least as high as the true one; 0 = it is the best.
+        rank: int64 ``[M]``, candidates that score at least as high as the true one; 0 = it is the
+            best.
         best: int64 ``[M]``, number of the cell that scores highest.
     """
 
@@ -38,20 +39,24 @@ class Retrieval(NamedTuple):
 
 
 def labels(
-    pictures: int, rows: int, columns: int, offset: int, device: torch.device | None = None
+    images: int, rows: int, columns: int, offset: int, device: torch.device | None = None
 ) -> Tensor:
-    """Number of the true cell of every context, int64 ``[B, (R-k)*G]``: context (b, i, j) is to find (b, i + k, j)."""
+    """Number of the true cell of every context, int64 ``[B, (R-k)*G]``: context (b, i, j) is to
+    find (b, i + k, j).
+    """
     cells = torch.arange(offset * columns, rows * columns, device=device)
-    return torch.arange(pictures, device=device)[:, None] * rows * columns + cells
+    return torch.arange(images, device=device)[:, None] * rows * columns + cells
 
 
-def candidates(negatives: Negatives, pictures: int, cells: int, offered: int) -> int:
-    """N, the true one included, for B pictures of so many cells, of which each offers ``offered`` (mode ``random``)."""
+def candidates(negatives: Negatives, images: int, cells: int, offered: int) -> int:
+    """N, the true one included, for B images of so many cells, of which each offers ``offered``
+    (mode ``random``).
+    """
     if negatives == "random":
-        return pictures * offered + 1
+        return images * offered + 1
     return {
-        "all": pictures * cells,
-        "other-images": (pictures - 1) * cells + 1,
+        "all": images * cells,
+        "other-images": (images - 1) * cells + 1,
         "same-image": cells,
     }[negatives]
 
@@ -67,30 +72,33 @@ def retrieve(
     first: int = 0,
     budget: int = BUDGET,
 ) -> Retrieval:
-    """Score every prediction against its candidates; all positions at once, in parts of whole pictures.
+    """Score every prediction against its candidates; all positions at once, in parts of whole
+    images.
 
     Args:
-        queries: float ``[b, R-k, G, T]``, predictions of the row k below, for all B pictures or some of them.
+        queries: float ``[b, R-k, G, T]``, predictions of the row k below, for all B images or some
+            of them.
         targets: float ``[B, R, G, T]``.
         offset: k.
         scale: Factor on the dot products.
-        negatives: ``all`` cells of the batch; those of ``other-images``, of the ``same-image``, or a ``random`` few;
-            always with the true one, and never with it twice.
-        offered: int64 ``[B, m]``, the cells 0..R*G-1 that each picture offers to all contexts, for ``random``.
-        first: Which of the B pictures the first query is of.
+        negatives: ``all`` cells of the batch; those of ``other-images``, of the ``same-image``, or
+            a ``random`` few; always with the true one, and never with it twice.
+        offered: int64 ``[B, m]``, the cells 0..R*G-1 that each image offers to all contexts, for
+            ``random``.
+        first: Which of the B images the first query is of.
         budget: Bytes of scores held at once.
 
     Raises:
-        ValueError: The grid has no row at this offset, or ``queries`` has other rows than it should.
+        ValueError: The grid has no row at this offset, or ``queries`` has other rows than it
+            should.
     """
-    pictures, rows, columns, width = targets.shape
+    images, rows, columns, width = targets.shape
     asking = len(queries)
-    fitting = (
-        queries.shape[1:] == (rows - offset, columns, width) and 0 <= first <= pictures - asking
-    )
+    fitting = queries.shape[1:] == (rows - offset, columns, width) and 0 <= first <= images - asking
     if not 0 < offset < rows or not fitting:
         raise ValueError(
-            f"no predictions {list(queries.shape)} at offset {offset} for targets {list(targets.shape)}"
+            f"no predictions {list(queries.shape)} at offset {offset} for targets "
+            f"{list(targets.shape)}"
         )
     dtype = torch.promote_types(
         queries.dtype, torch.float32
@@ -103,8 +111,8 @@ def retrieve(
     if negatives == "random":
         if offered is None:
             raise ValueError("negatives 'random' need the offered cells")
-        chosen = (torch.arange(pictures, device=true.device)[:, None] * cells + offered).flatten()
-    held = candidates(negatives, pictures, cells, 0 if offered is None else offered.shape[1])
+        chosen = (torch.arange(images, device=true.device)[:, None] * cells + offered).flatten()
+    held = candidates(negatives, images, cells, 0 if offered is None else offered.shape[1])
     at_once = max(1, budget // (asked.shape[1] * held * asked.element_size()))
     parts = []
     with torch.autocast(targets.device.type, enabled=False):
@@ -130,12 +138,12 @@ def retrieve(
 def _score(
     asked: Tensor, true: Tensor, known: Tensor, negatives: Negatives, chosen: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, rank and best ``[b*n]`` of the contexts of some pictures.
+    """Loss, rank and best ``[b*n]`` of the contexts of some images.
 
     Args:
         asked: ``[b, n, T]``.
         true: ``[b, n]``, numbers of the true cells.
-        known: ``[B, R*G, T]``; of the same b pictures for ``same-image``.
+        known: ``[B, R*G, T]``; of the same b images for ``same-image``.
         negatives: The mode.
         chosen: ``[B*m]``, numbers of the cells on offer, for ``random``.
     """
@@ -147,7 +155,8 @@ def _score(
         logits = (asked @ known.transpose(1, 2)).flatten(0, 1)
     elif chosen is not None:
         flat, queries = known.flatten(0, 1), asked.flatten(0, 1)
-        # The true cell is the last column; where it is on offer as well it must not be its own negative.
+        # The true cell is the last column; where it is on offer as well it must not be its own
+        # negative.
         own = (queries * flat[label]).sum(dim=1, keepdim=True)
         offers = (queries @ flat[chosen].T).masked_fill(chosen == label[:, None], -math.inf)
         logits, place = torch.cat([offers, own], dim=1), torch.full_like(label, len(chosen))
@@ -155,8 +164,8 @@ def _score(
         logits = asked.flatten(0, 1) @ known.flatten(0, 1).T
         if negatives == "other-images":
             cell = torch.arange(logits.shape[1], device=label.device)
-            own_picture = cell // cells == label[:, None] // cells
-            logits = logits.masked_fill(own_picture & (cell != label[:, None]), -math.inf)
+            own_image = cell // cells == label[:, None] // cells
+            logits = logits.masked_fill(own_image & (cell != label[:, None]), -math.inf)
     loss = F.cross_entropy(logits, place, reduction="none")
     with torch.no_grad():
         rank = (logits >= logits.gather(1, place[:, None])).sum(dim=1) - 1

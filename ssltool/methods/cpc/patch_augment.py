@@ -1,12 +1,14 @@
 """Augmentation of patches, each with random numbers of its own, as batched tensor operations.
 
-Contrastive predictive coding is solved too easily by colours and edges that neighbouring patches share; changing every
-patch on its own takes them away (Hénaff et al. 2020, section 4.1 and appendix; van den Oord et al. 2018, section 3.2).
+Contrastive predictive coding is solved too easily by colors and edges that neighboring patches
+share; changing every patch on its own takes them away (Hénaff et al. 2020, section 4.1 and
+appendix; van den Oord et al. 2018, section 3.2).
 
-Of the sixteen AutoAugment primitives fifteen are here. Sample pairing is left out: it blends another patch into this
-one, and when that is a patch of the same picture a context may contain its own target.
+Of the sixteen AutoAugment primitives fifteen are here. Sample pairing is left out: it blends
+another patch into this one, and when that is a patch of the same image a context may contain its
+own target.
 
-Letters: B pictures, N patches each, M = B*N, P patch side in pixels. Values are on a 0..1 scale.
+Letters: B images, N patches each, M = B*N, P patch side in pixels. Values are on a 0..1 scale.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.ops.cached_tensors import constant
-from ssltool.ops.per_image_rng import Draws
-from ssltool.ops.select import choose
+from ssltool.ops.cached_tensors import cached_tensor
+from ssltool.ops.per_image_rng import PerImageRNG
+from ssltool.ops.select import select
 
 Level = Literal["none", "v1", "light", "v2"]
 
@@ -37,27 +39,31 @@ PRIMITIVES = (
     ),
     *("solarize", "posterize", "contrast", "color", "brightness", "sharpness", "cutout"),
 )
-"""AutoAugment's primitives without sample pairing (Cubuk et al. 2019, table 6, whose greatest ranges are used)."""
+"""AutoAugment's primitives without sample pairing (Cubuk et al. 2019, table 6, whose greatest
+ranges are used).
+"""
 
 _BINS = 256
 
 
-def augment(patches: Tensor, level: Level, draws: Draws, *, gray: bool = False) -> Tensor:
+def augment(patches: Tensor, level: Level, rng: PerImageRNG, *, gray: bool = False) -> Tensor:
     """Change each patch by numbers drawn for it alone.
 
     - ``none``: nothing.
-    - ``v1``: a random crop 1/16 smaller, padded back; colour removed.
-    - ``light``: the same crop; brightness and contrast by 0.6 to 1.4; noise of deviation 0.1; colour dropped with
-      probability 0.25.
-    - ``v2``: two of the fifteen primitives; with probability 0.2 each an elastic deformation with a shear, and a new
-      histogram for every channel; with probability 0.8 brightness, contrast, saturation and hue; colour dropped with
-      probability 0.25. Everything that moves pixels is done first, in one resampling.
+    - ``v1``: a random crop 1/16 smaller, padded back; color removed.
+    - ``light``: the same crop; brightness and contrast by 0.6 to 1.4; noise of deviation 0.1; color
+      dropped with probability 0.25.
+    - ``v2``: two of the fifteen primitives; with probability 0.2 each an elastic deformation with a
+      shear, and a new histogram for every channel; with probability 0.8 brightness, contrast,
+      saturation and hue; color dropped with probability 0.25. Everything that moves pixels is done
+      first, in one resampling.
 
     Args:
         patches: float ``[B, N, 3, P, P]``, 0..1.
         level: How much.
-        draws: The pictures' random numbers.
-        gray: The patches have no colour, and shall have none: channels get the same noise and the same histogram.
+        rng: The images' random numbers.
+        gray: The patches have no color, and shall have none: channels get the same noise and the
+            same histogram.
 
     Returns:
         float ``[B, N, 3, P, P]``, 0..1.
@@ -66,34 +72,37 @@ def augment(patches: Tensor, level: Level, draws: Draws, *, gray: bool = False) 
         return patches
     x = patches.flatten(0, 1)
     if level == "v2":
-        x = _two_primitives(x, draws, patches.shape[1])
-        x = _histograms(x, draws, patches.shape[1], gray)
-        x = _color_jitter(x, draws, patches.shape[1])
-        x = drop_color(x, *_dropped(draws, patches.shape[1], 0.25))
+        x = _two_primitives(x, rng, patches.shape[1])
+        x = _histograms(x, rng, patches.shape[1], gray)
+        x = _color_jitter(x, rng, patches.shape[1])
+        x = drop_color(x, *_dropped(rng, patches.shape[1], 0.25))
     else:
         x = shift_crop(
-            x, draws.integers(crop_slack(x.shape[-1]) + 1, patches.shape[1], 2).flatten(0, 1)
+            x, rng.integers(crop_slack(x.shape[-1]) + 1, patches.shape[1], 2).flatten(0, 1)
         )
         if level == "v1":
             x = x.mean(dim=1, keepdim=True).expand_as(x)
         else:
-            factors = 0.6 + 0.8 * draws.uniform(patches.shape[1], 2).flatten(0, 1)
+            factors = 0.6 + 0.8 * rng.uniform(patches.shape[1], 2).flatten(0, 1)
             x = contrast(x * factors[:, :1, None, None], factors[:, 1])
             x = x.add_(
-                draws.normal(patches.shape[1], 1 if gray else 3, *x.shape[2:]).flatten(0, 1),
+                rng.normal(patches.shape[1], 1 if gray else 3, *x.shape[2:]).flatten(0, 1),
                 alpha=0.1,
             )
-            x = drop_color(x, *_dropped(draws, patches.shape[1], 0.25))
+            x = drop_color(x, *_dropped(rng, patches.shape[1], 0.25))
     return x.clamp(0, 1).view_as(patches)
 
 
 def crop_slack(side: int) -> int:
-    """Pixels by which the random crop of a patch is smaller than it: 4 of 64 in the paper, at least one."""
+    """Pixels by which the random crop of a patch is smaller than it: 4 of 64 in the paper, at least
+    one.
+    """
     return max(1, math.floor(side / 16 + 0.5))
 
 
 def shift_crop(x: Tensor, start: Tensor) -> Tensor:
-    """Cut a square `crop_slack` pixels smaller out of each patch and repeat its border pixels up to the old side.
+    """Cut a square `crop_slack` pixels smaller out of each patch and repeat its border pixels up to
+    the old side.
 
     Args:
         x: ``[M, C, P, P]``.
@@ -125,7 +134,8 @@ def contrast(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def drop_color(x: Tensor, which: Tensor, kept: Tensor) -> Tensor:
-    """Replace two of the three channels of the chosen patches by the one that is kept; gray patches stay as they are.
+    """Replace two of the three channels of the chosen patches by the one that is kept; gray patches
+    stay as they are.
 
     Args:
         x: ``[M, 3, P, P]``.
@@ -133,11 +143,13 @@ def drop_color(x: Tensor, which: Tensor, kept: Tensor) -> Tensor:
         kept: int64 ``[M]``, 0..2.
     """
     one = x[torch.arange(len(x), device=x.device), kept][:, None]
-    return choose(which, one, x)
+    return select(which, one, x)
 
 
 def equalize(x: Tensor) -> Tensor:
-    """Spread the values of each channel of each patch ``[M, C, P, P]`` evenly over 0..1, at 256 levels."""
+    """Spread the values of each channel of each patch ``[M, C, P, P]`` evenly over 0..1, at 256
+    levels.
+    """
     flat = x.flatten(2)
     level = (flat * (_BINS - 1)).round().long().clamp(0, _BINS - 1)
     counts = torch.zeros(*flat.shape[:2], _BINS, dtype=x.dtype, device=x.device)
@@ -152,23 +164,23 @@ def auto_contrast(x: Tensor) -> Tensor:
     return torch.where(high > low, (x - low) / (high - low).clamp_min(1e-6), x)
 
 
-def _dropped(draws: Draws, count: int, probability: float) -> tuple[Tensor, Tensor]:
-    return draws.chance(probability, count).flatten(), draws.integers(3, count).flatten()
+def _dropped(rng: PerImageRNG, count: int, probability: float) -> tuple[Tensor, Tensor]:
+    return rng.bernoulli(probability, count).flatten(), rng.integers(3, count).flatten()
 
 
-def _two_primitives(x: Tensor, draws: Draws, count: int) -> Tensor:
+def _two_primitives(x: Tensor, rng: PerImageRNG, count: int) -> Tensor:
     """Two primitives for each patch and, sometimes, an elastic deformation with a shear."""
-    kind = draws.integers(len(PRIMITIVES), count, 2).flatten(0, 1)
+    kind = rng.integers(len(PRIMITIVES), count, 2).flatten(0, 1)
     amount = (
-        2 * draws.uniform(count, 2).flatten(0, 1) - 1
+        2 * rng.uniform(count, 2).flatten(0, 1) - 1
     )  # from one end of the primitive's range to the other
-    is_elastic = draws.chance(0.2, count).flatten()
-    bend = draws.normal(count, 2, 4, 4).flatten(0, 1)
-    slant = 0.4 * draws.uniform(count).flatten() - 0.2
+    is_elastic = rng.bernoulli(0.2, count).flatten()
+    bend = rng.normal(count, 2, 4, 4).flatten(0, 1)
+    slant = 0.4 * rng.uniform(count).flatten() - 0.2
     x = _moved(x, kind, amount, is_elastic, bend, slant)
     for i in (0, 1):
         x = _repainted(x, kind[:, i], amount[:, i])
-    corner = draws.uniform(count, 2).flatten(0, 1)
+    corner = rng.uniform(count, 2).flatten(0, 1)
     for i in (0, 1):
         x = _cut_out(x, kind[:, i] == PRIMITIVES.index("cutout"), 0.1 * (1 + amount[:, i]), corner)
     return x
@@ -177,7 +189,9 @@ def _two_primitives(x: Tensor, draws: Draws, count: int) -> Tensor:
 def _moved(
     x: Tensor, kind: Tensor, amount: Tensor, is_elastic: Tensor, bend: Tensor, slant: Tensor
 ) -> Tensor:
-    """Shear, translate, rotate and bend each patch in one bilinear resampling that repeats the border."""
+    """Shear, translate, rotate and bend each patch in one bilinear resampling that repeats the
+    border.
+    """
 
     def drawn(name: str, most: float) -> Tensor:
         return torch.where(kind == PRIMITIVES.index(name), most * amount, 0.0)  # [M, 2]
@@ -214,7 +228,8 @@ def _moved(
 
 
 def _repainted(x: Tensor, kind: Tensor, amount: Tensor) -> Tensor:
-    """The primitive that changes values in place, if the patch's kind is one; every patch takes every path.
+    """The primitive that changes values in place, if the patch's kind is one; every patch takes
+    every path.
 
     Reading which patches need which primitive would stop a GPU.
     """
@@ -245,7 +260,9 @@ def _smooth(x: Tensor) -> Tensor:
 
 
 def _cut_out(x: Tensor, which: Tensor, share: Tensor, place: Tensor) -> Tensor:
-    """Paint a square mid-gray: its side is a ``share [M]`` of the patch's, its place ``[M, 2]`` uniform in 0..1."""
+    """Paint a square mid-gray: its side is a ``share [M]`` of the patch's, its place ``[M, 2]``
+    uniform in 0..1.
+    """
     side = x.shape[-1]
     length = (share * side).round()
     start = (place * (side - length[:, None] + 1)).floor()  # [M, 2]
@@ -255,24 +272,25 @@ def _cut_out(x: Tensor, which: Tensor, share: Tensor, place: Tensor) -> Tensor:
     return torch.where((which[:, None, None] & square)[:, None], 0.5, x)
 
 
-def _histograms(x: Tensor, draws: Draws, count: int, gray: bool) -> Tensor:
+def _histograms(x: Tensor, rng: PerImageRNG, count: int, gray: bool) -> Tensor:
     """With probability 0.2, raise each channel to a power of its own between 1/2 and 2."""
-    which = draws.chance(0.2, count).flatten()[:, None, None, None]
-    power = torch.exp2(2 * draws.uniform(count, 3).flatten(0, 1) - 1)[:, :, None, None]
+    which = rng.bernoulli(0.2, count).flatten()[:, None, None, None]
+    power = torch.exp2(2 * rng.uniform(count, 3).flatten(0, 1) - 1)[:, :, None, None]
     return torch.where(which, x.clamp_min(1e-6) ** (power[:, :1] if gray else power), x)
 
 
-def _color_jitter(x: Tensor, draws: Draws, count: int) -> Tensor:
-    """With probability 0.8: brightness, contrast, saturation and hue (ranges of Szegedy et al.'s released code).
+def _color_jitter(x: Tensor, rng: PerImageRNG, count: int) -> Tensor:
+    """With probability 0.8: brightness, contrast, saturation and hue (ranges of Szegedy et al.'s
+    released code).
 
-    Hue is a turn of the colours around the gray axis, by up to a fifth of the circle, so gray stays gray.
-    """
-    which = draws.chance(0.8, count).flatten()[:, None, None, None]
-    brightness, factor, saturation, hue = draws.uniform(count, 4).flatten(0, 1).unbind(dim=1)
+    Hue is a turn of the colors around the gray axis, by up to a fifth of the circle, so gray stays
+    gray."""
+    which = rng.bernoulli(0.8, count).flatten()[:, None, None, None]
+    brightness, factor, saturation, hue = rng.uniform(count, 4).flatten(0, 1).unbind(dim=1)
     angle = (2 * hue - 1) * 0.2 * 2 * math.pi
     third = torch.full((3, 3), 1 / 3, device=x.device)
-    cross = constant(((0.0, -1, 1), (1, 0, -1), (-1, 1, 0)), x.device) / math.sqrt(3)
-    around = torch.eye(3, device=x.device) - third  # colour without brightness
+    cross = cached_tensor(((0.0, -1, 1), (1, 0, -1), (-1, 1, 0)), x.device) / math.sqrt(3)
+    around = torch.eye(3, device=x.device) - third  # color without brightness
     turn = angle.cos()[:, None, None] * around + angle.sin()[:, None, None] * cross
     matrix = third + (0.5 + saturation)[:, None, None] * turn
     changed = (

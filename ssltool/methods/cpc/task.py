@@ -1,18 +1,20 @@
-"""Contrastive predictive coding: from the patches above, pick the true patch some rows below out of the whole batch.
+"""Contrastive predictive coding: from the patches above, pick the true patch some rows below out of
+the whole batch.
 
-O. Hénaff, A. Srinivas, J. De Fauw, A. Razavi, C. Doersch, S. M. A. Eslami, A. van den Oord, "Data-Efficient Image
-Recognition with Contrastive Predictive Coding", ICML 2020. The first version, called v1 here: A. van den Oord, Y. Li,
-O. Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018, section 3.2.
+O. Hénaff, A. Srinivas, J. De Fauw, A. Razavi, C. Doersch, S. M. A. Eslami, A. van den Oord,
+"Data-Efficient Image Recognition with Contrastive Predictive Coding", ICML 2020. The first version,
+called v1 here: A. van den Oord, Y. Li, O. Vinyals, "Representation Learning with Contrastive
+Predictive Coding", 2018, section 3.2.
 
-A picture is cut into a grid of overlapping patches and each patch is encoded alone. A context network of masked
-convolutions summarises the rows above; linear predictions from it are to find the patch k rows below among all patches
-of all pictures of the batch. The same is done upwards, to the right and to the left, with networks of their own. What
-would give the answer away is closed: k is large enough that context and target share no pixel, no batch norm lets
-patches see each other, and each patch is augmented on its own.
+An image is cut into a grid of overlapping patches and each patch is encoded alone. A context
+network of masked convolutions summarizes the rows above; linear predictions from it are to find the
+patch k rows below among all patches of all images of the batch. The same is done upwards, to the
+right and to the left, with networks of their own. What
+would give the answer away is closed: k is large enough that context and target share no pixel, no
+batch norm lets patches see each other, and each patch is augmented on its own.
 
-Letters: B pictures of side H, G x G patches of side P every S pixels, C width of a patch's vector, T width of what is
-compared, k offset in rows, N candidates.
-"""
+Letters: B images of side H, G x G patches of side P every S pixels, C width of a patch's vector, T
+width of what is compared, k offset in rows, N candidates."""
 
 from __future__ import annotations
 
@@ -32,7 +34,6 @@ from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.sizes import deepest_stage
 from ssltool.errors import UsageError
 from ssltool.methods.base import (
-    Answers,
     Chart,
     DataInfo,
     Lines,
@@ -40,14 +41,15 @@ from ssltool.methods.base import (
     Matrix,
     Method,
     MethodOptions,
+    Predictions,
 )
 from ssltool.methods.cpc import infonce
 from ssltool.methods.cpc.context_network import Predictor
 from ssltool.methods.cpc.patch_augment import Level, augment
 from ssltool.ops import grids, patches
-from ssltool.ops.chunked import in_pieces
+from ssltool.ops.chunked import chunked
 from ssltool.ops.grids import DIRECTIONS, Direction, Grid
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.select import mirror
 from ssltool.plotting import frames
 
@@ -56,7 +58,7 @@ _LEAST_MAP = (
 )
 _SHOWN = 8  # candidates drawn
 _GAP_GRAY = 200
-_DRAWN = 192  # px, about the side of a drawn picture
+_DRAWN = 192  # px, about the side of a drawn image
 
 
 class CpcOptions(MethodOptions):
@@ -66,7 +68,7 @@ class CpcOptions(MethodOptions):
         None,
         ge=4,
         le=512,
-        description="Side P of the patches in px; automatic: a quarter of the picture, 8 or more",
+        description="Side P of the patches in px; automatic: a quarter of the image, 8 or more",
     )
     stride: int | None = Field(
         None, ge=1, le=512, description="Pixels S between patches; automatic: half a patch"
@@ -74,18 +76,21 @@ class CpcOptions(MethodOptions):
     crop: int | None = Field(
         None,
         ge=8,
-        description="Side in px of the square that is cut into patches, at a random place in training; "
+        description="Side in px of the square that is cut into patches, at a random place in "
+        "training; "
         "automatic: the largest that the grid fills",
     )
-    flip: float = Field(0.5, ge=0, le=1, description="Probability that a picture is mirrored")
+    flip: float = Field(0.5, ge=0, le=1, description="Probability that an image is mirrored")
     augment: Level = Field(
         "light",
-        description="What is done to each patch on its own: v1 = small crop and gray; light = crop, brightness, "
-        "contrast, noise, colour drop; v2 = the paper's, without sample pairing",
+        description="What is done to each patch on its own: v1 = small crop and gray; light = "
+        "crop, brightness, "
+        "contrast, noise, color drop; v2 = the paper's, without sample pairing",
     )
     norm: Norm = Field(
         "ln",
-        description="In place of the backbone's batch norm: ln = over channels and places of each patch, "
+        description="In place of the backbone's batch norm: ln = over channels and places of "
+        "each patch, "
         "ln2d = over channels at each place; batch needs --allow-batchnorm",
     )
     allow_batchnorm: bool = Field(
@@ -93,13 +98,15 @@ class CpcOptions(MethodOptions):
     )
     last_stage: str | None = Field(
         None,
-        description="Stage of the backbone to stop at; automatic: the deepest with a map of 2x2 or more",
+        description="Stage of the backbone to stop at; automatic: the deepest with a map of 2x2 "
+        "or more",
     )
     directions: int | None = Field(
         None,
         ge=1,
         le=4,
-        description="How many of down, up, right, left to predict in; automatic: 4, or 2 up to 64 px",
+        description="How many of down, up, right, left to predict in; automatic: 4, or 2 up to "
+        "64 px",
     )
     offsets: int | None = Field(
         None,
@@ -110,7 +117,8 @@ class CpcOptions(MethodOptions):
     context_width: int | None = Field(
         None,
         ge=1,
-        description="Channels inside the context network; automatic: 256, or 64 up to 64 px (paper 256)",
+        description="Channels inside the context network; automatic: 256, or 64 up to 64 px "
+        "(paper 256)",
     )
     context_blocks: int = Field(
         5, ge=1, le=32, description="Blocks of the context network, each reaching a row further"
@@ -122,26 +130,28 @@ class CpcOptions(MethodOptions):
         description="Patches to pick the true one from: all of the batch, or those of this choice",
     )
     offered: int = Field(
-        16, ge=1, description="Patches that each picture offers with --negatives random"
+        16, ge=1, description="Patches that each image offers with --negatives random"
     )
 
     def resolved(self, info: DataInfo) -> Self:
-        """Decide patch, stride and crop for these pictures; refuse grids with hardly a task."""
+        """Decide patch, stride and crop for these images; refuse grids with hardly a task."""
         patch = self.patch or max(8, 2 * round(info.image_size / 8))
         stride = self.stride or max(1, patch // 2)
         if self.crop is not None and self.crop > info.image_size:
             raise UsageError(
-                f"--crop {self.crop} is larger than the {info.image_size} px pictures; type less"
+                f"--crop {self.crop} is larger than the {info.image_size} px images; type less"
             )
         grid = grids.fit(self.crop or info.image_size, patch, stride)
         if self.crop not in (None, grid.side):
             raise UsageError(
-                f"patches of {patch} px every {stride} px do not fill a {self.crop} px square; type --crop {grid.side}"
+                f"patches of {patch} px every {stride} px do not fill a {self.crop} px square; "
+                f"type --crop {grid.side}"
             )
         most = grid.count - grid.least_offset
         if self.offsets is not None and self.offsets > most:
             raise UsageError(
-                f"--offsets {self.offsets}: a {grid.count}x{grid.count} grid has {most}; type that or less"
+                f"--offsets {self.offsets}: a {grid.count}x{grid.count} grid has {most}; type "
+                "that or less"
             )
         return self.model_copy(
             update={
@@ -164,14 +174,15 @@ class CpcView(NamedTuple):
     """A batch of grids, patches in reading order.
 
     Attributes:
-        patches: float ``[B, G*G, C_in, P, P]``, augmented and normalised, as the encoder sees them.
-        offered: int64 ``[B, m]``, the cells that each picture offers as candidates; m = 0 unless negatives are random.
-        picture: uint8 ``[B, 3, H, H]``, the square that was cut.
+        patches: float ``[B, G*G, C_in, P, P]``, augmented and normalized, as the encoder sees them.
+        offered: int64 ``[B, m]``, the cells that each image offers as candidates; m = 0 unless
+            negatives are random.
+        image: uint8 ``[B, 3, H, H]``, the square that was cut.
     """
 
     patches: Tensor
     offered: Tensor
-    picture: Tensor
+    image: Tensor
 
 
 class Cpc(Method[CpcOptions, CpcView]):
@@ -221,8 +232,10 @@ class Cpc(Method[CpcOptions, CpcView]):
         leaking = any(isinstance(module, _BatchNorm) for module in encoder.modules())
         if leaking and not options.allow_batchnorm:
             raise UsageError(
-                "batch norm lets the patches of a picture see each other through the batch's statistics, and the task "
-                "is solved without learning; type --norm ln, or --allow-batchnorm to train so all the same"
+                "batch norm lets the patches of an image see each other through the batch's "
+                "statistics, and the task "
+                "is solved without learning; type --norm ln, or --allow-batchnorm to train so "
+                "all the same"
             )
         self.options = options
         self.grid = options.grid()
@@ -259,7 +272,9 @@ class Cpc(Method[CpcOptions, CpcView]):
     def build_encoder(
         cls, options: CpcOptions, info: DataInfo, backbone: str, *, stem: Stem, in_channels: int
     ) -> Encoder:
-        """The backbone with another norm, up to the stage whose map of a patch is still 2x2 or larger."""
+        """The backbone with another norm, up to the stage whose map of a patch is still 2x2 or
+        larger.
+        """
         size = cls.network_size(options, info)
         encoder = build_encoder(
             backbone, stem=stem, in_channels=in_channels, image_size=size, norm=options.norm
@@ -268,13 +283,15 @@ class Cpc(Method[CpcOptions, CpcView]):
         stage = options.last_stage or deepest
         if stage is None:
             raise UsageError(
-                f"{backbone} leaves less than {_LEAST_MAP}x{_LEAST_MAP} places of a {size} px patch; "
+                f"{backbone} leaves less than {_LEAST_MAP}x{_LEAST_MAP} places of a {size} px "
+                "patch; "
                 "type --stem small, --backbone resnet10_w32 or a larger --patch"
             )
         encoder.cut_after(stage)
         if deepest_stage(encoder, size, _LEAST_MAP) != stage:
             raise UsageError(
-                f"--last-stage {stage}: its map of a {size} px patch is less than {_LEAST_MAP}x{_LEAST_MAP}; "
+                f"--last-stage {stage}: its map of a {size} px patch is less than "
+                f"{_LEAST_MAP}x{_LEAST_MAP}; "
                 f"type --last-stage {deepest}"
             )
         return encoder
@@ -295,7 +312,9 @@ class Cpc(Method[CpcOptions, CpcView]):
 
     @property
     def chance(self) -> dict[str, float]:
-        """Loss log N, and what picking one of N candidates blindly gives, for batches as large as the last one."""
+        """Loss log N, and what picking one of N candidates blindly gives, for batches as large as
+        the last one.
+        """
         cells = self.grid.count**2
         mode, offered = self.options.negatives, self.options.offered
         count = infonce.candidates(mode, self._batch, cells, min(offered, cells))
@@ -310,66 +329,69 @@ class Cpc(Method[CpcOptions, CpcView]):
             "loss_ratio": 1.0,
             "accuracy": 1 / count,
             "top5": min(1.0, 5 / count),
-            "right_picture": own / count,
+            "right_image": own / count,
         }
 
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> CpcView:
-        """Cut each picture into its grid and augment the patches; see `Method.view`."""
-        draws = Draws(index, generator)
+        """Cut each image into its grid and augment the patches; see `Method.view`."""
+        rng = PerImageRNG(index, generator)
         margin = images.shape[-1] - self.grid.side
         device = images.device
         mirrored = torch.zeros(len(index), dtype=torch.bool, device=device)
         start = torch.full((len(index), 1, 2), margin // 2, device=device)
         if self.training:
-            mirrored = draws.chance(self.options.flip)
-            start = draws.integers(margin + 1, 1, 2)
-        return in_pieces(2, self._cut, images, draws, mirrored, start)
+            mirrored = rng.bernoulli(self.options.flip)
+            start = rng.integers(margin + 1, 1, 2)
+        return chunked(2, self._cut, images, rng, mirrored, start)
 
-    def _cut(self, images: Tensor, draws: Draws, mirrored: Tensor, start: Tensor) -> CpcView:
+    def _cut(self, images: Tensor, rng: PerImageRNG, mirrored: Tensor, start: Tensor) -> CpcView:
         """The view from what was drawn for it; what happens to each patch is drawn here."""
         if self.training and self.options.flip:
             images = mirror(images, mirrored)
-        picture = images
+        image = images
         if images.shape[-1] > self.grid.side:
-            picture = patches.cut(images, start[..., 0], start[..., 1], self.grid.side)[:, 0]
-        shown = grids.cut(picture, self.grid).to(torch.float32).div_(255)
+            image = patches.cut(images, start[..., 0], start[..., 1], self.grid.side)[:, 0]
+        shown = grids.cut(image, self.grid).to(torch.float32).div_(255)
         shown = augment(
-            shown, self.options.augment if self.training else "none", draws, gray=self.gray
+            shown, self.options.augment if self.training else "none", rng, gray=self.gray
         )
         offered = torch.zeros(len(images), 0, dtype=torch.int64, device=images.device)
         if self.options.negatives == "random":
-            offered = draws.order(self.grid.count**2)[:, : self.options.offered]
-        return CpcView(self._normalised(shown), offered, picture)
+            offered = rng.order(self.grid.count**2)[:, : self.options.offered]
+        return CpcView(self._normalized(shown), offered, image)
 
-    def _normalised(self, shown: Tensor) -> Tensor:
+    def _normalized(self, shown: Tensor) -> Tensor:
         """Patches float ``[B, G*G, 3, P, P]`` 0..1 as the encoder reads them."""
         if self.encoder.in_channels == 1:
             shown = shown.mean(dim=2, keepdim=True)
         return (shown - self.mean).div_(self.std)
 
     def shown(self, view: CpcView) -> Tensor:
-        """The augmented patches as pictures, uint8 ``[B, G*G, 3, P, P]``."""
+        """The augmented patches as images, uint8 ``[B, G*G, 3, P, P]``."""
         values = (
             (view.patches * self.std + self.mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
         )
         return values.expand(-1, -1, 3, -1, -1)
 
     def forward(self, view: CpcView) -> Loss:
-        """Mean cross-entropy over directions and offsets, its ratio to log N, and how often the true patch is found."""
+        """Mean cross-entropy over directions and offsets, its ratio to log N, and how often the
+        true patch is found.
+        """
         found = self._search(view).values()
         loss = torch.stack([one.loss.mean() for one in found]).mean()
         self._batch = len(view.patches) * world_size()
         with torch.no_grad():
             shares = torch.stack([self._shares(one) for one in found]).mean(dim=0)
             ratio = loss.detach() / self.chance["loss"]
-        names = ("accuracy", "top5", "right_picture")
+        names = ("accuracy", "top5", "right_image")
         return Loss(loss, {"loss_ratio": ratio, **dict(zip(names, shares.unbind(), strict=True))})
 
     def _search(self, view: CpcView) -> dict[tuple[Direction, int], infonce.Retrieval]:
-        """How the true patches are found, by direction and offset; cells are numbered along the direction.
+        """How the true patches are found, by direction and offset; cells are numbered along the
+        direction.
 
-        With several processes the candidates are those of all of them, as if their batches were one.
-        """
+        With several processes the candidates are those of all of them, as if their batches were
+        one."""
         codes = self.codes(view.patches)
         offered = gather(view.offered) if self.options.negatives == "random" else view.offered
         found: dict[tuple[Direction, int], infonce.Retrieval] = {}
@@ -389,24 +411,30 @@ class Cpc(Method[CpcOptions, CpcView]):
         return found
 
     def codes(self, shown: Tensor) -> Tensor:
-        """Vectors ``[B, C, G, G]`` of patches ``[B, G*G, C_in, P, P]``, each encoded alone, averaged over its map."""
+        """Vectors ``[B, C, G, G]`` of patches ``[B, G*G, C_in, P, P]``, each encoded alone,
+        averaged over its map.
+        """
         vectors = self.encoder(shown.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         return vectors.view(len(shown), self.grid.count, self.grid.count, -1).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
     def _shares(self, found: infonce.Retrieval) -> Tensor:
-        """Shares of contexts whose true patch is first, is among the first five, and whose first is of its picture."""
-        pictures = self._batch // world_size()
-        own = torch.arange(pictures, device=found.best.device).repeat_interleave(
-            len(found.best) // pictures
+        """Shares of contexts whose true patch is first, is among the first five, and whose first is
+        of its image.
+        """
+        images = self._batch // world_size()
+        own = torch.arange(images, device=found.best.device).repeat_interleave(
+            len(found.best) // images
         )
-        own = own + rank() * pictures
+        own = own + rank() * images
         right = [found.rank == 0, found.rank < 5, found.best // self.grid.count**2 == own]
         return torch.stack(right).float().mean(dim=1)
 
-    def pictures(
+    def draw_task(
         self, images: Tensor, index: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The grid, a context and its targets, the patches as they are shown, and the pixels that a context sees."""
+        """The grid, a context and its targets, the patches as they are shown, and the pixels that a
+        context sees.
+        """
         view = self.view(images, index, generator)
         row, column = self._middle()
         tiling = torch.arange(0, self.grid.count, self.grid.least_offset)
@@ -420,14 +448,14 @@ class Cpc(Method[CpcOptions, CpcView]):
         )
         context = torch.tensor([row * self.grid.count + column])
         seen = [
-            _lit(view.picture, self._influence(view.picture, d, row, column) > 0)
+            _lit(view.image, self._influence(view.image, d, row, column) > 0)
             for d in self.directions
         ]
         columns = 2 if len(seen) == 4 else len(seen)
         return {
-            "grid (patches that do not overlap)": self._framed(view.picture, cells, frames.YELLOW),
+            "grid (patches that do not overlap)": self._framed(view.image, cells, frames.YELLOW),
             "context (yellow), its targets going down": self._framed(
-                view.picture, targets, frames.GREEN, context, frames.YELLOW
+                view.image, targets, frames.GREEN, context, frames.YELLOW
             ),
             "all patches, as the network sees them": patches.assemble(
                 self.shown(view), self.grid.count, 1, _GAP_GRAY
@@ -438,16 +466,20 @@ class Cpc(Method[CpcOptions, CpcView]):
         }
 
     @torch.no_grad()
-    def answers(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Answers:
-        """For one context of each picture: the best candidates of all pictures shown, with the true one framed."""
+    def draw_predictions(
+        self, images: Tensor, index: Tensor, generator: torch.Generator
+    ) -> Predictions:
+        """For one context of each image: the best candidates of all images shown, with the true one
+        framed.
+        """
         view = self.view(images, index, generator)
-        draws = Draws(index, generator)
+        rng = PerImageRNG(index, generator)
         codes, side = self.codes(view.patches), self.grid.count
         drawn = torch.cat(
-            [draws.integers(len(self.directions), 1), draws.integers(len(self.offsets), 1)], dim=1
+            [rng.integers(len(self.directions), 1), rng.integers(len(self.offsets), 1)], dim=1
         )
         which = [(self.directions[d], self.offsets[k]) for d, k in drawn.tolist()]
-        place = draws.uniform(2)
+        place = rng.uniform(2)
         columns: dict[str, list[Tensor]] = {}
         captions = []
         for b, (direction, k) in enumerate(which):
@@ -462,21 +494,24 @@ class Cpc(Method[CpcOptions, CpcView]):
             )
             true, context = cells[i + k, j], cells[i, j]
             row = self._answer(view, b, scores, true, context)
-            for name, picture in row.items():
-                columns.setdefault(name, []).append(picture)
+            for name, image in row.items():
+                columns.setdefault(name, []).append(image)
             best = int(scores.argmax())
             rank = int((scores > scores[b, true]).sum()) + 1
             own = "the same" if best // side**2 == b else "another"
             captions.append(
                 f"{k} {direction}: the true patch is number {rank} of {scores.numel()}, similarity "
-                f"{float(scores[b, true]):.2f}; the first has {float(scores.max()):.2f} and is of {own} picture"
+                f"{float(scores[b, true]):.2f}; the first has {float(scores.max()):.2f} and is "
+                f"of {own} image"
             )
-        return Answers({name: torch.stack(stack) for name, stack in columns.items()}, captions)
+        return Predictions({name: torch.stack(stack) for name, stack in columns.items()}, captions)
 
     def _answer(
         self, view: CpcView, b: int, scores: Tensor, true: Tensor, context: Tensor
     ) -> dict[str, Tensor]:
-        """The drawings of one row of `answers`, each uint8 ``[3, h, w]``; ``scores [B, G*G]``, cells as numbers."""
+        """The drawings of one row of `answers`, each uint8 ``[3, h, w]``; ``scores [B, G*G]``,
+        cells as numbers.
+        """
         side = self.grid.count
         best = scores.flatten().argsort(descending=True, stable=True)[:_SHOWN]
         ranked = _enlarged(
@@ -494,7 +529,7 @@ class Cpc(Method[CpcOptions, CpcView]):
             heat, true.view(1, 1) // side * 8, true.view(1, 1) % side * 8, 8, frames.GREEN
         )
         marked = self._framed(
-            view.picture[b : b + 1], true[None], frames.GREEN, context[None], frames.YELLOW
+            view.image[b : b + 1], true[None], frames.GREEN, context[None], frames.YELLOW
         )
         return {
             "context (yellow) and target (green)": marked[0],
@@ -503,7 +538,7 @@ class Cpc(Method[CpcOptions, CpcView]):
             "similarity, brighter = more": heat[0],
         }
 
-    def charts(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
+    def plots(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
         """Training: how far contexts see. Evaluation: accuracy by direction and offset."""
         if self.training:
             return {"reach of contexts": self._reach(images[:2], index[:2], generator)}
@@ -529,13 +564,15 @@ class Cpc(Method[CpcOptions, CpcView]):
         }
 
     def _reach(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Lines:
-        """Last pixel row that contexts of each row depend on, the furthest of all directions, and the legal limit."""
-        picture = self.view(images, index, generator).picture
+        """Last pixel row that contexts of each row depend on, the furthest of all directions, and
+        the legal limit.
+        """
+        image = self.view(images, index, generator).image
         contexts = range(self.grid.count - self.grid.least_offset)
         last = []
         for i in contexts:
             seen = [
-                grids.orient(self._influence(picture, d, i, self._middle()[1]), d)
+                grids.orient(self._influence(image, d, i, self._middle()[1]), d)
                 for d in self.directions
             ]
             rows = torch.stack([one.amax(dim=(0, 2)) for one in seen]).amax(dim=0)
@@ -549,14 +586,16 @@ class Cpc(Method[CpcOptions, CpcView]):
             [float(i) for i in contexts], drawn, "row of the context", "pixel row, in the direction"
         )
 
-    def _influence(self, picture: Tensor, direction: Direction, row: int, column: int) -> Tensor:
-        """|d c[row, column] / d pixel| float ``[B, H, H]`` of uint8 pictures, all contexts of the batch summed."""
-        # A copy, because batch norm would count these pictures.
+    def _influence(self, image: Tensor, direction: Direction, row: int, column: int) -> Tensor:
+        """|d c[row, column] / d pixel| float ``[B, H, H]`` of uint8 images, all contexts of the
+        batch summed.
+        """
+        # A copy, because batch norm would count these images.
         encoder, predictor = copy.deepcopy(self.encoder), self.predictors[direction]
         assert isinstance(predictor, Predictor)
         with torch.enable_grad():
-            x = (picture.float() / 255).requires_grad_()
-            shown = self._normalised(grids.cut(x, self.grid)).flatten(0, 1)
+            x = (image.float() / 255).requires_grad_()
+            shown = self._normalized(grids.cut(x, self.grid)).flatten(0, 1)
             codes = (
                 encoder(shown)
                 .view(len(x), self.grid.count, self.grid.count, -1)
@@ -570,24 +609,28 @@ class Cpc(Method[CpcOptions, CpcView]):
         """Row and column of a context with rows above it and a target below it."""
         return (self.grid.count - self.grid.least_offset) // 2, self.grid.count // 2
 
-    def _framed(self, picture: Tensor, *cells_and_colors: Tensor) -> Tensor:
-        """Pictures uint8 ``[B, 3, H, H]`` enlarged, with thin frames: cells int64 ``[n]``, their colour, and so on."""
-        times = max(1, _DRAWN // picture.shape[-1])
-        drawn = _enlarged(picture, times)
+    def _framed(self, image: Tensor, *cells_and_colors: Tensor) -> Tensor:
+        """Images uint8 ``[B, 3, H, H]`` enlarged, with thin frames: cells int64 ``[n]``, their
+        color, and so on.
+        """
+        times = max(1, _DRAWN // image.shape[-1])
+        drawn = _enlarged(image, times)
         step = self.grid.stride * times
         for cells, color in zip(cells_and_colors[::2], cells_and_colors[1::2], strict=True):
-            at = cells.to(picture.device).expand(len(picture), -1)
+            at = cells.to(image.device).expand(len(image), -1)
             top, left = at // self.grid.count * step, at % self.grid.count * step
             drawn = frames.outline(drawn, top, left, self.grid.patch * times, color)
         return drawn
 
 
-def _lit(picture: Tensor, seen: Tensor) -> Tensor:
-    """Pictures uint8 ``[B, 3, H, H]``, enlarged to half of a drawn one, gray where not seen, bool ``[B, H, H]``."""
-    shown = torch.where(seen[:, None], picture, (picture * 0.25).to(torch.uint8) + 90)
-    return _enlarged(shown, max(1, _DRAWN // 2 // picture.shape[-1]))
+def _lit(image: Tensor, seen: Tensor) -> Tensor:
+    """Images uint8 ``[B, 3, H, H]``, enlarged to half of a drawn one, gray where not seen, bool
+    ``[B, H, H]``.
+    """
+    shown = torch.where(seen[:, None], image, (image * 0.25).to(torch.uint8) + 90)
+    return _enlarged(shown, max(1, _DRAWN // 2 // image.shape[-1]))
 
 
-def _enlarged(pictures: Tensor, times: int) -> Tensor:
+def _enlarged(images: Tensor, times: int) -> Tensor:
     """Repeat the pixels of ``[..., h, w]``."""
-    return pictures.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1)
+    return images.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1)

@@ -1,11 +1,14 @@
-"""The fixed list of tile orders a jigsaw network tells apart (Noroozi & Favaro 2016, Algorithm 1, and better ones).
+"""The fixed list of tile orders a jigsaw network tells apart (Noroozi & Favaro 2016, Algorithm 1,
+and better ones).
 
-Letters: n = g*g tiles of a g x g grid, K permutations, M candidates. A permutation p shows in slot i the tile of cell
-p[i]: ``shown[i] = tile[p[i]]``. Solving is a gather with the inverse. The distance of two permutations is the number
-of slots where they differ (Hamming); two different ones differ in at least 2.
+Letters: n = g*g tiles of a g x g grid, K permutations, M candidates. A permutation p shows in slot
+    i the tile of cell
+p[i]: ``shown[i] = tile[p[i]]``. Solving is a gather with the inverse. The distance of two
+permutations is the number of slots where they differ (Hamming); two different ones differ in at
+least 2.
 
-Numpy only: building a set needs no tensor library, and the result is the same bytes on every machine.
-"""
+Numpy only: building a set needs no tensor library, and the result is the same bytes on every
+machine."""
 
 from __future__ import annotations
 
@@ -33,9 +36,11 @@ MODES = ("max_min", "max_mean", "min_mean", "random", "code", "all")
 GRIDS = range(2, 6)
 # The K x K distances then take at most 100 MB, and no published set is larger.
 LARGEST_COUNT = 10_000
-# 16! and 25! cannot be enumerated; the greedy modes then choose among this many random permutations.
+# 16! and 25! cannot be enumerated; the greedy modes then choose among this many random
+# permutations.
 POOL_SIZE = 20_000
-# Added to the score of a chosen candidate so that it is never the best again; far beyond K*n, far from overflowing.
+# Added to the score of a chosen candidate so that it is never the best again; far beyond K*n, far
+# from overflowing.
 _CHOSEN = -(2**30)
 # Field order -> prime p and the irreducible polynomial over 0..p-1, lowest coefficient first.
 _FIELDS = {
@@ -53,7 +58,8 @@ class PermutationSet:
     """K different permutations of n tiles, with what is worth knowing about them.
 
     Args:
-        permutations: uint8 ``[K, n]``, each row some order of 0..n-1; copied and made read-only. K is at least 2.
+        permutations: uint8 ``[K, n]``, each row some order of 0..n-1; copied and made read-only. K
+            is at least 2.
         mode: How they were chosen: one of ``MODES``, or ``"file"``.
         grid: Tiles along each side, ``grid * grid == n``.
         seed: The seed they were built with; None when read from a file.
@@ -102,7 +108,9 @@ class PermutationSet:
 
     @cached_property
     def min_distance(self) -> int:
-        """Distance m of the nearest pair: any n - m + 1 tiles in their places tell which permutation it is."""
+        """Distance m of the nearest pair: any n - m + 1 tiles in their places tell which
+        permutation it is.
+        """
         return int(np.flatnonzero(self.histogram)[0])
 
     @cached_property
@@ -120,7 +128,9 @@ class PermutationSet:
 
     @cached_property
     def cell_slot_counts(self) -> Ints:
-        """How many permutations show cell j (row) in slot i (column), int64 ``[n, n]``; flat in a balanced set."""
+        """How many permutations show cell j (row) in slot i (column), int64 ``[n, n]``; flat in a
+        balanced set.
+        """
         return np.stack(
             [np.bincount(slot, minlength=self.tiles) for slot in self.permutations.T], axis=1
         )
@@ -149,26 +159,29 @@ def build(
 ) -> PermutationSet:
     """Choose ``count`` permutations of ``grid * grid`` tiles.
 
-    - ``max_min``: add the permutation whose nearest chosen one is farthest; ties by the summed distance to the chosen,
-      then the first in lexicographic order.
-    - ``max_mean``: the one with the largest summed distance (the paper's Algorithm 1); ``min_mean``: the smallest.
+    - ``max_min``: add the permutation whose nearest chosen one is farthest; ties by the summed
+      distance to the chosen, then the first in lexicographic order.
+    - ``max_mean``: the one with the largest summed distance (the paper's Algorithm 1);
+      ``min_mean``: the smallest.
     - ``random``: uniformly drawn.
     - ``code``: closed forms with a proven minimum, affine and projective maps; see ``closed_form``.
     - ``all``: all 24 orders of 2 x 2 tiles.
 
-    Every set begins with the identity when ``seed`` is None or 0 (the canonical set): class 0 is the unshuffled
-    picture. Another seed relabels cells and slots, p -> a[p[b]] with two random permutations a and b, which keeps
-    every distance. The seed also draws what a mode leaves to chance: the sets of ``random``, the ties of the mean
-    modes and the candidate pool of grids 4 and 5. Fewer permutations with the same seed are the first ones of more
-    (except in ``code``).
+    Every set begins with the identity when ``seed`` is None or 0 (the canonical set): class 0 is
+    the unshuffled image. Another seed relabels cells and slots, p -> a[p[b]] with two random
+    permutations a and b, which keeps every distance. The seed also draws what a mode leaves to
+    chance: the sets of ``random``, the ties of the mean modes and the candidate pool of grids 4 and
+    5. Fewer permutations with the same seed are the first ones of more (except in ``code``).
 
     Args:
         mode: One of ``MODES``.
-        count: K, from 2 to 24 for grid 2 and to ``LARGEST_COUNT`` for larger grids; less for ``code``.
-        grid: Tiles along each side, 2..5. Grids 2 and 3 choose among all orders, 4 and 5 among ``POOL_SIZE`` random.
+        count: K, from 2 to 24 for grid 2 and to ``LARGEST_COUNT`` for larger grids; less for
+            ``code``.
+        grid: Tiles along each side, 2..5. Grids 2 and 3 choose among all orders, 4 and 5 among
+            ``POOL_SIZE`` random.
         seed: 0 or larger; None is 0.
-        ties: How ``max_mean`` and ``min_mean`` choose among equals. ``"first"`` fills max_mean with permutations one
-            swap apart; it exists to compare with other code.
+        ties: How ``max_mean`` and ``min_mean`` choose among equals. ``"first"`` fills max_mean with
+            permutations one swap apart; it exists to compare with other code.
 
     Raises:
         UnknownNameError: No such mode.
@@ -199,11 +212,12 @@ def inverse(permutations: Bytes) -> Bytes:
 
 
 def mean_bound(count: int, tiles: int = 9) -> float:
-    """The largest mean distance that ``count`` (2 or more) permutations of ``tiles`` tiles can have.
+    """The largest mean distance that ``count`` (2 or more) permutations of ``tiles`` tiles can
+    have.
 
-    Two of them agree in a slot when they show the same cell there. Agreements are fewest when, in every slot, each
-    cell appears q or q + 1 times, where count = tiles * q + r; then r cells have q + 1.
-    """
+    Two of them agree in a slot when they show the same cell there. Agreements are fewest when, in
+    every slot, each cell appears q or q + 1 times, where count = tiles * q + r; then r cells have q
+    + 1."""
     q, r = divmod(count, tiles)
     agreeing = r * math.comb(q + 1, 2) + (tiles - r) * math.comb(q, 2)
     return tiles * (1 - agreeing / math.comb(count, 2))
@@ -213,7 +227,8 @@ def hamming(columns: Bytes, permutation: Bytes) -> Bytes:
     """Distance of each of M permutations to one.
 
     Args:
-        columns: uint8 ``[n, M]``, a permutation per column: whole rows of bytes are compared at once.
+        columns: uint8 ``[n, M]``, a permutation per column: whole rows of bytes are compared at
+            once.
         permutation: uint8 ``[n]``.
 
     Returns:
@@ -228,7 +243,9 @@ def hamming(columns: Bytes, permutation: Bytes) -> Bytes:
 
 
 def lexicographic(tiles: int) -> Bytes:
-    """All permutations of 0..tiles-1 in lexicographic order, uint8 ``[tiles, tiles!]``, one per column."""
+    """All permutations of 0..tiles-1 in lexicographic order, uint8 ``[tiles, tiles!]``, one per
+    column.
+    """
     columns = np.zeros((1, 1), dtype=np.uint8)
     for size in range(2, tiles + 1):
         first = np.repeat(np.arange(size, dtype=np.uint8), columns.shape[1])
@@ -240,14 +257,16 @@ def lexicographic(tiles: int) -> Bytes:
 
 
 def closed_form(count: int, tiles: int) -> Bytes:
-    """The first ``count`` of a known set of permutations with the largest possible or largest known minimum distance.
+    """The first ``count`` of a known set of permutations with the largest possible or largest known
+    minimum distance.
 
-    The maps ax + b over the field of n elements, those with a = 1 first: n of them with minimum distance n, n(n-1)
-    with n - 1. Beyond that, for 9 tiles, (ax + b)/(cx + d) over GF(8) with infinity: 504 with minimum 7, and followed
-    by x -> x^2 and x -> x^4, 1512 with minimum 6. No larger set has a minimum of n, n - 1, or 7 for 9 tiles.
+    The maps ax + b over the field of n elements, those with a = 1 first: n of them with minimum
+    distance n, n(n-1) with n - 1. Beyond that, for 9 tiles, (ax + b)/(cx + d) over GF(8) with
+    infinity: 504 with minimum 7, and followed by x -> x^2 and x -> x^4, 1512 with minimum 6. No
+    larger set has a minimum of n, n - 1, or 7 for 9 tiles.
 
-    The maps come in blocks of n that show every cell once in every slot, so any count reaches ``mean_bound``: taking
-    them in this order is what choosing greedily by mean distance does.
+    The maps come in blocks of n that show every cell once in every slot, so any count reaches
+    ``mean_bound``: taking them in this order is what choosing greedily by mean distance does.
 
     Args:
         count: At most 12, 1512, 240 and 600 for 4, 9, 16 and 25 tiles.
@@ -261,7 +280,8 @@ def closed_form(count: int, tiles: int) -> Bytes:
 
 
 def load(path: Path) -> PermutationSet:
-    """Read a set: ``.npy`` with values 0..n-1 or 1..n, or the ``.bin`` of the paper's released code.
+    """Read a set: ``.npy`` with values 0..n-1 or 1..n, or the ``.bin`` of the paper's released
+    code.
 
     A ``.bin`` is little-endian int32: number of rows, number of columns, then the values from 1.
 
@@ -272,7 +292,8 @@ def load(path: Path) -> PermutationSet:
         The set, mode ``"file"``, rows in the order of the file.
 
     Raises:
-        UsageError: The file cannot be read, or its rows are not different permutations of 4, 9, 16 or 25 tiles.
+        UsageError: The file cannot be read, or its rows are not different permutations of 4, 9, 16
+            or 25 tiles.
     """
     try:
         if path.suffix == ".npy":
@@ -290,7 +311,8 @@ def load(path: Path) -> PermutationSet:
 
 
 def save(permutation_set: PermutationSet, path: Path) -> None:
-    """Write ``path`` (``.npy``, uint8 ``[K, n]``, values from 0) and its ``facts`` beside it as ``.json``.
+    """Write ``path`` (``.npy``, uint8 ``[K, n]``, values from 0) and its ``facts`` beside it as
+    ``.json``.
 
     Raises:
         UsageError: ``path`` does not end in ``.npy``.
@@ -327,12 +349,15 @@ def _check_request(mode: str, count: int, grid: int, seed: int | None) -> None:
     if not 2 <= count <= largest:
         more = ", or --permutation-mode max_min" if mode == "code" and count > largest else ""
         raise UsageError(
-            f"mode {mode} has no {count} permutations of grid {grid}; type --permutations 2 to {largest}{more}"
+            f"mode {mode} has no {count} permutations of grid {grid}; type --permutations 2 to "
+            f"{largest}{more}"
         )
 
 
 def _select(mode: str, candidates: Bytes, count: int, bits: np.random.PCG64, ties: Ties) -> Ints:
-    """Indexes ``[count]`` of the chosen among the candidates ``[n, M]``, whose first is the identity."""
+    """Indexes ``[count]`` of the chosen among the candidates ``[n, M]``, whose first is the
+    identity.
+    """
     if mode == "all":
         return np.arange(count)
     if mode == "random":
@@ -344,11 +369,12 @@ def _select(mode: str, candidates: Bytes, count: int, bits: np.random.PCG64, tie
 
 
 def _greedy(mode: str, candidates: Bytes, count: int, tie_bits: np.random.PCG64 | None) -> Ints:
-    """Start with the first candidate and keep adding the best: indexes ``[count]`` in the order of choosing.
+    """Start with the first candidate and keep adding the best: indexes ``[count]`` in the order of
+    choosing.
 
-    No distance is computed twice: each step adds those to the newest one, n byte comparisons per candidate, to a
-    running sum, and for ``max_min`` lowers a running minimum. ``tie_bits`` draws among equals; None takes the first.
-    """
+    No distance is computed twice: each step adds those to the newest one, n byte comparisons per
+    candidate, to a running sum, and for ``max_min`` lowers a running minimum. ``tie_bits`` draws
+    among equals; None takes the first."""
     score = np.zeros(candidates.shape[1], dtype=np.int32)
     nearest = np.full(candidates.shape[1], len(candidates), dtype=np.uint8)
     add = np.subtract if mode == "min_mean" else np.add
@@ -371,7 +397,9 @@ def _greedy(mode: str, candidates: Bytes, count: int, tie_bits: np.random.PCG64 
 
 
 def _pool(bits: np.random.PCG64, tiles: int) -> Bytes:
-    """The identity and ``POOL_SIZE`` - 1 random permutations less repeats, uint8 ``[n, M]``, lexicographic order."""
+    """The identity and ``POOL_SIZE`` - 1 random permutations less repeats, uint8 ``[n, M]``,
+    lexicographic order.
+    """
     drawn = _random_orders(bits, POOL_SIZE - 1, tiles)
     rows = np.vstack([np.arange(tiles), drawn]).astype(np.uint8)
     return np.ascontiguousarray(np.unique(rows, axis=0).T)
@@ -380,16 +408,16 @@ def _pool(bits: np.random.PCG64, tiles: int) -> Bytes:
 def _random_orders(bits: np.random.PCG64, count: int, size: int) -> Ints:
     """``count`` uniformly random orders of 0..size-1, ``[count, size]``.
 
-    Raw bits and a stable sort, because numpy promises the stream of a bit generator, not that of ``shuffle``.
-    """
+    Raw bits and a stable sort, because numpy promises the stream of a bit generator, not that of
+    ``shuffle``."""
     return np.argsort(bits.random_raw((count, size)), axis=1, kind="stable")
 
 
 def _field(order: int) -> tuple[Ints, Ints]:
     """Addition and multiplication tables ``[q, q]`` of the field with q = ``order`` elements.
 
-    Element x stands for the polynomial whose coefficients are its digits to the base p, so 0 and 1 are themselves.
-    """
+    Element x stands for the polynomial whose coefficients are its digits to the base p, so 0 and 1
+    are themselves."""
     prime, modulus = _FIELDS[order]
     degree = len(modulus) - 1
     weights = prime ** np.arange(degree)
@@ -411,10 +439,11 @@ def _affine_maps(order: int) -> Ints:
 
 
 def _projective_maps() -> Ints:
-    """The maps of GF(8) with infinity, which is number 8, onto itself: ``[1512, 9]``, PGL(2, 8) in the first 504.
+    """The maps of GF(8) with infinity, which is number 8, onto itself: ``[1512, 9]``, PGL(2, 8) in
+    the first 504.
 
-    A map that leaves infinity in place is affine, followed or not by squarings. x -> 1/(x + 2) visits all nine points
-    in turn, so each map is one of those followed by 0 to 8 of such turns.
+    A map that leaves infinity in place is affine, followed or not by squarings. x -> 1/(x + 2)
+    visits all nine points in turn, so each map is one of those followed by 0 to 8 of such turns.
     """
     add, multiply = _field(8)
     reciprocal = (multiply == 1).argmax(axis=1)
@@ -462,7 +491,8 @@ def _checked(table: NDArray[np.generic], path: Path) -> Bytes:
     """The table as uint8 ``[K, n]`` with values from 0, or an error about what is wrong with it."""
     if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
         raise UsageError(
-            f"{path} holds {table.dtype} {list(table.shape)}, not whole numbers [permutations, tiles]"
+            f"{path} holds {table.dtype} {list(table.shape)}, not whole numbers [permutations, "
+            "tiles]"
         )
     count, tiles = table.shape
     if math.isqrt(tiles) ** 2 != tiles or math.isqrt(tiles) not in GRIDS:
@@ -478,7 +508,8 @@ def _checked(table: NDArray[np.generic], path: Path) -> Bytes:
     if len(wrong):
         row = " ".join(map(str, table[wrong[0]]))
         raise UsageError(
-            f"{path} row {wrong[0]} is {row}, not each of {values[0]}..{values[-1]} once; correct it"
+            f"{path} row {wrong[0]} is {row}, not each of {values[0]}..{values[-1]} once; "
+            "correct it"
         )
     rows: Bytes = table.astype(np.uint8) - np.uint8(values[0])
     _, first, number = np.unique(rows, axis=0, return_index=True, return_inverse=True)

@@ -1,17 +1,18 @@
-"""Jigsaw puzzles: name the permutation of the shuffled tiles of a picture.
+"""Jigsaw puzzles: name the permutation of the shuffled tiles of an image.
 
-M. Noroozi, P. Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", ECCV 2016.
+M. Noroozi, P. Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
+ECCV 2016.
 
-A picture is cut into g x g cells, a smaller tile is taken from a random place in each cell, and the tiles are shown in
-one of K fixed orders. The Context-Free Network sees every tile alone (shared weights), joins the vectors late and
-names the order, K ways. Everything that would give the answer away without knowing objects is closed: edges that
-continue from tile to tile (the gap), brightness and contrast (standardisation of each tile), chromatic aberration
-(channel jitter and gray pictures).
+An image is cut into g x g cells, a smaller tile is taken from a random place in each cell, and the
+tiles are shown in one of K fixed orders. The Context-Free Network sees every tile alone (shared
+weights), joins the vectors late and names the order, K ways. Everything that would give the answer
+away without knowing objects is closed: edges that continue from tile to tile (the gap), brightness
+and contrast (standardization of each tile), chromatic aberration (channel jitter and gray images).
 
-Letters: B pictures, N = g*g tiles, P puzzles per picture, K permutations, D encoder width, S picture side,
-c cell side, t tile side, h side of the tile as the encoder sees it. Cells and slots are numbered in reading order.
-A permutation p shows in slot i the tile of cell p[i]: ``shown[i] = tile[p[i]]``.
-"""
+Letters: B images, N = g*g tiles, P puzzles per image, K permutations, D encoder width, S image
+side, c cell side, t tile side, h side of the tile as the encoder sees it. Cells and slots are
+numbered in reading order. A permutation p shows in slot i the tile of cell p[i]: ``shown[i] =
+tile[p[i]]``."""
 
 from __future__ import annotations
 
@@ -27,12 +28,12 @@ from torch.nn import functional as F
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.sizes import map_shape
 from ssltool.errors import UsageError
-from ssltool.methods.base import Answers, DataInfo, Loss, Method, MethodOptions
+from ssltool.methods.base import DataInfo, Loss, Method, MethodOptions, Predictions
 from ssltool.methods.jigsaw import permutations
 from ssltool.ops import patches
-from ssltool.ops.chunked import in_pieces
+from ssltool.ops.chunked import chunked
 from ssltool.ops.color import project_color, to_gray
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.select import mirror
 from ssltool.plotting import frames
 
@@ -51,16 +52,19 @@ class JigsawOptions(MethodOptions):
         None,
         ge=2,
         le=10_000,
-        description="Orders K to tell apart; automatic: 24 for grid 2, else 100, or 1000 from 100,000 pictures",
+        description="Orders K to tell apart; automatic: 24 for grid 2, else 100, or 1000 from "
+        "100,000 images",
     )
     permutation_mode: PermutationMode | None = Field(
         None,
-        description="How orders are chosen; automatic: all for grid 2, else max_min; max_mean is the paper's",
+        description="How orders are chosen; automatic: all for grid 2, else max_min; max_mean is "
+        "the paper's",
     )
     permutation_seed: int = Field(
         0,
         ge=0,
-        description="Relabels cells and slots of the set; 0 = the canonical set, whose first order is unshuffled",
+        description="Relabels cells and slots of the set; 0 = the canonical set, whose first "
+        "order is unshuffled",
     )
     permutation_file: Path | None = Field(
         None, description="Orders from a .npy or legacy .bin file (with --permutation-mode file)"
@@ -69,40 +73,43 @@ class JigsawOptions(MethodOptions):
         None,
         ge=_SMALLEST_TILE,
         le=512,
-        description="Side in px to which tiles are resized; automatic: 64, or the tile itself up to 64 px pictures",
+        description="Side in px to which tiles are resized; automatic: 64, or the tile itself up "
+        "to 64 px images",
     )
     crop: Literal["center", "random"] = Field(
-        "center", description="Where the cells lie when they do not fill the picture"
+        "center", description="Where the cells lie when they do not fill the image"
     )
     gap: bool = Field(
         True,
-        description="Take a smaller tile from a random place in each cell, so that edges do not continue; "
+        description="Take a smaller tile from a random place in each cell, so that edges do not "
+        "continue; "
         "without it a tile is its whole cell, and channels have no room to shift",
     )
     channel_jitter: bool = Field(
         True,
-        description="Shift the colour channels of each tile by 0 to 2 px (at 85 px cells) against each other",
+        description="Shift the color channels of each tile by 0 to 2 px (at 85 px cells) against "
+        "each other",
     )
     grayscale: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="Probability that a picture is made gray (colour pictures only)",
+        description="Probability that an image is made gray (color images only)",
     )
     color_projection: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Probability that the green-magenta axis of a colour picture is removed",
+        description="Probability that the green-magenta axis of a color image is removed",
     )
     standardize: bool = Field(
         True, description="Give every channel of every tile zero mean and unit deviation"
     )
     flip: float = Field(
-        0.0, ge=0, le=1, description="Probability that a picture is mirrored before it is cut"
+        0.0, ge=0, le=1, description="Probability that an image is mirrored before it is cut"
     )
     puzzles: int = Field(
-        1, ge=1, le=64, description="Orders asked per picture and step; the tiles are encoded once"
+        1, ge=1, le=64, description="Orders asked per image and step; the tiles are encoded once"
     )
     fc6: int = Field(
         512,
@@ -125,12 +132,13 @@ class JigsawOptions(MethodOptions):
     )
 
     def resolved(self, info: DataInfo) -> Self:
-        """Decide grid, permutations, mode and tile size for these pictures; refuse tiles under 6 px."""
+        """Decide grid, permutations, mode and tile size for these images; refuse tiles under 6 px."""
         grid = self.grid or (2 if info.image_size <= 32 else 3)
         mode = self.permutation_mode or ("file" if self.permutation_file else None)
         if (mode == "file") != (self.permutation_file is not None):
             raise UsageError(
-                "--permutation-mode file and --permutation-file FILE go together; type both or neither"
+                "--permutation-mode file and --permutation-file FILE go together; type both or "
+                "neither"
             )
         count = self.permutations or (24 if grid == 2 else 100 if info.count < 100_000 else 1000)
         if mode == "file":
@@ -150,7 +158,7 @@ class JigsawOptions(MethodOptions):
 
 
 class Geometry(NamedTuple):
-    """How a picture of side S is cut; all in pixels.
+    """How an image of side S is cut; all in pixels.
 
     Attributes:
         cell: Side c of a cell; the cells fill a square of side grid * c.
@@ -166,12 +174,13 @@ class Geometry(NamedTuple):
 
 
 def geometry(side: int, grid: int, gap: bool = True) -> Geometry:
-    """Scale the paper's 85 px cells, 64 px tiles and 2 px channel shifts to pictures of another side.
+    """Scale the paper's 85 px cells, 64 px tiles and 2 px channel shifts to images of another side.
 
-    Without the gap a tile is its whole cell; that leaves the shortcut of continuing edges open, to measure it.
+    Without the gap a tile is its whole cell; that leaves the shortcut of continuing edges open, to
+    measure it.
 
     Raises:
-        UsageError: Tiles would be under 6 px; the message names the smallest picture that works.
+        UsageError: Tiles would be under 6 px; the message names the smallest image that works.
     """
     cell = side // grid
     tile = math.floor(64 * cell / 85 + 0.5)
@@ -180,7 +189,7 @@ def geometry(side: int, grid: int, gap: bool = True) -> Geometry:
             c for c in range(cell, 100) if math.floor(64 * c / 85 + 0.5) >= _SMALLEST_TILE
         )
         raise UsageError(
-            f"{side} px pictures give {tile} px tiles in a {grid}x{grid} grid; "
+            f"{side} px images give {tile} px tiles in a {grid}x{grid} grid; "
             f"type --image-size {smallest} or more, or a smaller --grid"
         )
     return (
@@ -191,7 +200,9 @@ def geometry(side: int, grid: int, gap: bool = True) -> Geometry:
 
 
 class Head(nn.Module):
-    """The late layers of the Context-Free Network: fc6 on each tile, fc7 and fc8 on all tiles joined."""
+    """The late layers of the Context-Free Network: fc6 on each tile, fc7 and fc8 on all tiles
+    joined.
+    """
 
     def __init__(
         self, width: int, tiles: int, classes: int, fc6: int, fc7: int, dropout: float, norm: bool
@@ -225,9 +236,10 @@ class Head(nn.Module):
             Logits ``[B*P, K]``.
         """
         tiles = self.fc6(vectors.flatten(0, 1)).view(*vectors.shape[:2], -1)  # [B, N, fc6]
-        # The encoder sees tiles alone: shuffling their vectors is shuffling the tiles, and many puzzles cost one pass.
-        pictures = torch.arange(len(tiles), device=tiles.device)[:, None, None]
-        shown = tiles[pictures, orders]  # [B, P, N, fc6], slot i holds tile p[i]
+        # The encoder sees tiles alone: shuffling their vectors is shuffling the tiles, and many
+        # puzzles cost one pass.
+        images = torch.arange(len(tiles), device=tiles.device)[:, None, None]
+        shown = tiles[images, orders]  # [B, P, N, fc6], slot i holds tile p[i]
         logits: Tensor = self.fc8(self.fc7(shown.flatten(0, 1).flatten(1)))
         return logits
 
@@ -236,17 +248,19 @@ class JigsawView(NamedTuple):
     """A batch of puzzles.
 
     Attributes:
-        tiles: float ``[B, N, C, h, h]``, the tiles as the encoder (C channels) sees them, in the order of their cells.
+        tiles: float ``[B, N, C, h, h]``, the tiles as the encoder (C channels) sees them, in the
+            order of their cells.
         target: int64 ``[B, P]`` in 0..K-1, the permutation of each puzzle.
-        raw: uint8 ``[B, N, 3, t, t]``, the same tiles before resizing and standardisation, for pictures.
-        picture: uint8 ``[B, 3, S, S]``, the picture as it was cut: mirrored or gray if that was drawn.
+        raw: uint8 ``[B, N, 3, t, t]``, the same tiles before resizing and standardization, for
+            images.
+        image: uint8 ``[B, 3, S, S]``, the image as it was cut: mirrored or gray if that was drawn.
         corner: int64 ``[B, N, 2]``, row and column of each tile's first pixel in it.
     """
 
     tiles: Tensor
     target: Tensor
     raw: Tensor
-    picture: Tensor
+    image: Tensor
     corner: Tensor
 
 
@@ -330,7 +344,9 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
 
     @classmethod
     def feature_size(cls, options: JigsawOptions, info: DataInfo) -> int:
-        """Whole pictures are enlarged as the tiles were, so that objects keep the scale the encoder was trained at."""
+        """Whole images are enlarged as the tiles were, so that objects keep the scale the encoder
+        was trained at.
+        """
         assert options.grid and options.tile_input, "resolved"
         tile = geometry(info.image_size, options.grid, options.gap).tile
         return round(info.image_size * options.tile_input / tile)
@@ -352,20 +368,20 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         return {"permutation_set": self._permutations.facts()}
 
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> JigsawView:
-        """Cut each picture into tiles and draw the orders to be named; see `Method.view`."""
-        draws = Draws(index, generator)
-        target = draws.integers(len(self.orders), self.options.puzzles)
+        """Cut each image into tiles and draw the orders to be named; see `Method.view`."""
+        rng = PerImageRNG(index, generator)
+        target = rng.integers(len(self.orders), self.options.puzzles)
         mirrored = gray = projected = torch.zeros(
             len(index), dtype=torch.bool, device=images.device
         )
         if self.training:
-            mirrored = draws.chance(self.options.flip)
+            mirrored = rng.bernoulli(self.options.flip)
             if self.color:
-                gray = draws.chance(self.options.grayscale)
-        place, corner = self._places(draws, images, gray)
+                gray = rng.bernoulli(self.options.grayscale)
+        place, corner = self._places(rng, images, gray)
         if self.training and self.color and self.options.color_projection:
-            projected = draws.chance(self.options.color_projection) & ~gray
-        return in_pieces(4, self._cut, images, target, place, corner, mirrored, gray, projected)
+            projected = rng.bernoulli(self.options.color_projection) & ~gray
+        return chunked(4, self._cut, images, target, place, corner, mirrored, gray, projected)
 
     def _cut(
         self,
@@ -401,14 +417,16 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
     def _geometry(self, images: Tensor) -> Geometry:
         return geometry(images.shape[-1], self.grid, self.options.gap)
 
-    def _places(self, draws: Draws, images: Tensor, gray: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw where each channel of each tile starts, row and column ``[B, N, 3, 2]``, and corners ``[B, N, 2]``."""
+    def _places(self, rng: PerImageRNG, images: Tensor, gray: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw where each channel of each tile starts, row and column ``[B, N, 3, 2]``, and corners
+        ``[B, N, 2]``.
+        """
         cell, _, slack, jitter = self._geometry(images)
         device = images.device
         jitter = jitter if self.training and self.color and self.options.channel_jitter else 0
         margin = images.shape[-1] - self.grid * cell
         if self.training and self.options.crop == "random":
-            start = draws.integers(margin + 1, 1, 2)
+            start = rng.integers(margin + 1, 1, 2)
         else:
             start = torch.full((len(gray), 1, 2), margin // 2, device=device)
         cells = torch.arange(self.tiles, device=device)
@@ -416,10 +434,10 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             [cells // self.grid, cells % self.grid], dim=-1
         )  # [B, N, 2]
         if self.training:
-            corner = corner + draws.integers(slack - jitter + 1, self.tiles, 2)
+            corner = corner + rng.integers(slack - jitter + 1, self.tiles, 2)
         else:
             corner = corner + slack // 2
-        shift = draws.integers(jitter + 1, self.tiles, 3, 2) * ~gray[:, None, None, None]
+        shift = rng.integers(jitter + 1, self.tiles, 3, 2) * ~gray[:, None, None, None]
         return corner[:, :, None, :] + shift, corner
 
     def forward(self, view: JigsawView) -> Loss:
@@ -439,28 +457,29 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
 
     def logits(self, view: JigsawView) -> Tensor:
         """Scores of the permutations, ``[B*P, K]``."""
-        pictures, count = view.tiles.shape[:2]
-        # Row b*N+i is cell i of picture b: all tiles are one batch for the encoder and its batch norm.
+        images, count = view.tiles.shape[:2]
+        # Row b*N+i is cell i of image b: all tiles are one batch for the encoder and its batch
+        # norm.
         flat = view.tiles.flatten(0, 1)
         vectors = (
             self.encoder.map(flat).flatten(1)
             if self.options.spatial_features
             else self.encoder(flat)
         )
-        scores: Tensor = self.head(vectors.view(pictures, count, -1), self.orders[view.target])
+        scores: Tensor = self.head(vectors.view(images, count, -1), self.orders[view.target])
         return scores
 
-    def pictures(
+    def draw_task(
         self, images: Tensor, index: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The picture with its cells and tiles, the tiles in place, and the puzzle as shown."""
+        """The image with its cells and tiles, the tiles in place, and the puzzle as shown."""
         view = self.view(images, index, generator)
         tile = view.raw.shape[-1]
         marked = frames.outline(
-            view.picture, view.corner[..., 0], view.corner[..., 1], tile, frames.YELLOW
+            view.image, view.corner[..., 0], view.corner[..., 1], tile, frames.YELLOW
         )
         return {
-            "picture and tiles": marked,
+            "image and tiles": marked,
             "tiles in place": self._laid_out(view.raw),
             "puzzle as shown": self._laid_out(self._shown(view)),
             "as the network sees it": self._laid_out(
@@ -469,12 +488,14 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         }
 
     @torch.no_grad()
-    def answers(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Answers:
+    def draw_predictions(
+        self, images: Tensor, index: Tensor, generator: torch.Generator
+    ) -> Predictions:
         """Puzzle, the network's solution with right and wrong tiles framed, truth."""
         view = self.view(images, index, generator)
         scores = (
             self.logits(view).float().view(len(images), -1, len(self.orders))[:, 0]
-        )  # the first puzzle of each picture
+        )  # the first puzzle of each image
         confidence, guess = scores.softmax(dim=1).max(dim=1)
         true, guessed = self.orders[view.target[:, 0]], self.orders[guess]
         right = true == guessed  # [B, N], by slot
@@ -494,14 +515,16 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             "answer": self._laid_out(solved),
             "truth": self._laid_out(view.raw),
         }
-        return Answers(columns, captions)
+        return Predictions(columns, captions)
 
     def _laid_out(self, tiles: Tensor) -> Tensor:
-        """Tiles uint8 ``[B, N, 3, t, t]`` as one picture each, in reading order, with gaps that show on white ones."""
+        """Tiles uint8 ``[B, N, 3, t, t]`` as one image each, in reading order, with gaps that show
+        on white ones.
+        """
         return patches.assemble(tiles, self.grid, gap=2, fill=_GAP_GRAY)
 
     def _shown(self, view: JigsawView, tiles: Tensor | None = None) -> Tensor:
-        """The tiles ``[B, N, 3, t, t]`` in the slots of each picture's first puzzle."""
+        """The tiles ``[B, N, 3, t, t]`` in the slots of each image's first puzzle."""
         tiles = view.raw if tiles is None else tiles
         order = self.orders[view.target[:, 0]]
         return tiles[torch.arange(len(tiles), device=tiles.device)[:, None], order]
@@ -513,7 +536,8 @@ def _permutation_set(options: JigsawOptions) -> permutations.PermutationSet:
         chosen = permutations.load(Path(str(options.permutation_file)))
         if chosen.tiles != options.grid**2:
             raise UsageError(
-                f"{options.permutation_file} permutes {chosen.tiles} tiles but the grid has {options.grid**2}; "
+                f"{options.permutation_file} permutes {chosen.tiles} tiles but the grid has "
+                f"{options.grid**2}; "
                 f"type --grid {math.isqrt(chosen.tiles)}"
             )
         return chosen

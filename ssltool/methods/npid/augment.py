@@ -1,9 +1,11 @@
-"""Changes of pictures that leave what they show: colour jitter, gray, rotation. Batches, each picture its own way.
+"""Changes of images that leave what they show: color jitter, gray, rotation. Batches, each image
+its own way.
 
-Colours follow torchvision's functional operations, float pictures in 0..1, and are changed in place, which spares a CPU
-half of the traffic with memory; the pictures are returned as well. Random resized crops are in `crops`.
+Colors follow torchvision's functional operations, float images in 0..1, and are changed in place,
+which spares a CPU half of the traffic with memory; the images are returned as well. Random resized
+crops are in `crops`.
 
-Shapes: B pictures, H and W their sides.
+Shapes: B images, H and W their sides.
 """
 
 from __future__ import annotations
@@ -12,31 +14,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.ops.cached_tensors import constant
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.cached_tensors import cached_tensor
+from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.select import change
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, rounded as in torchvision
 
 
-def draw_jitter(draws: Draws, strength: float, hue_strength: float) -> tuple[Tensor, Tensor]:
-    """Draw what `jitter` does to each picture.
+def draw_jitter(rng: PerImageRNG, strength: float, hue_strength: float) -> tuple[Tensor, Tensor]:
+    """Draw what `jitter` does to each image.
 
     Args:
-        draws: The pictures' random numbers.
-        strength: Reach s of the factors of brightness, contrast and saturation: uniform in max(0, 1 - s)..1 + s.
-        hue_strength: Reach of the turn of the colour circle, 0..0.5.
+        rng: The images' random numbers.
+        strength: Reach s of the factors of brightness, contrast and saturation: uniform in max(0, 1
+            - s)..1 + s.
+        hue_strength: Reach of the turn of the color circle, 0..0.5.
 
     Returns:
         Factors float ``[B, 3]`` and turns float ``[B]``.
     """
     low = max(0.0, 1 - strength)
-    factors = low + draws.uniform(3) * (1 + strength - low)
-    return factors, (2 * draws.uniform() - 1) * hue_strength
+    factors = low + rng.uniform(3) * (1 + strength - low)
+    return factors, (2 * rng.uniform() - 1) * hue_strength
 
 
 def jitter(images: Tensor, factors: Tensor, turn: Tensor | None) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each picture, in this order.
+    """Change brightness, contrast, saturation and hue of each image, in this order.
 
     Args:
         images: float ``[B, 3, H, W]`` in 0..1.
@@ -52,12 +55,12 @@ def jitter(images: Tensor, factors: Tensor, turn: Tensor | None) -> Tensor:
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiply each picture ``[B, 3, H, W]`` by its factor ``[B]``: 0 is black, 1 leaves it."""
+    """Multiply each image ``[B, 3, H, W]`` by its factor ``[B]``: 0 is black, 1 leaves it."""
     return images.mul_(factor[:, None, None, None]).clamp_(0, 1)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Scale each picture's distance from its mean gray: 0 is plain gray, 1 leaves it."""
+    """Scale each image's distance from its mean gray: 0 is plain gray, 1 leaves it."""
     factor = factor[:, None, None, None]
     # The mean of the weighted sum is the weighted sum of the means, in one pass.
     gray = luma(images.mean(dim=(2, 3), keepdim=True))
@@ -65,12 +68,12 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Scale each picture's distance from its own gray version: 0 is gray, 1 leaves it."""
+    """Scale each image's distance from its own gray version: 0 is gray, 1 leaves it."""
     return torch.lerp(luma(images), images, factor[:, None, None, None], out=images).clamp_(0, 1)
 
 
 def grayscale(images: Tensor, gray: Tensor) -> Tensor:
-    """Show those pictures ``[B, 3, H, W]`` gray for which ``gray``, bool ``[B]``, is true."""
+    """Show those images ``[B, 3, H, W]`` gray for which ``gray``, bool ``[B]``, is true."""
     return change(gray, images, luma)
 
 
@@ -81,12 +84,12 @@ def luma(images: Tensor) -> Tensor:
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
-    """Turn each picture's colours around the circle of hues, keeping saturation and value.
+    """Turn each image's colors around the circle of hues, keeping saturation and value.
 
-    Only sums, products and bounds: on a CPU torch compares and chooses ten times as slowly. The circle is 6 long, with
-    red at 0, green at 2, blue at 4. A channel is at its highest up to 1 away from its own hue and falls linearly to its
-    lowest at 2, so a colour with m as lowest channel and chroma C lies 1 + (g + b - r - m) / C away from red, towards
-    green if g > b.
+    Only sums, products and bounds: on a CPU torch compares and chooses ten times as slowly. The
+    circle is 6 long, with red at 0, green at 2, blue at 4. A channel is at its highest up to 1 away
+    from its own hue and falls linearly to its lowest at 2, so a color with m as lowest channel and
+    chroma C lies 1 + (g + b - r - m) / C away from red, towards green if g > b.
 
     Args:
         images: float ``[B, 3, H, W]`` in 0..1.
@@ -96,7 +99,7 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
     low = torch.minimum(torch.minimum(r, g), b)
     chroma = torch.maximum(torch.maximum(r, g), b).sub_(low)
     place = (g + b).sub_(r).sub_(low).div_(chroma.clamp_min(1e-9)).add_(1).copysign_(g - b)  # -3..3
-    own = constant((0.0, 2.0, 4.0), images.device)
+    own = cached_tensor((0.0, 2.0, 4.0), images.device)
     offset = (6 * turn[:, None] - own + 3).remainder(6) - 3
     near = torch.empty_like(images)  # given to torch, which else loops over the channels innermost
     torch.add(place[:, None], offset[..., None, None], out=near)
@@ -105,7 +108,8 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn each picture counter-clockwise about its centre, bilinear; what comes in from outside is black.
+    """Turn each image counter-clockwise about its center, bilinear; what comes in from outside is
+    black.
 
     Args:
         images: float ``[B, C, S, S]``, square.
@@ -114,7 +118,7 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     angle = degrees.deg2rad()
     cos, sin = angle.cos(), angle.sin()
     zero = torch.zeros_like(cos)
-    # Rows of the map from a place in the result to the place in the picture that is shown there.
+    # Rows of the map from a place in the result to the place in the image that is shown there.
     matrix = torch.stack(
         [torch.stack([cos, -sin, zero], dim=1), torch.stack([sin, cos, zero], dim=1)], dim=1
     )

@@ -1,13 +1,15 @@
 """Naming one vector among many: softmax over all of them, and NCE and InfoNCE over a sample.
 
-Wu, Xiong, Yu & Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, section 3.
+Wu, Xiong, Yu & Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
+CVPR 2018, section 3.
 
-Everything is written with logits a = <f, v> / tau of unit vectors and with ln c, c the mean of exp(a) over the others.
-The paper's Z is c n; n cancels in NCE (equations 4-7), so no probability of 1e-13 and no exp of a raw logit appears:
-h = P(i|f) / (P(i|f) + m/n) = sigmoid(a - ln(c m)).
+Everything is written with logits a = <f, v> / tau of unit vectors and with ln c, c the mean of
+exp(a) over the others. The paper's Z is c n; n cancels in NCE (equations 4-7), so no probability of
+1e-13 and no exp of a raw logit appears: h = P(i|f) / (P(i|f) + m/n) = sigmoid(a - ln(c m)).
 
-The others are walked through in pieces. A piece's logits are used for the loss and at once for its gradient, the
-weighted sum of the rows, so that neither the logits ``[B, n]`` nor copied rows ``[B, m, D]`` are ever held as a whole.
+The others are walked through in pieces. A piece's logits are used for the loss and at once for its
+gradient, the weighted sum of the rows, so that neither the logits ``[B, n]`` nor copied rows ``[B,
+m, D]`` are ever held as a whole.
 
 Letters used for shapes: B queries, D their width, n rows, m sampled rows, k rows of a piece.
 """
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 
 _AT_ONCE = {"cpu": 2**20}  # numbers of a piece, logits or copied rows: what stays near the cache,
 _AT_ONCE_ELSEWHERE = 2**24  # or 64 MB, so that a GPU has something to do
@@ -35,7 +37,8 @@ class Others(NamedTuple):
 
     Attributes:
         rows: float ``[n, D]``, of any precision, without gradient.
-        ids: Rows sampled: int64 ``[m]``, the same for all queries, or ``[B, m]``; -1 stands for none. None: all rows.
+        ids: Rows sampled: int64 ``[m]``, the same for all queries, or ``[B, m]``; -1 stands for
+            none. None: all rows.
         own: int64 ``[B]``, the row that is left out for each query; -1 for none.
     """
 
@@ -45,7 +48,8 @@ class Others(NamedTuple):
 
 
 def log_constant(width: int, temperature: float) -> float:
-    """Ln of c = E exp(<f, v> / tau) for independent, uniformly distributed unit vectors of ``width`` numbers.
+    """Ln of c = E exp(<f, v> / tau) for independent, uniformly distributed unit vectors of
+    ``width`` numbers.
 
     The power series of the hypergeometric 0F1(; D/2; 1 / (4 tau^2)); about 1 / (2 D tau^2).
     """
@@ -67,17 +71,18 @@ def sample(
         index: int64 ``[B]``, own row of each query.
         count: n.
         number: m.
-        shared: One sample for all queries, from the first one's seed; own rows in it are to be left out by `Others`.
+        shared: One sample for all queries, from the first one's seed; own rows in it are to be left
+            out by `Others`.
         exclude: Draw from the n - 1 other rows only; a shared sample is always drawn from all.
 
     Returns:
         int64 ``[m]`` if shared, else ``[B, m]``.
     """
     if shared:
-        return Draws.seeded(seeds[:1]).integers(count, number)[0]
+        return PerImageRNG.seeded(seeds[:1]).integers(count, number)[0]
     if not exclude:
-        return Draws.seeded(seeds).integers(count, number)
-    drawn = Draws.seeded(seeds).integers(count - 1, number)
+        return PerImageRNG.seeded(seeds).integers(count, number)
+    drawn = PerImageRNG.seeded(seeds).integers(count - 1, number)
     return drawn + (drawn >= index[:, None])  # a gap of one at the own row
 
 
@@ -86,7 +91,8 @@ def softmax_loss(positive: Tensor, log_sum: Tensor) -> Tensor:
 
     Args:
         positive: Logit of the positive, float ``[B]``.
-        log_sum: ln of the sum of exp over the others, see `log_sum_exp`; with a sample of them it is InfoNCE.
+        log_sum: ln of the sum of exp over the others, see `log_sum_exp`; with a sample of them it
+            is InfoNCE.
     """
     return F.softplus(log_sum - positive)
 
@@ -103,7 +109,8 @@ def nce_loss(positive: Tensor, noise: Tensor, log_cm: Tensor) -> Tensor:
 
 
 def proximal(queries: Tensor, similarity: Tensor, weight: float) -> Tensor:
-    """The term ``weight * |f - v|^2`` (equation 9), float ``[B]``, of unit rows v known by their products with f.
+    """The term ``weight * |f - v|^2`` (equation 9), float ``[B]``, of unit rows v known by their
+    products with f.
 
     Args:
         queries: float ``[B, D]``.
@@ -125,7 +132,8 @@ def log_sum_exp(
         at_once: Most numbers of a piece; by default what suits the device.
 
     Returns:
-        The logarithm, float ``[B]`` (-inf if nothing is left), and the largest logit, ``[B]``, without gradient.
+        The logarithm, float ``[B]`` (-inf if nothing is left), and the largest logit, ``[B]``,
+        without gradient.
     """
     total, largest = _LogSumExp.apply(queries, others, temperature, at_once)
     return total, largest
@@ -153,7 +161,9 @@ def noise_terms(
 def _pieces(
     queries: Tensor, others: Others, temperature: float, at_once: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Walk through the others: logits ``[B, k]``, -inf where left out, and rows ``[k, D]`` or ``[B, k, D]``."""
+    """Walk through the others: logits ``[B, k]``, -inf where left out, and rows ``[k, D]`` or ``[B,
+    k, D]``.
+    """
     rows, ids, own = others
     scaled = queries / temperature
     single = ids is not None and ids.dim() == 2  # each query has rows of its own
@@ -237,7 +247,8 @@ class _NoiseTerms(torch.autograd.Function):
             )  # -inf - -inf would be NaN where everything is left out
             shares = logits.sub_(level[:, None]).exp_()
             total = torch.logaddexp(total, level + shares.sum(dim=1).log())
-            # One exponential serves all: with e = exp(a - ln(c m)), softplus is ln(1 + e) and h is e / (1 + e).
+            # One exponential serves all: with e = exp(a - ln(c m)), softplus is ln(1 + e) and h is
+            # e / (1 + e).
             odds = shares.mul_((level - log_cm).clamp_max(_MOST_LOG_ODDS).exp()[:, None])
             noise = noise + odds.log1p().sum(dim=1)
             if ctx.needs_input_grad[0]:

@@ -1,11 +1,14 @@
-"""One remembered unit vector for every picture of the data, spread over the processes that train together.
+"""One remembered unit vector for every image of the data, spread over the processes that train
+together.
 
-Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, section 3.1.
+Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018,
+section 3.1.
 
-Each process holds one slice of the rows, only ever reads and writes its own rows, and saves and loads the whole:
-a checkpoint does not depend on the number of processes. In one process the slice is the whole bank.
+Each process holds one slice of the rows, only ever reads and writes its own rows, and saves and
+loads the whole: a checkpoint does not depend on the number of processes. In one process the slice
+is the whole bank.
 
-Letters used for shapes: n rows in all, D numbers in a row, B pictures.
+Letters used for shapes: n rows in all, D numbers in a row, B images.
 """
 
 from __future__ import annotations
@@ -25,17 +28,19 @@ _UNIT = 0.01  # how far a row's length may be from 1: float16 keeps it within 0.
 
 
 class MemoryBank(nn.Module):
-    """The rows of the pictures, random unit vectors at first.
+    """The rows of the images, random unit vectors at first.
 
     Args:
         count: n.
         width: D.
-        dtype: Storage; float32 or float16. bfloat16 would lose small updates. Updates are computed in float32.
+        dtype: Storage; float32 or float16. bfloat16 would lose small updates. Updates are computed
+            in float32.
         seed: Of the first rows, which are the same for any number of processes.
 
     Attributes:
         count: n.
-        rows: The rows this process owns, ``[n', D]``: those of the pictures ``start`` to ``start + n' - 1``.
+        rows: The rows this process owns, ``[n', D]``: those of the images ``start`` to ``start + n'
+            - 1``.
         start: Place of the first of them.
     """
 
@@ -66,14 +71,17 @@ class MemoryBank(nn.Module):
             self.rows[low - self.start : high - self.start] = drawn[low - first : high - first]
 
     def place(self, index: Tensor) -> Tensor:
-        """Where this process holds the rows of the pictures, int64 like ``index``; -1 for those of other processes."""
+        """Where this process holds the rows of the images, int64 like ``index``; -1 for those of
+        other processes.
+        """
         if world_size() == 1:
             return index
         local = index - self.start
         return torch.where((local >= 0) & (local < len(self.rows)), local, -1)
 
     def sampled(self, index: Tensor) -> Tensor:
-        """`place` of sampled pictures ``[..., m]`` with those of other processes cut away: ``[..., m']``, m' >= 1.
+        """`place` of sampled images ``[..., m]`` with those of other processes cut away: ``[...,
+        m']``, m' >= 1.
 
         Where rows of the result are not equally full, -1 fills them up.
         """
@@ -81,26 +89,30 @@ class MemoryBank(nn.Module):
             return index
         local = self.place(index)
         elsewhere = local < 0
-        # With several processes this waits for the device: how many samples are ours decides a shape.
+        # With several processes this waits for the device: how many samples are ours decides a
+        # shape.
         most = max(1, int((~elsewhere).sum(dim=-1).max()))
         order = elsewhere.to(torch.uint8).argsort(dim=-1, stable=True)
         return local.gather(-1, order)[..., :most]
 
     def similarity(self, features: Tensor, place: Tensor) -> Tensor:
-        """Product of each feature ``[B, D]`` with the row at its place, float ``[B]``; 0 where the place is -1."""
+        """Product of each feature ``[B, D]`` with the row at its place, float ``[B]``; 0 where the
+        place is -1.
+        """
         rows = self.rows[place.clamp_min(0)].to(features.dtype)
         return (features * rows).sum(dim=1) * (place >= 0)
 
     @torch.no_grad()
     def update(self, index: Tensor, features: Tensor, momentum: float) -> None:
-        """Write v <- normalise(momentum * v + (1 - momentum) * f) for the pictures of one global batch.
+        """Write v <- normalize(momentum * v + (1 - momentum) * f) for the images of one global
+        batch.
 
-        Each update starts from the row as it was before. Of a picture that occurs twice the last occurrence counts.
-        A feature that is not finite is not written; one opposite to its row, so that nothing is left to normalise,
-        replaces it.
+        Each update starts from the row as it was before. Of an image that occurs twice the last
+        occurrence counts. A feature that is not finite is not written; one opposite to its row, so
+        that nothing is left to normalize, replaces it.
 
         Args:
-            index: int64 ``[B]``, the pictures of all processes.
+            index: int64 ``[B]``, the images of all processes.
             features: float ``[B, D]``, unit vectors, of all processes.
             momentum: Weight of the old row, 0..1: 0 replaces it.
         """
@@ -108,7 +120,7 @@ class MemoryBank(nn.Module):
         last = (same * torch.arange(1, len(index) + 1, device=index.device)).argmax(dim=1)
         features = features[
             last
-        ].float()  # equal pictures write equal values, in whatever order they are written
+        ].float()  # equal images write equal values, in whatever order they are written
         place = self.place(index)
         if world_size() > 1:
             mine = place >= 0
@@ -128,7 +140,9 @@ def _slice(count: int, which: int) -> tuple[int, int]:
 
 
 def _join(bank: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """Put the rows of all processes into a state that is saved; all of them must ask for it at once."""
+    """Put the rows of all processes into a state that is saved; all of them must ask for it at
+    once.
+    """
     del metadata
     assert isinstance(bank, MemoryBank)
     if world_size() > 1:
@@ -144,7 +158,9 @@ def _join(bank: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[st
 
 
 def _cut(bank: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Take this process's rows from a state that is loaded, and report rows that are not unit vectors."""
+    """Take this process's rows from a state that is loaded, and report rows that are not unit
+    vectors.
+    """
     assert isinstance(bank, MemoryBank)
     rows = state.get(prefix + "rows")
     if rows is None or rows.shape != (bank.count, bank.rows.shape[1]):

@@ -1,8 +1,8 @@
-"""Facts, numbers and pictures of runs -> one HTML page that needs no network.
+"""Facts, numbers and images of runs -> one HTML page that needs no network.
 
-The page is the template ``page/report.html`` with its style, its script and plotly's own JavaScript written into it.
-Everything that comes from a run is escaped by the template; numbers for the charts travel as JSON.
-"""
+The page is the template ``page/report.html`` with its style, its script and plotly's own JavaScript
+written into it. Everything that comes from a run is escaped by the template; numbers for the charts
+travel as JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Numbers = Mapping[str, Number]
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of the page.
+    """One image of the page.
 
     Attributes:
         title: Words for it, shown and read aloud.
@@ -48,7 +48,7 @@ class Frame:
 
     @property
     def source(self) -> str:
-        """The picture as a ``data:`` address."""
+        """The image as a ``data:`` address."""
         return f"data:{self.kind};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
@@ -81,7 +81,8 @@ class Curves:
         series: Curve's name -> (x, y).
         chance: Words -> y of a dashed line across.
         log_x: Whether x is drawn by its logarithm; x may also be names.
-        color_of: Name of a curve or words of a dashed line -> number of its colour; curves in their order if empty.
+        color_of: Name of a curve or words of a dashed line -> number of its color; curves in their
+            order if empty.
     """
 
     title: str
@@ -94,7 +95,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A table of numbers as colours, such as a confusion matrix.
+    """A table of numbers as colors, such as a confusion matrix.
 
     Attributes:
         title: What it shows.
@@ -124,19 +125,19 @@ class RunPage:
         state: How far it has come.
         facts: Label -> what is worth comparing between runs, the same labels in each.
         highlights: Label -> what stands large on top, and a small line below it.
-        data: Label -> fact about the pictures.
+        data: Label -> fact about the images.
         options: Option -> value.
         environment: Label -> value.
         lines: Lines of ``metrics.jsonl``, finite numbers only, steps rising.
         chance: Number's name -> value for a network that knows nothing.
-        samples: Some pictures of the data.
+        samples: Some images of the data.
         task: The task as the network is given it.
-        answers: What it answered, over the steps.
-        left_out: Pictures over time that are not shown, to keep the page small.
-        others: Further pictures of the run folder.
+        predictions: What it answered, over the steps.
+        left_out: Images over time that are not shown, to keep the page small.
+        others: Further images of the run folder.
         probes: Tables of what the encoder learned.
         charts: Charts that go with them.
-        skipped: Pictures that could not be read, with reasons.
+        skipped: Images that could not be read, with reasons.
         missing: Sentences on what is not there and how to get it.
     """
 
@@ -153,7 +154,7 @@ class RunPage:
     chance: Numbers = field(default_factory=dict)
     samples: Frame | None = None
     task: Frame | None = None
-    answers: Sequence[Frame] = ()
+    predictions: Sequence[Frame] = ()
     left_out: int = 0
     others: Sequence[Frame] = ()
     probes: Sequence[Table] = ()
@@ -212,7 +213,9 @@ def page(runs: Sequence[RunPage], title: str, made_by: str) -> str:
 
 
 def curves(runs: Sequence[RunPage]) -> tuple[list[Curves], list[Curves]]:
-    """A chart for each number that any run has, all runs in it: first the task's numbers, then the training's."""
+    """A chart for each number that any run has, all runs in it: first the task's numbers, then the
+    training's.
+    """
     names = list(
         dict.fromkeys(
             name for run in runs for line in run.lines for name in line if name not in _HIDDEN
@@ -237,7 +240,7 @@ def curves(runs: Sequence[RunPage]) -> tuple[list[Curves], list[Curves]]:
             for level, of in levels.items()
         }
         chance = {f"chance {level:.3g}{whose[level]}": level for level in levels}
-        if len(levels) > 1:  # each in the colour of its run
+        if len(levels) > 1:  # each in the color of its run
             colors |= {words: colors[levels[level][0]] for words, level in chance.items()}
         drawn[name] = Curves(headed(name), "step", series, chance, color_of=colors)
     return [drawn[name] for name in names if name not in _PLUMBING], [
@@ -246,7 +249,9 @@ def curves(runs: Sequence[RunPage]) -> tuple[list[Curves], list[Curves]]:
 
 
 def thinned(lines: Sequence[Numbers], most: int = _POINTS) -> list[dict[str, Number]]:
-    """Averages of so many neighbouring lines that at most ``most`` remain; steps and epochs are the last of each."""
+    """Averages of so many neighboring lines that at most ``most`` remain; steps and epochs are the
+    last of each.
+    """
     together = max(1, math.ceil(len(lines) / most))
     kept = []
     for start in range(0, len(lines), together):
@@ -328,7 +333,9 @@ def cell(value: str | Number | None) -> str:
 
 
 def _drawable(chart: Curves | HeatMap) -> dict[str, Any]:
-    """A chart in JSON kinds. Plotly reads a little HTML in names, so names are escaped here once more."""
+    """A chart in JSON kinds. Plotly reads a little HTML in names, so names are escaped here once
+    more.
+    """
     if isinstance(chart, HeatMap):
         return {
             "kind": "heat",

@@ -1,4 +1,6 @@
-"""Run folders -> one HTML page. What a folder lacks is said on the page; only one with nothing of a run is refused."""
+"""Run folders -> one HTML page. What a folder lacks is said on the page; only one with nothing of a
+run is refused.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,14 @@ from ssltool.runs import folder as runs
 from ssltool.runs import metrics
 from ssltool.visualizing.report.page import Curves, Frame, HeatMap, RunPage, Table, cell, page
 
-_FRAMES = 16  # pictures over time in the page; 20 to 40 are written by a run
-_OTHERS = 12  # further pictures
+_FRAMES = 16  # images over time in the page; 20 to 40 are written by a run
+_OTHERS = 12  # further images
 _SKIPPED = 200  # lines of skipped.txt
-_OWN = {"task", "samples"}  # pictures with a place of their own in the page
+_OWN = {"task", "samples"}  # images with a place of their own in the page
 _WORDS = {
-    "knn5": "5 neighbours",
-    "knn20": "20 neighbours",
-    "knn200": "200 neighbours",
+    "knn5": "5 neighbors",
+    "knn20": "20 neighbors",
+    "knn200": "200 neighbors",
     "svm": "SVM",
     "svm_map": "SVM, mAP",
     "mlp": "MLP",
@@ -41,15 +43,18 @@ def write_report(
     """Write one page on one or more runs; several are compared.
 
     Args:
-        folders: Run folders, or weights files in them. They may be unfinished, or lack some of their files.
+        folders: Run folders, or weights files in them. They may be unfinished, or lack some of
+            their files.
         to: The page; automatic: ``report.html`` in the run folder, or here when there are several.
-        frames: Pictures over time shown of each run at most, evenly spread.
+        frames: Images over time shown of each run at most, evenly spread.
 
     Returns:
-        In JSON kinds: ``path``, ``bytes`` and, of each run, ``name, folder, method, step, missing``.
+        In JSON kinds: ``path``, ``bytes`` and, of each run, ``name, folder, method, step,
+            missing``.
 
     Raises:
-        UsageError: A folder does not exist or holds nothing of a run, or the extra ``report`` is not installed.
+        UsageError: A folder does not exist or holds nothing of a run, or the extra ``report`` is
+            not installed.
     """
     places = [folder.parent if folder.is_file() else folder for folder in folders]
     places = list({place.resolve(): place for place in places}.values())
@@ -88,9 +93,9 @@ def read_page(folder: Path, name: str, frames: int = _FRAMES) -> RunPage:
     options, data = _part(document, "options"), _part(document, "data")
     lines = _lines(folder, missing)
     chance = runs.chance(folder)
-    drawn, left_out = _pictures(folder, frames, missing)
+    drawn, left_out = _images(folder, frames, missing)
     probes, charts, best = _probes(folder, missing)
-    description = str(data.get("description", "unknown pictures"))
+    description = str(data.get("description", "unknown images"))
     return RunPage(
         name=name,
         method=method,
@@ -98,7 +103,7 @@ def read_page(folder: Path, name: str, frames: int = _FRAMES) -> RunPage:
         state=_state(lines, options.get("steps")),
         facts={
             "backbone": str(options.get("backbone", "")),
-            "pictures": data["count"] if _is_number(data.get("count")) else None,
+            "images": data["count"] if _is_number(data.get("count")) else None,
             "best linear probe, %": best[0] if best else None,
         },
         highlights=_highlights(options, data, lines, chance, best),
@@ -109,7 +114,7 @@ def read_page(folder: Path, name: str, frames: int = _FRAMES) -> RunPage:
         chance=chance,
         samples=drawn.get("samples", [None])[0],
         task=drawn.get("task", [None])[0],
-        answers=[frame for frame in drawn.get("answers", []) if frame is not None],
+        predictions=[frame for frame in drawn.get("predictions", []) if frame is not None],
         left_out=left_out,
         others=[frame for frame in drawn.get("others", []) if frame is not None],
         probes=probes,
@@ -125,13 +130,14 @@ def _check(folder: Path) -> None:
         raise UsageError(
             f"{folder} does not exist; name a run folder, 'ssltool pretrain' makes one"
         )
-    known = [runs.RUN_FILE, metrics.METRICS, runs.WEIGHTS, DOCUMENT, "pictures"]
+    known = [runs.RUN_FILE, metrics.METRICS, runs.WEIGHTS, DOCUMENT, "images"]
     if any((folder / name).exists() for name in known):
         return
     inside = sorted(path.parent.name for path in folder.glob(f"*/{runs.RUN_FILE}"))
     if inside:
         raise UsageError(
-            f"{folder} is no run folder but has {len(inside)} in it; type {folder}/{inside[0]}, or several"
+            f"{folder} is no run folder but has {len(inside)} in it; type {folder}/{inside[0]}, "
+            "or several"
         )
     raise UsageError(
         f"{folder} holds nothing of a run (no {', '.join(known)}); name a folder that pretrain made"
@@ -175,7 +181,8 @@ def _lines(folder: Path, missing: list[str]) -> list[dict[str, int | float]]:
     ]
     if not lines:
         missing.append(
-            f"{metrics.METRICS} has no lines yet: no curves; they come with the first --log-every steps"
+            f"{metrics.METRICS} has no lines yet: no curves; they come with the first "
+            "--log-every steps"
         )
     return lines
 
@@ -205,7 +212,7 @@ def _highlights(
     """What stands large on top of a run."""
     found = {"backbone": (_shown(options["backbone"]), "")} if "backbone" in options else {}
     if _is_number(data.get("count")):
-        found["pictures"] = (f"{data['count']:,}", f"{data.get('image_size', '?')} px")
+        found["images"] = (f"{data['count']:,}", f"{data.get('image_size', '?')} px")
     for name in [name for name in ("loss", *chance, "knn") if lines and name in lines[-1]][:5]:
         known = f"chance {written(name, chance[name])}" if name in chance else ""
         found[titled(name)] = (written(name, lines[-1][name]), known)
@@ -215,10 +222,10 @@ def _highlights(
 
 
 def _data_facts(data: Mapping[str, Any]) -> dict[str, str]:
-    """Facts about the pictures in words."""
+    """Facts about the images in words."""
     words = {
         "description": "from",
-        "count": "pictures",
+        "count": "images",
         "image_size": "side read, px",
         "gray": "gray",
         "mean": "mean of R, G, B",
@@ -251,11 +258,11 @@ def _shown(value: Any) -> str:
     return cell(value) if isinstance(value, bool | float) else str(value)
 
 
-def _pictures(
+def _images(
     folder: Path, most: int, missing: list[str]
 ) -> tuple[dict[str, list[Frame | None]], int]:
-    """Pictures of the run folder by their place in the page, and how many over time are left out."""
-    paths = sorted((folder / "pictures").glob("*.png"))
+    """Images of the run folder by their place in the page, and how many over time are left out."""
+    paths = sorted((folder / "figures").glob("*.png"))
     timed = {int(path.stem.rpartition("-")[2]): path for path in paths if _is_answer(path)}
     steps = sorted(timed)
     kept = (
@@ -263,42 +270,42 @@ def _pictures(
         if len(steps) <= most
         else [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
     )
-    found: dict[str, list[Frame | None]] = {"answers": [], "others": []}
+    found: dict[str, list[Frame | None]] = {"predictions": [], "others": []}
     for step in kept:
-        found["answers"].append(_frame(timed[step], f"after step {step:,}", missing, step))
+        found["predictions"].append(_frame(timed[step], f"after step {step:,}", missing, step))
     others = [path for path in paths if not _is_answer(path)]
     for path in others:
         if path.stem in _OWN:
             title = {
                 "task": "The task, as the network is given it",
-                "samples": "Some of the pictures",
+                "samples": "Some of the images",
             }[path.stem]
             found[path.stem] = [_frame(path, title, missing)]
         elif len(found["others"]) < _OTHERS:
             found["others"].append(_frame(path, path.stem, missing))
     if not paths:
         missing.append(
-            "pictures/ is not there or empty: pretrain draws the task and the answers there"
+            "figures/ is not there or empty: pretrain draws the task and the answers there"
         )
-    elif not found["answers"]:
+    elif not found["predictions"]:
         missing.append("there are no answers over time yet: they come with the first checkpoint")
-    found["answers"] = [frame for frame in found["answers"] if frame is not None]
+    found["predictions"] = [frame for frame in found["predictions"] if frame is not None]
     return found, len(steps) - len(kept)
 
 
 def _is_answer(path: Path) -> bool:
     head, _, tail = path.stem.rpartition("-")
-    return head == "answers" and tail.isdecimal()
+    return head == "predictions" and tail.isdecimal()
 
 
 def _frame(path: Path, title: str, missing: list[str], step: int = -1) -> Frame | None:
-    """A picture that a browser will show; one cut off by a kill is named instead."""
+    """An image that a browser will show; one cut off by a kill is named instead."""
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        missing.append(f"pictures/{path.name} is damaged")
+        missing.append(f"figures/{path.name} is damaged")
         return None
     return Frame(title, "image/png", data, step)
 
@@ -319,7 +326,8 @@ def _probes(
     path = folder / DOCUMENT
     if not path.is_file():
         missing.append(
-            "no probe was run: 'ssltool probe --weights RUN --data labelled/' says what the encoder learned"
+            "no probe was run: 'ssltool probe --weights RUN --data labeled/' says what the "
+            "encoder learned"
         )
         return [], [], None
     try:
@@ -400,8 +408,8 @@ def _probe_table(rows: Sequence[Mapping[str, Any]], document: Mapping[str, Any])
     parts = [
         f"{document[key]:,} {words}"
         for key, words in (
-            ("train_pictures", "training pictures"),
-            ("test_pictures", "test pictures"),
+            ("train_images", "training images"),
+            ("test_images", "test images"),
         )
         if _is_number(document.get(key))
     ]

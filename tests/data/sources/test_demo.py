@@ -1,4 +1,6 @@
-"""The demo world: a picture depends on (seed, index) alone, classes take turns, and no two pictures are equal."""
+"""The demo world: an image depends on (seed, index) alone, classes take turns, and no two images
+are equal.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from ssltool.data.sources.registry import DEMO_COUNT, open_source
 
 PRINT_DIGEST = """
 from hashlib import sha256
-from ssltool.data.demo import DemoSource
+from ssltool.data.sources.demo import DemoSource
 source = DemoSource(50, seed=3)
 print(sha256(b"".join(source.read(i, 24).tobytes() for i in (41, 7))).hexdigest())
 """
@@ -22,9 +24,9 @@ print(sha256(b"".join(source.read(i, 24).tobytes() for i in (41, 7))).hexdigest(
 
 @pytest.mark.parametrize("size", [1, 8, 28, 64, 100])
 def test_any_size(size: int) -> None:
-    picture = DemoSource(3).read(2, size)
-    assert picture.shape == (size, size, 3)
-    assert picture.dtype == np.uint8
+    image = DemoSource(3).read(2, size)
+    assert image.shape == (size, size, 3)
+    assert image.dtype == np.uint8
 
 
 def test_another_process_draws_the_same() -> None:
@@ -38,7 +40,7 @@ def test_another_process_draws_the_same() -> None:
     )
 
 
-def test_a_picture_depends_on_seed_and_index_alone() -> None:
+def test_a_image_depends_on_seed_and_index_alone() -> None:
     first, other = DemoSource(20, seed=5), DemoSource(1000, seed=5)
     expected = first.read(13, 32)
     other.read(700, 32)
@@ -64,7 +66,7 @@ def test_classes_take_turns() -> None:
     assert np.bincount(labels[37:57]).tolist() == [2] * 10
 
 
-def test_no_two_pictures_are_equal_in_or_across_the_two_sets() -> None:
+def test_no_two_images_are_equal_in_or_across_the_two_sets() -> None:
     drawn = {
         open_source([spec]).read(index, 16).tobytes()
         for spec in ("demo", "demo-test")
@@ -80,7 +82,9 @@ def test_the_two_sets_share_their_classes() -> None:
 
 
 def test_classes_differ_in_shape() -> None:
-    """The mean map of edges of a class is nearer to the same class's on other pictures than to other classes'."""
+    """The mean map of edges of a class is nearer to the same class's on other images than to other
+    classes'.
+    """
     source = DemoSource(1000)
     gray = np.stack([source.read(index, 24) for index in range(1000)]).mean(-1)
     edges = np.hypot(np.diff(gray, axis=1)[:, :, :-1], np.diff(gray, axis=2)[:, :-1]).reshape(
@@ -91,18 +95,18 @@ def test_classes_differ_in_shape() -> None:
     assert (nearest == np.arange(10)).mean() >= 0.6  # chance is 0.1
 
 
-def test_pictures_have_colour_and_contrast() -> None:
+def test_images_have_color_and_contrast() -> None:
     source = DemoSource(50)
-    pictures = np.stack([source.read(index, 32) for index in range(50)]).astype(float)
-    assert pictures.std(axis=(1, 2, 3)).min() > 10
-    assert np.abs(pictures[..., 0] - pictures[..., 2]).mean() > 10
-    assert 60 < pictures.mean() < 190
+    images = np.stack([source.read(index, 32) for index in range(50)]).astype(float)
+    assert images.std(axis=(1, 2, 3)).min() > 10
+    assert np.abs(images[..., 0] - images[..., 2]).mean() > 10
+    assert 60 < images.mean() < 190
 
 
 def test_facts() -> None:
     source = DemoSource(12, seed=4)
     assert source.short_side(3) == NATIVE_SIDE
-    assert source.name(3) == "demo picture 3 of seed 4"
+    assert source.name(3) == "demo image 3 of seed 4"
     prints = {DemoSource(count, seed).fingerprint() for count in (1, 2) for seed in (0, 1)}
     assert len(prints) == 4
     assert DemoSource(12, 4).fingerprint() == source.fingerprint()

@@ -16,17 +16,17 @@ from ssltool.data.sources.base import JoinedSource, Source, survey
 from ssltool.data.sources.demo import DemoSource
 from ssltool.data.sources.folder import FolderSource
 from ssltool.data.sources.registry import DEMO_COUNT, open_source
-from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
+from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs links and file names of POSIX")
 
 
 def put(
-    root: Path, *names: str, colour: tuple[int, int, int] = (200, 100, 50), side: int = 12
+    root: Path, *names: str, color: tuple[int, int, int] = (200, 100, 50), side: int = 12
 ) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (side, side), colour).save(root / name)
+        Image.new("RGB", (side, side), color).save(root / name)
 
 
 def listed(source: Source, root: Path) -> list[str]:
@@ -139,7 +139,7 @@ def test_a_dead_link_is_named_as_unreadable_and_a_pipe_is_never_opened(tmp_path:
     os.mkfifo(tmp_path / "3.png")
     source = FolderSource(tmp_path)
     assert listed(source, tmp_path) == ["1.png", "2.png"]
-    with pytest.raises(UnreadablePicture, match="no such file"):
+    with pytest.raises(UnreadableImage, match="no such file"):
         source.read(1, 8)
 
 
@@ -159,24 +159,24 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path, "pictures/1.png")
+    put(tmp_path, "figures/1.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert len(open_source(["~/pictures"])) == 1
+    assert len(open_source(["~/images"])) == 1
 
 
 # Reading and labels
 
 
 def test_reading(tmp_path: Path) -> None:
-    put(tmp_path, "a/1.png", colour=(1, 2, 3), side=20)
-    put(tmp_path, "b/2.png", colour=(4, 5, 6), side=30)
+    put(tmp_path, "a/1.png", color=(1, 2, 3), side=20)
+    put(tmp_path, "b/2.png", color=(4, 5, 6), side=30)
     source = FolderSource(tmp_path)
-    for index, (colour, side) in enumerate([((1, 2, 3), 20), ((4, 5, 6), 30)]):
-        picture = source.read(index, 16)
-        assert picture.shape == (16, 16, 3)
-        assert picture.dtype == np.uint8
-        assert (picture == colour).all()
+    for index, (color, side) in enumerate([((1, 2, 3), 20), ((4, 5, 6), 30)]):
+        image = source.read(index, 16)
+        assert image.shape == (16, 16, 3)
+        assert image.dtype == np.uint8
+        assert (image == color).all()
         assert source.short_side(index) == side
     copy = pickle.loads(
         pickle.dumps(source)
@@ -208,8 +208,8 @@ def test_a_flat_folder_has_no_classes(tmp_path: Path) -> None:
 
 def test_joined_sources_merge_classes_by_name(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    put(first, "dog/1.png", "cat/2.png", colour=(1, 1, 1))
-    put(second, "ant/1.png", "dog/2.png", "3.png", colour=(2, 2, 2), side=40)
+    put(first, "dog/1.png", "cat/2.png", color=(1, 1, 1))
+    put(second, "ant/1.png", "dog/2.png", "3.png", color=(2, 2, 2), side=40)
     source = open_source([str(first), str(second), "demo:3"])
     assert isinstance(source, JoinedSource)
     assert len(source) == 8
@@ -233,7 +233,7 @@ def test_fingerprint_tells_lists_apart(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "a/2.png")
     seen = [FolderSource(tmp_path).fingerprint()]
     assert FolderSource(tmp_path).fingerprint() == seen[0]
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     assert FolderSource(tmp_path).fingerprint() == seen[0]
     put(tmp_path, "a/3.png")
     seen.append(FolderSource(tmp_path).fingerprint())
@@ -289,13 +289,13 @@ def test_a_folder_called_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_nothing_given() -> None:
-    with pytest.raises(UsageError, match="no pictures given"):
+    with pytest.raises(UsageError, match="no images given"):
         open_source([])
 
 
 def test_missing_path(tmp_path: Path) -> None:
     text = message(UsageError, tmp_path / "gone")
-    assert text.startswith(f"no folder at {tmp_path / 'gone'}; give a folder of pictures")
+    assert text.startswith(f"no folder at {tmp_path / 'gone'}; give a folder of images")
 
 
 def test_empty_path() -> None:
@@ -319,11 +319,11 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert "it holds no files" in message(DataError, tmp_path)
 
 
-def test_a_folder_without_pictures(tmp_path: Path) -> None:
+def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    assert "its 1 file has no picture's ending" in message(DataError, tmp_path)
+    assert "its 1 file has no image's ending" in message(DataError, tmp_path)
     (tmp_path / "b.mp4").write_text("x")
-    assert "its 2 files have no picture's ending" in message(DataError, tmp_path)
+    assert "its 2 files have no image's ending" in message(DataError, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_a_bad_count(spec: str) -> None:
     assert "demo:4096" in text
 
 
-@pytest.mark.parametrize("spec", ["hf:imagenet", "s3://bucket/pictures", "timm:CIFAR10"])
+@pytest.mark.parametrize("spec", ["hf:imagenet", "s3://bucket/images", "timm:CIFAR10"])
 def test_an_unknown_scheme(spec: str) -> None:
     assert message(UsageError, spec).startswith(f"no source of this kind at {spec}; give a folder")
 
@@ -397,9 +397,9 @@ def test_plain_unicode_is_not_escaped(tmp_path: Path) -> None:
 
 
 def test_survey(tmp_path: Path) -> None:
-    put(tmp_path, "1.png", "2.png", colour=(255, 0, 0), side=20)
-    put(tmp_path, "3.png", colour=(0, 0, 0), side=40)
-    put(tmp_path, "4.png", colour=(255, 255, 255), side=40)
+    put(tmp_path, "1.png", "2.png", color=(255, 0, 0), side=20)
+    put(tmp_path, "3.png", color=(0, 0, 0), side=40)
+    put(tmp_path, "4.png", color=(255, 255, 255), side=40)
     (tmp_path / "5.png").write_bytes(b"broken")
     look = survey(FolderSource(tmp_path))
     assert look.count == 5
@@ -407,13 +407,13 @@ def test_survey(tmp_path: Path) -> None:
     assert look.gray_fraction == 0.5
     assert look.mean == pytest.approx((0.75, 0.25, 0.25))
     assert look.std == pytest.approx((np.sqrt(3) / 4,) * 3)
-    assert look.unreadable == {str(tmp_path / "5.png"): "not a picture in a known format"}
+    assert look.unreadable == {str(tmp_path / "5.png"): "not an image in a known format"}
 
 
 def test_survey_reads_a_spread_sample(tmp_path: Path) -> None:
-    put(tmp_path, *[f"{number:02}.png" for number in range(21)], colour=(0, 0, 0))
+    put(tmp_path, *[f"{number:02}.png" for number in range(21)], color=(0, 0, 0))
     for number in (0, 10, 20):
-        put(tmp_path, f"{number:02}.png", colour=(255, 255, 255))
+        put(tmp_path, f"{number:02}.png", color=(255, 255, 255))
     assert survey(FolderSource(tmp_path), sample=3).mean == (1, 1, 1)
 
 
@@ -428,14 +428,14 @@ def test_survey_looks_further_when_the_whole_sample_is_broken(tmp_path: Path) ->
 
 def test_survey_of_nothing_readable_names_the_first(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).write_text("no picture")
+        (tmp_path / name).write_text("no image")
     with pytest.raises(DataError) as caught:
         survey(FolderSource(tmp_path))
     assert type(caught.value) is DataError
-    first = f"{tmp_path / 'a.jpg'}: not a picture in a known format"
+    first = f"{tmp_path / 'a.jpg'}: not an image in a known format"
     assert (
         str(caught.value)
-        == f"none of the 2 files in {tmp_path} can be read as a picture; first: {first}"
+        == f"none of the 2 files in {tmp_path} can be read as an image; first: {first}"
     )
 
 

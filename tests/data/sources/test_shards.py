@@ -20,7 +20,7 @@ from ssltool.data.sources.base import JoinedSource
 from ssltool.data.sources.folder import FolderSource
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shards import ShardSource, expand_braces, shard_paths, write_index
-from ssltool.errors import DataError, SslToolError, UnreadablePicture, UsageError
+from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 
 def png(value: int, side: int = 12) -> bytes:
@@ -40,7 +40,7 @@ def tar(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -
 
 
 def numbered(folder: Path, counts: list[int]) -> ShardSource:
-    """Shards of red pictures, numbered through."""
+    """Shards of red images, numbered through."""
     paths, number = [], 0
     for place, count in enumerate(counts):
         members = {}
@@ -66,7 +66,7 @@ def fails(kind: type[SslToolError], spec: Path | str) -> str:
     return text
 
 
-def test_pictures_and_classes_in_order(tmp_path: Path) -> None:
+def test_images_and_classes_in_order(tmp_path: Path) -> None:
     source = numbered(tmp_path, [3, 2, 4])
     assert reds(source) == list(range(9))
     assert source.classes == ("0", "1", "2")
@@ -80,16 +80,16 @@ def test_samples_group_by_key_up_to_the_first_dot(tmp_path: Path) -> None:
         tmp_path / "a.tar",
         {
             "x.y/one.cls": b"7\n",  # the class may come first
-            "x.y/one.jpg.txt": b"no picture",
+            "x.y/one.jpg.txt": b"no image",
             "x.y/one.png": png(1),
-            "x.y/one.mask.png": png(99),  # one picture per sample
+            "x.y/one.mask.png": png(99),  # one image per sample
             "x.y/two.seg.PNG": png(2),
             "x.y/two.json": b'{"label": "cat"}',
             "x.y/two.cls": b"3",  # a name wins over a number
             "three.png": png(3),
             "four.json": b"{broken",
             "four.png": png(4),
-            "five.json": b'{"label": "no picture"}',
+            "five.json": b'{"label": "no image"}',
         },
     )
     source = open_source([str(path)])
@@ -167,7 +167,7 @@ def test_what_is_missing_or_no_tar_is_named(tmp_path: Path) -> None:
     assert "not compressed" in fails(DataError, tmp_path / "packed.tar")
     (tmp_path / "packed.tar.gz").touch()
     assert "decompress" in fails(UsageError, tmp_path / "packed.tar.gz")
-    assert "no pictures in" in fails(DataError, tar(tmp_path / "text.tar", {"a.txt": b"a"}))
+    assert "no images in" in fails(DataError, tar(tmp_path / "text.tar", {"a.txt": b"a"}))
 
 
 def test_a_shard_that_is_cut_off_is_refused(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_the_index_gives_the_same_list_without_reading_the_shards(
     source = open_source([str(tmp_path)])
     assert (source.fingerprint(), source.classes) == (plain.fingerprint(), plain.classes)
     assert isinstance(source, ShardSource)
-    assert not source._recent  # no table is read before a picture is
+    assert not source._recent  # no table is read before an image is
     assert reds(source) == reds(plain)
     assert [source.label(place) for place in range(5)] == [plain.label(place) for place in range(5)]
     assert reds(pickle.loads(pickle.dumps(source))) == reds(plain)  # a spawned worker's copy
@@ -210,11 +210,11 @@ def test_a_shard_replaced_after_indexing(tmp_path: Path) -> None:
     write_index(str(tmp_path), shard_paths(str(tmp_path)))
     source = open_source([str(tmp_path)])
     numbered(tmp_path, [40])
-    with pytest.raises(UnreadablePicture, match="holds 40 pictures"):
+    with pytest.raises(UnreadableImage, match="holds 40 images"):
         source.read(0, 8)
     assert source.read(3, 8)[0, 0, 0] == 3
     (tmp_path / "train-0001.tar").unlink()
-    with pytest.raises(UnreadablePicture, match="no such file"):
+    with pytest.raises(UnreadableImage, match="no such file"):
         source.read(3, 8)
 
 

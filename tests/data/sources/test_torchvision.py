@@ -21,11 +21,11 @@ def idx(path: Path, values: np.ndarray) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A tiny MNIST family: 6 training and 4 test pictures, picture i all i."""
+    """A tiny MNIST family: 6 training and 4 test images, image i all i."""
     for name in ("MNIST", "FashionMNIST"):
         for split, count in (("train", 6), ("t10k", 4)):
-            pictures = np.broadcast_to(np.arange(count)[:, None, None], (count, 28, 28))
-            idx(tmp_path / name / "raw" / f"{split}-images-idx3-ubyte", pictures)
+            images = np.broadcast_to(np.arange(count)[:, None, None], (count, 28, 28))
+            idx(tmp_path / name / "raw" / f"{split}-images-idx3-ubyte", images)
             idx(tmp_path / name / "raw" / f"{split}-labels-idx1-ubyte", np.arange(count) % 3)
     return tmp_path
 
@@ -38,7 +38,7 @@ def fails(kind: type[SslToolError], spec: str) -> str:
     return text
 
 
-def test_pictures_and_labels(root: Path) -> None:
+def test_images_and_labels(root: Path) -> None:
     source = open_source([f"torchvision:fashionmnist@{root}"])
     assert len(source) == 6
     assert [int(source.read(place, 28)[0, 0, 0]) for place in range(6)] == list(range(6))
@@ -46,7 +46,7 @@ def test_pictures_and_labels(root: Path) -> None:
     assert [source.label(place) for place in range(6)] == [0, 1, 2, 0, 1, 2]
     assert source.classes[0] == "T-shirt/top"
     assert source.short_side(0) == 28
-    assert source.name(3) == "picture 3 of FashionMNIST"
+    assert source.name(3) == "image 3 of FashionMNIST"
 
 
 def test_splits_differ(root: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_set_of_files_is_read_by_our_rules(tmp_path: Path) -> None:
     assert [source.label(place) for place in range(2)] == [0, 1]
     assert source.short_side(0) == 12
     assert (source.read(0, 8) == 255).all()  # laid on white
-    assert source.picture(0, 9).size == (12, 9)
+    assert source.image(0, 9).size == (12, 9)
     assert source.name(1).endswith("River/1.png")
     assert "no splits" in fails(UsageError, f"torchvision:EuroSAT:train@{tmp_path}")
 

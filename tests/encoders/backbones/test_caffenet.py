@@ -45,7 +45,7 @@ def test_a_tile_of_75_px_ends_4x4():
     assert sides(CaffeNet(), 75)["pool5"] == 4
 
 
-def test_stride_4_is_for_whole_pictures_and_has_the_same_keys():
+def test_stride_4_is_for_whole_images_and_has_the_same_keys():
     transfer = CaffeNet(conv1_stride=4)
     transfer.load_state_dict(CaffeNet().state_dict())
     found = sides(transfer, 227)
@@ -69,7 +69,8 @@ def test_initial_weights_keep_the_size_of_the_signal():
         for name, module in network.features.named_children():
             before, x = x.square().mean().sqrt().item(), module(x)
             if name.startswith("conv"):
-                # He: a convolution doubles the power that the ReLU behind it halves; padding costs a little.
+                # He: a convolution doubles the power that the ReLU behind it halves; padding costs
+                # a little.
                 assert x.square().mean().sqrt().item() == pytest.approx(2**0.5 * before, rel=0.2)
     assert all(p.abs().sum() == 0 for key, p in network.named_parameters() if key.endswith("bias"))
 

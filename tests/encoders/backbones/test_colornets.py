@@ -9,7 +9,7 @@ from ssltool.errors import UsageError
 from ssltool.methods.colorization.networks import color_head
 
 
-def test_the_network_that_makes_pictures_has_the_papers_shapes_and_parameters() -> None:
+def test_the_network_that_makes_images_has_the_papers_shapes_and_parameters() -> None:
     encoder = build_encoder("colornet", in_channels=1).eval()
     head = color_head("deep", encoder.width, 313).eval()
     with torch.no_grad():

@@ -74,11 +74,11 @@ def test_others_stay(conv: nn.Conv2d) -> None:
 def test_an_encoder_gives_the_same_features_either_way() -> None:
     torch.manual_seed(0)
     encoder = build_encoder("resnet10_w32").eval()
-    pictures = torch.rand(300, 3, 16, 16)
+    images = torch.rand(300, 3, 16, 16)
     keys = set(encoder.state_dict())
-    found = encoder(pictures)
+    found = encoder(images)
     for module in encoder.modules():
         if isinstance(module, SmallMapConv2d):
             module.forward = lambda maps, conv=module: nn.Conv2d.forward(conv, maps)
-    torch.testing.assert_close(found, encoder(pictures), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, encoder(images), rtol=1e-4, atol=1e-5)
     assert keys == set(encoder.state_dict())

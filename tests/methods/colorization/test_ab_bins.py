@@ -1,4 +1,6 @@
-"""Bins, soft targets, weights and decoding against the numbers of the paper's release and known faults of its ports."""
+"""Bins, soft targets, weights and decoding against the numbers of the paper's release and known
+faults of its ports.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def variation(a: SoftTarget, b: SoftTarget) -> Tensor:
 
 
 def colors(count: int = 20_000) -> Tensor:
-    """(a, b) of random sRGB colours, float32 ``[n, 2]``."""
+    """(a, b) of random sRGB colors, float32 ``[n, 2]``."""
     rgb = torch.rand(3, 1, count, generator=torch.Generator().manual_seed(0))
     return rgb_to_lab(rgb)[1:, 0].T
 
@@ -69,7 +71,7 @@ def test_other_steps(step: int, count: int) -> None:
 
 @given(st.integers(5, 30))
 @settings(max_examples=15, deadline=None)
-def test_every_colour_lies_between_four_bins(step: int) -> None:
+def test_every_color_lies_between_four_bins(step: int) -> None:
     known = {tuple(pair) for pair in ab_bins.bin_centers(step).tolist()}
     lower = (colors(2000).double() / step).floor() * step
     for corner in ((0, 0), (0, step), (step, 0), (step, step)):
@@ -117,7 +119,7 @@ def test_dense_is_near_exact() -> None:
 
 
 def test_the_table_is_near_exact_and_names_the_right_bin() -> None:
-    # A lattice centred on whole numbers names a wrong nearest bin for 9 % of the colours.
+    # A lattice centered on whole numbers names a wrong nearest bin for 9 % of the colors.
     ab = colors()
     exact = ab_bins.encode_exact(ab, CENTERS, 10, 5.0)
     table = ab_bins.look_up(ab, ab_bins.build_table(10, 10, 5.0), 10)
@@ -212,7 +214,8 @@ def test_weights_by_hand(mixing: float, expected: tuple[float, ...]) -> None:
     st.floats(0.01, 1),
 )
 def test_weights_are_finite_and_average_to_one(counts: list[float], mixing: float) -> None:
-    # The release spreads lambda over the bins that were seen, and one never seen gets the weight 1/0.
+    # The release spreads lambda over the bins that were seen, and one never seen gets the weight
+    # 1/0.
     prior = torch.tensor(counts, dtype=torch.float64) / sum(counts)
     weights = ab_bins.rebalancing_weights(prior, mixing)
     assert weights.isfinite().all()
@@ -243,7 +246,8 @@ def test_smoothing_of_a_single_bin() -> None:
 
 
 def test_smoothing_keeps_within_the_plane_and_keeps_the_sum() -> None:
-    # Along the numbers of the bins the end of a column, (-90, 90), would spill into the next one's start, (-80, 20).
+    # Along the numbers of the bins the end of a column, (-90, 90), would spill into the next one's
+    # start, (-80, 20).
     histogram = torch.zeros(Q, dtype=torch.float64)
     histogram[4] = 1
     assert CENTERS[[4, 5]].tolist() == [[-90, 90], [-80, 20]]
@@ -304,7 +308,8 @@ def test_what_quantising_costs() -> None:
 
 
 def test_probabilities_taken_for_logits_are_gray() -> None:
-    # The known fault: softmax of probabilities is nearly uniform, and the picture turns gray whatever was answered.
+    # The known fault: softmax of probabilities is nearly uniform, and the image turns gray whatever
+    # was answered.
     shares = dense(ab_bins.encode_exact(torch.tensor([60.0, 50.0]), CENTERS, 10, 5.0)).view(
         1, -1, 1, 1
     )

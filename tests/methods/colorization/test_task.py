@@ -43,7 +43,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def blobs(count: int, size: int = SIDE) -> Tensor:
-    """Smooth colour pictures, uint8."""
+    """Smooth color images, uint8."""
     coarse = torch.rand(count, 3, 4, 4, generator=seeded(1))
     return (torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear") * 255).byte()
 
@@ -57,8 +57,8 @@ def told(method: Colorization, answer: Tensor) -> None:
     method.answer = lambda seen, side: answer  # type: ignore[method-assign]
 
 
-def of_colour(ab: Tensor, colored: Tensor, method: Colorization) -> ColorizationView:
-    """A view of given colours ``[B, 2, t, t]``."""
+def of_color(ab: Tensor, colored: Tensor, method: Colorization) -> ColorizationView:
+    """A view of given colors ``[B, 2, t, t]``."""
     target = method.encode(ab.movedim(1, -1))
     seen = torch.zeros(len(ab), 1, SIDE, SIDE)
     return ColorizationView(seen, ab, target.bins, target.shares, colored, gray(len(ab)))
@@ -67,7 +67,7 @@ def of_colour(ab: Tensor, colored: Tensor, method: Colorization) -> Colorization
 @pytest.mark.parametrize(
     ("side", "stride", "expected"), [(8, 4, [2, 6]), (6, 2, [1, 3, 5]), (5, 1, [0, 1, 2, 3, 4])]
 )
-def test_colours_are_taken_in_the_middle_of_their_places(
+def test_colors_are_taken_in_the_middle_of_their_places(
     side: int, stride: int, expected: list[int]
 ) -> None:
     # Taken at the corner, as in the release, they would lie 1.5 px off after enlarging by 4.
@@ -94,11 +94,11 @@ def test_sigma_is_half_a_step_unless_given() -> None:
     assert ColorizationOptions(sigma=3).resolved(info).sigma == 3
 
 
-def test_the_view_splits_the_picture() -> None:
+def test_the_view_splits_the_image() -> None:
     method = build(encoding="exact").eval()
     images = blobs(3)
     view = method.view(images, torch.arange(3), seeded())
-    assert torch.equal(view.picture, images)
+    assert torch.equal(view.image, images)
     assert torch.allclose(view.lightness, (lightness(images) - 50) / 50)
     assert torch.allclose(view.ab, rgb_to_lab(sample_points(images, 2))[:, 1:], atol=1e-4)
     assert view.ab.shape == (3, 2, 16, 16)
@@ -107,18 +107,18 @@ def test_the_view_splits_the_picture() -> None:
     assert view.colored.all()
 
 
-def test_training_views_are_crops_of_their_pictures_with_their_colours() -> None:
+def test_training_views_are_crops_of_their_images_with_their_colors() -> None:
     method = build(min_crop=0.25, flip=0.5).train()
     images = blobs(1).expand(64, -1, -1, -1)
     view = method.view(images, torch.arange(64), seeded())
-    assert len({bytes(picture.numpy()) for picture in view.picture}) > 60
-    assert torch.allclose(view.ab, rgb_to_lab(sample_points(view.picture, 2))[:, 1:], atol=1e-4)
-    assert torch.allclose(view.lightness, (lightness(view.picture) - 50) / 50, atol=1e-6)
+    assert len({bytes(image.numpy()) for image in view.image}) > 60
+    assert torch.allclose(view.ab, rgb_to_lab(sample_points(view.image, 2))[:, 1:], atol=1e-4)
+    assert torch.allclose(view.lightness, (lightness(view.image) - 50) / 50, atol=1e-6)
     whole = build(min_crop=1.0, flip=0.0).train().view(images, torch.arange(64), seeded())
-    # A box of the whole area that is not square does not fit, so the picture is taken as it is.
-    assert torch.equal(whole.picture, images)
+    # A box of the whole area that is not square does not fit, so the image is taken as it is.
+    assert torch.equal(whole.image, images)
     mirrored = build(min_crop=1.0, flip=1.0).train().view(images, torch.arange(64), seeded())
-    assert torch.equal(mirrored.picture, images.flip(-1))
+    assert torch.equal(mirrored.image, images.flip(-1))
 
 
 def test_gray_rules() -> None:
@@ -134,9 +134,9 @@ def test_gray_rules() -> None:
     assert not is_gray(tinted, "p99").any()
 
 
-def test_grayness_belongs_to_the_picture_not_to_the_crop() -> None:
+def test_grayness_belongs_to_the_image_not_to_the_crop() -> None:
     images = gray(40)
-    images[:, 0, :, :8] = 250  # colour in a quarter that many crops miss
+    images[:, 0, :, :8] = 250  # color in a quarter that many crops miss
     view = build(min_crop=0.1).train().view(images, torch.arange(40), seeded())
     assert is_gray(view.ab, "p99").any()
     assert view.colored.all()
@@ -155,8 +155,9 @@ def test_a_gray_batch_has_a_loss_of_exactly_zero(options: dict[str, Any], traini
     assert all((gradient == 0).all() for gradient in gradients)
 
 
-def test_gray_pictures_do_not_dilute_the_mean() -> None:
-    # Masked pixels must leave the divisor too, else a tenth of the pictures in colour has a tenth of the loss.
+def test_gray_images_do_not_dilute_the_mean() -> None:
+    # Masked pixels must leave the divisor too, else a tenth of the images in color has a tenth of
+    # the loss.
     method = build(prepared=True).eval()
     images = torch.cat([blobs(3), gray(5)])
     with torch.no_grad():
@@ -176,14 +177,15 @@ def test_uniform_answers_cost_ln_q_times_the_weight_of_the_bin() -> None:
         torch.tensor([1.0, 9.0]).view(1, 2, 1, 1).expand(1, 2, 16, 16)
     )  # nearest to bin 121, (0, 10)
     told(method, torch.zeros(1, 313, 16, 16))
-    loss = method.train()(of_colour(ab, torch.tensor([True]), method))
+    loss = method.train()(of_color(ab, torch.tensor([True]), method))
     assert float(loss.numbers["cross_entropy_nats"]) == pytest.approx(5.746203, abs=1e-5)
     assert float(loss.value) == pytest.approx(float(weight) * 5.746203, rel=1e-5)
     assert float(weight) > 3
 
 
 def test_weights_act_in_the_loss_and_in_the_gradient_alike() -> None:
-    # The release multiplies only the gradient, so its printed loss does not show whether weights act at all.
+    # The release multiplies only the gradient, so its printed loss does not show whether weights
+    # act at all.
     method = build(rebalance_ramp=0)
     with torch.no_grad():
         method.prior.zero_()[[120, 240]] = torch.tensor([0.95, 0.05])
@@ -191,7 +193,7 @@ def test_weights_act_in_the_loss_and_in_the_gradient_alike() -> None:
     colors = method.centers[[120, 240]].view(2, 2, 1, 1).expand(2, 2, 16, 16)
     answer = torch.zeros(2, 313, 16, 16, requires_grad=True)
     told(method, answer)
-    method.train()(of_colour(colors, torch.tensor([True, True]), method)).value.backward()
+    method.train()(of_color(colors, torch.tensor([True, True]), method)).value.backward()
     assert answer.grad is not None
     slope = answer.grad.abs().sum(dim=(1, 2, 3))
     assert float(slope[1] / slope[0]) == pytest.approx(float(weights[240] / weights[120]), rel=0.1)
@@ -247,7 +249,7 @@ def test_areas_by_hand() -> None:
     ab = torch.zeros(1, 2, 16, 16)
     ab[0, 1, :, 8:] = 10.0  # half in bin 120, half in bin 121; answering gray is off by 0 and by 10
     told(method, torch.zeros(1, 2, 16, 16))
-    numbers = method(of_colour(ab, torch.tensor([True]), method)).numbers
+    numbers = method(of_color(ab, torch.tensor([True]), method)).numbers
     at_ten = 140.5 / 150
     assert float(numbers["auc"]) == float(numbers["auc_of_gray"]) == pytest.approx((1 + at_ten) / 2)
     assert float(numbers["rebalanced_auc"]) == pytest.approx((1.25 + 5 * at_ten) / 6.25)
@@ -258,7 +260,7 @@ def test_the_euclidean_loss_by_hand() -> None:
     method = build(loss="euclidean")
     ab = torch.tensor([33.0, -44.0]).view(1, 2, 1, 1).expand(1, 2, 16, 16)
     told(method, torch.zeros(1, 2, 16, 16))
-    assert float(method(of_colour(ab, torch.tensor([True]), method)).value) == pytest.approx(
+    assert float(method(of_color(ab, torch.tensor([True]), method)).value) == pytest.approx(
         (0.3**2 + 0.4**2) / 2
     )
     assert method.colors(ab / 110, 0.38).equal(ab / 110 * 110)
@@ -296,15 +298,15 @@ def test_a_last_stage_without_stride_doubles_the_map_and_keeps_the_keys() -> Non
         Colorization(options, build_encoder("color_alexnet", in_channels=1), info)
 
 
-def test_pictures_without_colour_are_refused_before_any_work() -> None:
+def test_images_without_color_are_refused_before_any_work() -> None:
     with pytest.raises(DataError, match="gray") as stop:
         ColorizationOptions().resolved(DataInfo(100, 28, gray=True))
     assert "\n" not in str(stop.value)
-    with pytest.raises(DataError, match="all of the 6 pictures looked at are gray"):
+    with pytest.raises(DataError, match="all of the 6 images looked at are gray"):
         build().prepare([(gray(4), torch.arange(4)), (gray(2), torch.arange(2))])
 
 
-def test_the_prior_is_the_mean_of_the_targets_of_pictures_with_colour() -> None:
+def test_the_prior_is_the_mean_of_the_targets_of_images_with_color() -> None:
     method = build(encoding="exact")
     images = blobs(6)
     batches = [(torch.cat([images[:4], gray(2)]), torch.arange(6)), (images[4:], torch.arange(2))]
@@ -315,13 +317,13 @@ def test_the_prior_is_the_mean_of_the_targets_of_pictures_with_colour() -> None:
     expected = ab_bins.total(target, 313) / (6 * 16 * 16)
     assert torch.allclose(method.prior.double(), expected, atol=1e-6)
     assert float((method.prior * method.weights).sum()) == pytest.approx(1, abs=1e-5)
-    assert "colours of 8 pictures, 2 of them gray (25.0%)" in said
+    assert "colors of 8 images, 2 of them gray (25.0%)" in said
     entropy = -float(torch.xlogy(expected, expected).sum())
     assert f"cross-entropy of {entropy:.3f}" in said
 
 
 @pytest.mark.parametrize("encoding", ["exact", "dense", "table"])
-def test_batches_of_one_or_no_picture_with_colour_are_counted(encoding: str) -> None:
+def test_batches_of_one_or_no_image_with_color_are_counted(encoding: str) -> None:
     method = build(encoding=encoding)
     method.prepare(
         [
@@ -332,7 +334,7 @@ def test_batches_of_one_or_no_picture_with_colour_are_counted(encoding: str) -> 
     assert float(method.prior.sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_one_bin_per_colour_leaves_the_smoothing_to_the_prior() -> None:
+def test_one_bin_per_color_leaves_the_smoothing_to_the_prior() -> None:
     red = torch.tensor([220, 60, 60], dtype=torch.uint8).view(1, 3, 1, 1).expand(4, 3, SIDE, SIDE)
     hard, soft = build(neighbors=1, encoding="exact"), build(encoding="exact")
     for method in (hard, soft):
@@ -352,21 +354,20 @@ def test_counting_stops_when_two_halves_agree_and_goes_on_while_they_do_not() ->
             yield kind, torch.arange(len(kind))
 
     build().prepare(endless([alike] * 50))
-    assert read == 4  # 256 pictures
+    assert read == 4  # 256 images
     red, blue = gray(64), gray(64)
     red[:, 0], blue[:, 2] = 250, 250
-    different = torch.stack([red, blue], dim=1).flatten(
-        0, 1
-    )  # every other picture of another colour
+    different = torch.stack([red, blue], dim=1).flatten(0, 1)  # every other image of another color
     read = 0
     build().prepare(endless([different] * 7))
     assert read == 7
 
 
-def test_a_vivid_commonest_colour_is_mentioned() -> None:
-    # The known corrupt list of shares has its largest at (-90, 90): its pictures were counted in a wrong range.
+def test_a_vivid_commonest_color_is_mentioned() -> None:
+    # The known corrupt list of shares has its largest at (-90, 90): its images were counted in a
+    # wrong range.
     green = torch.tensor([0, 255, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(4, 3, SIDE, SIDE)
-    assert "vivid, a = -90, b = 80: make sure that the pictures are sRGB" in build().prepare(
+    assert "vivid, a = -90, b = 80: make sure that the images are sRGB" in build().prepare(
         [(green, torch.arange(4))]
     )
     assert "vivid" not in build().prepare([((blobs(8) // 4 + 96), torch.arange(8))])
@@ -377,22 +378,22 @@ def test_answers_decode_logits_and_keep_the_lightness() -> None:
     images = torch.cat([blobs(2), gray(1)])
     view = method.view(images, torch.arange(3), seeded())
     told(method, torch.zeros(3, 313, 16, 16).scatter(1, view.target.nearest[:, None], 12.0))
-    shown = method.answers(images, torch.arange(3), seeded())
-    assert list(shown.pictures) == [
+    shown = method.draw_predictions(images, torch.arange(3), seeded())
+    assert list(shown.images) == [
         "what it sees",
         "mean (T = 1)",
         "annealed (T = 0.38)",
         "mode (T = 0)",
         "truth",
     ]
-    assert torch.equal(shown.pictures["truth"], images)
-    for name, stack in shown.pictures.items():
+    assert torch.equal(shown.images["truth"], images)
+    for name, stack in shown.images.items():
         difference = (lightness(stack[:2]) - lightness(images[:2])).abs()
         assert difference.median() < 1.0, name
-    nearly = (shown.pictures["annealed (T = 0.38)"][:2].float() - images[:2].float()).abs().mean()
+    nearly = (shown.images["annealed (T = 0.38)"][:2].float() - images[:2].float()).abs().mean()
     assert nearly < 12
     assert "off by" in shown.captions[0]
-    assert shown.captions[2] == "a gray picture, which weighs 0"
+    assert shown.captions[2] == "a gray image, which weighs 0"
 
 
 def test_the_table_of_soft_targets_is_not_saved() -> None:

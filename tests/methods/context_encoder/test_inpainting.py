@@ -11,7 +11,9 @@ from ssltool.methods.context_encoder import inpainting as inpaint
 
 
 def test_errors_in_the_papers_units() -> None:
-    """A constant error of 0.1 is 10 %, 1 % and 20 dB; 0 on half the pixels and 0.2 on the rest 10 %, 2 %, 16.99 dB."""
+    """A constant error of 0.1 is 10 %, 1 % and 20 dB; 0 on half the pixels and 0.2 on the rest 10
+    %, 2 %, 16.99 dB.
+    """
     truth, mask = torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.bool)
     mask[..., 1:3, 1:3] = True
     filled = torch.full_like(truth, 0.1)
@@ -34,7 +36,7 @@ def test_a_ramp_is_interpolated_exactly() -> None:
     mask[..., 3:6, 3:6] = True
     rows_hidden = torch.zeros_like(mask)
     rows_hidden[..., 2:7] = (
-        True  # only left and right neighbours are visible: plain linear interpolation
+        True  # only left and right neighbors are visible: plain linear interpolation
     )
     assert torch.allclose(inpaint.interpolate(ramp, rows_hidden), ramp, atol=1e-5)
 

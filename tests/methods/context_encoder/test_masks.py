@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ssltool.errors import DataError
 from ssltool.methods.context_encoder import masks
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 
 
-def draws(count: int, seed: int = 0) -> Draws:
-    return Draws(torch.arange(count), torch.Generator().manual_seed(seed))
+def rng(count: int, seed: int = 0) -> PerImageRNG:
+    return PerImageRNG(torch.arange(count), torch.Generator().manual_seed(seed))
 
 
 def coverage(mask: Tensor) -> Tensor:
@@ -50,22 +50,22 @@ def test_the_central_hole_of_other_sides(side: int, overlap: int, inner: int, sh
 @settings(max_examples=20, deadline=None)
 @given(side=st.integers(12, 100), share=st.floats(0.05, 0.9), seed=st.integers(0, 99))
 def test_noise_covers_exactly_the_share_asked(side: int, share: float, seed: int) -> None:
-    mask = masks.noise(draws(4, seed), side, (share, share))
+    mask = masks.noise(rng(4, seed), side, (share, share))
     assert (
         mask.flatten(1).sum(dim=1).tolist() == [round(torch.tensor(share * side * side).item())] * 4
     )
 
 
 def test_noise_masks_differ_and_are_repeatable() -> None:
-    mask = masks.noise(draws(16), 64, (0.25, 0.25))
+    mask = masks.noise(rng(16), 64, (0.25, 0.25))
     assert mask.flatten(1).sum(dim=1).tolist() == [1024] * 16
     assert len({bytes(row.flatten().to(torch.uint8).numpy()) for row in mask}) == 16
-    assert torch.equal(mask, masks.noise(draws(16), 64, (0.25, 0.25)))
+    assert torch.equal(mask, masks.noise(rng(16), 64, (0.25, 0.25)))
 
 
 @pytest.mark.parametrize("side", [28, 64, 128])
 def test_noise_looks_the_same_at_every_scale(side: int) -> None:
-    mask = masks.noise(draws(300), side)
+    mask = masks.noise(rng(300), side)
     share = coverage(mask)
     assert 0.2 - 1 / side**2 <= float(share.min())
     assert float(share.max()) <= 0.3 + 1 / side**2
@@ -75,14 +75,14 @@ def test_noise_looks_the_same_at_every_scale(side: int) -> None:
 
 @pytest.mark.parametrize("side", [28, 64, 96])
 def test_blocks_cover_at_most_a_quarter(side: int) -> None:
-    share = coverage(masks.blocks(draws(300), side))
+    share = coverage(masks.blocks(rng(300), side))
     assert float(share.max()) <= 0.25
     assert float((share >= 0.22).double().mean()) > 0.99
     assert float(share.mean()) == pytest.approx(0.240, abs=0.006)
 
 
 def test_blobs_cover_a_fifth_to_a_quarter_with_smooth_outlines() -> None:
-    mask = masks.blobs(draws(300), 64)
+    mask = masks.blobs(rng(300), 64)
     share = coverage(mask)
     assert float(share.max()) <= 0.25
     assert float((share >= 0.19).double().mean()) > 0.97
@@ -92,8 +92,8 @@ def test_blobs_cover_a_fifth_to_a_quarter_with_smooth_outlines() -> None:
 
 @pytest.mark.parametrize("kind", [masks.noise, masks.blocks, masks.blobs])
 def test_a_mask_does_not_depend_on_its_batch(kind) -> None:  # type: ignore[no-untyped-def]
-    whole = kind(draws(6), 32)
-    part = kind(Draws(torch.arange(3, 6), torch.Generator().manual_seed(0)), 32)
+    whole = kind(rng(6), 32)
+    part = kind(PerImageRNG(torch.arange(3, 6), torch.Generator().manual_seed(0)), 32)
     assert torch.equal(whole[3:], part)
 
 
@@ -101,7 +101,7 @@ def test_the_users_own_shapes_are_pasted(tmp_path: Path) -> None:
     disc = torch.hypot(*torch.meshgrid(*[torch.linspace(-1, 1, 40)] * 2, indexing="ij")) < 0.6
     Image.fromarray(disc.numpy()).save(tmp_path / "disc.png")
     shapes = masks.read_shapes(tmp_path, 48)
-    mask = masks.from_shapes(draws(100), 48, shapes)
+    mask = masks.from_shapes(rng(100), 48, shapes)
     share = coverage(mask)
     assert float(share.max()) <= 0.25
     assert float((share > 0.19).double().mean()) > 0.9
@@ -110,12 +110,12 @@ def test_the_users_own_shapes_are_pasted(tmp_path: Path) -> None:
 
 
 def test_mask_folders_without_masks_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         masks.read_shapes(tmp_path, 32)
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
     with pytest.raises(DataError, match="no light pixels"):
         masks.read_shapes(tmp_path, 32)
-    (tmp_path / "black.png").write_bytes(b"no picture")
+    (tmp_path / "black.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be read"):
         masks.read_shapes(tmp_path, 32)
 

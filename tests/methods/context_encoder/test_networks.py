@@ -101,14 +101,16 @@ def test_steps_of_the_decoder() -> None:
     assert {key: up_steps(*key) for key in known} == known
 
 
-def test_an_untrained_decoder_paints_the_mean_colour() -> None:
+def test_an_untrained_decoder_paints_the_mean_color() -> None:
     mean = (0.2, 0.5, 0.7)
     painted = Decoder(16, 4, 16, "resize", 32, mean)(torch.randn(4, 16, 4, 4))
     assert torch.allclose((painted.mean(dim=(0, 2, 3)) + 1) / 2, torch.tensor(mean), atol=0.01)
 
 
 def test_the_released_networks() -> None:
-    """(2, 3, 128, 128) -> (2, 3, 64, 64) with 71,124,544 parameters; a discriminator of 2,765,568 with one logit."""
+    """(2, 3, 128, 128) -> (2, 3, 64, 64) with 71,124,544 parameters; a discriminator of 2,765,568
+    with one logit.
+    """
     encoder = build_encoder("inpaintnet")
     decoder = Decoder(4000, 1, 64, "tconv", 512, HALF)
     assert size(encoder) + size(decoder) == 71_124_544

@@ -1,4 +1,6 @@
-"""The context encoder against the numbers of the paper and of the released code, and against its known pitfalls."""
+"""The context encoder against the numbers of the paper and of the released code, and against its
+known pitfalls.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(count: int, size: int) -> Tensor:
+def make_images(count: int, size: int) -> Tensor:
     coarse = torch.rand(count, 3, 5, 5, generator=seeded(3))
     return (F.interpolate(coarse, (size, size), mode="bilinear") * 255).to(torch.uint8)
 
@@ -66,7 +68,9 @@ def test_the_band_round_the_hole_counts_ten_times(side: int, overlap: int, total
 
 
 def test_reconstruction_of_a_constant_error() -> None:
-    """Error 0.1 on the window of 128 px: 0.045068 as the released code divides, 0.01 divided by the weights."""
+    """Error 0.1 on the window of 128 px: 0.045068 as the released code divides, 0.01 divided by the
+    weights.
+    """
     target = torch.zeros(2, 3, 64, 64, dtype=torch.float64)
     weights = band_weights(128, 7).double()
     assert float(reconstruction_loss(target + 0.1, target, weights, "l2", False)) == pytest.approx(
@@ -81,7 +85,9 @@ def test_reconstruction_of_a_constant_error() -> None:
 
 
 def test_joint_loss_of_an_undecided_discriminator() -> None:
-    """0.999 * 0.01 + 0.001 * ln 2 = 0.010683147: the reconstruction is weighted once, not twice as in one port."""
+    """0.999 * 0.01 + 0.001 * ln 2 = 0.010683147: the reconstruction is weighted once, not twice as
+    in one port.
+    """
 
     class Undecided(nn.Module):
         def forward(self, given: Tensor) -> Tensor:
@@ -93,7 +99,7 @@ def test_joint_loss_of_an_undecided_discriminator() -> None:
     assert float(judge) == pytest.approx(2 * math.log(2))
 
     method = build(mask="center", adversarial=0.001).train()
-    view = method.view(pictures(4, 32), torch.arange(4), seeded())
+    view = method.view(make_images(4, 32), torch.arange(4), seeded())
     method.discriminator = Undecided()
     loss = method(view).value
     alone = build(mask="center").train()
@@ -128,13 +134,15 @@ def test_one_backward_pass_gives_the_gradients_of_two_separate_ones() -> None:
     for ours, expected in zip(judge.parameters(), kept, strict=True):
         assert ours.grad is not None
         assert torch.allclose(ours.grad, expected, rtol=1e-6, atol=1e-12)
-    for p, twin in zip(painter.parameters(), twin_painter.parameters(), strict=True):
+    for p, reinitialized_copy in zip(painter.parameters(), twin_painter.parameters(), strict=True):
         assert p.grad is not None
-        assert torch.allclose(p.grad, twin.grad, rtol=1e-6, atol=1e-12)
+        assert torch.allclose(p.grad, reinitialized_copy.grad, rtol=1e-6, atol=1e-12)
 
 
 def test_the_adversary_is_judged_by_the_statistics_it_leaves_alone() -> None:
-    """Judging the painter does not move batch norm's running statistics: one pass on real, one on painted pictures."""
+    """Judging the painter does not move batch norm's running statistics: one pass on real, one on
+    painted images.
+    """
     judge = Discriminator(3, 32).train()
     given = torch.rand(4, 3, 32, 32)
     adversarial_losses(judge, given, given)
@@ -158,15 +166,15 @@ def test_the_discriminator_has_its_own_rate_and_sees_the_window_alone() -> None:
     method.discriminator.layers.register_forward_hook(
         lambda module, given, found: seen.append(given[0].shape)
     )
-    method.train()(method.view(pictures(4, 32), torch.arange(4), seeded()))
+    method.train()(method.view(make_images(4, 32), torch.arange(4), seeded()))
     assert set(seen) == {torch.Size([4, 3, 16, 16])}
     assert build().rates == {}
 
 
 def test_visible_pixels_get_no_gradient_and_removed_ones_are_exactly_the_fill() -> None:
-    """The released random script averages over the whole picture, hole or not."""
+    """The released random script averages over the whole image, hole or not."""
     method = build().train()
-    view = method.view(pictures(4, 32), torch.arange(4), seeded())
+    view = method.view(make_images(4, 32), torch.arange(4), seeded())
     assert (view.seen[view.mask.expand_as(view.seen)] == 0).all()
     painted = torch.zeros(4, 3, 32, 32, requires_grad=True)
     method.paint = lambda given: painted  # type: ignore[method-assign]
@@ -177,32 +185,32 @@ def test_visible_pixels_get_no_gradient_and_removed_ones_are_exactly_the_fill() 
     assert (painted.grad[~outside] != 0).any()
 
 
-def test_the_fill_is_the_mean_colour_in_its_own_channel_order() -> None:
+def test_the_fill_is_the_mean_color_in_its_own_channel_order() -> None:
     """The released code writes R, G, B = 117, 104, 123; the mean is 123, 117, 104."""
     mean = (123 / 255, 117 / 255, 104 / 255)
     info = DataInfo(count=8, image_size=32, mean=mean)
     method = ContextEncoder(
         ContextEncoderOptions().resolved(info), build_encoder("resnet10_w32"), info
     ).eval()
-    view = method.view(pictures(2, 32), torch.arange(2), seeded())
+    view = method.view(make_images(2, 32), torch.arange(2), seeded())
     back = view.seen * torch.tensor(info.std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     filled = (2 * back - 1)[0][:, view.mask[0, 0]][:, 0]
     assert filled.tolist() == pytest.approx([-0.035294, -0.082353, -0.184314], abs=1e-5)
 
 
-def test_each_picture_has_a_mask_of_its_own() -> None:
+def test_each_image_has_a_mask_of_its_own() -> None:
     """The released script has one mask for the whole batch."""
-    view = build().train().view(pictures(6, 32), torch.arange(6), seeded())
+    view = build().train().view(make_images(6, 32), torch.arange(6), seeded())
     assert len({bytes(mask.flatten().to(torch.uint8).numpy()) for mask in view.mask}) == 6
 
 
 def test_only_removed_pixels_are_pasted() -> None:
     """Pasting the whole window, band included, leaves a visible box at the seam."""
     method = build(64, mask="center").eval()
-    view = method.view(pictures(2, 64), torch.arange(2), seeded())
+    view = method.view(make_images(2, 64), torch.arange(2), seeded())
     method.paint = lambda given: torch.ones(2, 3, 32, 32)  # type: ignore[method-assign]
     filled = method._filled(view)
-    changed = (filled != view.picture).any(dim=1)
+    changed = (filled != view.image).any(dim=1)
     assert torch.equal(changed, view.mask[:, 0])
     assert int(changed[0].sum()) == 24 * 24
     assert (filled[:, :, 20:44, 20:44] == 1).all()
@@ -211,8 +219,8 @@ def test_only_removed_pixels_are_pasted() -> None:
 def test_errors_are_on_a_scale_of_0_to_1() -> None:
     """A port measures on -1..1, where L1 is twice and L2 four times as large."""
     method = build(mask="center").eval()
-    view = method.view(pictures(4, 32), torch.arange(4), seeded())
-    method.paint = lambda given: 2 * (method._windowed(given.picture) + 0.1) - 1  # type: ignore[method-assign]
+    view = method.view(make_images(4, 32), torch.arange(4), seeded())
+    method.paint = lambda given: 2 * (method._windowed(given.image) + 0.1) - 1  # type: ignore[method-assign]
     numbers = method(view).numbers
     assert float(numbers["l1"]) == pytest.approx(0.1, abs=1e-5)
     assert float(numbers["l2"]) == pytest.approx(0.01, abs=1e-5)
@@ -220,9 +228,9 @@ def test_errors_are_on_a_scale_of_0_to_1() -> None:
     assert {"l2_mean_color", "l2_interpolation", "psnr_interpolation_db"} <= set(numbers)
 
 
-def test_an_untrained_network_errs_as_the_mean_colour_does() -> None:
+def test_an_untrained_network_errs_as_the_mean_color_does() -> None:
     method = build(mask="region").eval()
-    numbers = method(method.view(pictures(64, 32), torch.arange(64), seeded())).numbers
+    numbers = method(method.view(make_images(64, 32), torch.arange(64), seeded())).numbers
     assert float(numbers["l2"]) == pytest.approx(float(numbers["l2_mean_color"]), rel=0.02)
 
 
@@ -263,17 +271,17 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_with_mask_files_knows_them_again(tmp_path: Path) -> None:
-    picture = Image.new("L", (20, 20))
-    picture.paste(255, (5, 5, 12, 12))
-    picture.save(tmp_path / "square.png")
+    image = Image.new("L", (20, 20))
+    image.paste(255, (5, 5, 12, 12))
+    image.save(tmp_path / "square.png")
     method = build(mask_files=tmp_path)
     assert len(method.facts["mask_files"]) == 64
-    assert method.view(pictures(2, 32), torch.arange(2), seeded()).mask.any()
+    assert method.view(make_images(2, 32), torch.arange(2), seeded()).mask.any()
 
 
 def test_a_gray_encoder_paints_one_channel() -> None:
     method = build(channels=1, mask="center", adversarial=0.001).train()
-    view = method.view(pictures(4, 32), torch.arange(4), seeded())
+    view = method.view(make_images(4, 32), torch.arange(4), seeded())
     assert view.target.shape == (4, 1, 16, 16)
     assert torch.isfinite(method(view).value)
 
@@ -293,7 +301,7 @@ def test_the_inpainting_preset_is_the_released_network() -> None:
 def test_the_seam_chart_has_the_error_at_each_distance() -> None:
     method = build(64, mask="center").eval()
     with torch.no_grad():
-        chart = method.charts(pictures(6, 64), torch.arange(6), seeded())["seam"]
+        chart = method.plots(make_images(6, 64), torch.arange(6), seeded())["seam"]
     assert isinstance(chart, Lines)
     assert set(chart.y) == {"context encoder", "mean color", "interpolation"}
     assert len(chart.x) == 12  # the hole is 24 px wide

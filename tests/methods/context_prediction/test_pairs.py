@@ -1,4 +1,6 @@
-"""Geometry and samplers of context prediction against the numbers of the paper and of the released code."""
+"""Geometry and samplers of context prediction against the numbers of the paper and of the released
+code.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from ssltool.methods.context_prediction.pairs import (
     geometry,
     grid_size,
     largest_patch,
-    neighbours,
+    neighbors,
     position_leak,
     sample,
 )
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 
 PAPER = Geometry(96, 48, 7)
 TABLE = {28: ((5, 3, 0), (6, 3, 0)), 32: ((6, 3, 0), (7, 4, 1)), 48: ((8, 4, 1), (11, 6, 1)),
@@ -29,12 +31,12 @@ TABLE = {28: ((5, 3, 0), (6, 3, 0)), 32: ((6, 3, 0), (7, 4, 1)), 48: ((8, 4, 1),
          224: ((39, 20, 3), (54, 27, 4)), 256: ((45, 23, 3), (61, 31, 4))}  # fmt: skip
 
 
-def draws(count: int, seed: int = 0) -> Draws:
-    return Draws(torch.arange(count), torch.Generator().manual_seed(seed))
+def rng(count: int, seed: int = 0) -> PerImageRNG:
+    return PerImageRNG(torch.arange(count), torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("side", TABLE)
-def test_geometry_for_pictures_of_any_side(side: int) -> None:
+def test_geometry_for_images_of_any_side(side: int) -> None:
     assert (tuple(geometry(side, "paper")), tuple(geometry(side, "fit3"))) == TABLE[side]
 
 
@@ -45,7 +47,7 @@ def test_the_papers_own_geometry() -> None:
 
 
 def test_a_block_without_jitter() -> None:
-    drawn = pairs.sample_star(draws(1), 384, PAPER._replace(jitter=0), central=True)
+    drawn = pairs.sample_star(rng(1), 384, PAPER._replace(jitter=0), central=True)
     corners = [(x, y) for y, x in drawn.corner[0].tolist()]
     assert corners == [
         (144, 144),
@@ -62,7 +64,7 @@ def test_a_block_without_jitter() -> None:
 
 
 def test_places_are_in_reading_order_with_rows_first() -> None:
-    """Class 2 is the top-right neighbour; transposed code would number it 5."""
+    """Class 2 is the top-right neighbor; transposed code would number it 5."""
     assert [(dx, dy) for dy, dx in PLACES] == [
         (-1, -1),
         (0, -1),
@@ -97,14 +99,14 @@ def test_grid_sizes_of_the_released_code(
 
 
 def test_pairs_of_a_grid_are_unbalanced_before_some_are_left_out() -> None:
-    assert [len(found) for found in neighbours(3)] == [4, 6, 4, 6, 6, 4, 6, 4]
-    assert [len(found) for found in neighbours(2)] == [1, 2, 1, 2, 2, 1, 2, 1]
-    assert sum(len(found) for found in neighbours(4)) == 84
+    assert [len(found) for found in neighbors(3)] == [4, 6, 4, 6, 6, 4, 6, 4]
+    assert [len(found) for found in neighbors(2)] == [1, 2, 1, 2, 2, 1, 2, 1]
+    assert sum(len(found) for found in neighbors(4)) == 84
 
 
-def test_corners_are_kept_inside_the_picture() -> None:
-    """Corner 545 + 7 of a 640 px picture becomes 544."""
-    drawn = pairs._jittered(draws(500), torch.full((1, 1, 2), 545), 640, PAPER)
+def test_corners_are_kept_inside_the_image() -> None:
+    """Corner 545 + 7 of a 640 px image becomes 544."""
+    drawn = pairs._jittered(rng(500), torch.full((1, 1, 2), 545), 640, PAPER)
     assert int(drawn.max()) == 544
     assert int(drawn.min()) == 538
 
@@ -114,21 +116,21 @@ def test_corners_are_kept_inside_the_picture() -> None:
 @given(side=st.integers(23, 160), seed=st.integers(0, 50))
 def test_every_pair_is_where_its_place_says(sampler: pairs.Sampler, side: int, seed: int) -> None:
     sizes = geometry(side, "fit3")
-    drawn = sample(sampler, draws(16, seed), side, sizes, pairs=8)
+    drawn = sample(sampler, rng(16, seed), side, sizes, pairs=8)
     assert int(drawn.corner.min()) >= 0
     assert int(drawn.corner.max()) <= side - sizes.patch
-    pictures = torch.arange(16)[:, None]
-    step = drawn.corner[pictures, drawn.second] - drawn.corner[pictures, drawn.first]
+    images = torch.arange(16)[:, None]
+    step = drawn.corner[images, drawn.second] - drawn.corner[images, drawn.first]
     ideal = torch.tensor(PLACES)[drawn.target] * sizes.pitch
     assert int((step - ideal).abs().max()) <= 2 * sizes.jitter + 1
-    # The gap never closes: neighbours share no pixel.
+    # The gap never closes: neighbors share no pixel.
     assert (step.abs().amax(dim=-1) >= sizes.patch + sizes.gap - 2 * sizes.jitter - 1).all()
 
 
 @pytest.mark.parametrize(("side", "asked"), [(96, None), (28, None), (96, 16), (548, None)])
 def test_the_grid_asks_for_every_place_equally_often(side: int, asked: int | None) -> None:
     sizes = geometry(side, "paper" if side > 64 else "fit3")
-    drawn = pairs.sample_grid(draws(50), side, sizes, asked)
+    drawn = pairs.sample_grid(rng(50), side, sizes, asked)
     counts = torch.stack([row.bincount(minlength=8) for row in drawn.target])
     assert counts.unique().numel() == 1
     assert drawn.target.shape[1] == (asked or 32)
@@ -140,14 +142,14 @@ def test_the_grid_asks_for_every_place_equally_often(side: int, asked: int | Non
 
 def test_the_pair_sampler_is_uniform_over_the_eight_places() -> None:
     """A public sampler never draws the last class, another counts clockwise."""
-    drawn = pairs.sample_pairs(draws(10_000), 256, geometry(256), 8)
+    drawn = pairs.sample_pairs(rng(10_000), 256, geometry(256), 8)
     counts = drawn.target.flatten().bincount(minlength=8)
     assert (counts - 10_000).abs().max() <= 400
 
 
 def test_every_jitter_and_origin_is_drawn() -> None:
     sizes = geometry(256)
-    corner = pairs.sample_grid(draws(4000), 256, sizes).corner
+    corner = pairs.sample_grid(rng(4000), 256, sizes).corner
     assert int(corner.min()) == 0
     assert int(corner.max()) == 256 - sizes.patch
     step = corner[:, 1, 1] - corner[:, 0, 1] - sizes.pitch
@@ -173,11 +175,11 @@ def test_how_much_the_place_alone_gives_away(
     assert found["center"] == pytest.approx(center, abs=0.02)
     assert found["all8"] == pytest.approx(all8, abs=0.03)
     assert found["pair"] == pytest.approx(pair, abs=0.03)
-    # Labels are balanced here and the grid lies anywhere in the picture.
+    # Labels are balanced here and the grid lies anywhere in the image.
     assert 1 / 8 < found["grid"] <= grid + 0.07
 
 
-def test_pictures_too_small_are_refused_with_the_size_that_works() -> None:
+def test_images_too_small_are_refused_with_the_size_that_works() -> None:
     with pytest.raises(UsageError, match="--image-size 21"):
         geometry(16, "fit3")
     assert geometry(21, "fit3").patch == 5

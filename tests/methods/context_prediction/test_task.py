@@ -1,4 +1,6 @@
-"""Context prediction against the numbers of the paper and of the released code, and against its known pitfalls."""
+"""Context prediction against the numbers of the paper and of the released code, and against its
+known pitfalls.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def test_parameters_of_the_released_network() -> None:
 
 
 def test_maps_of_the_released_network() -> None:
-    """24, 12, 6, 3x3 places at 96 px: pooling rounds up; rounding down would leave 2x2, 1024 numbers."""
+    """24, 12, 6, 3x3 places at 96 px: pooling rounds up; rounding down would leave 2x2, 1024
+    numbers.
+    """
     maps = build_encoder("contextnet").maps(torch.randn(2, 3, 96, 96))
     assert maps["conv1"].shape[-1] == 24
     assert maps["conv2"].shape[-1] == 12
@@ -100,7 +104,7 @@ def test_what_is_decided_from_the_data(
 
 
 def test_enlarged_patches_are_probed_at_their_scale() -> None:
-    """28 px pictures with 6 px patches read at 32 px: whole pictures at 149 px."""
+    """28 px images with 6 px patches read at 32 px: whole images at 149 px."""
     info = DataInfo(1000, 28)
     options = ContextPredictionOptions(patch_input=32).resolved(info)
     assert ContextPrediction.feature_size(options, info) == 149
@@ -131,17 +135,19 @@ def test_the_head_reads_the_pair_asked_in_its_order() -> None:
     first, second = torch.tensor([[0, 3], [1, 1], [2, 0]]), torch.tensor([[1, 2], [0, 3], [3, 2]])
     view = ContextPredictionView(patches, first, second, first, patches, patches, patches)
     got = method.head(method.vectors(view), first, second).view(3, 2, 2)
-    for picture in range(3):
+    for image in range(3):
         for pair in range(2):
             expected = [
-                picture * 4 + int(first[picture, pair]),
-                picture * 4 + int(second[picture, pair]),
+                image * 4 + int(first[image, pair]),
+                image * 4 + int(second[image, pair]),
             ]
-            assert got[picture, pair].tolist() == expected
+            assert got[image, pair].tolist() == expected
 
 
 def test_all_patches_of_a_batch_share_their_batch_statistics() -> None:
-    """Two passes, one for first and one for second patches, would give the head a difference to read."""
+    """Two passes, one for first and one for second patches, would give the head a difference to
+    read.
+    """
     method = build().train()
     seen: list[int] = []
     method.encoder.register_forward_hook(lambda module, given, found: seen.append(len(given[0])))
@@ -150,7 +156,7 @@ def test_all_patches_of_a_batch_share_their_batch_statistics() -> None:
     assert seen == [4 * 9]
 
 
-def test_colour_patches_keep_one_channel_and_gray_data_keep_all() -> None:
+def test_color_patches_keep_one_channel_and_gray_data_keep_all() -> None:
     view = build().train().view(noise(8, 64), torch.arange(8), seeded())
     deviation = view.patches.std(dim=(-1, -2), correction=0)
     assert ((deviation > 0.9).sum(dim=2) == 1).all()
@@ -173,9 +179,9 @@ def test_projected_patches_have_no_green_magenta_axis() -> None:
 
 def test_about_a_third_of_large_patches_are_less_sharp() -> None:
     options = {"color_guard": "none", "patch": 30, "patch_input": 30, "crop_min": 1.0}
-    pictures, index = noise(60, 128), torch.arange(60)
-    some = build(128, **options).train().view(pictures, index, seeded()).patches
-    none = build(128, **options, shrink=0.0).train().view(pictures, index, seeded()).patches
+    images, index = noise(60, 128), torch.arange(60)
+    some = build(128, **options).train().view(images, index, seeded()).patches
+    none = build(128, **options, shrink=0.0).train().view(images, index, seeded()).patches
     differ = ((some - none).abs() > 1e-3).flatten(2).any(dim=2)
     assert float(differ.double().mean()) == pytest.approx(0.33, abs=0.06)
     rough = [(part[..., 1:] - part[..., :-1]).abs()[differ].mean() for part in (some, none)]
@@ -189,13 +195,15 @@ def test_evaluation_is_balanced_and_unjittered() -> None:
     view = method.view(noise(300, 96), torch.arange(300), seeded())
     counts = view.target.flatten().bincount(minlength=8)
     assert counts.min() > 110
-    pictures = torch.arange(300)[:, None]
-    step = (view.corner[pictures, view.second] - view.corner[pictures, view.first]).abs()
+    images = torch.arange(300)[:, None]
+    step = (view.corner[images, view.second] - view.corner[images, view.first]).abs()
     assert set(step.unique().tolist()) == {0, method.sizes.pitch}
 
 
-def test_a_mirrored_picture_is_cut_after_it_is_mirrored() -> None:
-    """Labels come from the geometry, so mirroring before the cut is free; a mirrored patch is another task."""
+def test_a_mirrored_image_is_cut_after_it_is_mirrored() -> None:
+    """Labels come from the geometry, so mirroring before the cut is free; a mirrored patch is
+    another task.
+    """
     options = {"color_guard": "none", "crop_min": 1.0}
     mirrored = build(flip=1.0, **options).train().view(noise(3, 64), torch.arange(3), seeded())
     plain = (
@@ -210,8 +218,8 @@ def test_exchanging_the_patches_turns_place_y_into_7_minus_y() -> None:
     view = method.view(noise(16, 64), torch.arange(16), seeded())
 
     def knows(vectors: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        pictures = torch.arange(16)[:, None]
-        step = (view.corner[pictures, second] - view.corner[pictures, first]).sign()
+        images = torch.arange(16)[:, None]
+        step = (view.corner[images, second] - view.corner[images, first]).sign()
         cell = (step[..., 0] + 1) * 3 + step[..., 1] + 1
         return F.one_hot((cell - (cell > 4).long()).flatten(), 8).float() * 20
 
@@ -227,12 +235,12 @@ def test_the_place_is_drawn_where_it_is() -> None:
     method = build()
     pair = torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)
     place = torch.tensor([2])
-    field = method._neighbourhood(pair, place, place, None)[0]
+    field = method._neighborhood(pair, place, place, None)[0]
     green = (field == frames.GREEN[:, None, None]).all(dim=0).nonzero()
     third = field.shape[-1] / 3
     assert float(green[:, 0].max()) < third + 1
     assert float(green[:, 1].min()) > 2 * third - 1
-    wrong = method._neighbourhood(pair, torch.tensor([5]), place, None)[0]
+    wrong = method._neighborhood(pair, torch.tensor([5]), place, None)[0]
     red = (wrong == frames.RED[:, None, None]).all(dim=0).nonzero()
     assert float(red[:, 0].min()) > 2 * third - 1
     assert float(red[:, 1].max()) < third + 1
@@ -241,7 +249,7 @@ def test_the_place_is_drawn_where_it_is() -> None:
 def test_confusion_rows_sum_to_one() -> None:
     method = build().eval()
     with torch.no_grad():
-        chart = method.charts(noise(70, 64), torch.arange(70), seeded())["confusion"]
+        chart = method.plots(noise(70, 64), torch.arange(70), seeded())["confusion"]
     assert isinstance(chart, Matrix)
     assert torch.allclose(chart.values.sum(dim=1), torch.ones(8))
     assert list(chart.rows) == ["1", "2", "3", "4", "5", "6", "7", "8"]
@@ -253,7 +261,7 @@ def test_facts_say_what_the_place_alone_gives_away() -> None:
     assert build(96).chance["loss"] == pytest.approx(math.log(8)) == pytest.approx(2.0794, abs=1e-4)
 
 
-def test_pictures_are_enlarged_by_up_to_the_papers_range() -> None:
+def test_images_are_enlarged_by_up_to_the_papers_range() -> None:
     """150,000 to 450,000 pixels with patches of one size: scales from 1 to the root of 3."""
     ramp = (torch.arange(64) * 3).to(torch.uint8).expand(1, 3, 64, 64)
     view = (
@@ -261,8 +269,8 @@ def test_pictures_are_enlarged_by_up_to_the_papers_range() -> None:
         .train()
         .view(ramp.expand(400, -1, -1, -1), torch.arange(400), seeded())
     )
-    slope = (view.picture[:, 0, 0, 40].int() - view.picture[:, 0, 0, 20].int()) / 60
+    slope = (view.image[:, 0, 0, 40].int() - view.image[:, 0, 0, 20].int()) / 60
     assert 0.55 < float(slope.min()) < 0.62
     assert 0.98 < float(slope.max()) < 1.02
     fixed = build(color_guard="none", crop_min=1.0).train().view(ramp, torch.arange(1), seeded())
-    assert torch.equal(fixed.picture, ramp)
+    assert torch.equal(fixed.image, ramp)

@@ -1,4 +1,6 @@
-"""What the context network sees, counted by gradients: nothing below, and everything it should see above."""
+"""What the context network sees, counted by gradients: nothing below, and everything it should see
+above.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ WIDTH = 6
 
 
 def support(network: nn.Module, i: int, j: int, tries: int = 4) -> tuple[list[int], int, int]:
-    """Positions of a 7x7 grid on which c[i, j] depends: how many in each row, below row i, and in another picture."""
+    """Positions of a 7x7 grid on which c[i, j] depends: how many in each row, below row i, and in
+    another image.
+    """
     network = network.double().train()
     seen = torch.zeros(2, 7, 7, dtype=torch.bool)
     for seed in range(tries):
@@ -112,7 +116,7 @@ def test_the_count_finds_what_leaks(kind: str, rows: list[int], below: int, othe
 
 
 @pytest.mark.parametrize("row", range(7))
-def test_noise_below_and_in_other_pictures_changes_no_bit(row: int) -> None:
+def test_noise_below_and_in_other_images_changes_no_bit(row: int) -> None:
     network = build("ours").train()
     z = torch.randn(2, WIDTH, 7, 7)
     changed = z.clone()

@@ -48,7 +48,8 @@ def test_the_worked_example_has_these_gradients_ranks_and_scale() -> None:
     assert queries.grad is not None
     expected = [-0.3613306725, 0.1490709969, 0.4064895166, -0.6186593258]
     assert queries.grad.flatten().tolist() == pytest.approx(expected, abs=1e-9)
-    # Context 0 finds its target; the target of context 1 scores 1, as do cells 1 and 2 of the other picture.
+    # Context 0 finds its target; the target of context 1 scores 1, as do cells 1 and 2 of the other
+    # image.
     assert (found.rank == 0).tolist() == [True, False]
     assert found.best.tolist()[0] == 2
     scaled = retrieve(QUERIES, TARGETS, 2, scale=0.1)
@@ -98,14 +99,14 @@ def slow(
     offered: Tensor | None,
 ) -> Retrieval:
     """One context after the other, one candidate after the other."""
-    pictures, rows, columns, _ = targets.shape
+    images, rows, columns, _ = targets.shape
     losses, ranks, bests = [], [], []
-    for b in range(pictures):
+    for b in range(images):
         for i in range(rows - offset):
             for j in range(columns):
                 true = (b, i + offset, j)
                 scores = {}
-                for p in range(pictures):
+                for p in range(images):
                     for u in range(rows):
                         for v in range(columns):
                             allowed = {
@@ -134,16 +135,16 @@ def slow(
     st.integers(0, 1000),
 )
 def test_every_mode_is_what_a_loop_gives(
-    pictures: int, rows: int, columns: int, mode: Negatives, seed: int
+    images: int, rows: int, columns: int, mode: Negatives, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     offset = 1 + seed % (rows - 1)
-    targets = torch.randn(pictures, rows, columns, 5, generator=generator, dtype=torch.float64)
+    targets = torch.randn(images, rows, columns, 5, generator=generator, dtype=torch.float64)
     queries = torch.randn(
-        pictures, rows - offset, columns, 5, generator=generator, dtype=torch.float64
+        images, rows - offset, columns, 5, generator=generator, dtype=torch.float64
     )
     offered = torch.stack(
-        [torch.randperm(rows * columns, generator=generator)[:2] for _ in range(pictures)]
+        [torch.randperm(rows * columns, generator=generator)[:2] for _ in range(images)]
     )
     found = retrieve(queries, targets, offset, scale=0.7, negatives=mode, offered=offered)
     expected = slow(queries, targets, offset, 0.7, mode, offered)
@@ -179,12 +180,12 @@ CHANCE = [
 ]
 
 
-@pytest.mark.parametrize(("side", "pictures", "expected"), CHANCE)
-def test_knowing_nothing_costs_log_n(side: int, pictures: int, expected: float) -> None:
-    assert math.log(candidates("all", pictures, side**2, 0)) == pytest.approx(expected, abs=5e-5)
-    if pictures <= 32:
-        targets = torch.randn(pictures, side, side, 4)
-        found = retrieve(torch.zeros(pictures, side - 3, side, 4), targets, 3)
+@pytest.mark.parametrize(("side", "figures", "expected"), CHANCE)
+def test_knowing_nothing_costs_log_n(side: int, images: int, expected: float) -> None:
+    assert math.log(candidates("all", images, side**2, 0)) == pytest.approx(expected, abs=5e-5)
+    if images <= 32:
+        targets = torch.randn(images, side, side, 4)
+        found = retrieve(torch.zeros(images, side - 3, side, 4), targets, 3)
         assert float(found.loss.mean()) == pytest.approx(expected, abs=5e-5)
         # Equal scores are nobody's success.
         assert not (found.rank == 0).any()
@@ -202,7 +203,9 @@ def test_log_n_of_the_other_modes(mode: Negatives) -> None:
 
 
 def test_a_true_cell_on_offer_is_not_its_own_negative() -> None:
-    """Public code draws negatives without excluding the positive: a perfect prediction then costs log 2."""
+    """Public code draws negatives without excluding the positive: a perfect prediction then costs
+    log 2.
+    """
     targets = 10 * torch.eye(8).view(2, 4, 1, 8)
     everything = torch.arange(4).expand(2, -1)
     found = retrieve(targets[:, 2:], targets, 2, scale=1.0, negatives="random", offered=everything)
@@ -231,7 +234,7 @@ def test_an_offset_without_rows_is_refused() -> None:
         retrieve(torch.randn(2, 2, 3, 4), targets, 1, negatives="random")
 
 
-def test_the_order_of_the_pictures_does_not_matter() -> None:
+def test_the_order_of_the_images_does_not_matter() -> None:
     targets, queries = torch.randn(4, 4, 3, 5), torch.randn(4, 2, 3, 5)
     order = torch.tensor([2, 0, 3, 1])
     before = retrieve(queries, targets, 2).loss.view(4, -1)

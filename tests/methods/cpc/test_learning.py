@@ -17,7 +17,9 @@ SIDE, PICTURES = 20, 32
 
 
 def build(offset: int) -> Cpc:
-    """One direction and one offset of a 4x4 grid of 8 px patches every 4 px; offset 1 shares half of the pixels."""
+    """One direction and one offset of a 4x4 grid of 8 px patches every 4 px; offset 1 shares half
+    of the pixels.
+    """
     info = DataInfo(PICTURES, SIDE)
     options = CpcOptions(directions=1, augment="none", context_width=32, context_blocks=3).resolved(
         info
@@ -35,7 +37,9 @@ def noise(seed: int) -> Tensor:
 
 
 def accuracy_on_noise(offset: int, steps: int = 120) -> tuple[float, int]:
-    """Share of true patches found in noise never seen, after training on noise, and the number of contexts asked."""
+    """Share of true patches found in noise never seen, after training on noise, and the number of
+    contexts asked.
+    """
     method = build(offset).train()
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
     index, generator = torch.arange(PICTURES), torch.Generator()

@@ -16,13 +16,13 @@ from ssltool.methods.cpc.patch_augment import (
     drop_color,
     equalize,
 )
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 
 LEVELS: tuple[Level, ...] = ("none", "v1", "light", "v2")
 
 
-def draws(count: int, seed: int = 0) -> Draws:
-    return Draws(torch.arange(count), torch.Generator().manual_seed(seed))
+def rng(count: int, seed: int = 0) -> PerImageRNG:
+    return PerImageRNG(torch.arange(count), torch.Generator().manual_seed(seed))
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -31,25 +31,27 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("side", [8, 9, 16])
-def test_values_stay_on_the_scale_and_pictures_apart(level: Level, side: int) -> None:
+def test_values_stay_on_the_scale_and_images_apart(level: Level, side: int) -> None:
     x = noise(6, 9, 3, side, side)
     before = x.clone()
-    found = augment(x, level, draws(6))
+    found = augment(x, level, rng(6))
     assert found.shape == x.shape
     assert found.dtype == torch.float32
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
     assert torch.equal(x, before)
-    part = augment(x[4:], level, Draws(torch.arange(4, 6), torch.Generator().manual_seed(0)))
+    part = augment(x[4:], level, PerImageRNG(torch.arange(4, 6), torch.Generator().manual_seed(0)))
     assert torch.allclose(part, found[4:], atol=1e-6)
-    assert torch.equal(augment(x, level, draws(6)), found)
+    assert torch.equal(augment(x, level, rng(6)), found)
     assert torch.equal(found, x) == (level == "none")
 
 
 @pytest.mark.parametrize("level", ["light", "v2"])
 def test_each_patch_has_numbers_of_its_own(level: Level) -> None:
-    """The public shortcut: one jitter for the whole picture leaves all its patches with the same cast."""
+    """The public shortcut: one jitter for the whole image leaves all its patches with the same
+    cast.
+    """
     same = noise(1, 1, 3, 16, 16).expand(2, 9, -1, -1, -1)
-    found = augment(same, level, draws(2)).flatten(0, 1)
+    found = augment(same, level, rng(2)).flatten(0, 1)
     distances = torch.cdist(found.flatten(1), found.flatten(1))
     assert float(distances[~torch.eye(18, dtype=torch.bool)].min()) > 0.05
 
@@ -62,18 +64,18 @@ def test_no_patch_holds_a_piece_of_another(level: Level) -> None:
     lit[:, 4] = noise(20, 3, 8, 8)
     others = [i for i in range(9) if i != 4]
     assert torch.equal(
-        augment(dark, level, draws(20))[:, others], augment(lit, level, draws(20))[:, others]
+        augment(dark, level, rng(20))[:, others], augment(lit, level, rng(20))[:, others]
     )
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_gray_patches_stay_gray(level: Level) -> None:
     gray = noise(30, 4, 1, 8, 8).expand(-1, -1, 3, -1, -1)
-    found = augment(gray, level, draws(30), gray=True)
+    found = augment(gray, level, rng(30), gray=True)
     assert torch.allclose(found, found[:, :, :1].expand_as(found), atol=1e-5)
 
 
-def test_dropping_colour_keeps_one_channel_and_leaves_gray_alone() -> None:
+def test_dropping_color_keeps_one_channel_and_leaves_gray_alone() -> None:
     x = noise(6, 3, 4, 4)
     which = torch.tensor([True, True, True, False, False, False])
     kept = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -171,7 +173,8 @@ def test_primitives_by_hand() -> None:
     gray = x.mean(dim=1, keepdim=True)
     assert torch.allclose(only("color", x, -1.0), gray + 0.1 * (x - gray), atol=1e-5)
     assert len(only("posterize", x, -1.0).unique()) <= 16
-    # A shift of 0.45 of the side: 20 px hold a ramp of 0..19, moved by 9 px, repeated at the border.
+    # A shift of 0.45 of the side: 20 px hold a ramp of 0..19, moved by 9 px, repeated at the
+    # border.
     ramp = torch.arange(20.0).view(1, 1, 1, 20).expand(1, 3, 20, 20) / 20
     moved = (only("translate-x", ramp, 1.0) * 20).round()[0, 0, 0].tolist()
     assert moved == [*range(9, 20), *[19] * 9]
@@ -191,5 +194,5 @@ def test_flat_patches_stay_finite(seed: int) -> None:
     for value in (0.0, 0.5, 1.0):
         for level in LEVELS:
             assert torch.isfinite(
-                augment(torch.full((2, 3, 3, 8, 8), value), level, draws(2, seed))
+                augment(torch.full((2, 3, 3, 8, 8), value), level, rng(2, seed))
             ).all()

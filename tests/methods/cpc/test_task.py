@@ -47,7 +47,7 @@ def noise(count: int, size: int) -> Tensor:
     [(28, 8, 4, 28, 4), (32, 8, 4, 32, 5), (64, 16, 8, 64, 5), (96, 24, 12, 96, 5), (256, 64, 32, 256, 5),
      (30, 8, 4, 28, 4), (257, 64, 32, 256, 5)],
 )  # fmt: skip
-def test_what_is_decided_from_the_picture_size(
+def test_what_is_decided_from_the_image_size(
     size: int, patch: int, stride: int, crop: int, offsets: int
 ) -> None:
     options = CpcOptions().resolved(DataInfo(64, size))
@@ -73,7 +73,7 @@ def test_the_papers_grids() -> None:
         (16, {}, "--image-size 20"),
         (28, {"patch": 14}, "hold 3x3 patches.*--image-size 35"),
         (28, {"crop": 27}, "--crop 24"),
-        (28, {"crop": 30}, "larger than the 28 px pictures"),
+        (28, {"crop": 30}, "larger than the 28 px images"),
         (28, {"offsets": 5}, "a 6x6 grid has 4"),
     ],
 )
@@ -150,15 +150,16 @@ def test_no_context_sees_a_pixel_of_its_targets(
     direction: Direction, size: int, options: dict[str, int], last: tuple[int, ...], least: int
 ) -> None:
     method = build(size, directions=4, last_stage="layer1", **options).double().train()
-    picture = noise(1, size)
+    image = noise(1, size)
     assert method.offsets[0] == method.grid.least_offset == least
     for i, expected in enumerate(last):
-        seen = grids.orient(method._influence(picture, direction, i, 3), direction).amax(dim=(0, 2))
+        seen = grids.orient(method._influence(image, direction, i, 3), direction).amax(dim=(0, 2))
         assert int(seen.nonzero().max()) == expected
         target = (i + method.offsets[0]) * options["stride"]
         assert target > expected
     if options["stride"] == 9:
-        # A patch of 20 px every 9 px still shares pixels two rows on: 2 as a fixed least offset would leak.
+        # A patch of 20 px every 9 px still shares pixels two rows on: 2 as a fixed least offset
+        # would leak.
         assert [(i + 2) * 9 <= expected for i, expected in enumerate(last)] == [True] * 4
 
 
@@ -171,12 +172,12 @@ def test_batch_norm_shows_in_the_figure_of_what_a_context_sees() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "pictures", "expected"), [(64, 16, 6.6644), (64, 32, 7.3576), (28, 64, 7.7424)]
+    ("size", "figures", "expected"), [(64, 16, 6.6644), (64, 32, 7.3576), (28, 64, 7.7424)]
 )
-def test_the_first_loss_is_log_n(size: int, pictures: int, expected: float) -> None:
+def test_the_first_loss_is_log_n(size: int, images: int, expected: float) -> None:
     method = build(size, "resnet10_w32", last_stage="layer2").train()
     with torch.no_grad():
-        view = method.view(noise(pictures, size), torch.arange(pictures), seeded())
+        view = method.view(noise(images, size), torch.arange(images), seeded())
         loss = method(view)
         assert method.chance["loss"] == pytest.approx(expected, abs=5e-5)
         assert float(loss.value) == pytest.approx(expected, abs=0.05)
@@ -195,7 +196,7 @@ def test_chance_is_that_of_the_negatives(mode: str) -> None:
     assert method.chance["accuracy"] == 1 / cells
     loss = method.train()(method.view(noise(4, 28), torch.arange(4), seeded())).value
     assert math.isfinite(float(loss.detach()))
-    assert method.chance["top5"] != 5 / cells or mode == "same-image"  # now of four pictures
+    assert method.chance["top5"] != 5 / cells or mode == "same-image"  # now of four images
 
 
 def test_the_loss_is_the_mean_over_directions_and_offsets() -> None:
@@ -242,22 +243,22 @@ def test_directions_differ_and_have_networks_of_their_own() -> None:
 
 def test_evaluation_is_central_and_unchanged() -> None:
     method = build(30).eval()
-    pictures = noise(2, 30)
-    view = method.view(pictures, torch.arange(2), seeded())
-    assert torch.equal(view.picture, pictures[:, :, 1:29, 1:29])
-    assert torch.equal(method.shown(view)[:, 7], pictures[:, :, 5:13, 5:13])
+    images = noise(2, 30)
+    view = method.view(images, torch.arange(2), seeded())
+    assert torch.equal(view.image, images[:, :, 1:29, 1:29])
+    assert torch.equal(method.shown(view)[:, 7], images[:, :, 5:13, 5:13])
 
 
-def test_training_crops_and_mirrors_whole_pictures() -> None:
+def test_training_crops_and_mirrors_whole_images() -> None:
     method = build(30, augment="none", flip=1.0).train()
-    pictures = noise(1, 30).expand(200, -1, -1, -1)
-    view = method.view(pictures, torch.arange(200), seeded())
+    images = noise(1, 30).expand(200, -1, -1, -1)
+    view = method.view(images, torch.arange(200), seeded())
     squares = {
-        (y, x): pictures[0].flip(-1)[:, y : y + 28, x : x + 28] for y in range(3) for x in range(3)
+        (y, x): images[0].flip(-1)[:, y : y + 28, x : x + 28] for y in range(3) for x in range(3)
     }
     found = [
         next(key for key, square in squares.items() if torch.equal(square, one))
-        for one in view.picture
+        for one in view.image
     ]
     assert set(found) == set(squares)
 
@@ -266,17 +267,17 @@ def test_training_crops_and_mirrors_whole_pictures() -> None:
 def test_patches_are_normalised_as_the_probes_reader_does(channels: int) -> None:
     info = DataInfo(64, 28, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3))
     method = build(channels=channels, info=info).eval()
-    pictures = noise(2, 28)
+    images = noise(2, 28)
     gray = channels == 1
     reader = InputTransform(
         28, (sum(info.mean) / 3,) if gray else info.mean, (sum(info.std) / 3,) if gray else info.std
     )
-    expected = grids.cut(reader(pictures), method.grid)
-    found = method.view(pictures, torch.arange(2), seeded()).patches
+    expected = grids.cut(reader(images), method.grid)
+    found = method.view(images, torch.arange(2), seeded()).patches
     assert torch.allclose(found, expected, atol=1e-4)
 
 
-def test_offered_cells_are_each_pictures_own() -> None:
+def test_offered_cells_are_each_images_own() -> None:
     method = build(negatives="random", offered=5).train()
     view = method.view(noise(8, 28), torch.arange(8), seeded())
     assert view.offered.shape == (8, 5)
@@ -284,7 +285,7 @@ def test_offered_cells_are_each_pictures_own() -> None:
     assert len({tuple(cells.tolist()) for cells in view.offered}) == 8
 
 
-def test_permuting_the_pictures_leaves_the_loss() -> None:
+def test_permuting_the_images_leaves_the_loss() -> None:
     method = build().eval()
     view = method.view(noise(6, 28), torch.arange(6), seeded())
     order = torch.tensor([3, 0, 5, 1, 4, 2])
@@ -295,28 +296,29 @@ def test_permuting_the_pictures_leaves_the_loss() -> None:
 
 def test_answers_rank_the_candidates() -> None:
     method = build(directions=4).eval()
-    pictures = noise(4, 28)
-    answers = method.answers(pictures, torch.arange(4), seeded())
-    assert all("of 144" in caption for caption in answers.captions)
+    images = noise(4, 28)
+    predictions = method.draw_predictions(images, torch.arange(4), seeded())
+    assert all("of 144" in caption for caption in predictions.captions)
 
-    # A network that knows: every cell's vector is its own number's direction, and predictions are the true targets.
+    # A network that knows: every cell's vector is its own number's direction, and predictions are
+    # the true targets.
     class Knows(nn.Module):
         def forward(self, z: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
             targets = torch.eye(144).view(4, 6, 6, 144)
             return targets, {k: targets[:, k:] for k in (2, 3, 4, 5)}
 
     method.predictors = nn.ModuleDict({d: Knows() for d in DIRECTIONS})
-    answers = method.answers(pictures, torch.arange(4), seeded())
-    assert all("number 1 of 144" in caption for caption in answers.captions)
-    assert all("of the same picture" in caption for caption in answers.captions)
+    predictions = method.draw_predictions(images, torch.arange(4), seeded())
+    assert all("number 1 of 144" in caption for caption in predictions.captions)
+    assert all("of the same image" in caption for caption in predictions.captions)
 
 
 def test_charts_name_directions_and_offsets() -> None:
     method = build(directions=2)
-    charts = method.eval().charts(noise(4, 28), torch.arange(4), seeded())
+    charts = method.eval().plots(noise(4, 28), torch.arange(4), seeded())
     accuracy = charts["accuracy in percent"]
     assert accuracy.rows == ("down", "up")
     assert accuracy.columns == ["2", "3", "4", "5"]
-    reach = method.train().charts(noise(4, 28), torch.arange(4), seeded())["reach of contexts"]
+    reach = method.train().plots(noise(4, 28), torch.arange(4), seeded())["reach of contexts"]
     assert reach.y["last pixel row a context depends on"] == [7.0, 11.0, 15.0, 19.0]
     assert reach.y["first pixel row of its nearest target"] == [8.0, 12.0, 16.0, 20.0]

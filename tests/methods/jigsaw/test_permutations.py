@@ -65,7 +65,8 @@ def first(count: int, of: PermutationSet) -> PermutationSet:
     return PermutationSet(of.permutations[:count], of.mode, of.grid, of.seed)
 
 
-# --- All permutations, distances, inverses -----------------------------------------------------------------
+# --- All permutations, distances, inverses
+# -----------------------------------------------------------------
 
 
 def test_lexicographic_order_is_that_of_itertools():
@@ -121,7 +122,8 @@ def test_inverse_undoes(order: list[int]):
     assert inverse(inverse(p)).tolist() == order
 
 
-# --- The statistics of a set -------------------------------------------------------------------------------
+# --- The statistics of a set
+# -------------------------------------------------------------------------------
 
 
 def test_statistics_of_three_permutations_by_hand():
@@ -187,7 +189,8 @@ def test_no_set_is_above_the_mean_bound(rows: set[tuple[int, ...]]):
     assert chosen.mean_distance <= permutations.mean_bound(len(rows), 4) + 1e-12
 
 
-# --- The modes, against the table and the vectors of the specification ----------------------------------------
+# --- The modes, against the table and the vectors of the specification
+# ----------------------------------------
 
 
 def test_max_min_starts_with():
@@ -235,7 +238,9 @@ def test_max_mean_table(max_mean: PermutationSet, count: int, bound: float):
 def test_max_mean_keeps_the_mean_at_its_bound(
     max_mean: PermutationSet, max_mean_first: PermutationSet
 ):
-    """Short by at most 2 of 9*K*(K-1)/2 slots, and only now and then: greedy choice is not always perfect."""
+    """Short by at most 2 of 9*K*(K-1)/2 slots, and only now and then: greedy choice is not always
+    perfect.
+    """
     for chosen, misses in ((max_mean, 1), (max_mean_first, 57)):
         short = shortfall(chosen)
         assert set(short) <= {0, 1, 2}
@@ -277,7 +282,8 @@ def test_all_is_every_permutation_of_four():
     ]
 
 
-# --- Greedy choice, against recomputing all distances at each step --------------------------------------------
+# --- Greedy choice, against recomputing all distances at each step
+# --------------------------------------------
 
 
 def slow_greedy(mode: str, tiles: int, count: int) -> list[tuple[int, ...]]:
@@ -335,7 +341,8 @@ def test_random_ties_are_ties(mode: str, seed: int):
         assert distances[k, :k].sum() == best(distances[k:, :k].sum(axis=1))
 
 
-# --- Closed forms ----------------------------------------------------------------------------------------------
+# --- Closed forms
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -376,7 +383,9 @@ def test_codes_are_groups_that_reach_the_bound_at_every_prefix(grid: int, count:
 
 @pytest.mark.parametrize("count", [72, 504, 1512])
 def test_code_order_is_the_greedy_one(count: int):
-    """Choosing by mean distance, first of equals, among the maps in their order takes them in that order."""
+    """Choosing by mean distance, first of equals, among the maps in their order takes them in that
+    order.
+    """
     maps = closed_form(count, 9)
     total = np.zeros(count, dtype=int)
     for k in range(count):
@@ -385,7 +394,8 @@ def test_code_order_is_the_greedy_one(count: int):
         total += (maps != maps[k]).sum(axis=1)
 
 
-# --- Larger grids ----------------------------------------------------------------------------------------------
+# --- Larger grids
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("grid", "random_minimum", "max_min_minimum"), [(4, 8, 12), (5, 17, 21)])
@@ -405,7 +415,8 @@ def test_pool_grids(grid: int, random_minimum: int, max_min_minimum: int):
     assert means == sorted(means)
 
 
-# --- Seeds -----------------------------------------------------------------------------------------------------
+# --- Seeds
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["max_min", "max_mean", "min_mean", "random", "code"])
@@ -436,7 +447,8 @@ def test_fewer_are_the_first_of_more(mode: str, grid: int, seed: int):
     assert few.permutations.tolist() == more.permutations[:10].tolist()
 
 
-# --- Requests that cannot be met -------------------------------------------------------------------------------
+# --- Requests that cannot be met
+# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -471,7 +483,8 @@ def test_unknown_mode_suggests_the_nearest():
         build("maxmin", 10)
 
 
-# --- Files -----------------------------------------------------------------------------------------------------
+# --- Files
+# -----------------------------------------------------------------------------------------------------
 
 
 @given(

@@ -88,9 +88,9 @@ def test_every_offset_is_drawn_and_every_channel_stays_in_its_cell(side: int) ->
 
 
 def _draws(count: int) -> Any:
-    from ssltool.ops.per_image_rng import Draws
+    from ssltool.ops.per_image_rng import PerImageRNG
 
-    return Draws(torch.arange(count), seeded())
+    return PerImageRNG(torch.arange(count), seeded())
 
 
 def test_the_last_tile_with_the_largest_shift_ends_with_the_square() -> None:
@@ -100,7 +100,7 @@ def test_the_last_tile_with_the_largest_shift_ends_with_the_square() -> None:
     assert 2 * cell + slack + tile == 255
 
 
-def test_gray_pictures_have_no_channel_shift_and_three_equal_channels() -> None:
+def test_gray_images_have_no_channel_shift_and_three_equal_channels() -> None:
     method = build(96, grid=3, grayscale=1.0).train()
     view = method.view(noise(8, 96), torch.arange(8), seeded())
     assert (view.raw == view.raw[:, :, :1]).all()
@@ -113,14 +113,16 @@ def test_gray_pictures_have_no_channel_shift_and_three_equal_channels() -> None:
     assert abs(float(gray) - 0.3) < 0.04
 
 
-def test_gray_data_switches_the_colour_guards_off() -> None:
-    pictures = noise(4, 96)[:, :1].expand(-1, 3, -1, -1)
-    view = build(96, gray=True, grid=3).train().view(pictures, torch.arange(4), seeded())
+def test_gray_data_switches_the_color_guards_off() -> None:
+    images = noise(4, 96)[:, :1].expand(-1, 3, -1, -1)
+    view = build(96, gray=True, grid=3).train().view(images, torch.arange(4), seeded())
     assert (view.raw == view.raw[:, :, :1]).all()
 
 
 def test_a_permutation_shows_in_slot_i_the_tile_of_cell_p_i() -> None:
-    """S = 3 1 2 9 5 4 8 7 6 of the paper: tiles abcdefghi are shown as cabiedhgf; scattering restores them."""
+    """S = 3 1 2 9 5 4 8 7 6 of the paper: tiles abcdefghi are shown as cabiedhgf; scattering
+    restores them.
+    """
     p = torch.tensor([3, 1, 2, 9, 5, 4, 8, 7, 6]) - 1
     letters = np.array(list("abcdefghi"))
     assert "".join(letters[p]) == "cabiedhgf"
@@ -148,7 +150,7 @@ class _OneNumber(nn.Module):
         return tiles[:, :1, 0, 0]
 
 
-def test_the_head_reads_the_tiles_of_its_own_picture_in_the_order_asked() -> None:
+def test_the_head_reads_the_tiles_of_its_own_image_in_the_order_asked() -> None:
     """One-hot check of the flattening B x N -> B*N and back, and of the shuffle of vectors."""
     method = build(96, grid=3, head_norm=False, dropout=0.0, fc6=1, fc7=9, puzzles=2)
     method.encoder = _OneNumber()  # type: ignore[assignment]
@@ -160,28 +162,28 @@ def test_the_head_reads_the_tiles_of_its_own_picture_in_the_order_asked() -> Non
     target = torch.tensor([[0, 5], [7, 1], [2, 99]])
     view = JigsawView(tiles, target, tiles, tiles, torch.zeros(3, 9, 2))
     got = method.eval().logits(view).view(3, 2, 9)
-    for picture in range(3):
+    for image in range(3):
         for puzzle in range(2):
-            order = method.orders[target[picture, puzzle]]
-            assert got[picture, puzzle].tolist() == (picture * 9 + order).tolist()
+            order = method.orders[target[image, puzzle]]
+            assert got[image, puzzle].tolist() == (image * 9 + order).tolist()
 
 
-def test_solved_pictures_are_restored_with_the_predicted_permutation() -> None:
+def test_solved_images_are_restored_with_the_predicted_permutation() -> None:
     method = build(96, grid=3).eval()
-    pictures, index = noise(3, 96), torch.arange(3)
-    view = method.view(pictures, index, seeded())
+    images, index = noise(3, 96), torch.arange(3)
+    view = method.view(images, index, seeded())
 
     def knows_everything(asked: JigsawView) -> Tensor:
         return nn.functional.one_hot(asked.target.flatten(), len(method.orders)).float() * 50
 
     method.logits = knows_everything  # type: ignore[method-assign]
-    answers = method.answers(pictures, index, seeded())
-    assert all(caption.startswith("9 of 9") for caption in answers.captions)
+    predictions = method.draw_predictions(images, index, seeded())
+    assert all(caption.startswith("9 of 9") for caption in predictions.captions)
     tile = view.raw.shape[-1]
     inside = slice(2 + 4, 2 + tile - 4)  # within the frame of the first tile
     assert torch.equal(
-        answers.pictures["answer"][:, :, inside, inside],
-        answers.pictures["truth"][:, :, inside, inside],
+        predictions.images["answer"][:, :, inside, inside],
+        predictions.images["truth"][:, :, inside, inside],
     )
 
 
@@ -202,12 +204,12 @@ def test_labels_are_in_range_and_standardised_tiles_are_finite(seed: int, size: 
 
 
 @pytest.mark.parametrize("side", [28, 96])
-def test_flips_mirror_the_whole_picture_before_it_is_cut(side: int) -> None:
+def test_flips_mirror_the_whole_image_before_it_is_cut(side: int) -> None:
     method = build(side, flip=1.0, grayscale=0.0, channel_jitter=False).train()
     same = build(side, flip=0.0, grayscale=0.0, channel_jitter=False).train()
-    pictures, index = noise(4, side), torch.arange(4)
-    mirrored = method.view(pictures, index, seeded())
-    assert torch.equal(mirrored.raw, same.view(pictures.flip(-1), index, seeded()).raw)
+    images, index = noise(4, side), torch.arange(4)
+    mirrored = method.view(images, index, seeded())
+    assert torch.equal(mirrored.raw, same.view(images.flip(-1), index, seeded()).raw)
 
 
 def test_without_the_gap_tiles_are_whole_cells() -> None:
@@ -248,7 +250,9 @@ def test_chance_levels() -> None:
 
 
 def test_parameters_of_the_papers_network() -> None:
-    """fc6 on the 3x3x256 map of a 64 px tile: 2304 -> 1024 has 2,360,320; fc7 9216 -> 4096 has 37,752,832."""
+    """fc6 on the 3x3x256 map of a 64 px tile: 2304 -> 1024 has 2,360,320; fc7 9216 -> 4096 has
+    37,752,832.
+    """
     info = DataInfo(1000, 256)
     paper = {k: v for k, v in Jigsaw.presets["paper"].items() if k in JigsawOptions.model_fields}
     options = JigsawOptions(**paper).resolved(info)

@@ -7,12 +7,12 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
 from ssltool.methods.npid import augment
-from ssltool.ops.per_image_rng import Draws
+from ssltool.ops.per_image_rng import PerImageRNG
 
 
 @pytest.fixture
-def images() -> Tensor:
-    """Noise, a gray picture, and rows of black and white, where hue is not defined."""
+def make_images() -> Tensor:
+    """Noise, a gray image, and rows of black and white, where hue is not defined."""
     images = torch.rand(6, 3, 17, 17, generator=torch.Generator().manual_seed(0))
     images[0] = images[0, :1]
     images[1, :, 3], images[1, :, 4] = 0, 1
@@ -20,7 +20,7 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_colours_are_torchvisions_picture_by_picture(name: str, images: Tensor) -> None:
+def test_colors_are_torchvisions_image_by_image(name: str, images: Tensor) -> None:
     factors = torch.tensor([0.0, 0.5, 1.0, 1.4, 0.7, 2.0])
     ours = getattr(augment, name)(images.clone(), factors)
     theirs = [
@@ -30,7 +30,7 @@ def test_colours_are_torchvisions_picture_by_picture(name: str, images: Tensor) 
     assert torch.allclose(ours, torch.stack(theirs), atol=1e-6)
 
 
-def test_hue_is_torchvisions_picture_by_picture(images: Tensor) -> None:
+def test_hue_is_torchvisions_image_by_image(images: Tensor) -> None:
     turns = torch.tensor([-0.5, 0.5, 0.1, -0.3, 0.25, 0.0])
     theirs = [reference.adjust_hue(x, float(t)) for x, t in zip(images, turns, strict=True)]
     assert torch.allclose(augment.hue(images.clone(), turns), torch.stack(theirs), atol=1e-5)
@@ -46,7 +46,7 @@ def test_gray_is_torchvisions(images: Tensor) -> None:
     assert torch.allclose(augment.luma(images), reference.rgb_to_grayscale(images), atol=1e-6)
 
 
-def test_rotation_is_torchvisions_picture_by_picture(images: Tensor) -> None:
+def test_rotation_is_torchvisions_image_by_image(images: Tensor) -> None:
     degrees = torch.tensor([0.0, 10.0, -10.0, 45.0, 90.0, 3.0])
     theirs = [
         reference.rotate(x, float(d), InterpolationMode.BILINEAR)
@@ -55,12 +55,12 @@ def test_rotation_is_torchvisions_picture_by_picture(images: Tensor) -> None:
     assert torch.allclose(augment.rotate(images, degrees), torch.stack(theirs), atol=1e-5)
 
 
-def test_jitter_belongs_to_the_picture_and_stays_in_range(images: Tensor) -> None:
+def test_jitter_belongs_to_the_image_and_stays_in_range(images: Tensor) -> None:
     index = torch.arange(6)
 
     def drawn(which: Tensor) -> Tensor:
-        draws = Draws(which, torch.Generator().manual_seed(1))
-        return augment.jitter(images[which], *augment.draw_jitter(draws, 0.4, 0.4))
+        rng = PerImageRNG(which, torch.Generator().manual_seed(1))
+        return augment.jitter(images[which], *augment.draw_jitter(rng, 0.4, 0.4))
 
     whole = drawn(index)
     assert torch.equal(drawn(index[2:5]), whole[2:5])
@@ -69,7 +69,7 @@ def test_jitter_belongs_to_the_picture_and_stays_in_range(images: Tensor) -> Non
 
 
 def test_no_strength_changes_nothing(images: Tensor) -> None:
-    draws = Draws(torch.arange(6), torch.Generator().manual_seed(1))
+    rng = PerImageRNG(torch.arange(6), torch.Generator().manual_seed(1))
     assert torch.allclose(
-        augment.jitter(images.clone(), *augment.draw_jitter(draws, 0.0, 0.0)), images, atol=1e-6
+        augment.jitter(images.clone(), *augment.draw_jitter(rng, 0.0, 0.0)), images, atol=1e-6
     )

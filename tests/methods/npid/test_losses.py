@@ -240,7 +240,7 @@ def test_the_constant_of_random_vectors(width: int, temperature: float, c: float
 
 
 def test_the_own_row_is_skipped() -> None:
-    """T6: the references let a picture be its own negative."""
+    """T6: the references let an image be its own negative."""
     seeds = torch.randint(2**62, (25_000,), generator=torch.Generator().manual_seed(0))
     index = torch.full((25_000,), 2)
     drawn = nce.sample(seeds, index, 5, 4, shared=False, exclude=True)
@@ -254,7 +254,7 @@ def test_the_own_row_is_skipped() -> None:
     assert all(abs(float(share) - 0.2) < 0.006 for share in with_own)
 
 
-def test_a_shared_sample_belongs_to_the_first_picture() -> None:
+def test_a_shared_sample_belongs_to_the_first_image() -> None:
     seeds = torch.tensor([5, 6, 7])
     whole = nce.sample(seeds, torch.arange(3), 100, 20, shared=True, exclude=True)
     assert whole.shape == (20,)

@@ -32,7 +32,9 @@ def bank_of(rows: Any, dtype: torch.dtype = torch.float32) -> MemoryBank:
 def test_a_row_written_by_hand(
     feature: tuple[float, float], momentum: float, expected: tuple[float, float]
 ) -> None:
-    """T2. Momentum weighs the old row; one port weighs the new one, and 0.9 and 0.25 tell them apart."""
+    """T2. Momentum weighs the old row; one port weighs the new one, and 0.9 and 0.25 tell them
+    apart.
+    """
     bank = bank_of([(1.0, 0.0), (1.0, 0.0)])
     bank.update(torch.tensor([1]), torch.tensor([feature]), momentum)
     assert bank.rows[1].tolist() == pytest.approx(expected, abs=1e-6)
@@ -107,7 +109,7 @@ def test_float16_takes_half_the_memory() -> None:
     assert [rows.numel() * rows.element_size() for rows in sizes] == [51_200, 25_600]
 
 
-def test_a_batch_of_one_picture() -> None:
+def test_a_batch_of_one_image() -> None:
     bank = MemoryBank(3, 4)
     bank.update(torch.tensor([2]), torch.tensor([[1.0, 0, 0, 0]]), 0.0)
     assert bank.rows[2].tolist() == [1, 0, 0, 0]

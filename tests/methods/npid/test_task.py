@@ -30,7 +30,7 @@ def build(count: int = COUNT, gray: bool = False, channels: int = 3, **options: 
     return Npid(NpidOptions(**options).resolved(info), encoder, info)
 
 
-def pictures(count: int = 8) -> tuple[Tensor, Tensor]:
+def make_images(count: int = 8) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     images = torch.randint(0, 256, (count, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     return images, torch.arange(count) * 3 % COUNT
@@ -47,7 +47,7 @@ def step(method: Npid, view: NpidView) -> float:
     return float(loss.value.detach())
 
 
-def test_automatic_options_suit_the_pictures() -> None:
+def test_automatic_options_suit_the_images() -> None:
     fashion = NpidOptions().resolved(DataInfo(60_000, 28, gray=True))
     assert (fashion.loss, fashion.bank_init, fashion.crop) == ("softmax", "warm", 0.5)
     assert (fashion.flip, fashion.jitter, fashion.hue, fashion.grayscale) == (0, 0, 0, 0)
@@ -64,25 +64,25 @@ def test_automatic_options_suit_the_pictures() -> None:
 
 def test_gray_views_stay_gray_and_upright() -> None:
     method = build(gray=True, rotation=0.0, crop=1.0)
-    images, index = pictures()
+    images, index = make_images()
     images = images[:, :1].expand(-1, 3, -1, -1)
-    view = method.train().pictures(images, index, seeded())["view, epoch 1"]
+    view = method.train().draw_task(images, index, seeded())["view, epoch 1"]
     assert torch.equal(view, view[:, :1].expand_as(view))
     ratio_changed = [not torch.equal(a, b) for a, b in zip(view, images, strict=True)]
-    assert not all(ratio_changed)  # a crop of the whole area is the picture unless its sides change
+    assert not all(ratio_changed)  # a crop of the whole area is the image unless its sides change
 
 
-def test_an_evaluation_view_is_the_picture() -> None:
-    images, index = pictures()
+def test_an_evaluation_view_is_the_image() -> None:
+    images, index = make_images()
     method = build().eval()
     seen = method.view(images, index, seeded()).images
     assert torch.allclose((seen * method._std + method._mean) * 255, images.float(), atol=1e-3)
-    assert torch.equal(method.pictures(images, index, seeded())["view, epoch 1"], images)
+    assert torch.equal(method.draw_task(images, index, seeded())["view, epoch 1"], images)
 
 
 def test_one_channel_reads_the_mean_with_the_cards_statistics() -> None:
     method = build(channels=1)
-    images, index = pictures()
+    images, index = make_images()
     view = method.eval().view(images, index, seeded())
     expected = (images.float().mean(dim=1, keepdim=True) / 255 - 0.449) / 0.226
     assert torch.allclose(view.images, expected, atol=1e-5)
@@ -91,12 +91,14 @@ def test_one_channel_reads_the_mean_with_the_cards_statistics() -> None:
 def test_vectors_have_length_one_in_float32_under_autocast() -> None:
     method = build()
     with torch.autocast("cpu", torch.bfloat16):
-        features = method.embed(method.view(*pictures(), seeded()).images)
+        features = method.embed(method.view(*make_images(), seeded()).images)
     assert features.dtype == torch.float32
     assert torch.allclose(features.norm(dim=1), torch.ones(8), atol=1e-6)
     method.head.weight.data.zero_()
     method.head.bias.data.zero_()
-    assert torch.equal(method.embed(method.view(*pictures(), seeded()).images), torch.zeros(8, 128))
+    assert torch.equal(
+        method.embed(method.view(*make_images(), seeded()).images), torch.zeros(8, 128)
+    )
 
 
 def by_hand(method: Npid, view: NpidView, negatives: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ def by_hand(method: Npid, view: NpidView, negatives: Tensor) -> Tensor:
 def test_a_sampled_loss_is_the_papers(loss: str) -> None:
     method = build(loss=loss, negatives=10, shared_negatives=False).train()
     method.encoder.eval()
-    view = method.view(*pictures(), seeded())
+    view = method.view(*make_images(), seeded())
     negatives = nce.sample(view.seed, view.which, COUNT, 10, shared=False, exclude=True)
     assert not (negatives == view.which[:, None]).any()
     with torch.no_grad():
@@ -127,7 +129,7 @@ def test_a_sampled_loss_is_the_papers(loss: str) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_the_released_code_lets_a_picture_be_its_own_negative(shared: bool) -> None:
+def test_the_released_code_lets_a_image_be_its_own_negative(shared: bool) -> None:
     options = {
         "loss": "nce",
         "negatives": 30,
@@ -136,7 +138,7 @@ def test_the_released_code_lets_a_picture_be_its_own_negative(shared: bool) -> N
     }
     method = build(**options).train()
     method.encoder.eval()
-    view = method.view(*pictures(), seeded())
+    view = method.view(*make_images(), seeded())
     negatives = nce.sample(view.seed, view.which, COUNT, 30, shared=shared, exclude=False).expand(
         8, -1
     )
@@ -151,17 +153,17 @@ def test_a_step_that_went_wrong_leaves_bank_and_c_to_the_loops_own_error() -> No
     method = build(loss="nce", negatives=10).train()
     before = copy.deepcopy(method.state_dict())
     method.head.weight.data.fill_(math.nan)
-    assert math.isnan(step(method, method.view(*pictures(), seeded())))
+    assert math.isnan(step(method, method.view(*make_images(), seeded())))
     assert torch.equal(method.bank.rows, before["bank.rows"])
     assert torch.equal(method.log_c, before["log_c"])
 
 
 @pytest.mark.parametrize("loss", ["softmax", "nce", "infonce"])
-def test_more_negatives_than_pictures_are_all_others_once(loss: str) -> None:
+def test_more_negatives_than_images_are_all_others_once(loss: str) -> None:
     """T11: and n - 1 takes the place of m."""
     method = build(loss=loss, negatives=4096, temperature=0.1).train()
     method.encoder.eval()
-    view = method.view(*pictures(), seeded())
+    view = method.view(*make_images(), seeded())
     everyone = torch.arange(COUNT).expand(8, -1)
     negatives = everyone[everyone != view.which[:, None]].view(8, COUNT - 1)
     with torch.no_grad():
@@ -174,7 +176,7 @@ def test_more_negatives_than_pictures_are_all_others_once(loss: str) -> None:
 def test_scoring_leaves_the_bank_and_c_alone_and_a_step_writes_what_was_scored() -> None:
     """T11. Ports that write inside forward or backward change the bank by looking at the loss."""
     method = build(loss="nce", negatives=10).train()
-    view, state = method.view(*pictures(), seeded()), copy.deepcopy(method.state_dict())
+    view, state = method.view(*make_images(), seeded()), copy.deepcopy(method.state_dict())
     with torch.no_grad():
         method(view)
         method(view)
@@ -194,7 +196,7 @@ def test_scoring_leaves_the_bank_and_c_alone_and_a_step_writes_what_was_scored()
 
 def test_all_batches_of_an_accumulated_step_are_written() -> None:
     method = build().train()
-    images, index = pictures()
+    images, index = make_images()
     before = method.bank.rows.clone()
     for part in (slice(0, 4), slice(4, 8)):
         view = method.view(images[part], index[part], seeded())
@@ -208,7 +210,7 @@ def test_all_batches_of_an_accumulated_step_are_written() -> None:
 def test_the_bank_has_no_gradient_and_mean_squares_reach_the_vectors() -> None:
     method = build(proximal=2.0).train()
     method.encoder.eval()
-    view = method.view(*pictures(), seeded())
+    view = method.view(*make_images(), seeded())
     plain = build().train()
     plain.encoder.eval()
     features = method.embed(view.images)
@@ -219,7 +221,7 @@ def test_the_bank_has_no_gradient_and_mean_squares_reach_the_vectors() -> None:
 
 
 def test_c_is_followed_measured_once_or_fixed() -> None:
-    images, index = pictures()
+    images, index = make_images()
     found = {}
     for constant in ("ema", "first", "fixed"):
         method = build(loss="nce", negatives=20, constant=constant, bank_init="warm").train()
@@ -245,24 +247,26 @@ def test_an_impossible_constant_is_an_error() -> None:
     """A user of a port met c = 1.7e11, which unit vectors cannot give."""
     method = build(loss="nce", negatives=10).train()
     method.log_c.fill_(26.0)
-    view = method.view(*pictures(), seeded())
+    view = method.view(*make_images(), seeded())
     with pytest.raises(CheckpointError, match=r"ln c is .* within 14\.43"):
         step(method, view)
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_warm_start_writes_each_row_whatever_the_batches(size: int) -> None:
-    """T9: a port computes where the last, shorter batch goes from its own length and overwrites other rows."""
+    """T9: a port computes where the last, shorter batch goes from its own length and overwrites
+    other rows.
+    """
     method = build(count=7, bank_init="warm").train()
-    images, index = pictures(7)[0], torch.tensor([6, 2, 0, 4, 1, 5, 3])
+    images, index = make_images(7)[0], torch.tensor([6, 2, 0, 4, 1, 5, 3])
     before = method.bank.rows.clone()
     said = method.prepare(zip(images.split(size), index.split(size), strict=True))
     changed = (method.bank.rows != before).any(dim=1)
     assert changed.tolist() == [
         place != 3 and size > 1 for place in range(7)
-    ]  # the last batch is of one picture
+    ]  # the last batch is of one image
     if size == 3:
-        assert "6 pictures" in said
+        assert "6 images" in said
         again = build(count=7, bank_init="warm").train()
         again.prepare([(images[:3], index[:3]), (images[3:6], index[3:6])])
         assert torch.equal(again.bank.rows, method.bank.rows)
@@ -271,7 +275,7 @@ def test_a_warm_start_writes_each_row_whatever_the_batches(size: int) -> None:
 def test_a_bank_is_not_half_warm() -> None:
     method = build(bank_init="warm").train()
     before = method.bank.rows.clone()
-    assert "random" in method.prepare([pictures(8)])
+    assert "random" in method.prepare([make_images(8)])
     assert torch.equal(method.bank.rows, before)
 
 
@@ -281,7 +285,7 @@ def test_a_random_bank_reads_one_batch_at_most() -> None:
     def batches() -> Any:
         for _ in range(3):
             read.append(1)
-            yield pictures()
+            yield make_images()
 
     assert "noise" in method.prepare(batches())
     assert len(read) == 1
@@ -307,7 +311,7 @@ def test_independent_vectors_score_the_chance_level(loss: str, negatives: int) -
 def test_tiny_data_and_a_batch_of_one() -> None:
     method = build(count=3, loss="nce", negatives=4096, shared_negatives=False).train()
     method.encoder.eval()
-    images = pictures(1)[0]
+    images = make_images(1)[0]
     assert math.isfinite(step(method, method.view(images, torch.tensor([2]), seeded())))
 
 
@@ -317,7 +321,7 @@ def test_the_loss_falls_on_one_repeated_batch(loss: str) -> None:
         count=8, loss=loss, bank_init="warm"
     ).train()  # from random rows the loss of nce first rises
     optimizer = torch.optim.SGD(method.parameters(), lr=0.02, momentum=0.9)
-    images, index = pictures()[0], torch.arange(8)
+    images, index = make_images()[0], torch.arange(8)
     method.prepare([(images, index)])
     losses = []
     for _ in range(20):
@@ -327,33 +331,33 @@ def test_the_loss_falls_on_one_repeated_batch(loss: str) -> None:
     assert min(losses[-5:]) < 0.8 * losses[0]
 
 
-def test_other_pictures_than_the_banks_are_refused_to_be_named_but_compared() -> None:
+def test_other_images_than_the_banks_are_refused_to_be_named_but_compared() -> None:
     method = build().eval()
-    images, index = pictures()
-    with pytest.raises(UsageError, match="which of its 37 training pictures"):
+    images, index = make_images()
+    with pytest.raises(UsageError, match="which of its 37 training images"):
         method(method.view(images, index + COUNT, seeded()))
-    answers = method.answers(images, index + COUNT, seeded())
-    assert all("own row" not in caption for caption in answers.captions)
-    assert method.charts(images, index + COUNT, seeded()) == {}
+    predictions = method.draw_predictions(images, index + COUNT, seeded())
+    assert all("own row" not in caption for caption in predictions.captions)
+    assert method.plots(images, index + COUNT, seeded()) == {}
 
 
 def test_answers_point_to_the_nearest_other_rows() -> None:
     method = build().eval()
-    images, index = pictures(3)
+    images, index = make_images(3)
     features = method.embed(method.view(images, index, seeded()).images).detach()
     method.bank.rows[index] = features
     method.bank.rows[[10, 20]] = F.normalize(features[:2] + 0.01)
-    answers = method.answers(images, index, seeded())
-    assert answers.places["nearest 1"][:2].tolist() == [10, 20] or answers.places["nearest 2"][
-        :2
-    ].tolist() == [10, 20]
-    assert all((places != index).all() for places in answers.places.values())
-    assert all(caption.startswith("own row 1.00, rank 1 of 37") for caption in answers.captions)
+    predictions = method.draw_predictions(images, index, seeded())
+    assert predictions.places["nearest 1"][:2].tolist() == [10, 20] or predictions.places[
+        "nearest 2"
+    ][:2].tolist() == [10, 20]
+    assert all((places != index).all() for places in predictions.places.values())
+    assert all(caption.startswith("own row 1.00, rank 1 of 37") for caption in predictions.captions)
 
 
 def test_histograms_hold_all_pairs() -> None:
     method = build().eval()
-    chart = method.charts(*pictures(), seeded())["similarities"]
+    chart = method.plots(*make_images(), seeded())["similarities"]
     assert isinstance(chart, Lines)
     assert sum(chart.y["own row"]) == pytest.approx(1)
     assert sum(chart.y["other rows"]) == pytest.approx(1)
@@ -370,10 +374,12 @@ RESUMED = (1, 4)
 
 
 def global_step(number: int, results: Path, loaded: Path | None = None) -> None:
-    """Two steps of one case on this process's part of a batch of eight; the first process writes what came of it."""
+    """Two steps of one case on this process's part of a batch of eight; the first process writes
+    what came of it.
+    """
     method = build(**CASES[number]).train()
-    images, index = pictures(8)
-    index[5] = index[1]  # a picture twice in the global batch
+    images, index = make_images(8)
+    index[5] = index[1]  # an image twice in the global batch
     if loaded is None:
         method.bank.update(
             torch.arange(COUNT), F.normalize(torch.randn(COUNT, 128, generator=seeded(7))), 0.5
@@ -417,7 +423,9 @@ def process(rank: int, world: int, folder: Path) -> None:
 @pytest.mark.ci
 @pytest.mark.parametrize("world", [2, 4])
 def test_many_processes_give_what_one_gives(tmp_path: Path, world: int) -> None:
-    """Losses, gradients, c, bank: equal, from the start, and resumed with another number of processes."""
+    """Losses, gradients, c, bank: equal, from the start, and resumed with another number of
+    processes.
+    """
     for number in range(len(CASES)):
         global_step(number, tmp_path / "alone")
     context = multiprocessing.get_context("spawn")

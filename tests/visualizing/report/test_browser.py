@@ -1,4 +1,6 @@
-"""The page on runs in a real Chromium: it loads alone, moves, sorts, zooms, and fits a phone and a dark room."""
+"""The page on runs in a real Chromium: it loads alone, moves, sorts, zooms, and fits a phone and a
+dark room.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,8 @@ class Opened:
         )
         for _ in range(40):  # charts are drawn as they come near the window
             missing = self.page.evaluate(
-                """() => { const left = [...document.querySelectorAll('.plot:not(.js-plotly-plot)')];
+                """() => { const left =
+                [...document.querySelectorAll('.plot:not(.js-plotly-plot)')];
                            if (left.length) left[0].scrollIntoView(); return left.length; }"""
             )
             if not missing:
@@ -76,7 +79,9 @@ class Opened:
 
 
 def until(page: Any, expression: str) -> None:
-    """Wait until an expression is true; playwright's own waiting evaluates strings, which the page forbids."""
+    """Wait until an expression is true; playwright's own waiting evaluates strings, which the page
+    forbids.
+    """
     for _ in range(200):
         if page.evaluate(expression):
             return
@@ -111,7 +116,7 @@ def test_it_loads_without_an_error_or_a_request(opened: Any, page_file: Path) ->
     assert shown == 0
 
 
-def test_the_slider_moves_through_the_pictures(opened: Any) -> None:
+def test_the_slider_moves_through_the_images(opened: Any) -> None:
     page = opened().page
     part = page.locator(".over-time").first
     assert part.locator("output").inner_text() == "after step 40"
@@ -140,7 +145,7 @@ def test_tables_sort_by_numbers_and_words(opened: Any) -> None:
     linear.press("Enter")
     assert column(4) == ["30.5", "12.25", "11", "10", "9.5"]
     assert table.locator("th").nth(3).get_attribute("aria-sort") == "descending"
-    table.get_by_role("button", name="20 neighbours").click()
+    table.get_by_role("button", name="20 neighbors").click()
     assert column(5) == ["28", "100", "", "", ""]  # what is empty comes last
     table.get_by_role("button", name="features").click()
     assert column(1) == sorted(column(1))
@@ -173,8 +178,10 @@ def test_it_fits_a_phone(opened: Any, scheme: str) -> None:
     assert one.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert one.page.evaluate("innerWidth") == PHONE["width"]  # not zoomed out to fit something wide
     wide = one.page.evaluate(
-        """[...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, .plot, .zoom') &&
-             e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.tagName + '.' + e.className)"""
+        """[...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, .plot,
+        .zoom') &&
+             e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.tagName + '.' +
+             e.className)"""
     )
     assert wide == []
     one.page.locator(".zoom").first.click()
@@ -231,8 +238,9 @@ def test_everything_is_reached_by_the_tab_key(opened: Any) -> None:
         reached.add(
             page.evaluate(
                 """(() => { const e = document.activeElement;
-                    return e.matches('.plot') ? 'plot' : e.matches('.scroll') ? 'scroll' : e.matches('.zoom') ? 'zoom'
-                    : e.closest('th') ? 'sort' : e.matches('.play') ? 'play' : e.tagName; })()"""
+                    return e.matches('.plot') ? 'plot' : e.matches('.scroll') ? 'scroll' :
+                    e.matches('.zoom') ? 'zoom' : e.closest('th') ? 'sort' : e.matches('.play') ?
+                    'play' : e.tagName; })()"""
             )
         )
         if {"plot", "scroll", "zoom", "sort", "play", "INPUT", "SUMMARY", "A"} <= reached:

@@ -1,4 +1,6 @@
-"""The page on runs, read as text; what a browser makes of it is tested in ``test_report_browser.py``."""
+"""The page on runs, read as text; what a browser makes of it is tested in
+``test_report_browser.py``.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
     assert result["bytes"] == (tmp_path / "page.html").stat().st_size
     for words in (
         "finished, 40 steps",
-        "16 pictures",
+        "16 images",
         "after step 20",
         "resnet10_w32",
         "30.5%",
@@ -73,7 +75,7 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
     assert drawn["loss"]["series"][0]["x"] == [10, 20, 30, 40]
     assert drawn["answers in % of each class"]["z"] == [[75, 25], [0, 100]]
     stages = drawn["linear probe of each stage, accuracy in %"]
-    assert [series["name"] for series in stages["series"]] == ["jigsaw", "random weights"]
+    assert [series["name"] for series in stages["series"]] == ["jigsaw", "random init"]
     assert stages["chance"] == [{"name": "pixels 10.0 %", "y": 10, "color": None}]
 
 
@@ -86,7 +88,7 @@ def test_a_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
 
 
 def test_several_runs_are_compared(tmp_path: Path) -> None:
-    second = made_run(tmp_path / "b" / "run", steps=100, description="99 pictures")
+    second = made_run(tmp_path / "b" / "run", steps=100, description="99 images")
     text, result = written(
         tmp_path, made_run(tmp_path / "a" / "run"), second, tmp_path / "a" / "run"
     )
@@ -110,7 +112,9 @@ def test_nothing_of_a_run_is_taken_for_html(tmp_path: Path) -> None:
     document["environment"][EVIL] = EVIL
     (folder / "run.json").write_text(json.dumps(document))
     (folder / "skipped.txt").write_text(f"{EVIL}: {EVIL}\n")
-    (folder / "pictures" / "solve.png").rename(folder / "pictures" / "<img onerror=alert(3)>.png")
+    (folder / "figures" / "predictions.png").rename(
+        folder / "figures" / "<img onerror=alert(3)>.png"
+    )
     probe = {
         "rows": [{"features": EVIL, "stage": EVIL, "linear": 1.0}],
         "classes": [EVIL],
@@ -134,13 +138,13 @@ def test_nothing_of_a_run_is_taken_for_html(tmp_path: Path) -> None:
             assert "<" not in series["name"]
 
 
-@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "pictures", "probe.json"])
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "figures", "probe.json"])
 @pytest.mark.parametrize("how", ["away", "empty", "cut", "odd", "binary"])
 def test_a_half_written_run_gives_a_page_that_says_so(tmp_path: Path, name: str, how: str) -> None:
     folder = probed(made_run(tmp_path / "one"))
     place = folder / name
     if place.is_dir():
-        place = place / "answers-0000040.png"
+        place = place / "predictions-0000040.png"
         if how == "away":
             for path in (folder / name).iterdir():
                 path.unlink()
@@ -169,12 +173,12 @@ def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
     assert read_page(folder, "one").lines == [{"step": 1}, {"step": 2, "loss": 1.5}]
 
 
-def test_pictures_over_time_are_spread_and_keep_the_ends(tmp_path: Path) -> None:
+def test_images_over_time_are_spread_and_keep_the_ends(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "one")
     for step in range(60, 1000, 20):
-        Image.new("RGB", (9, 9)).save(folder / "pictures" / f"answers-{step:07d}.png")
+        Image.new("RGB", (9, 9)).save(folder / "figures" / f"predictions-{step:07d}.png")
     found = read_page(folder, "one", frames=5)
-    assert [frame.step for frame in found.answers] == [20, 260, 500, 740, 980]
+    assert [frame.step for frame in found.predictions] == [20, 260, 500, 740, 980]
     assert found.left_out == 44
 
 

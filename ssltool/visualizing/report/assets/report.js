@@ -2,7 +2,7 @@
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const finger = matchMedia("(pointer: coarse)").matches;
-  // Okabe and Ito 2008, told apart with any colour vision; lighter ones on a dark page.
+  // Okabe and Ito 2008, told apart with any color vision; lighter ones on a dark page.
   const colors = {
     light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b37400", "#56b4e9", "#000000"],
     dark: ["#56b4e9", "#f0884a", "#2fc79a", "#e0a0c4", "#e6b84c", "#8fb8ff", "#ffffff"],
@@ -81,7 +81,7 @@
       type: "line", xref: "paper", x0: 0, x1: 1, y0: line.y, y1: line.y,
       line: { color: chanceColor(line), width: 1.5, dash: "dash" },
     }));
-    // More than three would be written over one another; their colours say whose they are.
+    // More than three would be written over one another; their colors say whose they are.
     layout.annotations = (chart.chance.length > 3 ? [] : chart.chance).map((line, i) => ({
       xref: "paper", x: i % 2 ? 0.02 : 0.98, xanchor: i % 2 ? "left" : "right", y: line.y, yanchor: "bottom",
       text: line.name, showarrow: false, font: { color: chanceColor(line), size: 11 },
@@ -109,7 +109,7 @@
       place.closest(".chart").classList.add("wide");
     }
     const { data, layout } = drawn(chart, Math.max(200, place.clientWidth));
-    for (const name of ["xaxis", "yaxis"]) {  // a zoom outlives a change of colours
+    for (const name of ["xaxis", "yaxis"]) {  // a zoom outlives a change of colors
       if (seen.has(chart.id) && place.layout[name].autorange === false) layout[name].range = place.layout[name].range;
     }
     seen.add(chart.id);

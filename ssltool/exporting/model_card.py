@@ -30,7 +30,7 @@ An image encoder trained without labels by [ssltool](https://pypi.org/project/ss
 - stem: {metadata.stem}, norm: {metadata.norm}, input: {metadata.in_channels} channel(s), {_INPUT[metadata.color_space]}
 - image size to read features at: {metadata.image_size} px
 - mean: {_numbers(metadata.mean)}, standard deviation: {_numbers(metadata.std)} (images on a 0..1 scale)
-- feature: {metadata.width} numbers{_patches(card)}
+- feature: {metadata.width} numbers{_patches(metadata)}
 
 ## Use
 

@@ -1,7 +1,8 @@
 """Write a file or a folder so that a reader, or a crash, never sees half of it.
 
 Everything is written under a temporary name beside its place, flushed to the disk and renamed. A
-kill at any moment leaves the old version or the new one."""
+kill at any moment leaves the old version or the new one.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ def repeat_exactly(device: torch.device) -> None:
     never stopped.
 
     torch's default there is whatever order threads come in. Training ResNet-50 costs no more this
-    way."""
+    way.
+    """
     if device.type != "cuda":
         return
     os.environ.setdefault(

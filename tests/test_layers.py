@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "ssltool"
-SHARED = {"errors", "atomic", "device", "distributed", ""}  # "" is ssltool itself: the version
+SHARED = {"errors", "options", "atomic", "device", "distributed", ""}  # "" is ssltool itself: the version
 ALLOWED = {
     "cli": {
         "training",
@@ -63,7 +63,7 @@ def test_imports_point_one_way(package: str) -> None:
         assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
 
 
-@pytest.mark.parametrize("name", ["errors", "atomic", "device"])
+@pytest.mark.parametrize("name", ["errors", "options", "atomic", "device"])
 def test_the_lowest_files_import_nothing_of_ours(name: str) -> None:
     assert imported(ROOT / f"{name}.py") <= SHARED
 

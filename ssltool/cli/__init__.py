@@ -6,6 +6,7 @@ Nothing here imports torch before a command runs: ``ssltool --help`` answers at 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -17,24 +18,46 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ssltool import __version__
-from ssltool.cli import (
-    bench,
-    compare,
-    data,
-    doctor,
-    embed,
-    export,
-    methods,
-    pretrain,
-    probe,
-    report,
-    visualize,
-)
+from ssltool.cli._lazy import Command, LazyGroup
 from ssltool.errors import SslToolError
 from ssltool.training.memory import keep_freed_memory
 
+# Each is a file of this package.
+COMMANDS = {
+    "pretrain": "Train an encoder on a pretext task, without labels",
+    "probe": "Measure what an encoder learned, beside random init and raw pixels",
+    "compare": "Probe several runs alike and rank them in one table",
+    "embed": "Write the features of images to a file",
+    "export": "Write an encoder for other libraries",
+    "visualize": "Draw tasks, predictions, features, filters and curves",
+    "report": "Write one HTML page on a run, or on several",
+    "bench": "Measure training speed against the bare network",
+    "data": "Check a set of images, or pack it into shards",
+    "methods": "List the installed methods",
+    "doctor": "Print versions, the device and what is chosen on this machine",
+}
+
+
+def _load(name: str) -> Command:
+    """The command of a file; see `COMMANDS`."""
+    module = importlib.import_module(f"ssltool.cli.{name}")
+    if not hasattr(module, "command"):  # transition: a plain function or a Typer app
+        app = getattr(module, "app", None) or typer.Typer(add_completion=False)
+        if not hasattr(module, "app"):
+            app.command(name)(getattr(module, name))
+        module.command = typer.main.get_command(app)  # type: ignore[attr-defined]
+    command: Command = module.command
+    return command
+
+
+class _Commands(LazyGroup):
+    summaries = staticmethod(lambda: COMMANDS)
+    build = staticmethod(_load)
+
+
 app = typer.Typer(
     name="ssltool",
+    cls=_Commands,
     help="Pretrain image encoders with self-supervised pretext tasks, probe, export and look at "
     "them.",
     add_completion=True,
@@ -58,19 +81,6 @@ def _root(
     ] = False,
 ) -> None:
     del version  # handled by its callback
-
-
-app.add_typer(pretrain.app, name="pretrain")
-app.command("probe")(probe.probe)
-app.command("compare")(compare.compare)
-app.command("embed")(embed.embed)
-app.command("export")(export.export)
-app.add_typer(visualize.app, name="visualize")
-app.command("report")(report.report)
-app.add_typer(bench.app, name="bench")
-app.add_typer(data.app, name="data")
-app.command("methods")(methods.methods)
-app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

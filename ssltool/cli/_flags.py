@@ -1,15 +1,28 @@
-"""Flags from pydantic fields: an option declared once in a model becomes a typed flag with help.
+"""Flags from pydantic fields: an option declared once becomes a typed flag with help.
 
-Every flag is None until typed, so that what was typed can be told from what is a default. Values
-are checked by the model itself, all at once, not flag by flag."""
+A flag is None until it is typed, so that what was typed can be told from a default. Values are
+checked by the model, all at once.
+"""
 
 from __future__ import annotations
 
 import inspect
+import shutil
+import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 import typer
 from annotated_types import Ge, Gt, Le, Lt
@@ -17,50 +30,140 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
-_SIGNS = {Ge: (">=", "ge"), Gt: (">", "gt"), Le: ("<=", "le"), Lt: ("<", "lt")}
+from ssltool.options import Options, declared, flag_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+_WIDEST = 110  # columns of a help page on a wide terminal
+_TYPES = {str: "TEXT", int: "INT", float: "NUMBER", Path: "PATH"}
 
 
-def flags(
-    model: type[BaseModel], panel: str, only: frozenset[str] | None = None
-) -> list[inspect.Parameter]:
-    """One keyword parameter per field of a model, as Typer reads them.
+class Flag(NamedTuple):
+    """A row of the help.
 
-    Args:
-        model: Where the options are declared.
-        panel: Heading of these flags in the help.
-        only: Fields to take; all by default.
+    Attributes:
+        panel: Heading it is listed under.
+        names: ``--gap/--no-gap``, or the name of a positional argument.
+        value: Type, choices or range.
+        default: As typed; ``auto`` where it is decided from data and machine.
+        description: What it does.
     """
-    fields = model.model_fields.items()
-    return [_flag(name, field, panel) for name, field in fields if only is None or name in only]
+
+    panel: str
+    names: str
+    value: str
+    default: str
+    description: str
 
 
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were typed."""
-    return {name: value for name, value in values.items() if value is not None and value != []}
+class OptionsCommand(TyperCommand):
+    """A command whose help has a column each for flags, values, defaults and descriptions."""
+
+    rows: Sequence[Flag] = ()
+    examples: Sequence[str] = ()
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the page as plain text, or with styles on a terminal."""
+        from rich.console import Console
+        from rich.padding import Padding
+        from rich.text import Text
+
+        width = min(_WIDEST, shutil.get_terminal_size((80, 24)).columns)
+        styled = sys.stdout.isatty()
+        console = Console(width=width, force_terminal=styled, highlight=False, markup=False)
+        with console.capture() as page:
+            positional = [row.names for row in self.rows if not row.names.startswith("--")]
+            console.print("Usage:", ctx.command_path, "[OPTIONS]", *positional, style="bold")
+            console.print(Padding(Text(self.help or ""), (1, 0, 0, 1)))
+            for panel in dict.fromkeys(row.panel for row in self.rows):
+                console.print()
+                console.print(_table(panel, self.rows))
+            if self.examples:
+                console.print("\n Examples", style="bold")
+                for line in self.examples:
+                    console.print(Padding(Text(line), (0, 0, 0, 3)))
+        formatter.write(page.get())
 
 
 def command(
-    name: str, parameters: list[inspect.Parameter], body: Callable[..., None], help: str
+    name: str,
+    body: Callable[[dict[str, Any]], None],
+    models: Sequence[type[BaseModel]],
+    *,
+    help: str,
+    examples: Sequence[str] = (),
+    panels: Mapping[type[BaseModel], str] | None = None,
+    omit: frozenset[str] = frozenset(),
 ) -> TyperCommand:
-    """A command with these parameters; ``body`` receives them as keywords."""
+    """Build a command from models of options.
+
+    Args:
+        name: Of the command.
+        body: Called with the options that were typed, by field name.
+        models: Where options are declared; no two share a field.
+        help: One sentence.
+        examples: Command lines shown at the end of the help.
+        panels: Heading for fields of a model that declare none.
+        omit: Fields that get no flag.
+    """
+    fields = [(m, field) for m in models for field in m.model_fields if field not in omit]
 
     def run(**values: Any) -> None:
-        body(**values)
+        body({key: value for key, value in values.items() if value is not None and value != []})
 
+    parameters = [_parameter(model, field) for model, field in fields]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False)
-    app.command(name, help=help)(run)
+    app.command(name, help=help, cls=OptionsCommand)(run)
     built = typer.main.get_command(app)
-    assert isinstance(built, TyperCommand)
+    assert isinstance(built, OptionsCommand)
+    built.rows = _rows(fields, panels or {})
+    built.examples = examples
     return built
 
 
-def _flag(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
-    kind = _plain(field.annotation)
-    long = "--" + name.replace("_", "-")
-    names = (f"{long}/--no-{long[2:]}",) if kind is bool else (long,)
-    option = typer.Option(*names, help=_help(field), show_default=False, rich_help_panel=panel)
+def take(model: type[OptionsT], typed: dict[str, Any]) -> OptionsT:
+    """Move the options of a model out of those that were typed, and validate them."""
+    return model.checked(**{key: typed.pop(key) for key in model.model_fields if key in typed})
+
+
+def command_of(
+    name: str, function: Callable[..., None], *, examples: Sequence[str] = ()
+) -> TyperCommand:
+    """Build a command from a function whose parameters are models of options.
+
+    The models are read from the annotations, their fields become the flags, and the function is
+    called with validated instances. Its docstring is the help.
+    """
+    models = list(inspect.get_annotations(function, eval_str=True).values())
+    models = [model for model in models if isinstance(model, type) and issubclass(model, Options)]
+
+    def body(typed: dict[str, Any]) -> None:
+        function(*(take(model, typed) for model in models))
+
+    return command(name, body, models, help=inspect.getdoc(function) or "", examples=examples)
+
+
+def _parameter(model: type[BaseModel], name: str) -> inspect.Parameter:
+    """One keyword parameter as Typer reads it."""
+    field, about = model.model_fields[name], declared(model, name)
+    kind = str if about.get("comma") else _plain(field.annotation)
+    if about.get("positional"):
+        metavar = about.get("metavar") or name.upper()
+        argument = typer.Argument(metavar=metavar, help=field.description, show_default=False)
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.is_required() else None,
+            annotation=Annotated[kind if field.is_required() else kind | None, argument],
+        )
+    flag = flag_of(model, name)
+    names = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag,)
+    option = typer.Option(*names, help=field.description, show_default=False)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -69,36 +172,97 @@ def _flag(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     )
 
 
-def _help(field: FieldInfo) -> str:
-    """Description, range and default of a field."""
-    bounds = [
-        f"{_SIGNS[type(m)][0]} {getattr(m, _SIGNS[type(m)][1])}"
-        for m in field.metadata
-        if type(m) in _SIGNS
-    ]
+def _rows(
+    fields: Sequence[tuple[type[BaseModel], str]], panels: Mapping[type[BaseModel], str]
+) -> list[Flag]:
+    rows = []
+    for model, name in fields:
+        field, about = model.model_fields[name], declared(model, name)
+        flag = flag_of(model, name)
+        if about.get("positional"):
+            flag = about.get("metavar") or name.upper()
+        elif field.default is True:
+            flag = f"{flag}/--no-{flag[2:]}"
+        panel = about.get("panel") or panels.get(model) or "Options"
+        value = about.get("metavar") or _value(field, comma=bool(about.get("comma")))
+        rows.append(Flag(panel, flag, value, _default(field), field.description or ""))
+    return rows
+
+
+def _value(field: FieldInfo, *, comma: bool) -> str:
+    """Type, choices or range of a field, for the help."""
+    kind = field.annotation
+    if get_origin(kind) in {Union, types.UnionType}:
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    metadata = list(field.metadata)
+    while get_origin(kind) is Annotated:
+        metadata += [m for part in get_args(kind)[1:] for m in getattr(part, "metadata", [part])]
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return ("," if comma else "|").join(map(str, get_args(kind)))
+    if kind is bool:
+        return ""
+    bounds = {type(m): m for m in metadata}
+    low = f">= {bounds[Ge].ge}" if Ge in bounds else f"> {bounds[Gt].gt}" if Gt in bounds else ""
+    high = f"<= {bounds[Le].le}" if Le in bounds else f"< {bounds[Lt].lt}" if Lt in bounds else ""
+    if Ge in bounds and Le in bounds:
+        low, high = f"{bounds[Ge].ge} to {bounds[Le].le}", ""
+    limits = ", ".join(filter(None, (low, high)))
+    named = _TYPES.get(kind, "TEXT") if isinstance(kind, type) else "TEXT"
+    return f"{named},..." if comma else limits or named
+
+
+def _default(field: FieldInfo) -> str:
+    """The default as it would be typed."""
     default = field.default
+    if field.is_required():
+        return "required"
+    if isinstance(default, bool):
+        return "on" if default else ""
+    if default is None:
+        return "auto" if "automatic" in (field.description or "") else ""
     if isinstance(default, tuple):
-        default = " ".join(default)
-    notes = bounds + ([] if default in (None, "") else [f"default: {default}"])
-    return f"{field.description}" + (f" ({'; '.join(notes)})" if notes else "")
+        return " ".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _table(panel: str, rows: Sequence[Flag]) -> Table:
+    """The rows of one panel, in columns as wide as all panels need."""
+    from rich.table import Table
+    from rich.text import Text
+
+    # Breaks where a flag's negation, a choice or a range begins.
+    names = [" " + row.names.replace("/--", "/\n --") for row in rows]
+    values = [row.value.replace("|", " | ").replace(", <", " <") for row in rows]
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold", expand=True)
+    columns = (
+        (f" {panel}", names, 26),
+        ("value", values, 14),
+        ("default", [row.default for row in rows], 10),
+    )
+    for heading, cells, widest in columns:
+        needed = max(len(line) for cell in [*cells, heading] for line in cell.split("\n"))
+        table.add_column(heading, width=min(widest, needed), overflow="fold")
+    table.add_column("", ratio=1, overflow="fold")
+    for name, value, row in zip(names, values, rows, strict=True):
+        if row.panel == panel:
+            table.add_row(Text(name), Text(value), Text(row.default), Text(row.description))
+    return table
 
 
 def _plain(annotation: Any) -> Any:
-    """The type of a flag: Optional is stripped, tuples become lists, choices of numbers become
-    numbers.
-    """
+    """The type of a flag: Optional is stripped, tuples become lists, choices of numbers numbers."""
     if get_origin(annotation) in {Union, types.UnionType}:
         annotation = next(part for part in get_args(annotation) if part is not type(None))
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
     if get_origin(annotation) is tuple:
-        return list[get_args(annotation)[0]]  # type: ignore[misc]
-    if get_origin(annotation) is Literal and not all(
-        isinstance(value, str) for value in get_args(annotation)
-    ):
-        return type(get_args(annotation)[0])
-    if (
-        annotation is Path
-        or get_origin(annotation) is Literal
-        or annotation in {str, int, float, bool}
-    ):
+        return list[_plain(get_args(annotation)[0])]  # type: ignore[misc]
+    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+    if choices and not all(isinstance(value, str) for value in choices):
+        return type(choices[0])
+    if annotation is Path or choices or annotation in {str, int, float, bool}:
         return annotation
     raise TypeError(f"no flag for fields of type {annotation}")

@@ -8,11 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ssltool.options import Options, option
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and the result")]
+
+
+class JsonOption(Options):
+    """The option of commands that print a result."""
+
+    as_json: bool = option(
+        False, "Print one JSON document on stdout", panel="Output", flag="--json"
+    )
+
+
+class OutputOptions(JsonOption):
+    """The options of commands that also report progress."""
+
+    quiet: bool = option(False, "Print only errors and the result", panel="Output")
 
 
 def stderr_console(quiet: bool = False) -> Console:
@@ -23,6 +40,6 @@ def stderr_console(quiet: bool = False) -> Console:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout."""
-    json.dump(document, sys.stdout, indent=2)
+    """Print one JSON document on stdout; NaN and infinity, which JSON lacks, are refused."""
+    json.dump(document, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")

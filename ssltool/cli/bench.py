@@ -2,106 +2,70 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
-from ssltool.cli._methods import MethodGroup
-from ssltool.cli._output import JsonFlag, QuietFlag, print_json, stderr_console
+from ssltool.cli._lazy import methods_group
+from ssltool.cli._output import OutputOptions, print_json, stderr_console
+from ssltool.errors import UsageError
+from ssltool.options import Options, option
+
+_NOT_MEASURED = {"out", "epochs", "steps", "checkpoint_every", "keep", "log_every"}
+
+
+class BenchOptions(Options):
+    """What is measured."""
+
+    preset: str | None = option(None, "Named set of defaults", panel="Measurement")
+    rounds: int = option(5, "Interleaved repeats", panel="Measurement", ge=1)
+    round_steps: int = option(4, "Optimizer steps in each repeat", panel="Measurement", ge=1)
+    sweep: str | None = option(
+        None, "Batch sizes to try, as in 32,64,128, or auto", panel="Measurement", metavar="SIZES"
+    )
 
 
 def build(name: str) -> TyperCommand:
     """The command of one method, with the flags of ``pretrain``."""
-    from ssltool.cli._flags import command, flags, given
+    from ssltool.cli._flags import command, take
     from ssltool.methods.registry import find_method
     from ssltool.runs.config import PretrainOptions
 
     method = find_method(name)
 
-    def body(
-        preset: str | None,
-        rounds: int,
-        round_steps: int,
-        sweep: str | None,
-        json: bool,
-        quiet: bool,
-        **values: Any,
-    ) -> None:
+    def run(typed: dict[str, Any]) -> None:
         from ssltool.runs.config import combine
-        from ssltool.training import bench as workflow
+        from ssltool.training.bench import bench, sweep
 
-        choice = combine(name, method, given(values), preset)
-        if sweep is not None:
-            console = stderr_console(quiet)
-            swept = workflow.sweep(
-                choice, _sizes(sweep), rounds=rounds, steps=round_steps, console=console
-            )
-            print_json(swept) if json else _print_sweep(swept)
-            return
-        result = workflow.bench(
-            choice, rounds=rounds, steps=round_steps, console=stderr_console(quiet)
-        )
-        if json:
+        options, output = take(BenchOptions, typed), take(OutputOptions, typed)
+        choice, console = combine(name, method, typed, options.preset), stderr_console(output.quiet)
+        rounds, steps = options.rounds, options.round_steps
+        if options.sweep is not None:
+            sizes = _sizes(options.sweep)
+            result = sweep(choice, sizes, rounds=rounds, steps=steps, console=console)
+        else:
+            result = bench(choice, rounds=rounds, steps=steps, console=console)
+        if output.as_json:
             print_json(result)
-            return
-        typer.echo(f"{'':<12}{'images/s':>10}{'per CPU-second':>16}")
-        for part, speed in result["images_per_s"].items():
-            typer.echo(
-                f"{part.replace('_', ' '):<12}{speed:>10.1f}{result['images_per_cpu_s'][part]:>16.1f}"
-            )
-        typer.echo(
-            f"end to end / bare network: {result['ratio']:.3f} by CPU-seconds, {result['ratio_wall']:.3f} by wall time"
-        )
-        typer.echo(f"{result['precision']}, peak memory {result['peak_memory_gb']} GB")
+        elif options.sweep is not None:
+            _print_sweep(result)
+        else:
+            _print_bench(result)
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    extra = [
-        inspect.Parameter(
-            "preset",
-            keyword,
-            default=None,
-            annotation=Annotated[str | None, typer.Option(help="Set of defaults")],
-        ),
-        inspect.Parameter(
-            "rounds",
-            keyword,
-            default=5,
-            annotation=Annotated[int, typer.Option(min=1, help="Interleaved repeats")],
-        ),
-        inspect.Parameter(
-            "round_steps",
-            keyword,
-            default=4,
-            annotation=Annotated[int, typer.Option(min=1, help="Steps in each repeat")],
-        ),
-        inspect.Parameter(
-            "sweep",
-            keyword,
-            default=None,
-            annotation=Annotated[
-                str | None,
-                typer.Option(help="Batch sizes to try, as in 32,64,128, or auto", metavar="SIZES"),
-            ],
-        ),
-        inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
-        inspect.Parameter("quiet", keyword, default=False, annotation=QuietFlag),
-    ]
-    skipped = {"out", "epochs", "steps", "checkpoint_every", "keep", "log_every"}
-    run_flags = flags(PretrainOptions, "Run", frozenset(PretrainOptions.model_fields) - skipped)
     return command(
         name,
-        [*extra, *flags(method.Options, f"Task: {name}"), *run_flags],
-        body,
-        help=f"Measure how fast {name} trains here.",
+        run,
+        [PretrainOptions, method.Options, BenchOptions, OutputOptions],
+        help=f"Measure how fast {name} trains on this machine.",
+        panels={method.Options: f"Task: {name}"},
+        omit=frozenset(_NOT_MEASURED),
+        examples=[f"ssltool bench {name} --data ~/photos --batch-size 64"],
     )
 
 
 def _sizes(text: str) -> list[int] | None:
     """Batch sizes as typed; None for ``auto``."""
-    from ssltool.errors import UsageError
-
     if text == "auto":
         return None
     try:
@@ -115,6 +79,18 @@ def _sizes(text: str) -> list[int] | None:
     return sizes
 
 
+def _print_bench(result: dict[str, Any]) -> None:
+    typer.echo(f"{'':<12}{'images/s':>10}{'per CPU-second':>16}")
+    for part, speed in result["images_per_s"].items():
+        per_cpu = result["images_per_cpu_s"][part]
+        typer.echo(f"{part.replace('_', ' '):<12}{speed:>10.1f}{per_cpu:>16.1f}")
+    typer.echo(
+        f"end to end / bare network: {result['ratio']:.3f} by CPU-seconds, "
+        f"{result['ratio_wall']:.3f} by wall time"
+    )
+    typer.echo(f"{result['precision']}, peak memory {result['peak_memory_gb']} GB")
+
+
 def _print_sweep(result: dict[str, Any]) -> None:
     typer.echo(
         f"{'batch':>6}{'images/s':>10}{'per CPU-second':>16}{'bare images/s':>15}{'memory GB':>11}"
@@ -122,23 +98,10 @@ def _print_sweep(result: dict[str, Any]) -> None:
     for row in result["sweep"]:
         wall, cpu = row["images_per_s"], row["images_per_cpu_s"]
         typer.echo(
-            f"{row['batch_size']:>6}{wall['end_to_end']:>10.1f}{cpu['end_to_end']:>16.1f}{wall['bare']:>15.1f}"
-            f"{row['peak_memory_gb']:>11}"
+            f"{row['batch_size']:>6}{wall['end_to_end']:>10.1f}{cpu['end_to_end']:>16.1f}"
+            f"{wall['bare']:>15.1f}{row['peak_memory_gb']:>11}"
         )
-    typer.echo(
-        f"fastest {result['fastest']}, largest tried {result['largest']}: {result['stopped']}"
-    )
+    typer.echo(f"fastest {result['fastest']}, largest {result['largest']}: {result['stopped']}")
 
 
-class _Methods(MethodGroup):
-    build = staticmethod(build)
-
-
-app = typer.Typer(
-    cls=_Methods, help="Measure training speed against the bare network.", no_args_is_help=True
-)
-
-
-@app.callback()
-def _group() -> None:
-    pass
+command = methods_group("Measure training speed against the bare network.", build)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from ssltool.cli._output import JsonFlag, print_json
+from ssltool.cli._flags import command_of
+from ssltool.cli._output import JsonOption, print_json
 
 
-def doctor(json: JsonFlag = False) -> None:
-    """Print versions, the device, and what is chosen on this machine."""
+def doctor(output: JsonOption) -> None:
+    """Print versions, the device and what is chosen on this machine."""
     from ssltool.runs.doctor import doctor as run
 
     result = run()
-    if json:
+    if output.as_json:
         print_json(result)
         return
     packages = result.pop("packages")
     for name, value in {**result, **packages}.items():
         typer.echo(f"{name:<14} {value if value is not None else 'not installed'}")
+
+
+command = command_of("doctor", doctor)

@@ -1,34 +1,20 @@
-"""``ssltool export``: hand the encoder on."""
+"""``ssltool export``: write an encoder for other libraries."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
-
 import typer
 
-from ssltool.cli._output import JsonFlag, print_json
+from ssltool.cli._flags import command_of
+from ssltool.cli._output import JsonOption, print_json
+from ssltool.exporting.options import ExportOptions
 
-Form = Literal["lightness", "lab", "rgb"]
 
-
-def export(
-    weights: Annotated[Path, typer.Option(help="Run folder or weights file")],
-    to: Annotated[Path, typer.Option(help="File to write, .safetensors")],
-    form: Annotated[
-        Form | None,
-        typer.Option(help="What weights that read lightness shall read; rgb is approximate"),
-    ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="Images on which to say how near --form rgb comes")
-    ] = None,
-    json: JsonFlag = False,
-) -> None:
+def export(options: ExportOptions, output: JsonOption) -> None:
     """Write the encoder under torchvision's key names, load it back and compare."""
     from ssltool.exporting.export import export as run
 
-    result = run(weights, to, form=form, data=data or ())
-    if json:
+    result = run(options.weights, options.to, form=options.form, data=options.data)
+    if output.as_json:
         print_json(result)
         return
     typer.echo(
@@ -42,3 +28,10 @@ def export(
             err=True,
         )
     typer.echo(result["path"])
+
+
+command = command_of(
+    "export",
+    export,
+    examples=["ssltool export --weights runs/jigsaw-1 --to encoder.safetensors"],
+)

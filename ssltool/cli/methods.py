@@ -1,4 +1,4 @@
-"""``ssltool methods``: list what can be trained and where it comes from."""
+"""``ssltool methods``: list the installed methods."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import dataclasses
 
 import typer
 
-from ssltool.cli._output import JsonFlag, print_json
+from ssltool.cli._flags import command_of
+from ssltool.cli._output import JsonOption, print_json
 from ssltool.methods.registry import available
 
 
-def methods(json: JsonFlag = False) -> None:
-    """List the installed methods and where they come from."""
+def methods(output: JsonOption) -> None:
+    """List the installed methods and the packages that provide them."""
     listings = list(available().values())
-    if json:
-        print_json(
-            [
-                {k: v for k, v in dataclasses.asdict(item).items() if k != "target"}
-                for item in listings
-            ]
-        )
+    if output.as_json:
+        rows = [dataclasses.asdict(listing) for listing in listings]
+        print_json([{k: v for k, v in row.items() if k != "target"} for row in rows])
         return
-    width = max(len(item.name) for item in listings)
-    for item in listings:
-        typer.echo(f"{item.name:<{width}}  {item.origin}  {item.summary}")
+    width = max(len(listing.name) for listing in listings)
+    for listing in listings:
+        typer.echo(f"{listing.name:<{width}}  {listing.origin}  {listing.summary}")
+
+
+command = command_of("methods", methods)

@@ -4,7 +4,6 @@ curves.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,8 +11,9 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from ssltool.cli._methods import MethodGroup
-from ssltool.cli._output import JsonFlag, print_json
+from ssltool.cli._lazy import methods_group
+from ssltool.cli._output import JsonFlag, JsonOption, print_json
+from ssltool.options import Options, option
 
 Mode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all"]
 SeedFlag = Annotated[int, typer.Option(min=0, help="Seed of the drawn task")]
@@ -86,55 +86,44 @@ def permutations(
     _tell(result, json)
 
 
+class TaskFigureOptions(Options):
+    """What is drawn of a task."""
+
+    image: tuple[Path, ...] = option(
+        (), "Draw this image file instead; may be repeated", panel="Data"
+    )
+    count: int = option(6, "Images to draw", panel="Figure", ge=1, le=64)
+    to: Path | None = option(None, "File to write: .png; plots also .svg or .pdf", panel="Output")
+
+
 def _task(name: str) -> TyperCommand:
-    from ssltool.cli._flags import command, flags, given
+    from ssltool.cli._flags import command, take
     from ssltool.methods.registry import find_method
     from ssltool.runs.config import PretrainOptions
 
     method = find_method(name)
 
-    def body(
-        to: Path | None, image: list[Path] | None, count: int, seed: int, json: bool, **values: Any
-    ) -> None:
+    def run(typed: dict[str, Any]) -> None:
         from ssltool.runs.config import combine
         from ssltool.visualizing.task import draw_task
 
-        choice = combine(name, method, given(values))
+        options, output = take(TaskFigureOptions, typed), take(JsonOption, typed)
+        choice = combine(name, method, typed)
+        path = options.to or Path(f"task-{name}.png")
         _tell(
-            draw_task(
-                choice, to or Path(f"task-{name}.png"), image=image or (), count=count, seed=seed
-            ),
-            json,
+            draw_task(choice, path, image=options.image, count=options.count, seed=choice.run.seed),
+            output.as_json,
         )
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    extra = [
-        inspect.Parameter("to", keyword, default=None, annotation=ToFlag),
-        inspect.Parameter("image", keyword, default=None, annotation=ImageFlag),
-        inspect.Parameter("count", keyword, default=6, annotation=CountFlag),
-        inspect.Parameter("seed", keyword, default=0, annotation=SeedFlag),
-        inspect.Parameter("json", keyword, default=False, annotation=JsonFlag),
-    ]
-    run_flags = flags(PretrainOptions, "Images", frozenset({"data", "image_size", "load_size"}))
+    shown = {"data", "image_size", "load_size", "seed"}
     return command(
         name,
-        [*extra, *run_flags, *flags(method.Options, f"Task: {name}")],
-        body,
+        run,
+        [PretrainOptions, method.Options, TaskFigureOptions, JsonOption],
         help=f"Draw what {name} shows its network.",
+        panels={method.Options: f"Task: {name}"},
+        omit=frozenset(PretrainOptions.model_fields) - shown,
     )
-
-
-class _Tasks(MethodGroup):
-    build = staticmethod(_task)
-
-
-task = typer.Typer(cls=_Tasks, help="Draw what a method shows its network.", no_args_is_help=True)
-app.add_typer(task, name="task")
-
-
-@task.callback()
-def _group() -> None:
-    pass
 
 
 @app.command()
@@ -280,3 +269,7 @@ def _beside(weights: Path, name: str) -> Path:
     """Where an image goes if it is not said: among those of the run, or beside the weights file."""
     folder = weights if weights.is_dir() else weights.parent
     return folder / "figures" / name
+
+
+command = typer.main.get_command(app)
+command.commands["task"] = methods_group("Draw what a method shows its network.", _task)  # type: ignore[attr-defined]

@@ -21,7 +21,8 @@ target. That scaling drops the high DCT frequencies of each block, a low-pass fi
 decoding at twice the target would buy no protection against aliasing; the last step, less than a
 factor of two, is an antialiased resize. Gray and color JPEGs are read by simplejpeg if it is
 installed (the extra ``fast``): a third faster than by Pillow, with the same pixels. Whatever it
-finds wrong is left to Pillow to judge."""
+finds wrong is left to Pillow to judge.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@ once and in order.
 
 Workers hand over whole batches of uint8 center squares. A decoded square is a pure function of the
 image, so the squares are kept in memory when all of them fit; everything random happens later, on
-the device."""
+the device.
+"""
 
 from __future__ import annotations
 
@@ -258,7 +259,8 @@ class _Cache:
     """Decoded squares shared by all worker processes.
 
     An anonymous shared mapping is inherited by forked workers and, unlike shared-memory files, is
-    not limited by a container's small /dev/shm."""
+    not limited by a container's small /dev/shm.
+    """
 
     def __init__(self, count: int, size: int) -> None:
         pixels = mmap.mmap(-1, count * 3 * size * size)

@@ -5,7 +5,8 @@ Up to 262,144 images, and any folder, are shuffled as a whole. Longer lists of s
 in two stages, so that no process ever writes down the whole list: the shards are shuffled, taken
 together until they hold 262,144 images (a window), and the images of each window are shuffled. What
 that costs: images of one shard stay within one window of an epoch. Memory is that of a window and
-of one number per shard, whatever the length of the list."""
+of one number per shard, whatever the length of the list.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 does nothing.
 
 All processes must come to each of these calls, in the same order. What Python values they exchange
-travels as JSON, on the host, so that no GPU waits for it."""
+travels as JSON, on the host, so that no GPU waits for it.
+"""
 
 from __future__ import annotations
 
@@ -145,7 +146,8 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
     One sum over all of them at once. DistributedDataParallel would overlap it with the backward
     pass, but regroups the gradients after its first step, and with three or more processes another
-    grouping adds in another order: a resumed run would not end with the same bytes."""
+    grouping adds in another order: a resumed run would not end with the same bytes.
+    """
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]

@@ -12,7 +12,8 @@ How it works: a torchvision model calls its parts in the order in which they are
 a pooling and a classifier. The *chain* is the list of the parts before the pooling; a map is read
 where the chain has a stage's end. What differs between families is a row of `ssltool.encoders.families`
 each; the vision transformer, which adds a token, overrides the walk along the chain. An encoder cut
-after one of its stages has the identity in place of the later parts."""
+after one of its stages has the identity in place of the later parts.
+"""
 
 from __future__ import annotations
 

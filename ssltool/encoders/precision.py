@@ -96,7 +96,8 @@ def _gain_of_bf16(encoder: nn.Module, size: int, channels: int) -> float:
     On one thread, because threads that wait for each other on a busy machine spend CPU time too.
     First of four
     images: without units for it bfloat16 takes ten times as long, which for whole batches is half a
-    minute."""
+    minute.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     network = copy.deepcopy(encoder).train()
@@ -113,7 +114,8 @@ def _compared(network: nn.Module, images: torch.Tensor, passes: int, seconds: fl
 
     The two are timed in turn, ``passes`` times and then up to eleven while it takes less than so
     many seconds, so that other jobs on the machine slow both alike and the least time of each is a
-    quiet one."""
+    quiet one.
+    """
     formats = [Precision("fp32", ""), Precision("bf16", "")]
     times: list[list[float]] = [[], []]
     began = time.perf_counter()
@@ -133,7 +135,8 @@ def _strides_over_single_pixels(encoder: nn.Module, size: int, channels: int) ->
 
     Seen in torch 2.15: the bfloat16 weight gradient of such a convolution is never written where
     the kernel meets only padding, so it holds whatever was in memory. Training then ends in NaN, or
-    goes on with spoiled weights."""
+    goes on with spoiled weights.
+    """
     met: list[nn.Conv2d] = []
 
     def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -12,7 +12,8 @@ How it works: a torchvision model calls its parts in the order in which they are
 a pooling and a classifier. The *chain* is the list of the parts before the pooling; a map is read
 where the chain has a stage's end. What differs between families is a row of `ssltool.encoders.families`
 each; the vision transformer, which adds a token, overrides the walk along the chain. An encoder cut
-after one of its stages has the identity in place of the later parts."""
+after one of its stages has the identity in place of the later parts.
+"""
 
 from __future__ import annotations
 
@@ -211,7 +212,8 @@ def _make_gray(backbone: nn.Module, family: Family) -> None:
     """Leave the first convolution one input channel, initialized by the rule it had for three.
 
     The values are independent draws, so one channel of the three already has the right
-    distribution, up to its scale where the rule divides by the square root of the fan-in."""
+    distribution, up to its scale where the rule divides by the square root of the fan-in.
+    """
     conv = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     gain = math.sqrt(conv.in_channels) if family.scaled_by_fan_in else 1.0
     conv.in_channels = 1

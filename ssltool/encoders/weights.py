@@ -8,7 +8,8 @@ field, because safetensors writes several in an order that changes from call to 
 weights must give the same bytes.
 
 Reading is strict and runs no code from the file: every key and shape must fit and every number must
-be finite; otherwise a one-line :class:`~ssltool.errors.WeightsError` names the first faults."""
+be finite; otherwise a one-line :class:`~ssltool.errors.WeightsError` names the first faults.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def describe(
     :class:`EncoderMetadata`).
 
     A vision transformer can only be read at its own image size, which then stands in for
-    ``image_size``."""
+    ``image_size``.
+    """
     return EncoderMetadata(
         method=method,
         backbone=encoder.name,

@@ -2,7 +2,8 @@
 
 The file holds the backbone under torchvision's own key names, without a prefix and without the
 classifier, so ``resnet18().load_state_dict(load_file(F), strict=False)`` finds everything but
-``fc``."""
+``fc``.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ per method, in this order: docstring (paper, idea, letters used for shapes), Opt
 functions, head, View, the Method class.
 
 A new method is one file here, or a class in any installed package with an entry point in
-``ssltool.methods``."""
+``ssltool.methods``.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class MethodOptions(BaseModel):
     """Base of every method's ``Options``: frozen, unknown keys refused, each field described.
 
     A field left at None is filled in by `resolved` from the data, so that what a run used is always
-    written out."""
+    written out.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -249,7 +251,8 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         """The loss and the other numbers of `forward` for a network that knows nothing.
 
         Names say the unit: ``..._db`` is in decibels, ``..._nats`` in nats; ``loss``, ``log_...``
-        and ``..._similarity`` are plain numbers; everything else is a share, shown in percent."""
+        and ``..._similarity`` are plain numbers; everything else is a share, shown in percent.
+        """
 
     @property
     def rates(self) -> dict[str, float]:

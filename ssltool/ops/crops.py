@@ -98,7 +98,8 @@ def _box_matrices(start: Tensor, length: Tensor, side: int, size: int) -> Tensor
 
     Row t weighs the piece's pixels by a triangle round the place of t in it, as wide as a pixel of
     the larger grid; at the piece's ends, where less than the triangle lies inside, the rest counts
-    as much more."""
+    as much more.
+    """
     scale = (length / size).clamp_min(1)[:, None, None]  # of the triangle, in pixels of the image
     places = (torch.arange(size, device=start.device) + 0.5) / size
     middle = (start[:, None] + places * length[:, None])[:, :, None]

@@ -1,7 +1,8 @@
 """Regular grids of overlapping patches, and the four directions in which a grid can be read.
 
 Letters: B images, C channels, H image side, P patch side, S stride (all in pixels), G patches along
-a side. Patch (i, j) starts at pixel row i*S and pixel column j*S."""
+a side. Patch (i, j) starts at pixel row i*S and pixel column j*S.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Grid:
         """ceil(P / S), the least number of rows between a context and a target that share no pixel.
 
         A context row i has seen the pixel rows up to i*S + P - 1; a target row i + k starts at
-        pixel row (i + k)*S."""
+        pixel row (i + k)*S.
+        """
         return -(-self.patch // self.stride)
 
 

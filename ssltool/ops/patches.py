@@ -206,7 +206,8 @@ def shrinkers(patch: int) -> Tensor:
     again.
 
     Resizing is linear along each axis, so that patches of many sides are resized by one batched
-    product. The last matrix is the identity, for the side p itself."""
+    product. The last matrix is the identity, for the side p itself.
+    """
     identity = torch.eye(patch)
     found = []
     for side in range(_least_side(patch), patch):

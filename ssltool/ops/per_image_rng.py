@@ -2,7 +2,8 @@
 
 A draw is a hash of (key, image, how many numbers that image has drawn before), so the same image in
 the same epoch gets the same tiles whatever its batch mates, the number of workers, the rank it
-lands on, or the device."""
+lands on, or the device.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ class PerImageRNG:
         """Standard normal float32 ``[B, *shape]``, at most 4.33 in size.
 
         One hash gives four of them: each 16 bits of it choose one of 65,536 values that are equally
-        likely."""
+        likely.
+        """
         count = math.prod(shape)
         fours = (count + 3) // 4
         values = _normal_values(self.device)

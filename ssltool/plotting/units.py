@@ -1,7 +1,8 @@
 """The numbers of a run in words, with their units, which are read from their names.
 
 ``..._db`` is in decibels, ``..._nats`` in nats; ``loss``, ``log_...``, ``..._similarity`` and what
-concerns the training itself are plain numbers; everything else is a share, shown in percent."""
+concerns the training itself are plain numbers; everything else is a share, shown in percent.
+"""
 
 from __future__ import annotations
 

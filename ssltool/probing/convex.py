@@ -13,7 +13,8 @@ Features may lie in a file that is mapped into memory: they are then read block 
 iteration, so a million images need no million rows in memory.
 
 Shapes: N images, D numbers per image, C classes. ``theta`` is ``[C, D + 1]``, the weight with the
-bias as its last column."""
+bias as its last column.
+"""
 
 from __future__ import annotations
 
@@ -238,7 +239,8 @@ class Problem:
         times these.
 
         At theta = 0 the second derivative for each class is curvature * covariance + weight_decay.
-        With its Cholesky factor L and theta = u L^-1 it is the identity for u."""
+        With its Cholesky factor L and theta = u L^-1 it is the identity for u.
+        """
         decay = float(
             torch.as_tensor(weight_decay).double().log().mean().exp()
         )  # one for all classes

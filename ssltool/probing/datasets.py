@@ -1,7 +1,8 @@
 """Labeled images, split into training and test once, for all encoders alike.
 
 A label is the folder that an image lies in or what a CSV file says of it, with any number of
-classes for each image."""
+classes for each image.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ images. The classifier, which has everything to learn, learns ten
 times as fast: at the encoder's rate it lags behind and spoils pretrained features meanwhile.
 
 Shapes: N training images, B per batch, S their side in pixels, D width of the pooled vector, K
-classes."""
+classes.
+"""
 
 from __future__ import annotations
 

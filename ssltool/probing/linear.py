@@ -7,7 +7,8 @@ on features standardized by the mean and deviation of the training images, see
 test images.
 
 Shapes: N images, D numbers per image, C classes. ``theta`` is ``[C, D + 1]``, the weight with the
-bias as its last column."""
+bias as its last column.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ class Follower:
         """Share of the held-out images whose 20 nearest training images name their class, 0..1.
 
         The encoder stays as it is, since a copy is read, and nothing is drawn from a global
-        generator."""
+        generator.
+        """
         data, network = self._images, copy_alone(encoder).to(best_device())
         recalibrate(network, metadata, data)
 

@@ -9,7 +9,8 @@ memory at once.
       0.f32, 1.f32   float32 rows of each stage, in the order of index.json
 
 A folder appears complete or not at all. What was not used for longest is deleted when all folders
-together grow past a limit."""
+together grow past a limit.
+"""
 
 from __future__ import annotations
 

@@ -175,7 +175,8 @@ def choose_weight_decays(
     ``[C]``.
 
     The stronger one if two do equally well; a class that cannot be scored in any fold gets the
-    grid's middle."""
+    grid's middle.
+    """
     if len(grid) == 1:
         return torch.full((targets.shape[1],), grid[0], dtype=torch.float64)
     mean, std = moments(x)
@@ -209,7 +210,8 @@ def folds(targets: Tensor, seed: int, count: int = FOLDS) -> list[tuple[Tensor, 
     """Images to fit on and images to score on, int64, for each fold.
 
     Images of the same first class are dealt out one after the other, so that every fold has of
-    every class as many as any other, give or take one."""
+    every class as many as any other, give or take one.
+    """
     first = (targets == 1).float().argmax(1).cpu()
     shuffled = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
     dealt = shuffled[first[shuffled].sort(stable=True).indices]

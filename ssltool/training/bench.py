@@ -4,7 +4,8 @@ Four things are timed in turn, round after round, so that a machine whose speed 
 of them alike: the loader alone, the view (crops, tiles, guards) alone, the bare network (encoder
 and head, forward, backward and optimizer step) on a ready view, and the whole of it end to end.
 Medians over the rounds are reported, per second of wall time and per CPU-second of all processes
-(the figure to compare on a shared machine)."""
+(the figure to compare on a shared machine).
+"""
 
 from __future__ import annotations
 

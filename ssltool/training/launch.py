@@ -3,7 +3,8 @@ one of them is killed.
 
 torch's elastic launcher, the one behind ``torchrun``, starts the processes and stops them together.
 A folder for the time of the run carries what was asked for to them and the result, or the error,
-back; see `ssltool.training.worker`."""
+back; see `ssltool.training.worker`.
+"""
 
 from __future__ import annotations
 

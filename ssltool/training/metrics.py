@@ -20,7 +20,8 @@ class Meter:
     """Gathers the steps since the last line and averages them into one.
 
     Tensors are kept as they are and read at the end of a line only, so a GPU is not stopped in
-    between."""
+    between.
+    """
 
     def __init__(self) -> None:
         self._steps: list[StepReport] = []

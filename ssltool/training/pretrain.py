@@ -1,5 +1,6 @@
 """Pretraining from start to end: a session is opened, and the loop's reports become metrics,
-checkpoints, weights and images."""
+checkpoints, weights and images.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 `launch`.
 
 It prints no error: it writes it into the folder, and the command that was typed prints the first of
-them."""
+them.
+"""
 
 from __future__ import annotations
 

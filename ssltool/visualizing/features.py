@@ -99,7 +99,8 @@ def principal_plane(features: Tensor) -> tuple[Tensor, float]:
     share of the variance.
 
     Signs are chosen so that the largest weight of each component is positive: the same features
-    give the same map."""
+    give the same map.
+    """
     centered = features - features.mean(dim=0)
     _, spread, axes = torch.linalg.svd(centered, full_matrices=False)
     axes = axes[:2] * axes[:2].gather(1, axes[:2].abs().argmax(dim=1, keepdim=True)).sign()

@@ -39,7 +39,8 @@ def spread(images: Tensor, count: int) -> Tensor:
     """Places int64 of at most ``count`` evenly spread images of uint8 ``[N, 3, S, S]``.
 
     Images without any contrast, on which no task can be seen, are passed over while there are
-    enough others."""
+    enough others.
+    """
     worthy = (images.float().std(dim=(1, 2, 3)) > _PLAIN).nonzero().flatten()
     if len(worthy) < count:
         worthy = torch.arange(len(images))

@@ -23,7 +23,7 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture
-def make_images(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """Twelve images of two classes and a broken one."""
     generator = np.random.default_rng(0)
     for number in range(12):

@@ -80,7 +80,7 @@ def test_order_draws_permutations() -> None:
 
 
 def test_chance_has_its_probability() -> None:
-    share = PerImageRNG(torch.arange(40_000), generator()).chance(0.3).double().mean()
+    share = PerImageRNG(torch.arange(40_000), generator()).bernoulli(0.3).double().mean()
     assert abs(float(share) - 0.3) < 0.01
 
 

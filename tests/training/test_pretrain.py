@@ -59,7 +59,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_folder_holds_what_the_docs_say(whole: Path) -> None:
     names = {path.name for path in whole.iterdir()}
-    assert names == {"run.json", "metrics.jsonl", "encoder.safetensors", "checkpoints", "images"}
+    assert names == {"run.json", "metrics.jsonl", "encoder.safetensors", "checkpoints", "figures"}
     assert [path.name for path in sorted((whole / "checkpoints").iterdir())] == [
         "step-0000008",
         "step-0000010",

@@ -2,7 +2,8 @@
 labels.
 
 `ssltool.data.sources.registry` turns what was typed after ``--data`` into a `Source`; `survey` looks at a few
-of its images."""
+of its images.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ front vary. The arrangement of parts tells the class; single pixels tell little 
 
 An image is a function of (seed, index) alone and can be drawn at any size. Scenes are drawn as a
 map of part numbers at a few times the size; two palettes turn the map into colors and into
-strengths of texture, and both are averaged down, which is what antialiases the edges."""
+strengths of texture, and both are averaged down, which is what antialiases the edges.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ reads the table of a shard when it first needs an image of it; without it all he
 the start, in each run.
 
 Members are taken out by their place in the file; nothing is unpacked to the disk, and no member is
-ever unpickled."""
+ever unpickled.
+"""
 
 from __future__ import annotations
 

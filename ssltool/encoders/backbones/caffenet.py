@@ -4,7 +4,8 @@ Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving 
 ECCV 2016. Layers follow the authors' released network: two groups in conv2, conv4 and conv5, local
 response normalization, and pooling that rounds up (Caffe's rule). Rounding up gives a 64-px tile a
 3x3 ``pool5`` of 2304 numbers and a 75-px tile the paper's 4x4; rounding down would leave a 64-px
-tile 2x2. It is another network than torchvision's ``alexnet``."""
+tile 2x2. It is another network than torchvision's ``alexnet``.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ channel they have the release's parameters.
 
 Batch norm has no scale and shift, as in the release. The weights are He-initialized; the release's
 k-means initialization kept training from going astray where nothing normalized the signal, which
-batch norm does here."""
+batch norm does here.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def colornet() -> nn.Module:
     """conv1 to conv7 of the network that makes the images: 512 channels, an eighth of the side.
 
     Convolutions of stride 2 instead of pooling; ReLU before batch norm, which ends each block. With
-    the head conv8 of 313 bins it has 32,230,393 parameters."""
+    the head conv8 of 313 bins it has 32,230,393 parameters.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before = 3
     for block, (width, convolutions, stride, dilation) in enumerate(_BLOCKS, 1):
@@ -71,7 +73,8 @@ def color_alexnet() -> nn.Module:
     its pooling.
 
     Two groups in conv2, conv4 and conv5; batch norm before each ReLU; padded pooling, the last of
-    stride 1, so that 180 px images end 12x12."""
+    stride 1, so that 180 px images end 12x12.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     rows = ((96, 11, 4, 1), (256, 5, 1, 2), (384, 3, 1, 1), (384, 3, 1, 2), (256, 3, 1, 2))
     pool_strides = {1: 2, 2: 2, 5: 1}

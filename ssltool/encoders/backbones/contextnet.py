@@ -3,7 +3,8 @@
 Doersch, Gupta and Efros, "Unsupervised Visual Representation Learning by Context Prediction", ICCV
 2015. Layers follow the authors' released network, which differs from figure 3: conv2 has 256
 kernels and stride 1. Pooling rounds up (Caffe's rule), so that a 96 px patch ends as 3x3 places,
-2304 numbers."""
+2304 numbers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class ContextNet(nn.Module):
     """Convolutions conv1 to conv5 (3,747,200 parameters), Xavier-initialized; it has no classifier.
 
     Batch norm after conv3 to conv5 has no scale and shift: a learned scale lets a layer silence
-    itself (section 3.2)."""
+    itself (section 3.2).
+    """
 
     def __init__(self) -> None:
         super().__init__()

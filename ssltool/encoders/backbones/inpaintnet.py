@@ -12,7 +12,8 @@ class InpaintNet(nn.Module):
     classifier.
 
     Kernels have no bias (the released code sets them to zero at every step) and no batch norm
-    follows the first."""
+    follows the first.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,7 +6,8 @@ stem, no max-pool, and stages of ``n`` two-layer blocks. Blocks, key names (``co
 ``layer1.0.conv1``, ..., ``fc``) and initialization (Kaiming, fan-out) are torchvision's. One
 difference from the paper: where the shape changes, the shortcut is torchvision's 1x1 projection
 with batch norm (the paper's option B), not zero padding (option A), which adds 2,752 parameters to
-each of the four CIFAR networks."""
+each of the four CIFAR networks.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural Networks",
 NIPS 2012, section 3.3. The sum over neighboring channels is a 1x1 convolution with a band of ones,
 which matrix units compute, instead of a pooling over channels, which walks through memory against
-its grain."""
+its grain.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ class SmallMapConv2d(nn.Conv2d):
     There every output pixel sees every input pixel through one of the nine taps, so that the whole
     is a product with one matrix, at 4/9 of the multiplications (1/9 on a single pixel), most of
     which would be by zeros. Values agree with ``nn.Conv2d`` up to rounding. Larger maps, small
-    batches, and other devices than a CPU are convolved as usual."""
+    batches, and other devices than a CPU are convolved as usual.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         """Float ``[B, C_in, H, W]`` -> ``[B, C_out, H, W]``."""

@@ -123,7 +123,8 @@ def build_table(step: int, neighbors: int, sigma: float) -> Table:
     the CPU.
 
     Cells begin at multiples of their side, so none lies on both sides of a border between bins, and
-    the nearest bin that is looked up is always right."""
+    the nearest bin that is looked up is always right.
+    """
     centers, blocks = bin_centers(step), 2 * math.ceil(_REACH / step)
     side = blocks * _CELLS
     table = Table(

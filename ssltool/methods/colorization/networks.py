@@ -8,7 +8,8 @@ channel they have the release's parameters.
 
 Batch norm has no scale and shift, as in the release. The weights are He-initialized; the release's
 k-means initialization kept training from going astray where nothing normalized the signal, which
-batch norm does here."""
+batch norm does here.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ weigh more. To know that grass is green one has to know grass. There is no short
 one: images without color teach that nothing has any, so they weigh 0.
 
 Letters: B images, S image side, n side of the encoder's last map, t side of the map of colors to
-tell, Q bins, K bins that share a color, p share of a bin in the images, T temperature."""
+tell, Q bins, K bins that share a color, p share of a bin in the images, T temperature.
+"""
 
 from __future__ import annotations
 
@@ -161,7 +162,8 @@ def sample_points(images: Tensor, stride: int) -> Tensor:
     rounded up.
 
     Single pixels, because averages are duller; in the middle, because corners shift the colors when
-    enlarged."""
+    enlarged.
+    """
     side = images.shape[-1]
     count = -(-side // stride)
     middle = ((torch.arange(count, device=images.device) + 0.5) * (side / count)).long()
@@ -418,7 +420,8 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
 
         Numbers: the cross-entropy without weights, its floor, which is the entropy of the targets,
         and the mean chroma told over the true one. In evaluation also the area under the curve of
-        the errors, plain and rebalanced (a weight of 1/p), each beside that of answering gray."""
+        the errors, plain and rebalanced (a weight of 1/p), each beside that of answering gray.
+        """
         answer = self.answer(view.lightness, view.ab.shape[-1])
         target = view.target
         numbers: dict[str, Tensor] = {}

@@ -2,7 +2,8 @@
 against.
 
 Images are float ``[B, C, S, S]`` in 0..1, masks bool ``[B, 1, S, S]``, true where the image was
-removed."""
+removed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def interpolate(images: Tensor, mask: Tensor) -> Tensor:
 
     Between two opposite neighbors this is linear interpolation; over a rectangular hole it is the
     mean of the horizontal and the vertical one where the borders are equally far. A pixel that sees
-    no visible one in any of the four directions gets the mean of the visible pixels."""
+    no visible one in any of the four directions gets the mean of the visible pixels.
+    """
     visible = ~mask
     total, weights = torch.zeros_like(images), torch.zeros_like(images[:, :1])
     for axis in (2, 3):

@@ -3,7 +3,8 @@
 
 A mask is bool ``[B, 1, S, S]``, true where the image is removed. The paper cut random regions out
 with the silhouettes of a labeled set; noise, blobs and the user's own files stand for them. All
-shapes scale with the image's side S."""
+shapes scale with the image's side S.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def noise(rng: PerImageRNG, side: int, coverage: tuple[float, float] = (0.2, 0.3
     """Thresholded smooth noise, covering a share drawn uniformly from ``coverage`` exactly.
 
     The look of the released code's pattern, without drawing until a crop happens to have the right
-    coverage."""
+    coverage.
+    """
     cells = math.ceil(_CELLS) + 3
     values = rng.uniform(cells, cells)
     full = math.ceil(cells * side / _CELLS)
@@ -82,7 +84,8 @@ def blobs(rng: PerImageRNG, side: int) -> Tensor:
     """Star-shaped outlines, closest to silhouettes of objects: 20 to 25 % of the image.
 
     The radius at angle t is R (1 + sum of a_k cos(k t + phase_k), k = 2..6), stretched and turned
-    at random."""
+    at random.
+    """
 
     def outline() -> Tensor:
         bends = rng.normal(5) * 0.35 / torch.arange(2, 7, device=rng.device)

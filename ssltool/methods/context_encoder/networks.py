@@ -119,7 +119,8 @@ class Discriminator(nn.Module):
 
     Strided 4x4 convolutions from 64 channels, doubling to 512, down to about 4x4 places, then one
     convolution over what is left. It sees the predicted part alone: given the context too, it wins
-    by the seam."""
+    by the seam.
+    """
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()

@@ -13,7 +13,8 @@ and a discriminator that sees only the painted part makes the filling sharp.
 
 Letters: B images of side S, C channels, n side of the encoder's last map, t side of the window that
 is painted: the central half of the image for a central hole, else all of it. M is 1 where the image
-was removed."""
+was removed.
+"""
 
 from __future__ import annotations
 

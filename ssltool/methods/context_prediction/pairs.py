@@ -214,7 +214,8 @@ def position_leak(
     """Accuracy of naming the place from where patch 2 lies in the image, without looking at it.
 
     Half of the simulated pairs say which answer is best in each of bins x bins cells, the other
-    half score it."""
+    half score it.
+    """
     rng = PerImageRNG(torch.arange(images), torch.Generator().manual_seed(0))
     drawn = sample(sampler, rng, side, sizes, pairs=8)
     place = (

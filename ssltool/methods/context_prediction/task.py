@@ -168,7 +168,8 @@ class Head(nn.Module):
     """The late layers: fc6 on each patch's vector, fc7 to fc9 on two of them joined (figure 3).
 
     Batch norm has no scale and shift: a learned scale lets a layer silence itself, and the network
-    then stays at the saddle point where it always answers uniformly (section 3.2)."""
+    then stays at the saddle point where it always answers uniformly (section 3.2).
+    """
 
     def __init__(self, width: int, fc6: int, fc7: int) -> None:
         super().__init__()

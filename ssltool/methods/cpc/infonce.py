@@ -5,7 +5,8 @@ of the true target against all candidates, with dot products as scores.
 
 Letters: B images, R rows and G columns of the grid, T width of the vectors, k offset in rows, M =
 B*(R-k)*G contexts, N candidates of one context. Cell (i, j) of image b has the number b*R*G + i*G +
-j."""
+j.
+"""
 
 from __future__ import annotations
 

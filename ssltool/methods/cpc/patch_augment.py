@@ -284,7 +284,8 @@ def _color_jitter(x: Tensor, rng: PerImageRNG, count: int) -> Tensor:
     released code).
 
     Hue is a turn of the colors around the gray axis, by up to a fifth of the circle, so gray stays
-    gray."""
+    gray.
+    """
     which = rng.bernoulli(0.8, count).flatten()[:, None, None, None]
     brightness, factor, saturation, hue = rng.uniform(count, 4).flatten(0, 1).unbind(dim=1)
     angle = (2 * hue - 1) * 0.2 * 2 * math.pi

@@ -14,7 +14,8 @@ would give the answer away is closed: k is large enough that context and target 
 batch norm lets patches see each other, and each patch is augmented on its own.
 
 Letters: B images of side H, G x G patches of side P every S pixels, C width of a patch's vector, T
-width of what is compared, k offset in rows, N candidates."""
+width of what is compared, k offset in rows, N candidates.
+"""
 
 from __future__ import annotations
 
@@ -391,7 +392,8 @@ class Cpc(Method[CpcOptions, CpcView]):
         direction.
 
         With several processes the candidates are those of all of them, as if their batches were
-        one."""
+        one.
+        """
         codes = self.codes(view.patches)
         offered = gather(view.offered) if self.options.negatives == "random" else view.offered
         found: dict[tuple[Direction, int], infonce.Retrieval] = {}

@@ -8,7 +8,8 @@ permutations is the number of slots where they differ (Hamming); two different o
 least 2.
 
 Numpy only: building a set needs no tensor library, and the result is the same bytes on every
-machine."""
+machine.
+"""
 
 from __future__ import annotations
 
@@ -217,7 +218,8 @@ def mean_bound(count: int, tiles: int = 9) -> float:
 
     Two of them agree in a slot when they show the same cell there. Agreements are fewest when, in
     every slot, each cell appears q or q + 1 times, where count = tiles * q + r; then r cells have q
-    + 1."""
+    + 1.
+    """
     q, r = divmod(count, tiles)
     agreeing = r * math.comb(q + 1, 2) + (tiles - r) * math.comb(q, 2)
     return tiles * (1 - agreeing / math.comb(count, 2))
@@ -374,7 +376,8 @@ def _greedy(mode: str, candidates: Bytes, count: int, tie_bits: np.random.PCG64 
 
     No distance is computed twice: each step adds those to the newest one, n byte comparisons per
     candidate, to a running sum, and for ``max_min`` lowers a running minimum. ``tie_bits`` draws
-    among equals; None takes the first."""
+    among equals; None takes the first.
+    """
     score = np.zeros(candidates.shape[1], dtype=np.int32)
     nearest = np.full(candidates.shape[1], len(candidates), dtype=np.uint8)
     add = np.subtract if mode == "min_mean" else np.add
@@ -409,7 +412,8 @@ def _random_orders(bits: np.random.PCG64, count: int, size: int) -> Ints:
     """``count`` uniformly random orders of 0..size-1, ``[count, size]``.
 
     Raw bits and a stable sort, because numpy promises the stream of a bit generator, not that of
-    ``shuffle``."""
+    ``shuffle``.
+    """
     return np.argsort(bits.random_raw((count, size)), axis=1, kind="stable")
 
 
@@ -417,7 +421,8 @@ def _field(order: int) -> tuple[Ints, Ints]:
     """Addition and multiplication tables ``[q, q]`` of the field with q = ``order`` elements.
 
     Element x stands for the polynomial whose coefficients are its digits to the base p, so 0 and 1
-    are themselves."""
+    are themselves.
+    """
     prime, modulus = _FIELDS[order]
     degree = len(modulus) - 1
     weights = prime ** np.arange(degree)

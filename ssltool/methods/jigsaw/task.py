@@ -12,7 +12,8 @@ and contrast (standardization of each tile), chromatic aberration (channel jitte
 Letters: B images, N = g*g tiles, P puzzles per image, K permutations, D encoder width, S image
 side, c cell side, t tile side, h side of the tile as the encoder sees it. Cells and slots are
 numbered in reading order. A permutation p shows in slot i the tile of cell p[i]: ``shown[i] =
-tile[p[i]]``."""
+tile[p[i]]``.
+"""
 
 from __future__ import annotations
 

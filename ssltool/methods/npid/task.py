@@ -12,7 +12,8 @@ a softmax over the positive and m samples.
 
 Letters: B images, C channels of the encoder's input, S image side, D numbers of a vector, n images
 in the bank, m sampled negatives, tau temperature, c the mean of exp(<f, v> / tau) over negatives
-(the paper's Z / n)."""
+(the paper's Z / n).
+"""
 
 from __future__ import annotations
 
@@ -421,7 +422,8 @@ class Npid(Method[NpidOptions, NpidView]):
         """Compare vectors with the rows of the bank.
 
         With several processes the vectors of all of them are compared with the rows held here, and
-        the parts of each vector's sums come back to where it came from."""
+        the parts of each vector's sums come back to where it came from.
+        """
         batch = len(features)
         features, index, seed = gather(features), gather(index), gather(seed)
         own = self.bank.place(index)

@@ -2,7 +2,8 @@
 
 The page is the template ``page/report.html`` with its style, its script and plotly's own JavaScript
 written into it. Everything that comes from a run is escaped by the template; numbers for the charts
-travel as JSON."""
+travel as JSON.
+"""
 
 from __future__ import annotations
 
@@ -182,7 +183,7 @@ def page(runs: Sequence[RunPage], title: str, made_by: str) -> str:
             "ssltool report needs plotly and jinja2; type pip install 'ssltool[report]'"
         ) from error
     surroundings = Environment(
-        loader=PackageLoader("ssltool.viz", "page"),
+        loader=PackageLoader("ssltool.visualizing.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -180,7 +180,7 @@ CHANCE = [
 ]
 
 
-@pytest.mark.parametrize(("side", "figures", "expected"), CHANCE)
+@pytest.mark.parametrize(("side", "images", "expected"), CHANCE)
 def test_knowing_nothing_costs_log_n(side: int, images: int, expected: float) -> None:
     assert math.log(candidates("all", images, side**2, 0)) == pytest.approx(expected, abs=5e-5)
     if images <= 32:

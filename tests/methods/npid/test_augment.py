@@ -11,7 +11,7 @@ from ssltool.ops.per_image_rng import PerImageRNG
 
 
 @pytest.fixture
-def make_images() -> Tensor:
+def images() -> Tensor:
     """Noise, a gray image, and rows of black and white, where hue is not defined."""
     images = torch.rand(6, 3, 17, 17, generator=torch.Generator().manual_seed(0))
     images[0] = images[0, :1]

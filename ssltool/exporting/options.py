@@ -1,0 +1,25 @@
+"""Options of ``ssltool export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from ssltool.options import Options, option
+
+Form = Literal["lightness", "lab", "rgb"]
+
+
+class ExportOptions(Options):
+    """What to export, where to, and in which input form."""
+
+    weights: Path = option(..., "Run folder or weights file", panel="Model")
+    to: Path = option(..., "File to write, .safetensors", panel="Output")
+    form: Form | None = option(
+        None,
+        "Input color space of an encoder trained on lightness; rgb is an approximation",
+        panel="Model",
+    )
+    data: tuple[str, ...] = option(
+        (), "Images on which to measure how close --form comes; may be repeated", panel="Data"
+    )

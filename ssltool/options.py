@@ -1,0 +1,103 @@
+"""Declaring options: described pydantic fields from which flags, help and files are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ssltool.errors import UsageError
+
+
+class Options(BaseModel):
+    """Base of every set of options: frozen, described, finite; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def checked(cls, **values: Any) -> Self:
+        """Validate values by field name.
+
+        Raises:
+            UsageError: Some are invalid; one line that names every faulty flag.
+        """
+        split = {name for name in values if declared(cls, name).get("comma")}
+        for name in split & {name for name, value in values.items() if isinstance(value, str)}:
+            values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise UsageError(describe_faults(cls, error)) from error
+
+
+def option(
+    default: Any,
+    description: str,
+    *,
+    panel: str = "",
+    flag: str | None = None,
+    positional: bool = False,
+    comma: bool = False,
+    metavar: str | None = None,
+    **constraints: Any,
+) -> Any:
+    """Declare one option of an `Options` model.
+
+    Args:
+        default: Its value if nothing is typed; ``...`` for a required option.
+        description: What it does, in one sentence, with the unit.
+        panel: Heading under which the help lists it.
+        flag: Name on the command line, if it is not the field's own.
+        positional: Typed without a flag.
+        comma: Typed as one comma-separated list.
+        metavar: What the help shows in place of the value.
+        **constraints: Of ``pydantic.Field``, such as ``ge`` and ``le``.
+    """
+    extra = {
+        "panel": panel,
+        "flag": flag,
+        "positional": positional,
+        "comma": comma,
+        "metavar": metavar,
+    }
+    return Field(
+        default,
+        description=description,
+        json_schema_extra={name: value for name, value in extra.items() if value},
+        **constraints,
+    )
+
+
+def declared(model: type[BaseModel], name: str) -> dict[str, Any]:
+    """The arguments of `option` that pydantic has no place for, by name."""
+    extra = model.model_fields[name].json_schema_extra
+    return dict(extra) if isinstance(extra, dict) else {}
+
+
+def flag_of(model: type[BaseModel], name: str) -> str:
+    """The flag of a field: ``--image-size`` for ``image_size``."""
+    return str(declared(model, name).get("flag") or "--" + name.replace("_", "-"))
+
+
+def describe_faults(model: type[BaseModel], error: ValidationError) -> str:
+    """Pydantic's error as one line, ``--flag VALUE: what is expected`` for each fault."""
+    return "; ".join(_describe(model, fault) for fault in _one_per_field(error.errors()))
+
+
+def _one_per_field(faults: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first fault of each field: a union reports one for each of its members."""
+    first: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for fault in faults:
+        first.setdefault(fault["loc"][:1], fault)
+    return list(first.values())
+
+
+def _describe(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    flag = flag_of(model, name) if name in model.model_fields else name or "options"
+    if fault["type"] == "missing":
+        return f"{flag} is required"
+    message = str(fault["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = f"should be {message}" if message[:1].islower() else message
+    return f"{flag} {fault['input']}: {expected}"

@@ -39,7 +39,7 @@ import ssltool
 
 encoder = ssltool.load_encoder("{file}").eval()
 # resizes, converts and normalizes uint8 [B, 3, S, S] images, RGB
-read = ssltool.InputTransform.of(encoder.card)
+read = ssltool.InputTransform.of(encoder.metadata)
 # features = encoder(read(images))
 ```
 {_plain_torch(metadata, file)}

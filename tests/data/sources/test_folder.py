@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path, "figures/1.png")
+    put(tmp_path, "images/1.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert len(open_source(["~/images"])) == 1

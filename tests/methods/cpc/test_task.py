@@ -172,7 +172,7 @@ def test_batch_norm_shows_in_the_figure_of_what_a_context_sees() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "figures", "expected"), [(64, 16, 6.6644), (64, 32, 7.3576), (28, 64, 7.7424)]
+    ("size", "images", "expected"), [(64, 16, 6.6644), (64, 32, 7.3576), (28, 64, 7.7424)]
 )
 def test_the_first_loss_is_log_n(size: int, images: int, expected: float) -> None:
     method = build(size, "resnet10_w32", last_stage="layer2").train()

@@ -22,11 +22,11 @@ import torch
 from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
-from ssltool.methods.registry import available, find_method
-from ssltool.runs.config import Choice, combine
+from ssltool.methods.registry import available
+from ssltool.runs.config import RunConfig
 from ssltool.training.bench import bench
-from ssltool.training.trainer import open_session
-from ssltool.training.trainer import steps as reports_of
+from ssltool.training.start import new_run
+from ssltool.training.trainer import Trainer
 
 # Images in a batch and side of the square that is read; an image is worth up to 49 patches.
 SETTINGS: dict[str, dict[str, int]] = {
@@ -39,7 +39,7 @@ SETTINGS: dict[str, dict[str, int]] = {
 }
 
 
-def choice_of(name: str, data: str, **options: Any) -> Choice:
+def config_of(name: str, data: str, **options: Any) -> RunConfig:
     """The method with its own defaults, ResNet-50 and bf16."""
     given = {
         "data": (data,),
@@ -48,16 +48,16 @@ def choice_of(name: str, data: str, **options: Any) -> Choice:
         "device": "cuda",
         "steps": 1000,
     }
-    return combine(name, find_method(name), {**given, **SETTINGS[name], **options})
+    return RunConfig.merged(name, {**given, **SETTINGS[name], **options})
 
 
-def top_ten(choice: Choice, steps: int = 3) -> dict[str, Any]:
+def top_ten(config: RunConfig, steps: int = 3) -> dict[str, Any]:
     """Operations by their share of the GPU's time, in percent, in training steps; its milliseconds
     a step.
     """
-    session = open_session(choice, Console(quiet=True), cache_bytes=0)
-    with session.batches:
-        reports = reports_of(session)
+    trainer = Trainer.build(new_run(config), Console(quiet=True), cache_bytes=0)
+    with trainer.batches:
+        reports = trainer.steps()
         list(islice(reports, 5))
         torch.cuda.synchronize()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as measured:
@@ -101,10 +101,10 @@ def main() -> None:
             f"{'figures/s':<20}{'loader':>9}{'view':>9}{'bare':>9}{'whole':>9}{'ratio':>8}{'GB':>7}"
         )
     for name in given.method or available():
-        choice = choice_of(name, given.data, compile=given.compile)
+        config = config_of(name, given.data, compile=given.compile)
         torch.cuda.reset_peak_memory_stats()
         found = bench(
-            choice, rounds=given.rounds, steps=given.round_steps, console=Console(quiet=True)
+            config, rounds=given.rounds, steps=given.round_steps, console=Console(quiet=True)
         )
         del found["options"]
         results[name] = found
@@ -115,7 +115,7 @@ def main() -> None:
                 flush=True,
             )
         if given.profile:
-            found["profile"] = top_ten(choice)
+            found["profile"] = top_ten(config)
             if not given.json:
                 step_ms = 1e3 * SETTINGS[name]["batch_size"] / found["images_per_s"]["end_to_end"]
                 print(

@@ -27,11 +27,10 @@ from torch import multiprocessing
 
 from ssltool.distributed.collectives import all_reduce_sum, any_of, is_main
 from ssltool.distributed.process_group import process_group
-from ssltool.methods.registry import find_method
-from ssltool.runs.config import combine
+from ssltool.runs.config import RunConfig
 from ssltool.training.metrics import Meter
-from ssltool.training.trainer import open_session
-from ssltool.training.trainer import steps as reports_of
+from ssltool.training.start import new_run
+from ssltool.training.trainer import Trainer
 
 WARM_UP = 2  # steps not counted
 
@@ -52,10 +51,10 @@ def train(
         "workers": 0,
         "precision": "fp32",
     }
-    choice = combine(method, find_method(method), {**given, "steps": WARM_UP + steps})
+    config = RunConfig.merged(method, {**given, "steps": WARM_UP + steps})
     with process_group():
-        session = open_session(choice, Console(quiet=True), cache_bytes=2**30)
-        reports, meter = reports_of(session), Meter()
+        trainer = Trainer.build(new_run(config), Console(quiet=True), cache_bytes=2**30)
+        reports, meter = trainer.steps(), Meter()
         for _ in islice(reports, WARM_UP):
             pass
         any_of(False)  # all begin together

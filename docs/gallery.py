@@ -18,7 +18,7 @@ from PIL import Image
 
 from ssltool.plotting.units import said
 from ssltool.runs import folder as runs
-from ssltool.runs.config import Choice
+from ssltool.runs.config import ResolvedConfig
 from ssltool.visualizing.attribution import draw_attribution
 from ssltool.visualizing.curves import draw_curves
 from ssltool.visualizing.features import draw_features
@@ -60,7 +60,7 @@ def main() -> None:
         "--own", help="the training images of the npid run, by the path that its title shall name"
     )
     asked = parser.parse_args()
-    by_task = {runs.read_run(folder).choice.method: folder for folder in asked.runs}
+    by_task = {runs.read_run(folder).config.method: folder for folder in asked.runs}
     found = {name: by_task[name] for name in TASKS if name in by_task}
     PICTURES.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -91,7 +91,7 @@ def section(name: str, folder: Path, data: str, own_data: str | None) -> list[st
     """The images of one task and their lines."""
     run = runs.read_run(folder)
     own = name == "npid"  # its answers are images of the run
-    if run.choice.run.data == ("demo",):  # other images of the world it was trained on
+    if run.config.run.data == ("demo",):  # other images of the world it was trained on
         data = "demo-test:512"
     others = (data,)
     trained = (own_data,) if own_data else ()
@@ -101,7 +101,7 @@ def section(name: str, folder: Path, data: str, own_data: str | None) -> list[st
         f"ssltool visualize task {name} --data {'demo' if data == 'demo-test:512' else 'photos/train'} --count {ROWS}",
         f"{name}-task",
         f"The task of {name} as the network is given it",
-        lambda path: draw_task(with_data(run.choice, trained), path, count=ROWS),
+        lambda path: draw_task(with_data(run.config, trained), path, count=ROWS),
     )
     predictions: dict[str, Any] = {}
     lines += ["", SOLVED[name], ""]
@@ -157,11 +157,11 @@ def section(name: str, folder: Path, data: str, own_data: str | None) -> list[st
     return lines
 
 
-def with_data(choice: Choice, data: tuple[str, ...]) -> Choice:
+def with_data(config: ResolvedConfig, data: tuple[str, ...]) -> ResolvedConfig:
     """The same options on other images, unless the run drew its own."""
-    if not data or choice.run.data == ("demo",):
-        return choice
-    return choice.model_copy(update={"run": choice.run.model_copy(update={"data": data})})
+    if not data or config.run.data == ("demo",):
+        return config
+    return config.model_copy(update={"run": config.run.model_copy(update={"data": data})})
 
 
 def shown(command: str, name: str, words: str, draw: Callable[[Path], Any]) -> list[str]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ssltool.methods.registry import find_method
-from ssltool.runs.config import PretrainOptions
+from ssltool.runs.config import RunOptions
 
 MARKED = re.compile(r"(<!-- options: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -64,7 +64,7 @@ def filled(text: str) -> str:
     """A page with its tables renewed."""
 
     def renew(match: re.Match[str]) -> str:
-        model = PretrainOptions if match[2] == "pretrain" else find_method(match[2]).Options
+        model = RunOptions if match[2] == "pretrain" else find_method(match[2]).Options
         return f"{match[1]}\n{table(model)}\n{match[3]}"
 
     return MARKED.sub(renew, text)

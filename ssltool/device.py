@@ -1,4 +1,4 @@
-"""Which device and which number format a run uses, and why."""
+"""Selecting the device to compute on: one GPU per process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from ssltool.distributed.collectives import local_rank, local_world_size, world_size
 from ssltool.errors import UsageError
+from ssltool.options import DeviceName
 
 
 def repeat_exactly(device: torch.device) -> None:
@@ -42,7 +43,7 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: DeviceName) -> torch.device:
     """The device of this process: with several of them on a machine, each gets a GPU of its own.
 
     Args:
@@ -69,12 +70,11 @@ def choose_device(name: str) -> torch.device:
             "several processes cannot share the one GPU of a Mac; type --device cpu, or --devices 1"
         )
     if device.type == "cuda":
-        found = torch.cuda.device_count()
-        if local_world_size() > found:
+        gpus = torch.cuda.device_count()
+        if local_world_size() > gpus:
             raise UsageError(
-                f"{local_world_size()} processes on a machine with {found} GPUs; type --devices "
-                f"{max(1, found)}, or "
-                "--device cpu"
+                f"{local_world_size()} processes on a machine with {gpus} GPUs; type --devices "
+                f"{max(1, gpus)}, or --device cpu"
             )
         torch.cuda.set_device(local_rank())
         return torch.device("cuda", local_rank())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssltool.errors import UsageError
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class Options(BaseModel):

@@ -13,16 +13,17 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ssltool.encoders.layers.layer_norm import MapLayerNorm
-from ssltool.methods.registry import available, find_method
-from ssltool.runs.config import combine
+from ssltool.methods.registry import available
+from ssltool.runs.config import RunConfig
 from ssltool.training.loop import train
-from ssltool.training.trainer import Session, open_session, steps
+from ssltool.training.start import new_run
+from ssltool.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 NAMES = list(available())
 
 
-def session(name: str, device: str, **options: Any) -> Session:
+def trainer(name: str, device: str, **options: Any) -> Trainer:
     given = {
         "data": ("demo:64",),
         "image_size": 96,
@@ -31,8 +32,8 @@ def session(name: str, device: str, **options: Any) -> Session:
         "device": device,
         **options,
     }
-    choice = combine(name, find_method(name), given)
-    return open_session(choice, Console(quiet=True), cache_bytes=0)
+    config = RunConfig.merged(name, given)
+    return Trainer.build(new_run(config), Console(quiet=True), cache_bytes=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,11 +41,11 @@ def test_no_step_waits_for_the_gpu(name: str) -> None:
     """Whatever reads a number on the host, or copies from memory that is not pinned, is an error in
     this mode.
     """
-    at_work = session(name, "cuda")
+    at_work = trainer(name, "cuda")
     with at_work.batches:
         first = next(at_work.batches.from_step(0))
         reports = train(
-            at_work.method, repeat(first), at_work.optimizer, at_work.plan, at_work.scaler
+            at_work.method, repeat(first), at_work.optimizer, at_work.schedule, at_work.scaler
         )
         list(islice(reports, 3))  # constants are copied and kernels chosen in the first ones
         torch.cuda.set_sync_debug_mode("error")
@@ -58,7 +59,7 @@ def test_no_step_waits_for_the_gpu(name: str) -> None:
 def test_a_view_is_the_same_as_on_a_cpu(name: str) -> None:
     views = []
     for device in ("cpu", "cuda"):
-        at_work = session(name, device, precision="fp32")
+        at_work = trainer(name, device, precision="fp32")
         with at_work.batches:
             first = next(at_work.batches.from_step(0))
             method = at_work.method.train()
@@ -86,9 +87,9 @@ def test_two_runs_end_with_the_same_bytes(name: str, stem: str) -> None:
     """Threads of a GPU finish in no fixed order; sums that follow it differ in their last bits."""
     ends = []
     for _ in range(2):
-        at_work = session(name, "cuda", backbone="resnet18", stem=stem, precision="bf16", workers=0)
+        at_work = trainer(name, "cuda", backbone="resnet18", stem=stem, precision="bf16", workers=0)
         with at_work.batches:
-            list(islice(steps(at_work), 6))
+            list(islice(at_work.steps(), 6))
         ends.append({key: value.cpu() for key, value in at_work.method.state_dict().items()})
     different = [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])]
     assert not different

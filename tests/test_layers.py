@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "ssltool"
-SHARED = {"errors", "options", "atomic", "device", "distributed", ""}  # "" is ssltool itself: the version
+SHARED = {
+    "errors",
+    "options",
+    "atomic",
+    "device",
+    "distributed",
+    "",
+}  # "" is ssltool itself: the version
 ALLOWED = {
     "cli": {
         "training",

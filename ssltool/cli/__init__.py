@@ -1,17 +1,13 @@
-"""The ``ssltool`` command. Each command's file parses its flags, calls one workflow of the same
-name and prints.
+"""The ``ssltool`` command line: one file per command, imported when it is typed.
 
-Nothing here imports torch before a command runs: ``ssltool --help`` answers at once.
+Nothing here imports torch before a command runs, so ``ssltool --help`` answers at once.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
-import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -98,7 +94,10 @@ def run(arguments: list[str]) -> int:
             arguments, prog_name="ssltool", standalone_mode=False
         )
     except SslToolError as error:
-        _tell_torchrun(str(error))
+        if os.environ.get("TORCHELASTIC_ERROR_FILE"):
+            from ssltool.training.launch import write_failure
+
+            write_failure(error)
         return _fail(str(error), error.exit_code)
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help page
@@ -110,23 +109,9 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _tell_torchrun(message: str) -> None:
-    """Leave the message where torchrun looks for it: it reports the first error of all its
-    processes.
-    """
-    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if place:
-        document = {
-            "message": {
-                "message": f"error: {message}",
-                "extraInfo": {"timestamp": int(time.time())},
-            }
-        }
-        Path(place).write_text(json.dumps(document), encoding="utf-8")
-
-
 def _fail(message: str, code: int) -> int:
     text = " ".join(message.split())
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+    # Of several processes the first one prints; of those that --devices started, the launcher.
+    if os.environ.get("RANK", "0") == "0" and not os.environ.get("SSLTOOL_LAUNCHED"):
         print(f"error: {text}", file=sys.stderr)
     return code

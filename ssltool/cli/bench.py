@@ -30,22 +30,23 @@ def build(name: str) -> TyperCommand:
     """The command of one method, with the flags of ``pretrain``."""
     from ssltool.cli._flags import command, take
     from ssltool.methods.registry import find_method
-    from ssltool.runs.config import PretrainOptions
+    from ssltool.runs.config import RunOptions
 
     method = find_method(name)
 
     def run(typed: dict[str, Any]) -> None:
-        from ssltool.runs.config import combine
+        from ssltool.runs.config import RunConfig
         from ssltool.training.bench import bench, sweep
 
         options, output = take(BenchOptions, typed), take(OutputOptions, typed)
-        choice, console = combine(name, method, typed, options.preset), stderr_console(output.quiet)
+        config = RunConfig.merged(name, typed, options.preset)
+        console = stderr_console(output.quiet)
         rounds, steps = options.rounds, options.round_steps
         if options.sweep is not None:
             sizes = _sizes(options.sweep)
-            result = sweep(choice, sizes, rounds=rounds, steps=steps, console=console)
+            result = sweep(config, sizes, rounds=rounds, steps=steps, console=console)
         else:
-            result = bench(choice, rounds=rounds, steps=steps, console=console)
+            result = bench(config, rounds=rounds, steps=steps, console=console)
         if output.as_json:
             print_json(result)
         elif options.sweep is not None:
@@ -56,7 +57,7 @@ def build(name: str) -> TyperCommand:
     return command(
         name,
         run,
-        [PretrainOptions, method.Options, BenchOptions, OutputOptions],
+        [RunOptions, method.Options, BenchOptions, OutputOptions],
         help=f"Measure how fast {name} trains on this machine.",
         panels={method.Options: f"Task: {name}"},
         omit=frozenset(_NOT_MEASURED),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
@@ -13,6 +12,9 @@ from typer.core import TyperCommand
 from ssltool.cli._lazy import methods_group
 from ssltool.cli._output import OutputOptions, print_json, stderr_console
 from ssltool.options import Options, option
+
+if TYPE_CHECKING:
+    from ssltool.runs.config import RunConfig
 
 
 class StartOptions(Options):
@@ -33,39 +35,25 @@ def build(name: str) -> TyperCommand:
     """The command of one method, with the run's options and the method's own."""
     from ssltool.cli._flags import command, take
     from ssltool.methods.registry import find_method
-    from ssltool.runs.config import PretrainOptions
+    from ssltool.runs.config import RunOptions
 
     method = find_method(name)
 
     def run(typed: dict[str, Any]) -> None:
-        from ssltool.runs.config import combine
-        from ssltool.training.pretrain import pretrain
+        from ssltool.runs.config import RunConfig
 
         start, output = take(StartOptions, typed), take(OutputOptions, typed)
-        choice = combine(name, method, typed, start.preset, start.config)
-        result = pretrain(
-            choice,
-            resume=start.resume,
-            overwrite=start.overwrite,
-            dry_run=start.dry_run,
-            console=stderr_console(output.quiet),
-        )
-        if os.environ.get("RANK", "0") != "0":  # of several processes the first one prints
-            return
-        if output.as_json:
-            print_json(result)
-        elif not start.dry_run:
-            typer.echo(result["weights"])
-            if result["skipped"]:
-                typer.echo(
-                    f"{result['skipped']} images skipped, see {result['run']}/skipped.txt", err=True
-                )
+        config = RunConfig.merged(name, typed, start.preset, start.config)
+        if start.dry_run:
+            _dry_run(config, output)
+        else:
+            _pretrain(config, start, output)
 
     summary = (inspect.getdoc(inspect.getmodule(method)) or "").partition("\n")[0]
     return command(
         name,
         run,
-        [PretrainOptions, method.Options, StartOptions, OutputOptions],
+        [RunOptions, method.Options, StartOptions, OutputOptions],
         help=summary,
         panels={method.Options: f"Task: {name}"},
         examples=[
@@ -73,6 +61,44 @@ def build(name: str) -> TyperCommand:
             *(f"ssltool pretrain {name} --data ~/photos --preset {p}" for p in method.presets),
         ],
     )
+
+
+def _pretrain(config: RunConfig, start: StartOptions, output: OutputOptions) -> None:
+    from ssltool.distributed.collectives import is_main, launched
+    from ssltool.training.launch import launch, processes
+    from ssltool.training.pretrain import pretrain
+
+    console = stderr_console(output.quiet)
+    devices = 1 if launched() else processes(config, resume=start.resume)
+    if devices > 1:
+        words = [w for w, on in (("--json", output.as_json), ("--quiet", output.quiet)) if on]
+        launch(
+            config,
+            devices,
+            words,
+            resume=start.resume,
+            overwrite=start.overwrite,
+            console=console,
+        )
+        return
+    summary = pretrain(config, resume=start.resume, overwrite=start.overwrite, console=console)
+    if not is_main():  # of several processes the first one prints
+        return
+    if output.as_json:
+        print_json(summary.model_dump(mode="json"))
+        return
+    typer.echo(summary.weights)
+    if summary.skipped:
+        typer.echo(f"{summary.skipped} images skipped, see {summary.run}/skipped.txt", err=True)
+
+
+def _dry_run(config: RunConfig, output: OutputOptions) -> None:
+    from ssltool.distributed.collectives import is_main
+    from ssltool.training.pretrain import dry_run
+
+    needs = dry_run(config, console=stderr_console(output.quiet))
+    if output.as_json and is_main():
+        print_json(needs.model_dump(mode="json"))
 
 
 command = methods_group("Train an encoder on a pretext task, without labels.", build)

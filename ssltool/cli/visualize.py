@@ -99,19 +99,19 @@ class TaskFigureOptions(Options):
 def _task(name: str) -> TyperCommand:
     from ssltool.cli._flags import command, take
     from ssltool.methods.registry import find_method
-    from ssltool.runs.config import PretrainOptions
+    from ssltool.runs.config import RunOptions
 
     method = find_method(name)
 
     def run(typed: dict[str, Any]) -> None:
-        from ssltool.runs.config import combine
+        from ssltool.runs.config import RunConfig
         from ssltool.visualizing.task import draw_task
 
         options, output = take(TaskFigureOptions, typed), take(JsonOption, typed)
-        choice = combine(name, method, typed)
+        config = RunConfig.merged(name, typed)
         path = options.to or Path(f"task-{name}.png")
         _tell(
-            draw_task(choice, path, image=options.image, count=options.count, seed=choice.run.seed),
+            draw_task(config, path, image=options.image, count=options.count, seed=config.run.seed),
             output.as_json,
         )
 
@@ -119,10 +119,10 @@ def _task(name: str) -> TyperCommand:
     return command(
         name,
         run,
-        [PretrainOptions, method.Options, TaskFigureOptions, JsonOption],
+        [RunOptions, method.Options, TaskFigureOptions, JsonOption],
         help=f"Draw what {name} shows its network.",
         panels={method.Options: f"Task: {name}"},
-        omit=frozenset(PretrainOptions.model_fields) - shown,
+        omit=frozenset(RunOptions.model_fields) - shown,
     )
 
 

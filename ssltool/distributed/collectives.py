@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, distributed
 
 T = TypeVar("T")
+# torch renames it; the old name warns where the new one exists.
+_all_gather = getattr(distributed, "all_gather_single", distributed.all_gather_into_tensor)
 
 
 def rank() -> int:
@@ -74,7 +76,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = len(x)
         joined = x.new_empty(world_size() * len(x), *x.shape[1:])
-        distributed.all_gather_into_tensor(joined, x.contiguous())
+        _all_gather(joined, x.contiguous())
         return joined
 
     @staticmethod

@@ -1,31 +1,29 @@
-"""Training in several processes: how they meet, on which device each works, and what it looks like
-when one dies.
-"""
+"""The process group of a run: rendezvous, elastic restarts, and the loss of a process."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from ssltool.distributed.collectives import launched, rank, world_size
 from ssltool.errors import Interrupted, ProcessLost
 
-Network = TypeVar("Network", bound=nn.Module)
-
 _PATIENCE = timedelta(minutes=30)  # how long processes wait for one that saves, draws or probes
-_MEETING = timedelta(minutes=5)  # how long they wait for each other at the start
+_RENDEZVOUS = timedelta(minutes=5)  # how long they wait for each other at the start
+_ORPHANED = 120.0  # seconds a process has to save and leave after its launcher has died
 _BROKEN = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|timed? ?out", re.IGNORECASE
 )
@@ -33,7 +31,7 @@ _BROKEN = re.compile(
 
 @contextmanager
 def process_group() -> Iterator[int]:
-    """Meet the other processes that torchrun started, for the length of a block; alone, do nothing.
+    """Join the processes that torchrun started, for the length of a block; alone, do nothing.
 
     Tensors on the host travel by gloo, those on a GPU by NCCL.
 
@@ -47,6 +45,7 @@ def process_group() -> Iterator[int]:
     if not launched() or world_size() == 1:
         yield started_again
         return
+    end_with_parent()
     try:
         store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
         store, restarts = rendezvous_ranks(store, rank(), world_size(), started_again)
@@ -64,17 +63,43 @@ def process_group() -> Iterator[int]:
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or _BROKEN.search(str(error)):
             raise ProcessLost(
-                "another process of the run has ended; type the same command with --resume to go "
-                "on from the last "
-                "checkpoint"
+                "another process of the run has ended; type the same command with --resume to "
+                "continue from the last checkpoint"
             ) from error
         raise
     # After an error nothing is torn down in order: others may be waiting in the middle of a call.
     distributed.destroy_process_group()
 
 
+def end_with_parent(poll: float = 1.0, patience: float = _ORPHANED) -> threading.Thread:
+    """End this process soon after its parent has died, so that a killed launcher leaves no rank.
+
+    The process first gets SIGTERM, on which a run saves a checkpoint, and is ended for good if
+    it is still there ``patience`` seconds later.
+
+    Args:
+        poll: Seconds between looks at the parent.
+        patience: Seconds to leave in order.
+
+    Returns:
+        The watching thread.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(poll)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(patience)
+        os._exit(1)
+
+    thread = threading.Thread(target=watch, name="end-with-parent", daemon=True)
+    thread.start()
+    return thread
+
+
 def rendezvous_ranks(
-    store: Store, rank: int, world: int, started_again: int, patience: timedelta = _MEETING
+    store: Store, rank: int, world: int, started_again: int, patience: timedelta = _RENDEZVOUS
 ) -> tuple[Store, int]:
     """Find out which processes are here now, and give them a part of the store that nobody has
     used.

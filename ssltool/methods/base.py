@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import torch
@@ -47,10 +47,9 @@ class DataInfo:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     batch_size: int = 0
 
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
-        """Read back what ``dataclasses.asdict`` gave and JSON carried."""
-        return cls(**{**document, "mean": tuple(document["mean"]), "std": tuple(document["std"])})
+    def for_batches_of(self, batch_size: int) -> DataInfo:
+        """A copy with the batch size that the run settled on."""
+        return replace(self, batch_size=batch_size)
 
 
 class MethodOptions(BaseModel):

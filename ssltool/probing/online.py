@@ -7,7 +7,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssltool.device import best_device
 from ssltool.distributed.batch_norm import copy_alone
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
@@ -22,7 +21,7 @@ _FOLLOWED = 5000  # images read each time
 _K = 20
 
 
-class Follower:
+class OnlineKNN:
     """Follows a network by the kNN accuracy of its pooled features on labeled data.
 
     Args:
@@ -31,7 +30,10 @@ class Follower:
         seed: Of the split.
     """
 
-    def __init__(self, data: tuple[str, ...], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, data: tuple[str, ...], batch_size: int, seed: int, device: torch.device
+    ) -> None:
+        self._device = device
         self._images = LabeledImages(
             data, seed=seed, batch_size=batch_size, workers=0, most=_FOLLOWED
         )
@@ -42,7 +44,7 @@ class Follower:
         The encoder stays as it is, since a copy is read, and nothing is drawn from a global
         generator.
         """
-        data, network = self._images, copy_alone(encoder).to(best_device())
+        data, network = self._images, copy_alone(encoder).to(self._device)
         recalibrate(network, metadata, data)
 
         def read(split: Split) -> tuple[Tensor, Tensor]:
@@ -56,7 +58,7 @@ class Follower:
         return knn_accuracy(*read("train"), *read("test"), len(data.classes), ks=(_K,))[_K] / 100
 
 
-class Watch:
+class CollapseMonitor:
     """Looks at the features of a few images now and then, and says once if they are collapsing.
 
     Args:
@@ -67,7 +69,7 @@ class Watch:
         self._images = images
         self._said = False
 
-    def look(self, encoder: Encoder, metadata: EncoderMetadata) -> tuple[dict[str, float], str]:
+    def measure(self, encoder: Encoder, metadata: EncoderMetadata) -> tuple[dict[str, float], str]:
         """Numbers for a line of metrics, and a warning, the first time there is one. The encoder
         stays as it is.
         """

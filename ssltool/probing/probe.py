@@ -21,6 +21,7 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.weights import find_weights, has_metadata, load_encoder, load_plain
 from ssltool.errors import UsageError
+from ssltool.options import describe_faults
 from ssltool.plotting import charts as chart
 from ssltool.probing import label_efficiency as label_curves
 from ssltool.probing.datasets import LabeledImages
@@ -37,8 +38,7 @@ from ssltool.probing.extraction import (
 from ssltool.probing.finetune import Schedule
 from ssltool.probing.measures import Kind, Scored, majority, score
 from ssltool.probing.store import FeatureStore, default_folder
-from ssltool.runs import folder as runs
-from ssltool.runs.config import describe_fault
+from ssltool.runs.records import RUN_FILE
 
 DOCUMENT = "probe.json"
 _DRAWN = 60  # classes that a confusion matrix can be read with
@@ -78,9 +78,7 @@ class ProbeOptions(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            faults = "; ".join(
-                describe_fault({**fault, "loc": fault["loc"][:1]}) for fault in error.errors()
-            )
+            faults = describe_faults(cls, error)
             raise UsageError(faults.replace("--kinds", "--kind")) from error
 
 
@@ -348,4 +346,4 @@ def _folder(weights: Path, options: ProbeOptions) -> Path | None:
     """
     if options.to is not None:
         return options.to
-    return weights.parent / "figures" if (weights.parent / runs.RUN_FILE).is_file() else None
+    return weights.parent / "figures" if (weights.parent / RUN_FILE).is_file() else None

@@ -1,5 +1,7 @@
-"""The options of a pretraining run: declared once, merged from preset, file and flags, and decided
-from the data.
+"""Configuration of a run: declared once, merged from flags, file and preset, and resolved once.
+
+``RunConfig`` is what was asked for. ``ResolvedConfig`` has every field decided from the data and
+the machine; it is what ``run.json`` holds and what the trainer is built from.
 """
 
 from __future__ import annotations
@@ -9,147 +11,177 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ssltool.distributed.collectives import world_size
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.methods.base import DataInfo, Method, MethodOptions
+from ssltool.methods.registry import find_method
+from ssltool.options import DeviceName, Options, declared, describe_faults, flag_of, option
 
-_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 _SMALL = 64  # px: up to here images get the small stem and, by default, the small ResNet
-# what an automatic run looks at: minutes on a laptop for small images, about an hour for large
-_PICTURES_SEEN = 100_000
+_IMAGES_SEEN = (
+    100_000  # by an automatic run: minutes on a laptop for small images, an hour for large
+)
 
 
-class PretrainOptions(BaseModel):
-    """Options common to ``ssltool pretrain METHOD``; None means decided from the data and printed
-    before it starts.
-    """
+class RunOptions(Options):
+    """Options of every pretraining run. None means decided from the data when the run starts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    data: tuple[str, ...] = Field(
-        ("demo",), description="Folder of images at any depth, or demo[:N]; may be repeated"
+    data: tuple[str, ...] = option(
+        ("demo",), "Folder of images at any depth, or demo[:N]; may be repeated", panel="Data"
     )
-    out: Path | None = Field(None, description="Run folder; automatic: runs/METHOD-N")
-    backbone: str | None = Field(
+    image_size: int | None = option(
         None,
-        description="A torchvision, small or paper's network; automatic: resnet10_w32 or resnet18",
-    )
-    stem: Literal["auto", "imagenet", "small"] = Field(
-        "auto", description="small = 3x3 stride 1 without max-pool (ResNets)"
-    )
-    channels: Literal[1, 3] | None = Field(
-        None,
-        description="Input channels of the encoder; 1 reads the mean of R, G and B; "
-        "automatic: 3, or 1 for methods that read lightness",
-    )
-    init: Path | None = Field(
-        None,
-        description="Start from these weights (a run folder or a .safetensors file) instead of "
-        "random ones",
-    )
-    image_size: int | None = Field(
-        None,
+        "Side in px of the center squares read from the files; automatic: from the images, at "
+        "most 256",
+        panel="Data",
         ge=8,
         le=1024,
-        description="Side in px of the center squares read from the files; automatic: from the "
-        "images, at most 256",
     )
-    load_size: int | None = Field(
+    load_size: int | None = option(
         None,
+        "Side in px of the squares read in training, if larger than --image-size: random crops "
+        "are cut from them and resized; automatic: --image-size",
+        panel="Data",
         ge=8,
         le=1024,
-        description="Side in px of the squares read in training, if larger: random crops are cut "
-        "from them and resized "
-        "to --image-size, so that they are as sharp as whole images; automatic: --image-size",
     )
-    epochs: float | None = Field(
+    workers: int | None = option(
         None,
-        gt=0,
-        description="Passes over the data; automatic: about 100,000 images, 10 to 200 passes",
-    )
-    steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of --epochs")
-    batch_size: int | None = Field(
-        None, ge=2, description="Images per step and process; automatic: 256 up to 64 px, else 64"
-    )
-    accumulate: int = Field(1, ge=1, description="Batches averaged into one step")
-    optimizer: Literal["sgd", "adamw", "lars"] = Field("adamw", description="Update rule")
-    lr: float | None = Field(
-        None,
-        gt=0,
-        description="Highest learning rate; automatic: sgd 0.1, lars 4.8 per 256 images of a "
-        "step, adamw 0.001",
-    )
-    weight_decay: float | None = Field(
-        None,
+        "Processes that decode images; automatic: from the cores",
+        panel="Data",
         ge=0,
-        description="L2 penalty on matrices and kernels; automatic: adamw 0.05, else 0.0001",
+        le=256,
     )
-    momentum: float = Field(
-        0.9, ge=0, lt=1, description="Momentum of sgd and lars, first beta of adamw"
-    )
-    warmup: float | None = Field(
-        None, ge=0, description="Epochs of linear warm-up; automatic: a twentieth of the run"
-    )
-    schedule: Literal["cosine", "step", "constant"] = Field(
-        "cosine", description="Fall of the learning rate; step divides by ten three times"
-    )
-    clip: float = Field(0.0, ge=0, description="Largest gradient norm; 0 = not clipped")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Number format of the forward pass; auto takes the fastest here"
-    )
-    compile: bool = Field(False, description="Use torch.compile; measured to gain nothing on a CPU")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train")
-    devices: int | None = Field(
+    backbone: str | None = option(
         None,
+        "Network of torchvision, a small ResNet or a paper's; automatic: resnet10_w32 up to "
+        "64 px, else resnet18",
+        panel="Model",
+    )
+    stem: Literal["auto", "imagenet", "small"] = option(
+        "auto", "First layers of a ResNet; small is 3x3, stride 1, no max-pool", panel="Model"
+    )
+    channels: Literal[1, 3] | None = option(
+        None,
+        "Input channels of the encoder; 1 reads the mean of R, G and B; automatic: 3, or 1 for "
+        "methods that read lightness",
+        panel="Model",
+    )
+    init: Path | None = option(
+        None, "Initial weights: a run folder or a .safetensors file", panel="Model"
+    )
+    epochs: float | None = option(
+        None,
+        "Passes over the data; automatic: about 100,000 images, 10 to 200 passes",
+        panel="Optimization",
+        gt=0,
+    )
+    steps: int | None = option(
+        None, "Optimizer steps, instead of --epochs", panel="Optimization", ge=1
+    )
+    batch_size: int | None = option(
+        None,
+        "Images per batch and process; automatic: 256 up to 64 px, else 64",
+        panel="Optimization",
+        ge=2,
+    )
+    accumulate: int = option(
+        1, "Batches whose gradients are averaged into one step", panel="Optimization", ge=1
+    )
+    optimizer: Literal["sgd", "adamw", "lars"] = option(
+        "adamw", "Update rule", panel="Optimization"
+    )
+    lr: float | None = option(
+        None,
+        "Peak learning rate; automatic: sgd 0.1 and lars 4.8 per 256 images of a step, adamw 0.001",
+        panel="Optimization",
+        gt=0,
+    )
+    weight_decay: float | None = option(
+        None,
+        "L2 penalty on matrices and kernels; automatic: adamw 0.05, else 0.0001",
+        panel="Optimization",
+        ge=0,
+    )
+    momentum: float = option(
+        0.9, "Momentum of sgd and lars, beta1 of adamw", panel="Optimization", ge=0, lt=1
+    )
+    warmup: float | None = option(
+        None,
+        "Epochs of linear warm-up; automatic: a twentieth of the run",
+        panel="Optimization",
+        ge=0,
+    )
+    schedule: Literal["cosine", "step", "constant"] = option(
+        "cosine",
+        "Learning-rate schedule; step divides by ten three times",
+        panel="Optimization",
+    )
+    clip: float = option(
+        0.0, "Maximum gradient norm; 0 disables clipping", panel="Optimization", ge=0
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "Compute precision; auto takes the fastest on this machine", panel="Optimization"
+    )
+    sync_batchnorm: bool = option(
+        False,
+        "Batch-norm statistics over the batches of all processes (CUDA only)",
+        panel="Optimization",
+    )
+    compile: bool = option(
+        False, "Use torch.compile; measured to gain nothing on a CPU", panel="Optimization"
+    )
+    out: Path | None = option(None, "Run folder; automatic: runs/METHOD-N", panel="Run")
+    device: DeviceName = option("auto", "Device to train on", panel="Run")
+    devices: int | None = option(
+        None,
+        "Processes on this machine that train together, one per GPU; on a CPU they share the "
+        "cores; automatic: 1, or as torchrun says",
+        panel="Run",
         ge=1,
         le=1024,
-        description="Processes that train together on this machine, one to a GPU; on a CPU they "
-        "share the cores; "
-        "automatic: 1, or as torchrun says",
     )
-    max_restarts: int = Field(
+    max_restarts: int = option(
         3,
+        "With --devices: how often to resume from the last checkpoint after a process was killed",
+        panel="Run",
         ge=0,
-        description="With --devices: how often to go on from the last checkpoint after a process "
-        "was killed",
     )
-    sync_batchnorm: bool = Field(
-        False,
-        description="Batch norm over the batches of all processes (CUDA only); otherwise each "
-        "normalizes by its own",
-    )
-    workers: int | None = Field(
-        None, ge=0, le=256, description="Processes that decode images; automatic: from the cores"
-    )
-    seed: int = Field(0, ge=0, description="Seed of everything random")
-    checkpoint_every: int | None = Field(
+    seed: int = option(0, "Seed of everything random", panel="Run", ge=0)
+    checkpoint_every: int | None = option(
         None,
+        "Steps between checkpoints; automatic: an epoch, within 100 to 2000 steps",
+        panel="Run",
         ge=1,
-        description="Steps between checkpoints; automatic: an epoch, within 100 to 2000 steps",
     )
-    keep: int = Field(2, ge=1, description="Checkpoints kept")
-    log_every: int = Field(10, ge=1, description="Steps averaged into one line of metrics.jsonl")
-    probe_data: tuple[str, ...] = Field(
+    keep: int = option(2, "Checkpoints kept", panel="Run", ge=1)
+    log_every: int = option(
+        10, "Steps averaged into one line of metrics.jsonl", panel="Monitoring", ge=1
+    )
+    probe_data: tuple[str, ...] = option(
         (),
-        description="Labeled images, a folder per class, by which to follow the training: a kNN "
-        "accuracy is "
-        "measured on a fifth of at most 5000 of them; the training itself does not change",
+        "Labeled images, a folder per class, for online kNN accuracy: a fifth of at most 5000 "
+        "is held out; training does not change",
+        panel="Monitoring",
     )
-    probe_every: int | None = Field(
-        None, ge=1, description="Steps between these; automatic: at each checkpoint"
+    probe_every: int | None = option(
+        None,
+        "Steps between online kNN evaluations; automatic: at each checkpoint",
+        panel="Monitoring",
+        ge=1,
     )
-    tensorboard: bool = Field(
+    tensorboard: bool = option(
         False,
-        description="Also write numbers and images for TensorBoard, to RUN/tensorboard "
-        "(ssltool[tensorboard])",
+        "Also write metrics and figures for TensorBoard to RUN/tensorboard (ssltool[tensorboard])",
+        panel="Monitoring",
     )
 
 
-# What may differ when a run is resumed: none of these changes a number of the run.
+# May differ when a run is resumed: none of these changes a metric of the run.
 FREE_ON_RESUME = frozenset(
     {
         "out",
@@ -167,148 +199,208 @@ FREE_ON_RESUME = frozenset(
 )
 
 
-class Choice(BaseModel):
-    """A validated request: which method, with which run options and method options."""
+class ResolvedOptions(RunOptions):
+    """`RunOptions` with nothing left open. ``steps`` says the length, so ``epochs`` is None."""
+
+    image_size: int
+    backbone: str
+    stem: Literal["imagenet", "small"]
+    channels: Literal[1, 3]
+    epochs: None = None
+    steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    warmup: float
+    devices: int
+    checkpoint_every: int
+
+
+class RunConfig(BaseModel):
+    """What was asked for: a method with options of the run and of the method.
+
+    Attributes:
+        method: Name of the method.
+        run: Options of the run; which of them were given is kept.
+        task: Options of the method; likewise.
+    """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     method: str
-    run: PretrainOptions
+    run: RunOptions
     task: MethodOptions
 
-    def flat(self) -> dict[str, Any]:
-        """All options by name, in JSON kinds."""
+    @classmethod
+    def merged(
+        cls,
+        method: str,
+        given: Mapping[str, Any],
+        preset: str | None = None,
+        config: Path | None = None,
+    ) -> Self:
+        """Merge preset, configuration file and given options (the later wins) and validate them.
+
+        Args:
+            method: Name of the method.
+            given: Options by field name, of the run and of the method alike.
+            preset: One of the method's presets.
+            config: TOML or JSON file of options by name, or a run's ``run.json``.
+
+        Raises:
+            UsageError: Unknown or invalid options; one line naming every faulty flag.
+        """
+        values: dict[str, Any] = {}
+        if preset is not None:
+            presets = find_method(method).presets
+            if preset not in presets:
+                raise UnknownNameError(f"{method} preset", preset, presets)
+            values |= presets[preset]
+            if (given.get("image_size") or 0) > (values.get("load_size") or math.inf):
+                del values["load_size"]  # it was larger than the preset's own image size
+        if config is not None:
+            values |= _from_file(config, method)
+        values |= given
+        if given.get("steps") is not None and given.get("epochs") is None:
+            values["epochs"] = None
+        elif given.get("epochs") is not None and given.get("steps") is None:
+            values["steps"] = None
+        return cls.validated(method, values)
+
+    @classmethod
+    def validated(cls, method: str, values: Mapping[str, Any]) -> Self:
+        """Divide options between run and method and validate both, all faults in one line.
+
+        Raises:
+            UsageError: Unknown or invalid options.
+        """
+        models = (RunOptions, find_method(method).Options)
+        known = [name for model in models for name in model.model_fields]
+        for name in values:
+            if name not in known:
+                hint = f"'ssltool pretrain {method} --help' lists them"
+                raise UnknownNameError("option", name, known, hint=hint)
+        parts, faults = [], []
+        for model in models:
+            try:
+                own = {name: value for name, value in values.items() if name in model.model_fields}
+                parts.append(model.model_validate(own))
+            except ValidationError as error:
+                faults.append(describe_faults(model, error))
+        if faults:
+            raise UsageError("; ".join(faults))
+        config = cls(method=method, run=parts[0], task=parts[1])
+        if config.run.epochs is not None and config.run.steps is not None:
+            raise UsageError("--epochs and --steps both say how long to train; type one of them")
+        return config
+
+    def with_run(self, **changes: Any) -> Self:
+        """A copy with other options of the run, which then count as given."""
+        return self.model_copy(update={"run": self.run.model_copy(update=changes)})
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by name."""
+        return {
+            **self.run.model_dump(exclude_unset=True),
+            **self.task.model_dump(exclude_unset=True),
+        }
+
+    def arguments(self) -> list[str]:
+        """The options that were given, as they would be typed."""
+        words: list[str] = []
+        for part in (self.run, self.task):
+            for name, value in part.model_dump(mode="json", exclude_unset=True).items():
+                words += _typed(type(part), name, value)
+        return words
+
+
+class ResolvedConfig(BaseModel):
+    """Everything that decides the course of a run.
+
+    Attributes:
+        method: Name of the method.
+        run: Options of the run, all decided.
+        task: Options of the method, all decided.
+        data: The images, as the method is told of them.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    method: str
+    run: ResolvedOptions
+    task: MethodOptions
+    data: DataInfo
+
+    def options(self) -> dict[str, Any]:
+        """All options by name, in JSON types."""
         return {**self.run.model_dump(mode="json"), **self.task.model_dump(mode="json")}
 
+    @classmethod
+    def restored(cls, method: str, options: Mapping[str, Any], data: DataInfo) -> Self:
+        """Rebuild what `options` wrote.
 
-def combine(
-    name: str,
-    method: type[Method[Any, Any]],
-    given: Mapping[str, Any],
-    preset: str | None = None,
-    config: Path | None = None,
-) -> Choice:
-    """Merge preset, configuration file and given options (the later wins) and validate them all at
-    once.
-
-    Args:
-        name: The method's name.
-        method: Its class.
-        given: Options by field name, as typed.
-        preset: One of the method's presets.
-        config: TOML or JSON file of options by name, or a run's ``run.json``.
-
-    Raises:
-        UsageError: Unknown or invalid options; one line naming every faulty flag.
-    """
-    values: dict[str, Any] = {}
-    if preset is not None:
-        if preset not in method.presets:
-            raise UnknownNameError(f"preset of {name}", preset, method.presets)
-        values |= method.presets[preset]
-        if (given.get("image_size") or 0) > (values.get("load_size") or math.inf):
-            del values["load_size"]  # it was more than the preset's own image size
-    if config is not None:
-        values |= _from_file(config, name)
-    values |= given
-    if given.get("steps") is not None and given.get("epochs") is None:
-        values["epochs"] = None
-    elif given.get("epochs") is not None and given.get("steps") is None:
-        values["steps"] = None
-    return validated(name, method, values)
+        Raises:
+            UsageError: They are not all resolved, or not the method's.
+        """
+        task = find_method(method).Options
+        own = {name: value for name, value in options.items() if name in task.model_fields}
+        rest = {name: value for name, value in options.items() if name not in own}
+        run = ResolvedOptions.checked(**rest)
+        return cls(method=method, run=run, task=task.model_validate(own), data=data)
 
 
-def validated(name: str, method: type[Method[Any, Any]], values: Mapping[str, Any]) -> Choice:
-    """Split options between the run and the method and validate both, reporting all faults in one
-    line.
-    """
-    run_fields, task_fields = PretrainOptions.model_fields, method.Options.model_fields
-    for option in values:
-        if option not in run_fields and option not in task_fields:
-            raise UnknownNameError(
-                "option",
-                option,
-                [*run_fields, *task_fields],
-                hint=f"'ssltool pretrain {name} --help' lists them",
-            )
-    faults: list[str] = []
-    parts: list[BaseModel] = []
-    for model in (PretrainOptions, method.Options):
-        try:
-            parts.append(
-                model.model_validate({k: v for k, v in values.items() if k in model.model_fields})
-            )
-        except ValidationError as error:
-            faults += [describe_fault(fault) for fault in error.errors()]
-    if faults:
-        raise UsageError("; ".join(faults))
-    run, task = parts
-    assert isinstance(run, PretrainOptions)
-    assert isinstance(task, MethodOptions)
-    if run.epochs is not None and run.steps is not None:
-        raise UsageError("--epochs and --steps both say how long to train; type one of them")
-    return Choice(method=name, run=run, task=task)
-
-
-def describe_fault(fault: Mapping[str, Any]) -> str:
-    """One of pydantic's error records as ``--flag VALUE: what is expected``."""
-    flag = "--" + str(fault["loc"][0]).replace("_", "-") if fault["loc"] else "options"
-    message = str(fault["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    return (
-        f"{flag} {fault['input']}: should be {message}"
-        if message[:1].islower()
-        else f"{flag} {fault['input']}: {message}"
-    )
-
-
-def resolved(choice: Choice, method: type[Method[Any, Any]], info: DataInfo) -> Choice:
-    """Decide everything left open but the image size, which ``info`` has; only what stays unused is
-    None afterwards.
+def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
+    """Decide every option left open from the images, the machine and the number of processes.
 
     Raises:
-        UsageError: The options do not fit the images.
+        UsageError: The options do not fit the images or each other.
     """
-    run = choice.run
-    _check_load_size(run.load_size, choice.method, method, info.image_size)
-    small = info.image_size <= _SMALL
-    backbone = run.backbone or ("resnet10_w32" if small else "resnet18")
+    method, asked = find_method(config.method), config.run
+    _check_load_size(asked.load_size, config.method, method, data.image_size)
+    small = data.image_size <= _SMALL
+    backbone = asked.backbone or ("resnet10_w32" if small else "resnet18")
     processes = world_size()
-    batch = run.batch_size or min(
-        256 if small else 64, 2 ** max(0, (info.count // processes).bit_length() - 1)
-    )
-    images = batch * processes * run.accumulate
-    per_epoch = max(1, info.count // images)
-    epochs = run.epochs or (
-        run.steps / per_epoch
-        if run.steps
-        else min(200, max(10, round(_PICTURES_SEEN / info.count)))
-    )
-    steps = run.steps or max(1, round(epochs * per_epoch))
-    scale = images / 256
-    rates = {"sgd": 0.1 * scale, "lars": 4.8 * scale, "adamw": 1e-3}
+    most = 2 ** max(0, (data.count // processes).bit_length() - 1)
+    batch = asked.batch_size or min(256 if small else 64, most)
+    per_step = batch * processes * asked.accumulate
+    steps_per_epoch = max(1, data.count // per_step)
+    epochs, steps = _length(asked, data.count, steps_per_epoch)
+    rates = {"sgd": 0.1 * per_step / 256, "lars": 4.8 * per_step / 256, "adamw": 1e-3}
     decays = {"sgd": 1e-4, "lars": 1e-4, "adamw": 0.05}
-    update = {
-        "image_size": info.image_size,
+    decided = {
+        "image_size": data.image_size,
         "backbone": backbone,
-        "channels": _channels(run.channels, choice.method, method),
-        "stem": _stem(run.stem, backbone, small),
+        "channels": _channels(asked.channels, config.method, method),
+        "stem": _stem(asked.stem, backbone, small),
         "batch_size": batch,
         "devices": processes,
-        "epochs": None,  # said by steps from here on
+        "epochs": None,
         "steps": steps,
-        "lr": run.lr or rates[run.optimizer],
-        "weight_decay": decays[run.optimizer] if run.weight_decay is None else run.weight_decay,
-        "warmup": epochs / 20 if run.warmup is None else run.warmup,
-        "checkpoint_every": run.checkpoint_every or max(100, min(per_epoch, 2000)),
+        "lr": asked.lr or rates[asked.optimizer],
+        "weight_decay": decays[asked.optimizer]
+        if asked.weight_decay is None
+        else asked.weight_decay,
+        "warmup": epochs / 20 if asked.warmup is None else asked.warmup,
+        "checkpoint_every": asked.checkpoint_every or max(100, min(steps_per_epoch, 2000)),
     }
-    return choice.model_copy(
-        update={"run": run.model_copy(update=update), "task": choice.task.resolved(info)}
+    run = ResolvedOptions(**{**asked.model_dump(), **decided})
+    return ResolvedConfig(
+        method=config.method,
+        run=run,
+        task=config.task.resolved(data),
+        data=data.for_batches_of(batch * processes),
     )
 
 
-def automatic_size(short_side: int) -> int:
-    """The largest usual image size that does not enlarge the typical image, 28 to 256 px."""
-    return max([size for size in _SIZES if size <= short_side], default=_SIZES[0])
+def _length(asked: RunOptions, count: int, steps_per_epoch: int) -> tuple[float, int]:
+    """Epochs and steps of the run."""
+    if asked.epochs is not None:
+        epochs = asked.epochs
+    elif asked.steps is not None:
+        epochs = asked.steps / steps_per_epoch
+    else:
+        epochs = min(200, max(10, round(_IMAGES_SEEN / count)))
+    return epochs, asked.steps or max(1, round(epochs * steps_per_epoch))
 
 
 def _check_load_size(
@@ -318,13 +410,13 @@ def _check_load_size(
         return
     if not method.crops:
         raise UsageError(
-            f"--load-size {asked}: {name} cuts no random crops; leave it out, or type "
+            f"--load-size {asked}: {name} cuts no random crops; omit it, or type "
             f"--image-size {asked}"
         )
     if asked < image_size:
         raise UsageError(
             f"--load-size {asked} is less than the images' {image_size} px; type {image_size} or "
-            "more, or drop it"
+            "more, or omit it"
         )
 
 
@@ -333,7 +425,7 @@ def _channels(asked: int | None, name: str, method: type[Method[Any, Any]]) -> i
         return asked or 3
     if asked == 3:
         raise UsageError(
-            f"--channels 3: {name} reads lightness, which is one channel; drop it or type "
+            f"--channels 3: {name} reads lightness, which is one channel; omit it or type "
             "--channels 1"
         )
     return 1
@@ -344,24 +436,34 @@ def _stem(asked: str, backbone: str, small: bool) -> str:
         return asked
     if backbone.startswith(("resnet10_", "resnet20", "resnet32", "resnet44", "resnet56")):
         return "small"
-    return (
-        "small"
-        if small and backbone.startswith(("resnet", "resnext", "wide_resnet"))
-        else "imagenet"
-    )
+    has_small_stem = backbone.startswith(("resnet", "resnext", "wide_resnet"))
+    return "small" if small and has_small_stem else "imagenet"
+
+
+def _typed(model: type[BaseModel], name: str, value: Any) -> list[str]:
+    """One option as words of a command line; none for a value that cannot be typed."""
+    flag, about = flag_of(model, name), declared(model, name)
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if isinstance(value, list):
+        joined = ",".join(map(str, value))
+        return [flag, joined] if about.get("comma") else [w for v in value for w in (flag, str(v))]
+    return [flag, str(value)]
 
 
 def _from_file(path: Path, method: str) -> dict[str, Any]:
     """Options of a TOML or JSON file; a ``run.json`` holds them under ``options``."""
     try:
         text = path.read_text(encoding="utf-8")
-        document: dict[str, Any] = (
-            json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        )
+        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path} is neither TOML nor JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"--config {path}: a table of options is expected")
     named = document.get("method", method)
     if named != method:
         raise UsageError(

@@ -1,14 +1,31 @@
-"""Inspect a source: what a method may know of its images."""
+"""Data statistics pass: what a method is told of the images before the first step."""
 
 from __future__ import annotations
 
 from ssltool.data.sources.base import Source, survey
 from ssltool.methods.base import DataInfo
-from ssltool.runs.config import automatic_size
+
+_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 
 
-def describe(source: Source, image_size: int | None) -> DataInfo:
-    """Look at a sample of the images; the image size is decided here unless given."""
-    seen = survey(source)
-    size = image_size or automatic_size(seen.short_side)
-    return DataInfo(seen.count, size, seen.gray_fraction == 1.0, seen.mean, seen.std)
+def inspect(source: Source, image_size: int | None) -> DataInfo:
+    """Compute statistics over a sample of the images, and decide the image size unless given.
+
+    Args:
+        source: The images.
+        image_size: Side in pixels; None takes the largest usual size that does not enlarge the
+            typical image, 28 to 256.
+    """
+    statistics = survey(source)
+    return DataInfo(
+        count=statistics.count,
+        image_size=image_size or automatic_size(statistics.short_side),
+        gray=statistics.gray_fraction == 1.0,
+        mean=statistics.mean,
+        std=statistics.std,
+    )
+
+
+def automatic_size(short_side: int) -> int:
+    """The largest usual image size that does not enlarge the typical image, 28 to 256 px."""
+    return max([size for size in _SIZES if size <= short_side], default=_SIZES[0])

@@ -1,8 +1,4 @@
-"""From step reports to lines: averages between lines, ``metrics.jsonl``, and the guard against a
-broken loss.
-
-All processes make their lines at the same steps and get the same one; the first of them writes it.
-"""
+"""``metrics.jsonl``: one line of averaged metrics every few steps."""
 
 from __future__ import annotations
 
@@ -20,12 +16,9 @@ def append(run: Path, line: dict[str, float]) -> None:
 
 def read(run: Path) -> list[dict[str, float]]:
     """All lines of a run's ``metrics.jsonl``; a last line cut off by a kill is left out."""
-    lines = []
-    for text in (
-        (run / METRICS).read_text(encoding="utf-8").splitlines()
-        if (run / METRICS).is_file()
-        else []
-    ):
+    path, lines = run / METRICS, []
+    texts = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for text in texts:
         try:
             lines.append(json.loads(text))
         except ValueError:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssltool.atomic import atomic_file
 from ssltool.errors import CheckpointError
+from ssltool.methods.base import DataInfo
 
 RUN_FILE = "run.json"
 PROBE_FILE = "probe.json"
@@ -71,28 +72,16 @@ class MetricRecord(Part):
     chance: float | None
 
 
-class DataRecord(Part):
-    """The images of a run.
+class SourceRecord(Part):
+    """Where the images of a run come from.
 
     Attributes:
         description: For people.
         fingerprint: Identifies the images.
-        count: Number of images.
-        image_size: Side in pixels of the squares the method receives.
-        gray: Whether no sampled image has color.
-        mean: Per channel, 0..1.
-        std: Per channel, 0..1.
-        batch_size: Images per batch, of all processes together.
     """
 
     description: str
     fingerprint: str
-    count: int = Field(ge=1)
-    image_size: int = Field(ge=1)
-    gray: bool
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    batch_size: int = Field(ge=0)
 
 
 class PrecisionRecord(Part):
@@ -110,7 +99,8 @@ class RunRecord(Record):
         method: Name of the method.
         options: Every resolved option of the run and of the method, by name.
         precision: Compute precision.
-        data: The images.
+        source: Where the images come from.
+        data: What the method was told of them.
         fingerprint: What the task was built from beyond its options, see ``Method.fingerprint``.
         metrics: The method's metrics, loss first.
         environment: Versions and platform.
@@ -121,7 +111,8 @@ class RunRecord(Record):
     method: str
     options: dict[str, Any]
     precision: PrecisionRecord
-    data: DataRecord
+    source: SourceRecord
+    data: DataInfo
     fingerprint: dict[str, Any]
     metrics: tuple[MetricRecord, ...]
     environment: dict[str, str]

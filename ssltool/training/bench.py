@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from ssltool.data.sources.registry import open_source
 from ssltool.errors import SslToolError
 from ssltool.methods.base import Loss, Method
-from ssltool.runs.config import Choice
+from ssltool.runs.config import RunConfig
 from ssltool.training.loop import TrainBatch, train
-from ssltool.training.trainer import Session, open_session, peak_memory
+from ssltool.training.start import new_run
+from ssltool.training.trainer import Trainer, peak_memory
 
 
 class _ReadyView(nn.Module):
@@ -52,12 +53,12 @@ class _ReadyView(nn.Module):
 
 
 def bench(
-    choice: Choice, *, rounds: int = 5, steps: int = 4, console: Console | None = None
+    config: RunConfig, *, rounds: int = 5, steps: int = 4, console: Console | None = None
 ) -> dict[str, Any]:
     """Run ``ssltool bench``: writes nothing but its result.
 
     Args:
-        choice: Method and options, as for `ssltool.training.pretrain.pretrain`.
+        config: Method and options, as for `ssltool.training.pretrain.pretrain`.
         rounds: Repeats of the four measurements, interleaved.
         steps: Steps in each.
         console: Where progress goes.
@@ -69,37 +70,37 @@ def bench(
     """
     console = console or Console(stderr=True, highlight=False)
     if (
-        choice.run.workers is None
-        and choice.run.device in {"auto", "cpu"}
+        config.run.workers is None
+        and config.run.device in {"auto", "cpu"}
         and not torch.cuda.is_available()
     ):
         # Workers decode ahead, during the other measurements; in this process the cost stays where
         # it belongs.
-        choice = choice.model_copy(update={"run": choice.run.model_copy(update={"workers": 0})})
+        config = config.with_run(workers=0)
     # Every image is decoded in every pass: a cache filled by the warm-up would flatter the loader.
-    session = open_session(choice, console, cache_bytes=0)
-    with session.batches:
-        stream = session.batches.from_step(0)
+    trainer = Trainer.build(new_run(config), console, cache_bytes=0)
+    with trainer.batches:
+        stream = trainer.batches.from_step(0)
         first = next(stream)
-        generator = torch.Generator().manual_seed(session.plan.seed)
-        method = session.method.train()
+        generator = torch.Generator().manual_seed(trainer.schedule.seed)
+        method = trainer.method.train()
         ready = _ReadyView(method, method.view(first.images, first.indices, generator))
         tasks: dict[str, Callable[[], object]] = {
             "view": lambda: [
                 method.view(first.images, first.indices, generator) for _ in range(steps)
             ],
-            "bare": _taking(session, ready, repeat(first), steps),
+            "bare": _taking(trainer, ready, repeat(first), steps),
             # What workers made ready during the other measurements does not count: the loader is
             # timed when that is used up, and the whole when the workers are as far ahead as they
             # are in a long run.
-            "emptying": lambda: deque(islice(stream, session.batches.ahead), maxlen=0),
+            "emptying": lambda: deque(islice(stream, trainer.batches.ahead), maxlen=0),
             "loader": lambda: deque(islice(stream, steps), maxlen=0),
-            "settling": _taking(session, method, stream, session.batches.ahead),
-            "end_to_end": _taking(session, method, stream, steps),
+            "settling": _taking(trainer, method, stream, trainer.batches.ahead),
+            "end_to_end": _taking(trainer, method, stream, steps),
         }
-        times = _interleaved(tasks, rounds, session.device, console)
-    images = steps * session.plan.accumulate * len(first.indices)
-    result: dict[str, Any] = {"method": choice.method, "images_per_s": {}, "images_per_cpu_s": {}}
+        times = _interleaved(tasks, rounds, trainer.device, console)
+    images = steps * trainer.schedule.accumulate * len(first.indices)
+    result: dict[str, Any] = {"method": config.method, "images_per_s": {}, "images_per_cpu_s": {}}
     for name in ("loader", "view", "bare", "end_to_end"):
         pairs = times[name]
         seen = images if name in {"bare", "end_to_end"} else steps * len(first.indices)
@@ -113,15 +114,15 @@ def bench(
     result["ratio_wall"] = statistics.median(
         bare[0] / whole[0] for bare, whole in zip(times["bare"], times["end_to_end"], strict=True)
     )
-    result["peak_memory_gb"] = round(peak_memory(session.device) / 1e9, 2)
+    result["peak_memory_gb"] = round(peak_memory(trainer.device) / 1e9, 2)
     result["rounds"], result["steps"] = rounds, steps
-    result["precision"] = session.plan.precision.name
-    result["options"] = session.run.choice.flat()
+    result["precision"] = trainer.schedule.precision.name
+    result["options"] = trainer.config.options()
     return result
 
 
 def sweep(
-    choice: Choice,
+    config: RunConfig,
     sizes: Sequence[int] | None = None,
     *,
     rounds: int = 3,
@@ -131,7 +132,7 @@ def sweep(
     """Run ``ssltool bench --sweep``: which batch sizes fit, and which is fastest.
 
     Args:
-        choice: Method and options.
+        config: Method and options.
         sizes: Batch sizes to try, rising; if None, doubled from 16 until the memory or the images
             run out or, on a CPU, two sizes in a row are no faster.
         rounds: Repeats at each size.
@@ -148,21 +149,20 @@ def sweep(
     """
     console = console or Console(stderr=True, highlight=False)
     rows: list[dict[str, Any]] = []
-    images, stopped = len(open_source(choice.run.data)), "all sizes asked for were tried"
+    images, stopped = len(open_source(config.run.data)), "all sizes asked for were tried"
     for size in sizes or (2**power for power in range(4, 31)):
         if size > images:
             stopped = f"there are {images} images"
             break
-        if rows and _expected_memory(rows, size) > _memory(choice):
+        if rows and _expected_memory(rows, size) > _memory(config):
             stopped = f"a batch of {size} would need about {_expected_memory(rows, size) / 1e9:.1f} GB of memory"
             break
         console.print(f"batch {size}")
-        run = choice.run.model_copy(update={"batch_size": size})
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         try:
             found = bench(
-                choice.model_copy(update={"run": run}), rounds=rounds, steps=steps, console=console
+                config.with_run(batch_size=size), rounds=rounds, steps=steps, console=console
             )
         except torch.OutOfMemoryError:
             stopped = f"the device ran out of memory with a batch of {size}"
@@ -186,7 +186,7 @@ def sweep(
         )
     fastest = max(rows, key=lambda row: float(row["images_per_s"]["end_to_end"]))
     return {
-        "method": choice.method,
+        "method": config.method,
         "sweep": rows,
         "largest": rows[-1]["batch_size"],
         "fastest": fastest["batch_size"],
@@ -205,9 +205,9 @@ def _expected_memory(rows: Sequence[dict[str, Any]], size: int) -> float:
     return float(last["peak_memory_gb"] + max(0.0, slope) * (size - last["batch_size"])) * 1e9
 
 
-def _memory(choice: Choice) -> float:
+def _memory(config: RunConfig) -> float:
     """Bytes of this machine's memory that may be filled; a GPU says by itself when it is full."""
-    if choice.run.device not in {"auto", "cpu"} or torch.cuda.is_available():
+    if config.run.device not in {"auto", "cpu"} or torch.cuda.is_available():
         return float("inf")
     try:
         return 0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -216,14 +216,16 @@ def _memory(choice: Choice) -> float:
 
 
 def _taking(
-    session: Session, method: nn.Module, batches: Iterator[TrainBatch], steps: int
+    trainer: Trainer, method: nn.Module, batches: Iterator[TrainBatch], steps: int
 ) -> Callable[[], object]:
     """A task that takes some optimizer steps."""
 
     def take() -> None:
         # Reports stay unread, as in training: reading one would stop a GPU after each step.
         deque(
-            islice(train(method, batches, session.optimizer, session.plan, session.scaler), steps),
+            islice(
+                train(method, batches, trainer.optimizer, trainer.schedule, trainer.scaler), steps
+            ),
             maxlen=0,
         )
 

@@ -1,9 +1,8 @@
-"""``--devices N``: run the same pretraining in N processes of this machine, and start again when
-one of them is killed.
+"""``--devices N``: run the same command in N processes under torchrun's own launcher.
 
-torch's elastic launcher, the one behind ``torchrun``, starts the processes and stops them together.
-A folder for the time of the run carries what was asked for to them and the result, or the error,
-back; see `ssltool.training.worker`.
+``torch.distributed.run`` starts the processes and stops them together. Each leaves the line of its
+error where the launcher looks for it; a process that was killed is a reason to resume, an error is
+not, since it would come again.
 """
 
 from __future__ import annotations
@@ -12,27 +11,25 @@ import json
 import logging
 import os
 import signal
-import sys
 import tempfile
 import threading
-import uuid
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
-from ssltool import errors
-from ssltool.errors import Interrupted, SslToolError
-from ssltool.methods.registry import find_method
+from ssltool.errors import Interrupted, ProcessLost, SslToolError
 from ssltool.runs import checkpoint
-from ssltool.runs import folder as runs
-from ssltool.runs.config import Choice, validated
-from ssltool.training.request import Request
+from ssltool.runs.config import RunConfig
+from ssltool.runs.folder import Run, folder_to_resume
+from ssltool.runs.records import RUN_FILE
+from ssltool.training.start import chosen_folder
 
+LAUNCHED = "SSLTOOL_LAUNCHED"  # set in the environment of processes started here
 _PATIENCE = "120"  # seconds given to processes to save and leave after a signal
 
 
@@ -40,114 +37,152 @@ class Failure(NamedTuple):
     """Why a process ended, as it wrote it down itself.
 
     Attributes:
-        time: When, in seconds since 1970.
-        kind: Name of the error's class; ``""`` for a fault of the program.
-        message: The error's line, or the traceback.
+        time: In seconds since 1970.
+        kind: Name of the error's class.
+        message: The error's line.
+        exit_code: Of the process.
     """
 
     time: float
     kind: str
     message: str
+    exit_code: int
 
 
-def launch(request: Request, devices: int, console: Console) -> dict[str, Any]:
-    """Run a request in several processes.
+class LaunchedError(SslToolError):
+    """An error that one of the launched processes raised."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.exit_code = failure.exit_code
+
+
+def write_failure(error: SslToolError) -> None:
+    """Leave an error where torchrun looks for it; it reports the first of all its processes."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    now = time.time()
+    extra = {
+        "timestamp": int(now),
+        "time": now,
+        "kind": type(error).__name__,
+        "exit_code": error.exit_code,
+    }
+    document = {"message": {"message": f"error: {error}", "extraInfo": extra}}
+    Path(path).write_text(json.dumps(document), encoding="utf-8")
+
+
+def processes(config: RunConfig, *, resume: bool) -> int:
+    """How many processes of this machine a command asks for."""
+    if config.run.devices is None and resume:
+        return Run.open(folder_to_resume(config.run.out, config.method)).config.run.devices
+    return config.run.devices or 1
+
+
+def launch(
+    config: RunConfig,
+    devices: int,
+    flags: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Run ``ssltool pretrain`` in several processes; start again when one of them is killed.
 
     Args:
-        request: What to do; its choice names the run folder.
+        config: What was asked for.
         devices: How many processes.
+        flags: Further words of the command, such as ``--quiet``.
+        resume: Continue the run in ``--out``, or the newest of the method.
+        overwrite: Replace a run folder that is not empty.
         console: Where remarks go.
 
     Returns:
-        What `ssltool.training.pretrain.pretrain` returns.
+        The run folder.
 
     Raises:
-        SslToolError: As the processes raised it; or they were killed more often than
-            ``--max-restarts`` allows.
+        LaunchedError: What the first process raised.
+        SslToolError: Processes were killed more often than ``--max-restarts`` allows.
+        Interrupted: Ctrl-C or SIGTERM came.
     """
-    out = request.choice.run.out
-    before = _stamp(out)
-    with tempfile.TemporaryDirectory(prefix="ssltool-") as name:
-        for restarts in range(request.choice.run.max_restarts + 1):
-            folder = Path(name) / str(restarts)
-            folder.mkdir()
-            request.write(folder)
-            died = _run(folder, devices)
-            if not died and (folder / "result.json").is_file():
-                result: dict[str, Any] = json.loads(
-                    (folder / "result.json").read_text(encoding="utf-8")
-                )
-                return result
-            failure = _first(folder)
-            if failure is not None and failure.kind:
-                raise _rebuilt(failure)
-            if restarts < request.choice.run.max_restarts:
-                request, where = _next(request, before)
-                console.print(
-                    f"{died or 'the processes ended'}; starting again {where}", soft_wrap=True
-                )
-    if failure is not None:
-        print(failure.message, file=sys.stderr)
-    again = f", after {restarts} restarts" if restarts else ""
-    raise SslToolError(
-        f"{died or 'the processes ended without a result'}{again}; "
-        f"type 'ssltool pretrain {request.choice.method} --out {out} --resume' to go on from the "
-        "last checkpoint"
-    )
+    console = console or Console(stderr=True, highlight=False)
+    folder = chosen_folder(config, resume=resume, overwrite=overwrite)
+    again = f"'ssltool pretrain {config.method} --out {folder} --resume'"
+    before, restarts = _stamp(folder), config.run.max_restarts
+    given = config.with_run(out=folder).arguments()
+    mode = [word for word, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
+    for attempt in range(restarts + 1):
+        died = _run(devices, ["pretrain", config.method, *given, *mode, *flags], again)
+        if not died:
+            return folder
+        if attempt < restarts:
+            newest = checkpoint.newest(folder)
+            if resume or _stamp(folder) not in (None, before):  # the run was begun
+                given, mode = ["--out", str(folder)], ["--resume"]
+            where = f"from {newest}" if newest and "--resume" in mode else "from the beginning"
+            console.print(f"{died}; starting again {where}", soft_wrap=True)
+    count = f", after {restarts} restarts" if restarts else ""
+    raise SslToolError(f"{died}{count}; type {again} to resume from the last checkpoint")
 
 
-def _run(folder: Path, devices: int) -> str:
-    """Start the processes and wait for their end; what happened to the first that was killed, or
-    ``""``.
-    """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+def _run(devices: int, words: Sequence[str], again: str) -> str:
+    """Start the processes and wait for their end; how the first was killed, or ``""``."""
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.run import parse_args, run
 
     for name in logging.root.manager.loggerDict:
         if name.startswith("torch.distributed."):
-            logging.getLogger(name).setLevel(
-                logging.CRITICAL + 1
-            )  # its report of an error is as long as a page
+            # Its report of an error is as long as a page.
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _PATIENCE)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=devices,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,  # started again by `launch`, which knows an error from a death
-        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
-        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
-    )
-    try:
-        with _interrupt_as(SignalException):
-            elastic_launch(config, sys.executable)("-m", "ssltool.training.worker", str(folder))
-    except ChildFailedError as error:
-        # The launcher itself ends the others with SIGTERM.
-        ends = [(rank, -failure.exitcode) for rank, failure in sorted(error.failures.items())]
-        killed = [
-            f"process {rank} was killed by signal {end}"
-            for rank, end in ends
-            if end > 0 and end != signal.SIGTERM
-        ]
-        return killed[0] if killed else "a process failed"
-    except SignalException as error:
-        if _first(folder) is None:
-            raise Interrupted(
-                "stopped before a step was taken, so no checkpoint was saved"
-            ) from error
+    os.environ[LAUNCHED] = "1"
+    with tempfile.TemporaryDirectory(prefix="ssltool-") as logs:
+        own = f"--standalone --nproc-per-node {devices} --max-restarts 0 --local-addr localhost"
+        own += " --signals-to-handle SIGTERM,SIGHUP,SIGQUIT"
+        arguments = [*own.split(), "--log-dir", logs, "-m", "ssltool", *words]
+        try:
+            with _interrupt_as(SignalException):
+                run(parse_args(arguments))  # type: ignore[no-untyped-call]
+        except (ChildFailedError, SignalException) as error:
+            first = _first_failure(Path(logs))
+            if first is not None:
+                raise LaunchedError(first) from error
+            if isinstance(error, SignalException):
+                raise Interrupted(f"stopped by a signal; type {again} to continue") from error
+            return _killed(error)
+        finally:
+            del os.environ[LAUNCHED]
     return ""
+
+
+def _killed(error: object) -> str:
+    """Which process was killed by which signal; the launcher ends the others with SIGTERM."""
+    failures = error.failures  # type: ignore[attr-defined]
+    for rank, failure in sorted(failures.items()):
+        if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
+            return f"process {rank} was killed by signal {-failure.exitcode}"
+    return "a process failed"
+
+
+def _first_failure(logs: Path) -> Failure | None:
+    """The first error that a process wrote down; having lost the others does not count."""
+    failures = []
+    for path in logs.rglob("error.json"):
+        message = json.loads(path.read_text(encoding="utf-8"))["message"]
+        if isinstance(message, dict) and "kind" in message["extraInfo"]:
+            extra = message["extraInfo"]
+            text = message["message"].removeprefix("error: ")
+            failures.append(Failure(extra["time"], extra["kind"], text, extra["exit_code"]))
+    return min((f for f in failures if f.kind != ProcessLost.__name__), default=None)
 
 
 @contextmanager
 def _interrupt_as(exception: type[Exception]) -> Iterator[None]:
-    """Let Ctrl-C stop the launcher as SIGTERM does, so that the processes get a signal that Python
-    does not report.
-    """
+    """Let Ctrl-C stop the launcher as SIGTERM does: Python reports SIGINT in each process."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise exception("Ctrl-C", signal.SIGTERM)
@@ -162,47 +197,10 @@ def _interrupt_as(exception: type[Exception]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _first(folder: Path) -> Failure | None:
-    """The first error that a process wrote down; one that merely lost the others counts for
-    nothing.
-    """
-    found = [
-        Failure(**json.loads(path.read_text(encoding="utf-8")))
-        for path in folder.glob("error-*.json")
-    ]
-    return min((one for one in found if one.kind != errors.ProcessLost.__name__), default=None)
-
-
-def _rebuilt(failure: Failure) -> SslToolError:
-    """The error that a process raised."""
-    kind = getattr(errors, failure.kind, SslToolError)
-    error: SslToolError = kind.__new__(
-        kind, failure.message
-    )  # without a constructor that wants the parts
-    return error
-
-
-def _stamp(out: Path | None) -> tuple[int, int] | None:
+def _stamp(folder: Path) -> tuple[int, int] | None:
     """Tells one ``run.json`` of a folder from another."""
     try:
-        status = (out / runs.RUN_FILE).stat() if out else None
+        status = (folder / RUN_FILE).stat()
     except OSError:
         return None
-    return (status.st_ino, status.st_mtime_ns) if status else None
-
-
-def _next(request: Request, before: tuple[int, int] | None) -> tuple[Request, str]:
-    """What to do after a death: go on with the run that was begun, or begin again. And in words."""
-    choice, out = request.choice, request.choice.run.out
-    if out is None or (not request.resume and _stamp(out) in (None, before)):
-        return request, "from the beginning"
-    newest = checkpoint.newest(out)
-    known = only_folder(choice, out)
-    where = f"from {newest}" if newest else "from the beginning"
-    return replace(request, choice=known, resume=True, overwrite=False), where
-
-
-def only_folder(choice: Choice, out: Path) -> Choice:
-    """The choice that says where a run is and leaves everything else to its ``run.json``."""
-    kept = {"out": out, "max_restarts": choice.run.max_restarts}
-    return validated(choice.method, find_method(choice.method), kept)
+    return status.st_ino, status.st_mtime_ns

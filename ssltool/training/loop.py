@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from ssltool.distributed.collectives import average_gradients, rank
 from ssltool.encoders.precision import Precision
 from ssltool.ops.per_image_rng import mix
-from ssltool.training import schedule
+from ssltool.training.schedule import Kind, learning_rate
 
 
 class TrainBatch(Protocol):
@@ -43,24 +43,24 @@ class TrainBatch(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a run's steps are taken.
+class TrainSchedule:
+    """How the steps of a run are taken.
 
     Attributes:
         steps: Optimizer steps of the whole run.
         warmup: Steps of linear warm-up.
-        lr: Highest learning rate.
-        schedule: How it falls afterwards.
+        lr: Peak learning rate.
+        kind: Shape of the learning rate after the warm-up.
         accumulate: Batches whose gradients are averaged into one step.
-        clip: Largest norm of the gradient; 0 = not clipped.
+        clip: Maximum gradient norm; 0 disables clipping.
         seed: Seed of everything random.
-        precision: Number format of the forward pass.
+        precision: Compute precision of the forward pass.
     """
 
     steps: int
     warmup: int
     lr: float
-    schedule: schedule.Kind
+    kind: Kind
     accumulate: int
     clip: float
     seed: int
@@ -98,7 +98,7 @@ def train(
     method: nn.Module,
     batches: Iterator[TrainBatch],
     optimizer: Optimizer,
-    plan: Plan,
+    schedule: TrainSchedule,
     scaler: torch.amp.GradScaler,
     start: int = 0,
 ) -> Iterator[StepReport]:
@@ -109,7 +109,7 @@ def train(
         batches: From the batch that step ``start`` begins with; this process's part of them.
         optimizer: Over the method's parameters; a group's ``lr_scale``, if present, multiplies its
             rate.
-        plan: The schedule and everything else that shapes a step.
+        schedule: Learning rate, accumulation, clipping and precision of the steps.
         scaler: Loss scaler; disabled except for float16.
         start: Steps already taken, after a resume.
     """
@@ -117,28 +117,32 @@ def train(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     device = parameters[0].device
     method.train()
-    for step in range(start, plan.steps):
-        lr = schedule.learning_rate(
-            step, base=plan.lr, total=plan.steps, warmup=plan.warmup, kind=plan.schedule
+    for step in range(start, schedule.steps):
+        lr = learning_rate(
+            step,
+            base=schedule.lr,
+            total=schedule.steps,
+            warmup=schedule.warmup,
+            kind=schedule.kind,
         )
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        torch.manual_seed(mix(plan.seed, step, rank()))  # dropout
+        torch.manual_seed(mix(schedule.seed, step, rank()))  # dropout
         optimizer.zero_grad(set_to_none=True)
         losses, images, wait = [], 0, 0.0
-        for _ in range(plan.accumulate):
+        for _ in range(schedule.accumulate):
             batch = next(batches)
-            generator.manual_seed(mix(plan.seed, batch.epoch))
+            generator.manual_seed(mix(schedule.seed, batch.epoch))
             view = method.view(batch.images, batch.indices, generator)  # type: ignore[operator]
-            with plan.precision.autocast(device):
+            with schedule.precision.autocast(device):
                 loss = method(view)
-            scaler.scale(loss.value / plan.accumulate).backward()
+            scaler.scale(loss.value / schedule.accumulate).backward()
             losses.append(loss.value.detach())
             images += len(batch.indices)
             wait += batch.wait
         average_gradients(parameters)
         scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, plan.clip or float("inf"))
+        norm = nn.utils.clip_grad_norm_(parameters, schedule.clip or float("inf"))
         scaler.step(optimizer)
         scaler.update()
         method.after_step(view)  # type: ignore[operator]

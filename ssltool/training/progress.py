@@ -1,4 +1,4 @@
-"""The running line of a training run, on stderr: a live bar on a terminal, plain lines elsewhere."""
+"""Progress line of a training run on stderr: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _PLAIN_EVERY = 10.0  # seconds between plain lines
 
 
-class Display:
-    """Shows the newest line of metrics beside what a network that knows nothing would score.
+class ProgressLine:
+    """Shows the newest line of metrics next to the chance level.
 
     Args:
         total: Steps of the run.

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+"""Learning-rate schedules as pure functions of the step: a resumed run needs no state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def learning_rate(
 
     Args:
         step: The step about to be taken, 0 to ``total - 1``.
-        base: Highest learning rate.
+        base: Peak learning rate.
         total: Steps of the whole run.
         warmup: Steps over which the rate rises linearly from ``base / warmup`` to ``base``.
         kind: ``cosine`` falls to zero along half a cosine (Loshchilov & Hutter 2017); ``step``

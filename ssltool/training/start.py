@@ -1,12 +1,10 @@
-"""Which run a command is about: a new one, with every option decided from the data, or one to go on
-with.
-"""
+"""Start a new run or resume an existing one."""
 
 from __future__ import annotations
 
 import os
 import platform
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ssltool.data.sources.base import Source
@@ -14,131 +12,136 @@ from ssltool.data.sources.registry import open_source
 from ssltool.distributed.collectives import from_main, rank, world_size
 from ssltool.errors import CheckpointError, DataError, UsageError
 from ssltool.methods.base import DataInfo
-from ssltool.methods.registry import find_method
-from ssltool.runs import folder as runs
-from ssltool.runs.config import FREE_ON_RESUME, Choice, PretrainOptions, resolved, validated
-from ssltool.runs.data_info import describe
-from ssltool.training.request import Request
+from ssltool.runs.config import FREE_ON_RESUME, ResolvedConfig, RunConfig, resolve
+from ssltool.runs.data_info import inspect
+from ssltool.runs.folder import Run, folder_to_resume, new_folder
+from ssltool.runs.records import RUN_FILE, RunRecord
 
 
-def located(request: Request) -> tuple[Request, int]:
-    """Name the folder of a request's run, and say how many processes it asks for."""
-    choice, devices = request.choice, request.choice.run.devices
-    if request.resume:
-        out = runs.folder_to_resume(choice.run.out, choice.method)
-        devices = devices or runs.read_run(out).choice.run.devices
-    elif not request.dry_run:
-        out = runs.new_folder(choice.run.out, choice.method, request.overwrite)
-    else:
-        return request, devices or 1
-    placed = choice.model_copy(update={"run": choice.run.model_copy(update={"out": out})})
-    return replace(request, choice=placed), devices or 1
+@dataclass(frozen=True)
+class Start:
+    """What a trainer is built from.
 
-
-def to_continue(request: Request, restarts: int) -> Path | None:
-    """The folder of the run to continue, the same for all processes; None begins a new one.
-
-    When torchrun has started the processes again, that is the run which they began the first time.
+    Attributes:
+        config: Every option, decided.
+        source: The images.
+        fingerprint: Identifies the images; equal in all processes.
+        folder: The run folder; None for a run that is never written.
+        resumed: The record of the run that is continued; None for a new one.
     """
-    choice, allowed = request.choice, int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
-    if (
-        allowed
-        and not (request.resume or request.dry_run)
-        and (request.overwrite or choice.run.out is None)
-    ):
+
+    config: ResolvedConfig
+    source: Source
+    fingerprint: str
+    folder: Path | None = None
+    resumed: RunRecord | None = None
+
+
+def new_run(config: RunConfig, source: Source | None = None, folder: Path | None = None) -> Start:
+    """Inspect the data and decide every open option.
+
+    Args:
+        config: What was asked for.
+        source: The images; opened from the configuration unless given.
+        folder: The run folder; None for a run that is never written.
+    """
+    source = source or open_source(config.run.data)
+    seen = from_main(lambda: asdict(inspect(source, config.run.image_size)))
+    data = DataInfo(**{**seen, "mean": tuple(seen["mean"]), "std": tuple(seen["std"])})
+    return Start(resolve(config, data), source, _fingerprint(source), folder)
+
+
+def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -> Start:
+    """Read a run back and make sure that it continues as it began.
+
+    Args:
+        config: The options that were given; those that decide the course must be the run's own.
+        folder: The run folder.
+        source: The images; opened from the run's configuration unless given.
+
+    Raises:
+        UsageError: Another method, other options, or a number of processes that cannot share the
+            batch.
+        CheckpointError: The images have changed.
+    """
+    run = Run.open(folder)
+    if run.config.method != config.method:
+        raise UsageError(
+            f"{folder} is a run of {run.config.method}; type 'ssltool pretrain "
+            f"{run.config.method} --resume'"
+        )
+    saved = {**run.config.run.model_dump(), **run.config.task.model_dump()}
+    given = {name: value for name, value in config.given().items() if value is not None}
+    given.pop("epochs", None)  # the run says its length by steps
+    changed = [
+        f"--{name.replace('_', '-')} {value} (the run has {saved[name]})"
+        for name, value in given.items()
+        if name not in FREE_ON_RESUME and value != saved[name]
+    ]
+    if changed:
+        raise UsageError(
+            f"--resume continues as the run began, but got {', '.join(changed)}; omit them, or "
+            f"start a new run with --init {folder}"
+        )
+    free = {name: value for name, value in given.items() if name in FREE_ON_RESUME}
+    shared = {"batch_size": _batch_per_process(run), "devices": world_size()}
+    options = run.config.run.model_copy(update={**free, **shared})
+    source = source or open_source(options.data)
+    if _fingerprint(source) != run.record.source.fingerprint:
+        raise CheckpointError(
+            f"the images of {folder} have changed since it began; restore them, or start a new "
+            f"run with --init {folder}"
+        )
+    resolved = run.config.model_copy(update={"run": options})
+    return Start(resolved, source, run.record.source.fingerprint, folder, run.record)
+
+
+def chosen_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> Path:
+    """The folder of the run to continue or to begin; the same in all processes."""
+    out, method = config.run.out, config.method
+
+    def choose() -> str:
+        if resume:
+            return str(folder_to_resume(out, method))
+        return str(new_folder(out, method, overwrite))
+
+    return Path(from_main(choose))
+
+
+def was_begun(config: RunConfig, *, resume: bool, overwrite: bool, restarts: int) -> bool:
+    """Whether torchrun started these processes again for a run that they had begun before.
+
+    Raises:
+        UsageError: torchrun may restart the processes, but they could not find their run again.
+    """
+    out, allowed = config.run.out, int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if allowed and not resume and (overwrite or out is None):
         raise UsageError(
             "with torchrun's --max-restarts a restarted command has to find its run: name a new "
-            "folder with --out, "
-            "and drop --overwrite"
+            "folder with --out, and omit --overwrite"
         )
-
-    def find() -> str | None:
-        if request.resume:
-            return str(runs.folder_to_resume(choice.run.out, choice.method))
-        begun = (
-            restarts and choice.run.out is not None and (choice.run.out / runs.RUN_FILE).is_file()
-        )
-        return str(choice.run.out) if begun else None
-
-    found = from_main(find)
-    return Path(found) if found else None
-
-
-def new_run(choice: Choice, overwrite: bool, dry_run: bool) -> tuple[runs.Run, Source]:
-    """Look at the data and decide every open option."""
-    out = Path(
-        from_main(
-            lambda: (
-                "-" if dry_run else str(runs.new_folder(choice.run.out, choice.method, overwrite))
-            )
-        )
-    )
-    source = open_source(choice.run.data)
-    info = DataInfo.from_json(from_main(lambda: asdict(describe(source, choice.run.image_size))))
-    decided = resolved(choice, find_method(choice.method), info)
-    info = replace(info, batch_size=(decided.run.batch_size or 0) * world_size())
-    return runs.Run(out, decided, info, _fingerprint(source), {}, ""), source
+    return from_main(lambda: bool(restarts and out is not None and (out / RUN_FILE).is_file()))
 
 
 def _fingerprint(source: Source) -> str:
     """What identifies the images, which all processes have to see alike."""
-    mine = source.fingerprint()
-    if from_main(lambda: mine) != mine:
+    own = source.fingerprint()
+    if from_main(lambda: own) != own:
         raise DataError(
             f"process {rank()} on {platform.node()} sees other images than process 0: "
-            f"{source.description}; "
-            "give all machines the same files under the same path"
+            f"{source.description}; give all machines the same files under the same path"
         )
-    return mine
+    return own
 
 
-def continued_run(typed: Choice, folder: Path) -> tuple[runs.Run, Source]:
-    """Read a run back and make sure that it would go on as it began."""
-    run = runs.read_run(folder)
-    if run.choice.method != typed.method:
-        raise UsageError(
-            f"{folder} is a run of {run.choice.method}; type 'ssltool pretrain "
-            f"{run.choice.method} --resume'"
-        )
-    given = {
-        **typed.run.model_dump(exclude_unset=True),
-        **typed.task.model_dump(exclude_unset=True),
-    }
-    saved = {
-        **run.choice.run.model_dump(),
-        **run.choice.task.model_dump(),
-        **_shared(run.choice.run, folder),
-    }
-    given["devices"] = world_size()
-    wanted = validated(typed.method, find_method(typed.method), {**saved, **given, "epochs": None})
-    now = {**wanted.run.model_dump(), **wanted.task.model_dump()}
-    changed = [name for name in given if now[name] != saved[name] and name not in FREE_ON_RESUME]
-    if changed:
-        listed = ", ".join(
-            f"--{name.replace('_', '-')} {given[name]} (the run has {saved[name]})"
-            for name in changed
-        )
-        raise UsageError(
-            f"--resume goes on as the run began, but got {listed}; drop them, or start a new run "
-            f"with --init {folder}"
-        )
-    source = open_source(run.choice.run.data)
-    if _fingerprint(source) != run.fingerprint:
-        raise CheckpointError(
-            f"the images of {folder} have changed since it began; "
-            f"restore them, or start a new run with --init {folder}"
-        )
-    return replace(run, choice=wanted), source
-
-
-def _shared(options: PretrainOptions, folder: Path) -> dict[str, int]:
-    """The batch size with which this number of processes sees the batches that the run began with."""
-    whole = (options.batch_size or 0) * (options.devices or 1)
+def _batch_per_process(run: Run) -> int:
+    """The batch size with which this number of processes sees the batches the run began with."""
+    options = run.config.run
+    whole = options.batch_size * options.devices
     if whole % world_size() or whole // world_size() < 2:
         fitting = [str(n) for n in range(1, whole // 2 + 1) if whole % n == 0]
         raise UsageError(
-            f"{folder} trains on batches of {whole} images, which {world_size()} processes "
-            "cannot share evenly; "
-            f"start {' or '.join(fitting)} processes"
+            f"{run.folder} trains on batches of {whole} images, which {world_size()} processes "
+            f"cannot share evenly; start {' or '.join(fitting)} processes"
         )
-    return {"batch_size": whole // world_size()}
+    return whole // world_size()

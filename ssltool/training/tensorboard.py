@@ -1,4 +1,4 @@
-"""``--tensorboard``: a run's numbers and images in the files that TensorBoard shows."""
+"""TensorBoard event files of a run's metrics and figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from ssltool.errors import UsageError
 
-BOARD = "tensorboard"  # folder in the run folder
+TENSORBOARD = "tensorboard"  # folder in the run folder
 
 
 def require_tensorboard() -> None:
@@ -23,12 +23,12 @@ def require_tensorboard() -> None:
         ) from error
 
 
-class Board:
+class TensorBoard:
     """Writes the events of one run.
 
     Args:
         folder: Where they go.
-        start: Step the run goes on from; what a killed run wrote after it is hidden.
+        start: Step the run resumes from; what a killed run wrote after it is hidden.
         chance: Number's name -> value for a network that knows nothing, drawn as a level line of
             its own.
     """
@@ -49,7 +49,7 @@ class Board:
                 self._writer.add_scalar(f"{name}/chance", self._chance[name], step)
         self._writer.flush()
 
-    def image(self, name: str, path: Path, step: int) -> None:
+    def figure(self, name: str, path: Path, step: int) -> None:
         """Add an image that was drawn into the run folder."""
         with Image.open(path) as image:
             self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")

@@ -1,11 +1,10 @@
-"""Everything a run needs, put together: images, method, optimizer, number format, checkpoint; and
-its steps.
-"""
+"""A trainer: a run's method, optimizer, batches and schedule, built and ready for its next step."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,240 +18,267 @@ from ssltool.data.loader import AllImages, TrainBatches
 from ssltool.data.sources.base import Source
 from ssltool.device import choose_device, repeat_exactly
 from ssltool.distributed.batch_norm import synchronize_batch_norm
-from ssltool.distributed.collectives import copy_from_main, from_main, is_main, rank, world_size
+from ssltool.distributed.collectives import copy_from_main, from_main, rank, world_size
 from ssltool.encoders.metadata import LIGHTNESS_NORM, EncoderMetadata
 from ssltool.encoders.precision import Precision, choose_precision
 from ssltool.encoders.sizes import check_input
-from ssltool.encoders.weights import describe as describe_weights
-from ssltool.encoders.weights import find_weights, load_backbone
+from ssltool.encoders.weights import describe, find_weights, load_backbone
 from ssltool.errors import CheckpointError, UsageError
 from ssltool.methods.base import Method
 from ssltool.ops.per_image_rng import mix
-from ssltool.probing.online import Follower
 from ssltool.runs import checkpoint
-from ssltool.runs import folder as runs
-from ssltool.runs.config import Choice, PretrainOptions
-from ssltool.training.loop import Plan, StepReport, train
+from ssltool.runs.config import ResolvedConfig
+from ssltool.runs.environment import environment
+from ssltool.runs.folder import build_method
+from ssltool.runs.records import MetricRecord, PrecisionRecord, RunRecord, SourceRecord
+from ssltool.training.loop import StepReport, TrainSchedule, train
 from ssltool.training.optim import build_optimizer
-from ssltool.training.start import new_run
-from ssltool.training.tensorboard import Board, require_tensorboard
+from ssltool.training.start import Start
 
 _CACHE_BYTES = 2**30  # decoded images kept in memory when all of them fit
 
 
 @dataclass
-class Session:
-    """Everything a run needs, ready to take its next step; of several processes each has its own."""
+class Trainer:
+    """Everything that takes part in a step; of several processes each has its own.
 
-    run: runs.Run
+    Attributes:
+        config: Every option, decided.
+        source: The images.
+        fingerprint: Identifies the images.
+        method: The task with its encoder, on the device.
+        optimizer: Over the method's parameters.
+        scaler: Loss scaler; enabled for fp16.
+        batches: Training batches of this process.
+        schedule: How steps are taken.
+        first_step: Steps taken before, by the run that is resumed.
+        device: Where the method is.
+    """
+
+    config: ResolvedConfig
     source: Source
+    fingerprint: str
     method: Method[Any, Any]
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     batches: TrainBatches
-    plan: Plan
-    start: int
+    schedule: TrainSchedule
+    first_step: int
     device: torch.device
-    follower: Follower | None
-    skipped: dict[str, str] = field(
-        default_factory=dict
-    )  # by any process, as of the last checkpoint
-    board: Board | None = None  # opened when the run begins
 
+    @classmethod
+    def build(cls, start: Start, console: Console, cache_bytes: int = _CACHE_BYTES) -> Trainer:
+        """Build a trainer and, on resume, load the newest checkpoint.
 
-def open_session(choice: Choice, console: Console, cache_bytes: int) -> Session:
-    """A run that is never written anywhere, to measure it."""
-    run, source = new_run(choice, overwrite=False, dry_run=True)
-    return prepare(run, source, console, resume=False, cache_bytes=cache_bytes)
+        Args:
+            start: A new run or one to resume.
+            console: Where remarks go.
+            cache_bytes: Decoded images kept in memory at most.
 
-
-def prepare(
-    run: runs.Run,
-    source: Source,
-    console: Console,
-    *,
-    resume: bool,
-    cache_bytes: int = _CACHE_BYTES,
-) -> Session:
-    """Build everything of a run and, on resume, load its newest checkpoint."""
-    options = run.choice.run
-    assert options.image_size and options.batch_size and options.steps and options.lr is not None, (
-        "resolved"
-    )
-    assert options.weight_decay is not None and options.warmup is not None and options.channels, (
-        "resolved"
-    )
-    if options.tensorboard:
-        require_tensorboard()
-    device = choose_device(options.device)
-    repeat_exactly(device)
-    torch.manual_seed(mix(options.seed))  # first weights
-    method = runs.build_method(run.choice, run.info)
-    if run.facts and method.facts != run.facts:
-        raise CheckpointError(
-            f"the task of {run.folder} was built from {run.facts}, now it would be "
-            f"{method.facts}; start a new run"
+        Raises:
+            UsageError: The device, the initial weights or the encoder do not suit the run.
+            CheckpointError: The run to resume was built from something else, or is damaged.
+        """
+        config, options = start.config, start.config.run
+        device = choose_device(options.device)
+        repeat_exactly(device)
+        torch.manual_seed(mix(options.seed))  # initial weights
+        method = _build(start)
+        if options.init is not None:
+            matched = load_backbone(method.encoder, find_weights(options.init))
+            console.print(f"initial weights: {matched} tensors from {options.init}")
+        method.to(device)
+        method.to(memory_format=torch.channels_last)  # decoders and color heads too
+        precision = _precision(start, method, device)
+        if options.sync_batchnorm:
+            synchronize_batch_norm(method, device)
+        optimizer = build_optimizer(
+            method,
+            options.optimizer,
+            lr=options.lr,
+            weight_decay=options.weight_decay,
+            momentum=options.momentum,
+            rates=method.rates,
         )
-    size = method.network_size(run.choice.task, run.info)
-    _check_input(method, size, run.info.image_size)
-    if options.init is not None:
-        matched = load_backbone(method.encoder, find_weights(options.init))
-        console.print(f"first weights: {matched} tensors from {options.init}")
-    method.to(device)
-    method.to(memory_format=torch.channels_last)  # decoders and color heads too
-    precision = _precision(run, method, size, device)
-    if options.sync_batchnorm:
-        synchronize_batch_norm(method, device)
-    optimizer = build_optimizer(
-        method,
-        options.optimizer,
-        lr=options.lr,
-        weight_decay=options.weight_decay,
-        momentum=options.momentum,
-        rates=method.rates,
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
-    batches = TrainBatches(
-        source,
-        size=options.load_size or options.image_size,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        workers=options.workers,
-        rank=rank(),
-        world=world_size(),
-        device=device,
-        cache_bytes=cache_bytes,
-    )
-    per_epoch = max(1, batches.steps_per_epoch // options.accumulate)
-    plan = Plan(
-        steps=options.steps,
-        warmup=min(round(options.warmup * per_epoch), options.steps - 1),
-        lr=options.lr,
-        schedule=options.schedule,
-        accumulate=options.accumulate,
-        clip=options.clip,
-        seed=options.seed,
-        precision=precision,
-    )
-    start = 0
-    place = from_main(lambda: str(checkpoint.newest(run.folder) or "")) if resume else ""
-    if place:
-        state = checkpoint.load(Path(place), method, optimizer)
-        scaler.load_state_dict(state["scaler"])
-        start = state["step"]
-    else:
-        _look_first(method, source, options, device, console)
-    held = chain(method.named_parameters(), method.named_buffers())
-    copy_from_main(tensor for name, tensor in held if name not in method.sharded)
-    if options.compile:
-        method.encoder.compile()
-    run = replace(run, facts=method.facts, precision=precision.name)
-    follower = None
-    if options.probe_data and is_main():
-        follower = Follower(options.probe_data, options.batch_size, options.seed)
-    return Session(run, source, method, optimizer, scaler, batches, plan, start, device, follower)
+        scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
+        batches = TrainBatches(
+            start.source,
+            size=options.load_size or options.image_size,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            workers=options.workers,
+            rank=rank(),
+            world=world_size(),
+            device=device,
+            cache_bytes=cache_bytes,
+        )
+        trainer = cls(
+            config,
+            start.source,
+            start.fingerprint,
+            method,
+            optimizer,
+            scaler,
+            batches,
+            _schedule(config, batches.steps_per_epoch, precision),
+            0,
+            device,
+        )
+        trainer._load_or_prepare(start, console)
+        if options.compile:
+            method.encoder.compile()
+        return trainer
 
+    def steps(self) -> Iterator[StepReport]:
+        """The training loop over this process's batches, from ``first_step``."""
+        batches = self.batches.from_step(self.first_step * self.schedule.accumulate)
+        return train(
+            self.method, batches, self.optimizer, self.schedule, self.scaler, self.first_step
+        )
 
-def steps(session: Session) -> Iterator[StepReport]:
-    """The loop over this session's own batches."""
-    batches = session.batches.from_step(session.start * session.plan.accumulate)
-    return train(
-        session.method, batches, session.optimizer, session.plan, session.scaler, session.start
-    )
+    def record(self) -> RunRecord:
+        """The run's ``run.json``."""
+        precision = self.schedule.precision
+        return RunRecord(
+            ssltool=ssltool.__version__,
+            method=self.config.method,
+            options=self.config.options(),
+            precision=PrecisionRecord(name=precision.name, reason=precision.reason),
+            source=SourceRecord(description=self.source.description, fingerprint=self.fingerprint),
+            data=self.config.data,
+            fingerprint=self.method.facts,
+            metrics=tuple(
+                MetricRecord(name=name, unit="", chance=level)
+                for name, level in self.method.chance.items()
+            ),
+            environment=environment(),
+        )
 
+    def metadata(self, step: int) -> EncoderMetadata:
+        """What the weights file says of itself after ``step`` steps.
 
-def metadata(session: Session, step: int) -> EncoderMetadata:
-    """What the weights file says of itself; a function of the run, not of the clock, so equal runs
-    give equal bytes.
-    """
-    run, method, options = session.run, session.method, session.run.choice.run
-    encoder = method.encoder
-    mean: tuple[float, ...] = run.info.mean
-    std: tuple[float, ...] = run.info.std
-    if method.color_space == "lightness":
-        mean, std = LIGHTNESS_NORM
-    elif encoder.in_channels == 1:  # it reads the mean of R, G and B
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-    return describe_weights(
-        encoder,
-        method=run.choice.method,
-        color_space=method.color_space,
-        image_size=method.feature_size(run.choice.task, run.info),
-        patch=method.patch_grid(run.choice.task, run.info),
-        mean=mean,
-        std=std,
-        training={
-            "ssltool": ssltool.__version__,
-            "steps": step,
-            "batch_size": (options.batch_size or 0) * (options.devices or 1) * options.accumulate,
-            "images": run.info.count,
-            "read_size": run.info.image_size,
-            "optimizer": options.optimizer,
-            "lr": session.plan.lr,
-            "seed": options.seed,
-            "precision": run.precision,
-        },
-    )
+        A function of the run and not of the clock, so that equal runs give equal bytes.
+        """
+        config, method, options = self.config, self.method, self.config.run
+        mean: tuple[float, ...] = config.data.mean
+        std: tuple[float, ...] = config.data.std
+        if method.color_space == "lightness":
+            mean, std = LIGHTNESS_NORM
+        elif method.encoder.in_channels == 1:  # it reads the mean of R, G and B
+            mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+        return describe(
+            method.encoder,
+            method=config.method,
+            color_space=method.color_space,
+            image_size=method.feature_size(config.task, config.data),
+            patch=method.patch_grid(config.task, config.data),
+            mean=mean,
+            std=std,
+            training={
+                "ssltool": ssltool.__version__,
+                "steps": step,
+                "batch_size": options.batch_size * options.devices * options.accumulate,
+                "images": config.data.count,
+                "read_size": config.data.image_size,
+                "optimizer": options.optimizer,
+                "lr": options.lr,
+                "seed": options.seed,
+                "precision": self.schedule.precision.name,
+            },
+        )
+
+    def _load_or_prepare(self, start: Start, console: Console) -> None:
+        """Load the newest checkpoint, or let the method learn what it must know first."""
+        newest = ""
+        if start.resumed is not None and start.folder is not None:
+            folder = start.folder
+            newest = from_main(lambda: str(checkpoint.newest(folder) or ""))
+        if newest:
+            state = checkpoint.load(Path(newest), self.method, self.optimizer)
+            self.scaler.load_state_dict(state["scaler"])
+            self.first_step = state["step"]
+        else:
+            self._prepare(console)
+        state_tensors = chain(self.method.named_parameters(), self.method.named_buffers())
+        sharded = self.method.sharded
+        copy_from_main(tensor for name, tensor in state_tensors if name not in sharded)
+
+    def _prepare(self, console: Console) -> None:
+        """Run the method's pass over the data; all processes learn the same from it."""
+        options = self.config.run
+        generator = torch.Generator().manual_seed(mix(options.seed))
+        images = AllImages(
+            self.source,
+            size=options.image_size,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            device=self.device,
+            indices=torch.randperm(len(self.source), generator=generator).tolist(),
+        )
+        with images, console.status("data statistics pass"):
+            remark = self.method.prepare((batch.images, batch.indices) for batch in images)
+        if remark:
+            console.print(remark)
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory used so far, in bytes: the GPU's when training on one, else this process's."""
+    """Peak memory so far in bytes: of the GPU when training on one, else of this process."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     import resource  # not on Windows
-    import sys
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def _precision(
-    run: runs.Run, method: Method[Any, Any], size: int, device: torch.device
-) -> Precision:
-    """The number format: as the run began, or what the first process finds best."""
-    if run.precision:
-        return Precision(run.precision, "as the run began")  # type: ignore[arg-type]
-    asked, channels = run.choice.run.precision, run.choice.run.channels or 3
-    return Precision(
-        **from_main(lambda: asdict(choose_precision(asked, method.encoder, size, channels, device)))
-    )
-
-
-def _look_first(
-    method: Method[Any, Any],
-    source: Source,
-    options: PretrainOptions,
-    device: torch.device,
-    console: Console,
-) -> None:
-    """Let the method learn from the images what it must know before the first step; all processes
-    learn the same.
-    """
-    assert options.image_size and options.batch_size, "resolved"
-    places = torch.randperm(
-        len(source), generator=torch.Generator().manual_seed(mix(options.seed))
-    ).tolist()
-    images = AllImages(
-        source,
-        size=options.image_size,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        device=device,
-        indices=places,
-    )
-    with images, console.status("looking at the images"):
-        said = method.prepare((batch.images, batch.indices) for batch in images)
-    if said:
-        console.print(said)
-
-
-def _check_input(method: Method[Any, Any], size: int, read_size: int) -> None:
-    """Make sure that the encoder can take what the task gives it, which may be a piece of an image."""
+def _build(start: Start) -> Method[Any, Any]:
+    """The untrained method; on resume, what it is built from must be what it was."""
+    config = start.config
+    method = build_method(config)
+    if start.resumed is not None and method.facts != start.resumed.fingerprint:
+        raise CheckpointError(
+            f"the task of {start.folder} was built from {start.resumed.fingerprint}, now it would "
+            f"be {method.facts}; start a new run"
+        )
+    size = method.network_size(config.task, config.data)
     try:
         check_input(method.encoder, size)
     except UsageError as error:
-        if size == read_size:
+        if size == config.data.image_size:
             raise
         raise UsageError(
-            f"the task gives the encoder {size} px pieces of the {read_size} px images, but {error}"
+            f"the task gives the encoder {size} px crops of the {config.data.image_size} px "
+            f"images, but {error}"
         ) from error
+    return method
+
+
+def _precision(start: Start, method: Method[Any, Any], device: torch.device) -> Precision:
+    """Compute precision: as the run began, or what the first process measures as best."""
+    if start.resumed is not None:
+        return Precision(start.resumed.precision.name, "as the run began")
+    config = start.config
+    size = method.network_size(config.task, config.data)
+
+    def choose() -> dict[str, Any]:
+        asked, channels = config.run.precision, config.run.channels
+        return asdict(choose_precision(asked, method.encoder, size, channels, device))
+
+    return Precision(**from_main(choose))
+
+
+def _schedule(
+    config: ResolvedConfig, batches_per_epoch: int, precision: Precision
+) -> TrainSchedule:
+    options = config.run
+    steps_per_epoch = max(1, batches_per_epoch // options.accumulate)
+    return TrainSchedule(
+        steps=options.steps,
+        warmup=min(round(options.warmup * steps_per_epoch), options.steps - 1),
+        lr=options.lr,
+        kind=options.schedule,
+        accumulate=options.accumulate,
+        clip=options.clip,
+        seed=options.seed,
+        precision=precision,
+    )

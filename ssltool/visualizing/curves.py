@@ -11,8 +11,8 @@ from typing import Any
 from ssltool.errors import UsageError
 from ssltool.plotting import charts as chart
 from ssltool.plotting.units import said as said
-from ssltool.runs import folder as runs
 from ssltool.runs import metrics
+from ssltool.runs.folder import Run, short_names
 
 
 def draw_curves(folders: Sequence[Path], path: Path) -> dict[str, Any]:
@@ -29,16 +29,16 @@ def draw_curves(folders: Sequence[Path], path: Path) -> dict[str, Any]:
         UsageError: A run has no metrics yet.
     """
     curves, chance, methods = {}, {}, []
-    for folder, name in zip(folders, runs.names(folders), strict=True):
-        run = runs.read_run(folder)
+    for folder, name in zip(folders, short_names(folders), strict=True):
+        run = Run.open(folder)
         lines = metrics.read(folder)
         if not lines:
             raise UsageError(
                 f"{folder} has no metrics yet; they come with the first "
-                f"{run.choice.run.log_every} steps"
+                f"{run.config.run.log_every} steps"
             )
-        curves[name], chance[name] = lines, runs.chance(folder)
-        methods.append(run.choice.method)
+        curves[name], chance[name] = lines, run.record.chance
+        methods.append(run.config.method)
     title = (
         f"{methods[0]}, {folders[0].resolve().name}"
         if len(folders) == 1

@@ -19,7 +19,7 @@ from ssltool.methods.base import Lines, Loss, Matrix, Method, Points
 from ssltool.plotting import charts as chart
 from ssltool.plotting.sheet import save_sheet
 from ssltool.plotting.units import said as said
-from ssltool.runs import folder as runs
+from ssltool.runs.folder import Run
 from ssltool.visualizing.sampling import spread, with_places
 from ssltool.visualizing.sources import png
 
@@ -48,15 +48,15 @@ def draw_predictions(
         seed: Seed of the puzzles.
     """
     sheet = png(path)
-    run = runs.read_run(folder)
-    if name is not None and name != run.choice.method:
-        raise UsageError(f"{folder} is a run of {run.choice.method}, not of {name}")
-    method = runs.load_method(run)
-    source = FileSource(image) if image else open_source(tuple(data) or run.choice.run.data)
-    images, index = sample(source, run.info.image_size, _SCORED)
-    if source.fingerprint() != run.fingerprint:
+    run = Run.open(folder)
+    if name is not None and name != run.config.method:
+        raise UsageError(f"{folder} is a run of {run.config.method}, not of {name}")
+    method = run.load_method()
+    source = FileSource(image) if image else open_source(tuple(data) or run.config.run.data)
+    images, index = sample(source, run.config.data.image_size, _SCORED)
+    if source.fingerprint() != run.record.source.fingerprint:
         index = (
-            index + run.info.count
+            index + run.config.data.count
         )  # images that the run has not seen are numbered after its own
     scores = score(method, images, index, seed)
     chosen = spread(images, count)
@@ -65,18 +65,18 @@ def draw_predictions(
     )
     if predictions.places:
         predictions = with_places(
-            predictions, open_source(run.choice.run.data), run.info.image_size
+            predictions, open_source(run.config.run.data), run.config.data.image_size
         )
     numbers = ", ".join(
         said(key, value, method.chance) for key, value in scores.items() if key != "loss"
     )
     scored = "" if len(images) == len(source) else f"{len(images)} of "
-    title = f"{run.choice.method} on {scored}{source.description}: {numbers}"
+    title = f"{run.config.method} on {scored}{source.description}: {numbers}"
     save_sheet(predictions.images, sheet, captions=predictions.captions, title=title)
     return {
         "path": str(sheet),
         "charts": _draw_charts(method, images, index, path, seed),
-        "method": run.choice.method,
+        "method": run.config.method,
         "images": len(images),
         **scores,
         "chance": method.chance,

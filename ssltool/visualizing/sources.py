@@ -10,7 +10,7 @@ from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
 from ssltool.encoders.weights import find_weights
 from ssltool.errors import UsageError
-from ssltool.runs import folder as runs
+from ssltool.runs.folder import Run
 
 _CHARTS = (".png", ".svg", ".pdf")
 
@@ -34,7 +34,7 @@ def sources_of(
         around = open_source(tuple(data))
     else:
         try:
-            around = open_source(runs.read_run(weights).choice.run.data)
+            around = open_source(Run.open(weights).config.run.data)
         except UsageError as error:
             if not optional:
                 find_weights(weights)  # if there are none, that is the error

@@ -13,45 +13,44 @@ import torch
 from ssltool.data.sample import sample
 from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
-from ssltool.methods.registry import find_method
 from ssltool.ops.per_image_rng import mix
 from ssltool.plotting.sheet import save_sheet
 from ssltool.plotting.units import said as said
-from ssltool.runs import folder as runs
-from ssltool.runs.config import Choice, resolved
-from ssltool.runs.data_info import describe
+from ssltool.runs.config import RunConfig, resolve
+from ssltool.runs.data_info import inspect
+from ssltool.runs.folder import build_method
 from ssltool.visualizing.predictions import _SCORED, _draw_charts
 from ssltool.visualizing.sampling import spread
 from ssltool.visualizing.sources import png
 
 
 def draw_task(
-    choice: Choice, path: Path, *, image: Sequence[Path] = (), count: int = 6, seed: int = 0
+    config: RunConfig, path: Path, *, image: Sequence[Path] = (), count: int = 6, seed: int = 0
 ) -> dict[str, Any]:
     """Draw what a method shows its network, with an untrained one and the options given.
 
     Args:
-        choice: Method and options, not yet resolved.
+        config: Method and options.
         path: PNG to write; charts beside it may be SVG or PDF by its suffix.
-        image: Draw these files instead of the images of ``choice``.
+        image: Draw these files instead of the images of ``config``.
         count: Rows drawn.
         seed: Of the task.
     """
     sheet = png(path)
-    source = FileSource(image) if image else open_source(choice.run.data)
-    info = describe(source, choice.run.image_size)
-    choice = resolved(choice, find_method(choice.method), info)
+    source = FileSource(image) if image else open_source(config.run.data)
+    resolved = resolve(config, inspect(source, config.run.image_size))
+    info = resolved.data
     torch.manual_seed(mix(seed))
-    method = runs.build_method(choice, info).train()
+    method = build_method(resolved).train()
     looked, places = sample(source, info.image_size, _SCORED)
     method.prepare([(looked, places)])
     chosen = spread(looked, count)
-    loaded = choice.run.load_size
+    loaded = config.run.load_size
     images, index = (
         (sample(source, loaded, _SCORED)[0] if loaded else looked)[chosen],
         places[chosen],
     )
     columns = method.draw_task(images, index, torch.Generator().manual_seed(seed))
-    save_sheet(columns, sheet, title=f"{choice.method}: the task, {info.image_size} px images")
+    save_sheet(columns, sheet, title=f"{config.method}: the task, {info.image_size} px images")
     charts = _draw_charts(method, looked, places, path, seed)
-    return {"path": str(sheet), "charts": charts, "method": choice.method, "images": len(images)}
+    return {"path": str(sheet), "charts": charts, "method": config.method, "images": len(images)}

@@ -155,8 +155,7 @@ def test_nothing_to_index(folder: str, tmp_path: Path) -> None:
 
 
 def test_pretraining_on_shards_resumes_to_the_same_bytes(images: Path, tmp_path: Path) -> None:
-    from ssltool.methods.registry import find_method
-    from ssltool.runs.config import combine
+    from ssltool.runs.config import RunConfig
     from ssltool.training.pretrain import pretrain
 
     pack([str(images)], str(tmp_path / "s"), size=32, per_shard=5, console=QUIET)
@@ -176,15 +175,14 @@ def test_pretraining_on_shards_resumes_to_the_same_bytes(images: Path, tmp_path:
         "checkpoint_every": 3,
         "precision": "fp32",
     }
-    jigsaw = find_method("jigsaw")
-    pretrain(combine("jigsaw", jigsaw, given, None), console=QUIET)
+    pretrain(RunConfig.merged("jigsaw", given, None), console=QUIET)
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     shutil.rmtree(
         tmp_path / "parts" / "checkpoints" / "step-0000005"
     )  # back to step 3, in the second epoch
     (tmp_path / "parts" / "encoder.safetensors").unlink()
     pretrain(
-        combine("jigsaw", jigsaw, {"out": str(tmp_path / "parts")}, None),
+        RunConfig.merged("jigsaw", {"out": str(tmp_path / "parts")}, None),
         resume=True,
         console=QUIET,
     )

@@ -34,8 +34,9 @@ from ssltool.distributed.process_group import process_group
 from ssltool.errors import Interrupted, NonFiniteLossError, UsageError
 from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.registry import find_method
-from ssltool.runs.config import combine
-from ssltool.training import pretrain as workflow
+from ssltool.runs.config import RunConfig
+from ssltool.training.pretrain import RunSummary, pretrain
+from ssltool.training.trainer import Trainer
 
 
 def test_one_process_tells_itself_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,16 +168,16 @@ RUN = {
 }
 
 
-def run(folder: Path, name: str = "jigsaw", resume: bool = False, **given: Any) -> dict[str, Any]:
+def run(folder: Path, name: str = "jigsaw", resume: bool = False, **given: Any) -> RunSummary:
     os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
     given = (
         {"out": folder, **given}
         if resume
         else {**RUN, "out": folder, "batch_size": 8 // world_size(), **given}
     )
-    choice = combine(name, find_method(name), given)
+    config = RunConfig.merged(name, given)
     try:
-        return workflow.pretrain(choice, resume=resume, console=Console(quiet=True))
+        return pretrain(config, resume=resume, console=Console(quiet=True))
     finally:
         if distributed.is_initialized():  # after an error nothing is torn down
             distributed.destroy_process_group()
@@ -184,16 +185,16 @@ def run(folder: Path, name: str = "jigsaw", resume: bool = False, **given: Any) 
 
 def at_step(step: int, act: Callable[[Any], None]) -> None:
     """Have something happen in this process after a step of the next run."""
-    steps = workflow.steps
+    steps = Trainer.steps
 
-    def acting(session: workflow.Session) -> Any:
-        workflow.steps = steps
-        for report in steps(session):
+    def acting(trainer: Trainer) -> Any:
+        Trainer.steps = steps
+        for report in steps(trainer):
             if report.step == step:
-                act(session)
+                act(trainer)
             yield report
 
-    workflow.steps = acting
+    Trainer.steps = acting
 
 
 def same(one: Path, other: Path) -> bool:
@@ -208,7 +209,11 @@ def whole_runs(folder: Path) -> dict[str, Any]:
     """Stopped, resumed and broken runs of one task."""
     found: dict[str, Any] = {}
     result = run(folder / "whole", probe_data=("demo:40",))
-    found["facts"] = [result["step"], result["run"], "knn" in result or not is_main()]
+    found["facts"] = [
+        result.metrics["step"],
+        str(result.run),
+        "knn" in result.metrics or not is_main(),
+    ]
     # A signal to the second process alone stops both.
     at_step(3, lambda _: os.kill(os.getpid(), signal.SIGTERM) if rank() else None)
     try:
@@ -219,8 +224,8 @@ def whole_runs(folder: Path) -> dict[str, Any]:
     # A loss that breaks in the second process alone is an error in both.
     at_step(
         2,
-        lambda session: (
-            next(session.method.head.parameters()).data.fill_(torch.nan) if rank() else None
+        lambda trainer: (
+            next(trainer.method.head.parameters()).data.fill_(torch.nan) if rank() else None
         ),
     )
     try:
@@ -342,11 +347,11 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
 @pytest.mark.ci
 def test_a_memory_bank_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
     """Begun by one process, taken over by several, ended by one; beside all variants of the tasks."""
-    folder, method = tmp_path / "bank", find_method("npid")
+    folder = tmp_path / "bank"
 
     def alone(given: dict[str, Any], resume: bool) -> None:
-        choice = combine("npid", method, {"out": folder, **given})
-        workflow.pretrain(choice, resume=resume, console=Console(quiet=True))
+        config = RunConfig.merged("npid", {"out": folder, **given})
+        pretrain(config, resume=resume, console=Console(quiet=True))
 
     def rows(step: int) -> Tensor:
         place = folder / "checkpoints" / f"step-{step:07d}"

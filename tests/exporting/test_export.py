@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 import ssltool
 from ssltool.errors import UsageError
 from ssltool.exporting.export import export
-from ssltool.methods.registry import find_method
-from ssltool.runs.config import combine
+from ssltool.runs.config import RunConfig
 from ssltool.training.pretrain import pretrain
 
 
@@ -28,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "steps": 2,
         "out": out,
     }
-    choice = combine("jigsaw", find_method("jigsaw"), {**given, "workers": 0, "precision": "fp32"})
+    choice = RunConfig.merged("jigsaw", {**given, "workers": 0, "precision": "fp32"})
     pretrain(choice, console=Console(quiet=True))
     return out
 
@@ -76,9 +75,7 @@ def test_the_target_must_be_safetensors_and_not_the_source(run: Path, tmp_path: 
 def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "light"
     given = {"data": ("demo:16",), "image_size": 32, "batch_size": 4, "steps": 2, "out": out}
-    choice = combine(
-        "colorization", find_method("colorization"), {**given, "workers": 0, "precision": "fp32"}
-    )
+    choice = RunConfig.merged("colorization", {**given, "workers": 0, "precision": "fp32"})
     pretrain(choice, console=Console(quiet=True))
     return out
 

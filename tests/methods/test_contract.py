@@ -312,12 +312,12 @@ def test_options_are_described_frozen_and_strict(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_name_real_options(name: str) -> None:
-    from ssltool.runs.config import combine
+    from ssltool.runs.config import RunConfig
 
     cls = find_method(name)
     assert "paper" in cls.presets
     for preset in cls.presets:
-        combine(name, cls, {}, preset)
+        RunConfig.merged(name, {}, preset)
 
 
 @pytest.mark.parametrize(

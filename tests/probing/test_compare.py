@@ -8,11 +8,10 @@ import pytest
 from rich.console import Console
 
 from ssltool.errors import UsageError
-from ssltool.methods.registry import find_method
 from ssltool.probing import compare as module
 from ssltool.probing.compare import compare
 from ssltool.probing.probe import ProbeOptions
-from ssltool.runs.config import combine
+from ssltool.runs.config import RunConfig
 from ssltool.training.pretrain import pretrain
 
 QUIET = Console(quiet=True)
@@ -34,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         ("c/cpc", "cpc", {"image_size": 20, "directions": 1}),
     ):
         values = {**given, **more, "out": folder / name, "precision": "fp32"}
-        pretrain(combine(method, find_method(method), values), console=QUIET)
+        pretrain(RunConfig.merged(method, values), console=QUIET)
     return [folder / "a/run", folder / "b/run", folder / "c/cpc"]
 
 

@@ -11,11 +11,10 @@ from rich.console import Console
 
 from ssltool.encoders.weights import load_encoder
 from ssltool.errors import DataError, UsageError, WeightsError
-from ssltool.methods.registry import find_method
 from ssltool.probing.datasets import LabeledImages, read_label_file
-from ssltool.probing.online import Follower, Watch
+from ssltool.probing.online import CollapseMonitor, OnlineKNN
 from ssltool.probing.probe import Clock, ProbeOptions, probe
-from ssltool.runs.config import combine
+from ssltool.runs.config import RunConfig
 from ssltool.training.pretrain import pretrain
 
 QUIET = Console(quiet=True)
@@ -32,9 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "workers": 0,
         "out": out,
     }
-    pretrain(
-        combine("jigsaw", find_method("jigsaw"), {**given, "precision": "fp32"}), console=QUIET
-    )
+    pretrain(RunConfig.merged("jigsaw", {**given, "precision": "fp32"}), console=QUIET)
     return out
 
 
@@ -215,7 +212,7 @@ def test_a_collapsing_network_is_mentioned_once(run: Path) -> None:
     encoder = load_encoder(run)
     assert encoder.metadata is not None
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
-    watch = Watch(images)
+    watch = CollapseMonitor(images)
     numbers, warning = watch.look(encoder, encoder.metadata)
     assert numbers["effective_rank"] > 1.5
     assert not warning
@@ -261,7 +258,7 @@ def cpc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "out": out,
     }
     given |= {"directions": 1, "precision": "fp32", "backbone": "resnet20"}
-    pretrain(combine("cpc", find_method("cpc"), given), console=QUIET)
+    pretrain(RunConfig.merged("cpc", given), console=QUIET)
     return out
 
 
@@ -345,7 +342,7 @@ def test_a_network_in_training_is_followed_as_it_is_now(run: Path) -> None:
     encoder = load_encoder(run).train()
     metadata = encoder.metadata
     assert metadata is not None
-    follower = Follower(("demo:200",), batch_size=50, seed=0)
+    follower = OnlineKNN(("demo:200",), batch_size=50, seed=0)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     state = torch.random.get_rng_state()
     first = follower.accuracy(encoder, metadata)

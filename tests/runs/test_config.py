@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from ssltool.errors import UsageError
 from ssltool.methods.base import DataInfo
 from ssltool.methods.registry import available, find_method
-from ssltool.runs.config import PretrainOptions, automatic_size, combine, resolved
+from ssltool.runs.config import RunConfig, RunOptions, resolve
+from ssltool.runs.data_info import automatic_size
 
 JIGSAW = find_method("jigsaw")
 
@@ -17,16 +18,15 @@ JIGSAW = find_method("jigsaw")
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
     config = tmp_path / "recipe.toml"
     config.write_text('method = "jigsaw"\nbatch_size = 128\nlr = 0.3\n')
-    choice = combine("jigsaw", JIGSAW, {"lr": 0.7}, preset="paper", config=config)
-    assert (choice.run.lr, choice.run.batch_size, choice.run.weight_decay) == (0.7, 128, 5e-4)
-    assert choice.task.permutation_mode == "max_mean"
+    config = RunConfig.merged("jigsaw", {"lr": 0.7}, preset="paper", config=config)
+    assert (config.run.lr, config.run.batch_size, config.run.weight_decay) == (0.7, 128, 5e-4)
+    assert config.task.permutation_mode == "max_mean"
 
 
 def test_larger_images_than_a_preset_reads_take_the_place_of_its_load_size() -> None:
-    npid = find_method("npid")
     sizes = {
-        typed: combine(
-            "npid", npid, {} if typed is None else {"image_size": typed}, preset="paper"
+        typed: RunConfig.merged(
+            "npid", {} if typed is None else {"image_size": typed}, preset="paper"
         ).run
         for typed in (None, 256, 512)
     }
@@ -38,8 +38,8 @@ def test_larger_images_than_a_preset_reads_take_the_place_of_its_load_size() -> 
 
 
 def test_typed_epochs_replace_the_presets_steps() -> None:
-    choice = combine("jigsaw", JIGSAW, {"epochs": 3.0}, preset="paper")
-    assert (choice.run.epochs, choice.run.steps) == (3.0, None)
+    config = RunConfig.merged("jigsaw", {"epochs": 3.0}, preset="paper")
+    assert (config.run.epochs, config.run.steps) == (3.0, None)
 
 
 def test_a_file_for_another_method_and_a_file_that_is_none(tmp_path: Path) -> None:
@@ -47,26 +47,25 @@ def test_a_file_for_another_method_and_a_file_that_is_none(tmp_path: Path) -> No
     (tmp_path / "broken.toml").write_text("= 3")
     (tmp_path / "unknown.toml").write_text("epoch = 3")
     with pytest.raises(UsageError, match="pretrain cpc"):
-        combine("jigsaw", JIGSAW, {}, config=tmp_path / "other.toml")
+        RunConfig.merged("jigsaw", {}, config=tmp_path / "other.toml")
     with pytest.raises(UsageError, match="neither TOML nor JSON"):
-        combine("jigsaw", JIGSAW, {}, config=tmp_path / "broken.toml")
+        RunConfig.merged("jigsaw", {}, config=tmp_path / "broken.toml")
     with pytest.raises(UsageError, match="did you mean epochs"):
-        combine("jigsaw", JIGSAW, {}, config=tmp_path / "unknown.toml")
+        RunConfig.merged("jigsaw", {}, config=tmp_path / "unknown.toml")
 
 
 def test_all_faults_come_in_one_line() -> None:
     with pytest.raises(UsageError) as fault:
-        combine("jigsaw", JIGSAW, {"lr": -1, "grayscale": 2, "keep": 0})
+        RunConfig.merged("jigsaw", {"lr": -1, "grayscale": 2, "keep": 0})
     assert all(flag in str(fault.value) for flag in ("--lr", "--grayscale", "--keep"))
     assert "\n" not in str(fault.value)
 
 
 @given(st.integers(2, 10**7), st.integers(28, 256))
 def test_everything_is_decided(count: int, size: int) -> None:
-    run = resolved(combine("jigsaw", JIGSAW, {}), JIGSAW, DataInfo(count, size)).run
+    run = resolve(RunConfig.merged("jigsaw", {}), DataInfo(count, size)).run
     open_fields = {name for name, value in run.model_dump().items() if value is None}
     assert open_fields <= {"out", "init", "load_size", "epochs", "workers", "probe_every"}
-    assert run.batch_size is not None
     assert run.batch_size <= count
 
 
@@ -78,18 +77,18 @@ def test_the_image_size_never_enlarges_a_typical_image(side: int, size: int) -> 
 
 
 def test_run_options_are_described_and_no_method_reuses_their_names() -> None:
-    assert all(field.description for field in PretrainOptions.model_fields.values())
+    assert all(field.description for field in RunOptions.model_fields.values())
     for name in available():
-        assert not set(find_method(name).Options.model_fields) & set(PretrainOptions.model_fields)
+        assert not set(find_method(name).Options.model_fields) & set(RunOptions.model_fields)
 
 
 def test_channels_follow_what_the_method_reads() -> None:
-    colorization, info = find_method("colorization"), DataInfo(100, 64)
-    assert resolved(combine("jigsaw", JIGSAW, {}), JIGSAW, info).run.channels == 3
-    assert resolved(combine("jigsaw", JIGSAW, {"channels": 1}), JIGSAW, info).run.channels == 1
-    assert resolved(combine("colorization", colorization, {}), colorization, info).run.channels == 1
+    info = DataInfo(100, 64)
+    assert resolve(RunConfig.merged("jigsaw", {}), info).run.channels == 3
+    assert resolve(RunConfig.merged("jigsaw", {"channels": 1}), info).run.channels == 1
+    assert resolve(RunConfig.merged("colorization", {}), info).run.channels == 1
     with pytest.raises(UsageError, match="--channels 3: colorization reads lightness"):
-        resolved(combine("colorization", colorization, {"channels": 3}), colorization, info)
+        resolve(RunConfig.merged("colorization", {"channels": 3}), info)
 
 
 def test_squares_larger_than_the_images_are_for_methods_that_cut_crops() -> None:
@@ -97,13 +96,12 @@ def test_squares_larger_than_the_images_are_for_methods_that_cut_crops() -> None
 
     def load_size(name: str, asked: int | None) -> int | None:
         given = {} if asked is None else {"load_size": asked}
-        method = find_method(name)
-        return resolved(combine(name, method, given), method, info).run.load_size
+        return resolve(RunConfig.merged(name, given), info).run.load_size
 
     assert [load_size("npid", asked) for asked in (None, 64, 96)] == [None, 64, 96]
     assert load_size("jigsaw", 64) == 64
     with pytest.raises(
-        UsageError, match="jigsaw cuts no random crops; leave it out, or type --image-size 96"
+        UsageError, match="jigsaw cuts no random crops; omit it, or type --image-size 96"
     ):
         load_size("jigsaw", 96)
     with pytest.raises(UsageError, match="--load-size 60 is less than the images' 64 px; type 64"):

@@ -4,15 +4,14 @@ import pytest
 from rich.console import Console
 
 from ssltool.errors import SslToolError
-from ssltool.methods.registry import find_method
-from ssltool.runs.config import Choice, combine
+from ssltool.runs.config import RunConfig
 from ssltool.training.bench import bench, cpu_seconds, sweep
 
 
 def test_all_four_parts_are_measured_in_each_round() -> None:
     given = {"data": ("demo:32",), "image_size": 32, "batch_size": 8, "precision": "fp32"}
     result = bench(
-        combine("jigsaw", find_method("jigsaw"), given),
+        RunConfig.merged("jigsaw", given),
         rounds=2,
         steps=2,
         console=Console(quiet=True),
@@ -38,21 +37,21 @@ def test_a_sweep_names_the_fastest_and_the_largest_and_why_it_ended() -> None:
         "precision": "fp32",
         "backbone": "resnet10_w32",
     }
-    choice = combine("jigsaw", find_method("jigsaw"), given)
-    result = sweep(choice, [4, 8, 64], rounds=1, steps=1, console=Console(quiet=True))
+    config = RunConfig.merged("jigsaw", given)
+    result = sweep(config, [4, 8, 64], rounds=1, steps=1, console=Console(quiet=True))
     assert [row["batch_size"] for row in result["sweep"]] == [4, 8]
     assert result["largest"] == 8
     assert result["fastest"] in {4, 8}
     assert result["stopped"] == "there are 20 images"
     with pytest.raises(SslToolError, match="no batch size"):
-        sweep(choice, [64], console=Console(quiet=True))
+        sweep(config, [64], console=Console(quiet=True))
 
 
 def test_a_sweep_stops_before_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    def measured(choice: Choice, **options: object) -> dict[str, object]:
-        size = choice.run.batch_size or 0
+    def measured(config: RunConfig, **options: object) -> dict[str, object]:
+        size = config.run.batch_size or 0
         tried.append(size)
         return {
             "images_per_s": {"end_to_end": float(size)},
@@ -61,9 +60,9 @@ def test_a_sweep_stops_before_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -
         }
 
     monkeypatch.setattr("ssltool.training.bench.bench", measured)
-    monkeypatch.setattr("ssltool.training.bench._memory", lambda choice: 3e9)
+    monkeypatch.setattr("ssltool.training.bench._memory", lambda config: 3e9)
     given = {"data": ("demo:100000",)}
-    result = sweep(combine("jigsaw", find_method("jigsaw"), given), console=Console(quiet=True))
+    result = sweep(RunConfig.merged("jigsaw", given), console=Console(quiet=True))
     assert tried == [16, 32, 64, 128]
     assert result["fastest"] == 128
     assert "a batch of 256 would need about 4.5 GB" in result["stopped"]

@@ -1,6 +1,4 @@
-"""``--devices N``: what the command does with processes that end, and whole commands whose
-processes are killed.
-"""
+"""``--devices N``: torchrun's launcher, restarts after a kill, errors of one process."""
 
 from __future__ import annotations
 
@@ -11,66 +9,82 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from ssltool.errors import (
+    DataError,
     Interrupted,
     NonFiniteLossError,
+    ProcessLost,
     SslToolError,
     UnknownNameError,
     UsageError,
 )
-from ssltool.methods.registry import find_method
-from ssltool.runs.config import Choice, combine
+from ssltool.methods.base import DataInfo
+from ssltool.methods.registry import available, find_method
+from ssltool.runs.config import RunConfig, resolve
 from ssltool.training import launch as launcher
-from ssltool.training import start as opening
-from ssltool.training import worker
-from ssltool.training.launch import launch
-from ssltool.training.request import Request
+from ssltool.training import start
+from ssltool.training.launch import LaunchedError, launch, write_failure
 
-JIGSAW = find_method("jigsaw")
+QUIET = Console(quiet=True)
 
 
-def choice(out: Path, **given: Any) -> Choice:
-    return combine("jigsaw", JIGSAW, {"out": out, **given})
+def config(out: Path, **given: Any) -> RunConfig:
+    return RunConfig.merged("jigsaw", {"out": out, **given})
 
 
-def started(monkeypatch: pytest.MonkeyPatch, *ends: Any) -> list[Request]:
-    """Let the processes of each start do what `ends` says, and note what they were asked."""
-    asked: list[Request] = []
+def started(monkeypatch: pytest.MonkeyPatch, *ends: Any) -> list[list[str]]:
+    """Let the processes of each start do what `ends` says, and keep what they were asked."""
+    asked: list[list[str]] = []
 
-    def run(folder: Path, devices: int) -> str:
-        del devices
-        asked.append(Request.read(folder))
-        died: str = ends[len(asked) - 1](folder)
+    def run(devices: int, words: list[str], again: str) -> str:
+        del devices, again
+        asked.append(words)
+        died: str = ends[len(asked) - 1]()
         return died
 
     monkeypatch.setattr(launcher, "_run", run)
     return asked
 
 
-def done(folder: Path) -> str:
-    (folder / "result.json").write_text('{"step": 7}')
+def done() -> str:
     return ""
 
 
-def killed(folder: Path) -> str:
-    worker._note(folder, "ProcessLost", "another process of the run has ended")
+def killed() -> str:
     return "process 1 was killed by signal 9"
 
 
-def test_a_request_travels_with_what_was_typed(tmp_path: Path) -> None:
-    request = Request(
-        choice(tmp_path / "a", lr=0.1, data=["x", "y"], grid=3), resume=True, quiet=True
-    )
-    request.write(tmp_path)
-    again = Request.read(tmp_path)
-    assert again == request
-    assert again.choice.run.model_fields_set == {"out", "lr", "data"}
-    assert again.choice.task.model_fields_set == {"grid"}
+def test_the_processes_get_the_options_that_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = started(monkeypatch, done)
+    given = config(tmp_path / "a", lr=0.1, data=["x", "y"], grid=3, gap=False, tensorboard=True)
+    assert launch(given, 2, ["--quiet"], console=QUIET) == tmp_path / "a"
+    words = " ".join(asked[0])
+    assert words.startswith("pretrain jigsaw --data x --data y --lr 0.1")
+    for part in ("--grid 3", "--no-gap", "--tensorboard", f"--out {tmp_path / 'a'}", "--quiet"):
+        assert part in words
+    assert "--steps" not in words
+
+
+@pytest.mark.parametrize("name", list(available()))
+def test_words_of_a_command_give_the_same_configuration(name: str) -> None:
+    """What `RunConfig.arguments` writes, the command line reads back."""
+    from ssltool.cli.pretrain import build
+
+    for preset in (None, *find_method(name).presets):
+        wanted = RunConfig.merged(name, {"data": ("a b", "c")}, preset)
+        typed: dict[str, Any] = {}
+        command = build(name)
+        context = command.make_context(name, wanted.arguments())
+        typed = {k: v for k, v in context.params.items() if v not in (None, [])}
+        assert RunConfig.merged(name, typed) == wanted
 
 
 def test_a_killed_process_restarts_the_run_from_where_it_is(
@@ -78,20 +92,16 @@ def test_a_killed_process_restarts_the_run_from_where_it_is(
 ) -> None:
     out = tmp_path / "run"
 
-    def began(folder: Path) -> str:
+    def began() -> str:
         out.mkdir(exist_ok=True)
         (out / "run.json").write_text("{}")
-        return killed(folder)
+        return killed()
 
     asked = started(monkeypatch, killed, began, done)
-    result = launch(Request(choice(out, lr=0.1)), 2, Console(quiet=True))
-    assert result == {"step": 7}
-    assert [request.resume for request in asked] == [False, False, True]
+    assert launch(config(out, lr=0.1), 2, console=QUIET) == out
+    assert ["--resume" in words for words in asked] == [False, False, True]
     assert asked[1] == asked[0]
-    assert asked[2].choice.run.model_fields_set == {
-        "out",
-        "max_restarts",
-    }  # the rest is in its run.json
+    assert asked[2] == ["pretrain", "jigsaw", "--out", str(out), "--resume"]
 
 
 def test_an_old_run_is_not_taken_for_the_one_that_replaces_it(
@@ -99,8 +109,8 @@ def test_an_old_run_is_not_taken_for_the_one_that_replaces_it(
 ) -> None:
     (tmp_path / "run.json").write_text("{}")
     asked = started(monkeypatch, killed, done)
-    launch(Request(choice(tmp_path), overwrite=True), 2, Console(quiet=True))
-    assert [(request.resume, request.overwrite) for request in asked] == [(False, True)] * 2
+    launch(config(tmp_path), 2, overwrite=True, console=QUIET)
+    assert [("--resume" in words, "--overwrite" in words) for words in asked] == [(False, True)] * 2
 
 
 def test_restarts_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +118,7 @@ def test_restarts_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(
         SslToolError, match=r"killed by signal 9, after 2 restarts; type .* --resume"
     ):
-        launch(Request(choice(tmp_path / "run", max_restarts=2)), 2, Console(quiet=True))
+        launch(config(tmp_path / "run", max_restarts=2), 2, console=QUIET)
     assert len(asked) == 3
 
 
@@ -121,53 +131,55 @@ def test_restarts_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         UnknownNameError("stage", "x", "yz"),
     ],
 )
-def test_an_error_is_raised_as_the_first_process_raised_it(
+def test_the_first_error_that_a_process_wrote_down_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: SslToolError
 ) -> None:
-    def failed(folder: Path) -> str:
-        for number, (kind, text) in enumerate(
-            [("ProcessLost", "lost"), (type(error).__name__, str(error))]
-        ):
-            monkeypatch.setenv("RANK", str(number))
-            worker._note(folder, kind, text)
-        return "a process failed"
-
-    asked = started(monkeypatch, failed)
-    with pytest.raises(type(error)) as raised:
-        launch(Request(choice(tmp_path / "run")), 2, Console(quiet=True))
-    assert (str(raised.value), raised.value.exit_code) == (str(error), error.exit_code)
-    assert len(asked) == 1  # an error would come again
+    for rank, raised in enumerate([ProcessLost("lost"), error, DataError("later")]):
+        place = tmp_path / "attempt_0" / str(rank) / "error.json"
+        place.parent.mkdir(parents=True)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(place))
+        write_failure(raised)
+    failure = launcher._first_failure(tmp_path)
+    assert failure is not None
+    raised = LaunchedError(failure)
+    assert (str(raised), raised.exit_code) == (str(error), error.exit_code)
 
 
 def test_a_batch_is_shared_by_whoever_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = choice(tmp_path, batch_size=12, devices=2).run
+    resolved = resolve(config(tmp_path, batch_size=12), DataInfo(100, 32))
+    options = resolved.run.model_copy(update={"devices": 2})
+    run = SimpleNamespace(folder=tmp_path, config=SimpleNamespace(run=options))
     for processes, batch in ((1, 24), (2, 12), (3, 8), (12, 2)):
-        monkeypatch.setattr(opening, "world_size", lambda n=processes: n)
-        assert opening._shared(begun, tmp_path) == {"batch_size": batch}
-    monkeypatch.setattr(opening, "world_size", lambda: 5)
+        monkeypatch.setattr(start, "world_size", lambda n=processes: n)
+        assert start._batch_per_process(run) == batch
+    monkeypatch.setattr(start, "world_size", lambda: 5)
     with pytest.raises(
         UsageError,
         match=r"5 processes cannot share .* start 1 or 2 or 3 or 4 or 6 or 8 or 12 processes",
     ):
-        opening._shared(begun, tmp_path)
+        start._batch_per_process(run)
 
 
 def test_torchruns_restarts_need_a_named_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    request = Request(choice(tmp_path / "run"))
-    assert opening.to_continue(request, restarts=0) is None
+    named = config(tmp_path / "run")
+
+    def begun(asked: RunConfig, restarts: int = 0, overwrite: bool = False) -> bool:
+        return start.was_begun(asked, resume=False, overwrite=overwrite, restarts=restarts)
+
+    assert not begun(named)
     with pytest.raises(UsageError, match="--out"):
-        opening.to_continue(Request(combine("jigsaw", JIGSAW, {})), restarts=0)
+        begun(RunConfig.merged("jigsaw", {}))
     with pytest.raises(UsageError, match="--overwrite"):
-        opening.to_continue(Request(request.choice, overwrite=True), restarts=0)
-    assert opening.to_continue(request, restarts=1) is None
+        begun(named, overwrite=True)
+    assert not begun(named, restarts=1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    assert opening.to_continue(request, restarts=1) == tmp_path / "run"
+    assert begun(named, restarts=1)
 
 
 BREAKS = """
@@ -268,3 +280,38 @@ def test_an_error_in_one_process_is_one_line(
         "ZeroDivision" in error
     )  # a fault of the program is shown, once
     assert printed == ""
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = command(out, "--steps", "100000", "--workers", "1")
+    until(out / "checkpoints" / "step-0000004", process)
+    family = descendants(process.pid)
+    assert len(family) >= 4  # two ranks, a worker each
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while alive := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.2)
+    assert (out / "checkpoints").is_dir()
+
+
+def descendants(pid: int) -> set[int]:
+    """Process ids of all children of a process, their children included."""
+    parents: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        parents.setdefault(parent, []).append(int(status.parent.name))
+    family, todo = set(), [pid]
+    while todo:
+        children = parents.get(todo.pop(), [])
+        family |= set(children)
+        todo += children
+    return family

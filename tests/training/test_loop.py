@@ -12,7 +12,7 @@ from ssltool.encoders.precision import Precision, choose_precision
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
 from ssltool.methods.base import Loss
-from ssltool.training.loop import Plan, train
+from ssltool.training.loop import TrainSchedule, train
 
 
 class Regression(nn.Module):
@@ -44,17 +44,17 @@ def batches(start: int = 0) -> Iterator[Batch]:
         number += 1
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> TrainSchedule:
     values = {
         "steps": 6,
         "warmup": 0,
         "lr": 0.1,
-        "schedule": "constant",
+        "kind": "constant",
         "accumulate": 1,
         "clip": 0.0,
         "seed": 0,
     }
-    return Plan(**{**values, "precision": Precision("fp32", ""), **changes})
+    return TrainSchedule(**{**values, "precision": Precision("fp32", ""), **changes})
 
 
 def run(method: Regression, start: int = 0, **changes: Any) -> list[Any]:

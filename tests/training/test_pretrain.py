@@ -21,11 +21,13 @@ from safetensors.torch import load_file
 
 from ssltool.errors import DataError, Interrupted
 from ssltool.methods.registry import find_method
-from ssltool.probing.online import Follower
-from ssltool.runs.config import combine
-from ssltool.training import pretrain as workflow
+from ssltool.probing.online import OnlineKNN
+from ssltool.runs import checkpoint
+from ssltool.runs.config import RunConfig
+from ssltool.training import writer
 from ssltool.training.interrupt import StopRequest
-from ssltool.training.pretrain import pretrain
+from ssltool.training.pretrain import RunSummary, dry_run, pretrain
+from ssltool.training.trainer import Trainer
 
 JIGSAW = find_method("jigsaw")
 QUIET = Console(quiet=True)
@@ -41,9 +43,9 @@ BASE = {
 }
 
 
-def run(out: Path, resume: bool = False, **changes: Any) -> dict[str, Any]:
+def run(out: Path, resume: bool = False, **changes: Any) -> RunSummary:
     given = {"out": out} if resume else {**BASE, "out": out, **changes}
-    return pretrain(combine("jigsaw", JIGSAW, given), resume=resume, console=QUIET)
+    return pretrain(RunConfig.merged("jigsaw", given), resume=resume, console=QUIET)
 
 
 def weights(out: Path) -> bytes:
@@ -91,8 +93,8 @@ def test_the_number_of_workers_changes_nothing(whole: Path, tmp_path: Path) -> N
 
 
 def test_run_json_repeats_the_run(whole: Path, tmp_path: Path) -> None:
-    choice = combine("jigsaw", JIGSAW, {"out": tmp_path / "repeat"}, config=whole / "run.json")
-    pretrain(choice, console=QUIET)
+    config = RunConfig.merged("jigsaw", {"out": tmp_path / "repeat"}, config=whole / "run.json")
+    pretrain(config, console=QUIET)
     assert weights(tmp_path / "repeat") == weights(whole)
 
 
@@ -100,18 +102,18 @@ def test_run_json_repeats_the_run(whole: Path, tmp_path: Path) -> None:
 def test_an_interrupted_and_resumed_run_ends_with_the_same_bytes(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    out, steps = tmp_path / "run", workflow.steps
+    out, steps = tmp_path / "run", Trainer.steps
 
-    def until(session: workflow.Session) -> Any:
-        for report in steps(session):
+    def until(trainer: Trainer) -> Any:
+        for report in steps(trainer):
             if report.step == stop:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield report
 
-    monkeypatch.setattr(workflow, "steps", until)
+    monkeypatch.setattr(Trainer, "steps", until)
     with pytest.raises(Interrupted, match="--resume"):
         run(out)
-    monkeypatch.setattr(workflow, "steps", steps)
+    monkeypatch.setattr(Trainer, "steps", steps)
     run(out, resume=True)
     assert weights(out) == weights(whole)
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()][
@@ -134,11 +136,10 @@ def test_other_methods_resume_exactly_too(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     """The discriminator's parameters, batch statistics and optimizer state are part of it."""
-    method = find_method(name)
 
     def take(out: Path, resume: bool = False) -> None:
         given = {"out": out} if resume else {**BASE, "steps": 6, **options, "out": out}
-        pretrain(combine(name, method, given), resume=resume, console=QUIET)
+        pretrain(RunConfig.merged(name, given), resume=resume, console=QUIET)
 
     take(tmp_path / "whole")
     shutil.copytree(
@@ -163,28 +164,28 @@ def test_a_memory_bank_is_resumed_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bank and ln c are buffers: a run that lost them would begin its task anew."""
-    method, steps = find_method("npid"), workflow.steps
+    steps = Trainer.steps
 
-    def until(session: workflow.Session) -> Any:
-        for report in steps(session):
+    def until(trainer: Trainer) -> Any:
+        for report in steps(trainer):
             if report.step == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield report
 
     given = {**BASE, "steps": 6, "loss": "nce", "negatives": 16, "accumulate": 2}
-    pretrain(combine("npid", method, {**given, "out": tmp_path / "whole"}), console=QUIET)
-    monkeypatch.setattr(workflow, "steps", until)
+    pretrain(RunConfig.merged("npid", {**given, "out": tmp_path / "whole"}), console=QUIET)
+    monkeypatch.setattr(Trainer, "steps", until)
     with pytest.raises(Interrupted):
-        pretrain(combine("npid", method, {**given, "out": tmp_path / "run"}), console=QUIET)
-    monkeypatch.setattr(workflow, "steps", steps)
-    pretrain(combine("npid", method, {"out": tmp_path / "run"}), resume=True, console=QUIET)
+        pretrain(RunConfig.merged("npid", {**given, "out": tmp_path / "run"}), console=QUIET)
+    monkeypatch.setattr(Trainer, "steps", steps)
+    pretrain(RunConfig.merged("npid", {"out": tmp_path / "run"}), resume=True, console=QUIET)
     final = "checkpoints/step-0000006/model.safetensors"
     assert (tmp_path / "run" / final).read_bytes() == (tmp_path / "whole" / final).read_bytes()
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
     before = weights(whole)
-    assert run(whole, resume=True)["step"] == 10
+    assert run(whole, resume=True).metrics["step"] == 10
     assert weights(whole) == before
 
 
@@ -200,7 +201,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(whole: Path, tmp_
 def test_a_kill_beside_the_last_checkpoint_loses_nothing(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    out, save = tmp_path / "run", workflow.checkpoint.save
+    out, save = tmp_path / "run", checkpoint.save
 
     def killed(run: Path, step: int, *rest: Any) -> Path:
         place = save(run, step, *rest) if step < 10 or moment == "after" else run
@@ -208,10 +209,10 @@ def test_a_kill_beside_the_last_checkpoint_loses_nothing(
             raise SystemExit
         return place
 
-    monkeypatch.setattr(workflow.checkpoint, "save", killed)
+    monkeypatch.setattr(checkpoint, "save", killed)
     with pytest.raises(SystemExit):
         run(out)
-    monkeypatch.setattr(workflow.checkpoint, "save", save)
+    monkeypatch.setattr(checkpoint, "save", save)
     half = out / "checkpoints" / ".step-0000010.1.tmp"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
@@ -240,7 +241,7 @@ def test_a_run_is_followed_at_its_checkpoints_and_that_can_begin_on_resume(
     shutil.copytree(whole, out)
     shutil.rmtree(out / "checkpoints" / "step-0000010")
     pretrain(
-        combine("jigsaw", JIGSAW, {"out": out, "probe_data": ("demo:60",)}),
+        RunConfig.merged("jigsaw", {"out": out, "probe_data": ("demo:60",)}),
         resume=True,
         console=QUIET,
     )
@@ -256,7 +257,7 @@ def test_a_signal_while_a_run_is_probed_saves_a_checkpoint(
         os.kill(os.getpid(), signal.SIGTERM)
         return 0.5
 
-    monkeypatch.setattr(Follower, "accuracy", signalled)
+    monkeypatch.setattr(OnlineKNN, "accuracy", signalled)
     with pytest.raises(Interrupted, match="after step 4 of 10"):
         run(tmp_path / "run", probe_data=("demo:60",), probe_every=3)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
@@ -273,7 +274,7 @@ def test_init_starts_from_the_weights_of_another_run(whole: Path, tmp_path: Path
     result = run(tmp_path / "second", init=whole, steps=1, lr=1e-12)
     from ssltool.encoders.weights import load_encoder
 
-    first, second = load_encoder(whole), load_encoder(Path(result["weights"]))
+    first, second = load_encoder(whole), load_encoder(result.weights)
     assert torch.allclose(first.backbone.conv1.weight, second.backbone.conv1.weight, atol=1e-6)
 
 
@@ -285,7 +286,7 @@ def test_a_lasting_plateau_is_mentioned_once(
     lr: float,
     mentioned: bool,
 ) -> None:
-    monkeypatch.setattr(workflow, "_PLATEAU", 30)
+    monkeypatch.setattr(writer, "_PLATEAU", 30)
     given = {
         **BASE,
         "data": ("demo:8",),
@@ -297,16 +298,16 @@ def test_a_lasting_plateau_is_mentioned_once(
     }
     given["checkpoint_every"] = 100
     pretrain(
-        combine("jigsaw", JIGSAW, {**given, "out": tmp_path / "run"}),
+        RunConfig.merged("jigsaw", {**given, "out": tmp_path / "run"}),
         console=Console(stderr=True, width=300),
     )
-    assert capsys.readouterr().err.count("still at chance") == int(mentioned)
+    assert capsys.readouterr().err.count("still at the chance level") == int(mentioned)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    needs = pretrain(combine("jigsaw", JIGSAW, BASE), dry_run=True, console=QUIET)
-    assert {"images_per_s", "seconds", "memory_gb", "disk_gb"} <= set(needs)
+    needs = dry_run(RunConfig.merged("jigsaw", BASE), console=QUIET)
+    assert min(needs.images_per_s, needs.seconds, needs.memory_gb, needs.disk_gb) > 0
     assert not list(tmp_path.iterdir())
 
 
@@ -388,7 +389,7 @@ def test_a_method_learns_from_the_images_once_before_the_first_step(
 
     monkeypatch.setattr(JIGSAW, "prepare", prepare)
     console = Console(record=True, width=200)
-    pretrain(combine("jigsaw", JIGSAW, {**BASE, "out": tmp_path / "run"}), console=console)
+    pretrain(RunConfig.merged("jigsaw", {**BASE, "out": tmp_path / "run"}), console=console)
     assert sorted(looks[0]) == list(range(24))
     assert looks[0] != sorted(looks[0])
     assert "looked" in console.export_text()

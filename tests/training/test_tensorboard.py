@@ -8,10 +8,9 @@ from PIL import Image
 from rich.console import Console
 
 from ssltool.errors import UsageError
-from ssltool.methods.registry import find_method
-from ssltool.runs.config import combine
+from ssltool.runs.config import RunConfig
 from ssltool.training.pretrain import pretrain
-from ssltool.training.tensorboard import Board
+from ssltool.training.tensorboard import TensorBoard
 
 
 def events(folder: Path):  # type: ignore[no-untyped-def]  # tensorboard has no types
@@ -24,7 +23,7 @@ def events(folder: Path):  # type: ignore[no-untyped-def]  # tensorboard has no 
 
 def test_a_resumed_run_hides_what_a_killed_one_wrote_later(tmp_path: Path) -> None:
     for start, steps in ((0, (1, 2, 3, 4)), (2, (3, 4))):
-        board = Board(tmp_path, start, {"loss": 2.5})
+        board = TensorBoard(tmp_path, start, {"loss": 2.5})
         for step in steps:
             board.line({"step": step, "loss": step + start, "knn": 0.5})
         board.close()
@@ -49,7 +48,7 @@ def test_a_run_writes_its_numbers_and_images(tmp_path: Path) -> None:
         "workers": 0,
     }
     values = {**given, "precision": "fp32", "out": tmp_path / "run", "tensorboard": True}
-    pretrain(combine("jigsaw", find_method("jigsaw"), values), console=Console(quiet=True))
+    pretrain(RunConfig.merged("jigsaw", values), console=Console(quiet=True))
     found = events(tmp_path / "run" / "tensorboard")
     assert [event.step for event in found.Scalars("accuracy")] == [1, 2]
     assert set(found.Tags()["images"]) == {"task", "samples", "predictions"}
@@ -70,5 +69,5 @@ def test_without_its_package_nothing_is_begun(
         "tensorboard": True,
     }
     with pytest.raises(UsageError, match=r"ssltool\[tensorboard\]"):
-        pretrain(combine("jigsaw", find_method("jigsaw"), values), console=Console(quiet=True))
+        pretrain(RunConfig.merged("jigsaw", values), console=Console(quiet=True))
     assert not (tmp_path / "run").exists()

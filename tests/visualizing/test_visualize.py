@@ -15,7 +15,7 @@ from ssltool.encoders.weights import load_encoder
 from ssltool.errors import DataError, UsageError
 from ssltool.methods.base import Predictions
 from ssltool.methods.registry import find_method
-from ssltool.runs.config import combine
+from ssltool.runs.config import RunConfig
 from ssltool.runs.doctor import doctor
 from ssltool.training.pretrain import pretrain
 from ssltool.visualizing import neighbors
@@ -44,7 +44,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "workers": 0,
         "out": out,
     }
-    pretrain(combine("jigsaw", JIGSAW, {**given, "precision": "fp32"}), console=Console(quiet=True))
+    pretrain(
+        RunConfig.merged("jigsaw", {**given, "precision": "fp32"}), console=Console(quiet=True)
+    )
     return out
 
 
@@ -65,7 +67,7 @@ def test_a_permutation_set(tmp_path: Path) -> None:
 def test_the_same_command_draws_the_same_image(run: Path, tmp_path: Path, name: str) -> None:
     def draw(path: Path) -> None:
         if name == "task":
-            draw_task(combine("jigsaw", JIGSAW, {"data": ("demo:8",)}), path, count=3)
+            draw_task(RunConfig.merged("jigsaw", {"data": ("demo:8",)}), path, count=3)
         elif name == "predictions":
             draw_predictions(run, path, count=3)
         elif name == "filters":
@@ -132,7 +134,7 @@ def test_answers_that_point_to_images_of_the_run_show_them(tmp_path: Path) -> No
         "out": out,
     }
     pretrain(
-        combine("npid", find_method("npid"), {**given, "precision": "fp32"}),
+        RunConfig.merged("npid", {**given, "precision": "fp32"}),
         console=Console(quiet=True),
     )
     result = draw_predictions(out, tmp_path / "a.png", count=3)
@@ -216,7 +218,7 @@ def test_charts_stand_beside_the_answers(name: str, tmp_path: Path) -> None:
         "workers": 0,
         "precision": "fp32",
     }
-    choice = combine(name, find_method(name), {**given, "out": tmp_path / "run"})
+    choice = RunConfig.merged(name, {**given, "out": tmp_path / "run"})
     pretrain(choice, console=Console(quiet=True))
     result = draw_predictions(tmp_path / "run", tmp_path / "predictions.png", count=2)
     assert len(result["charts"]) == 1
@@ -243,7 +245,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_a_image_of_ones_own_is_drawn(run: Path, photo: Path, tmp_path: Path) -> None:
-    choice = combine("jigsaw", JIGSAW, {"image_size": 32})
+    choice = RunConfig.merged("jigsaw", {"image_size": 32})
     assert draw_task(choice, tmp_path / "task.png", image=[photo])["images"] == 1
     assert draw_predictions(run, tmp_path / "predictions.png", image=[photo, photo])["images"] == 2
     found = draw_neighbors(run, tmp_path / "near.png", image=[photo, photo], nearest=3)
@@ -305,7 +307,7 @@ def test_charts_may_be_svg_while_sheets_stay_png(tmp_path: Path) -> None:
     }
     name = "context-prediction"
     pretrain(
-        combine(name, find_method(name), {**given, "out": tmp_path / "run"}),
+        RunConfig.merged(name, {**given, "out": tmp_path / "run"}),
         console=Console(quiet=True),
     )
     for stem in ("a", "b"):

@@ -21,6 +21,7 @@ from ssltool.probing.measures import MEASURES
 from ssltool.probing.probe import DOCUMENT
 from ssltool.runs import folder as runs
 from ssltool.runs import metrics
+from ssltool.runs.records import RUN_FILE
 from ssltool.visualizing.report.page import Curves, Frame, HeatMap, RunPage, Table, cell, page
 
 _FRAMES = 16  # images over time in the page; 20 to 40 are written by a run
@@ -62,7 +63,7 @@ def write_report(
         _check(place)
     pages = [
         read_page(place, name, frames)
-        for place, name in zip(places, runs.names(places), strict=True)
+        for place, name in zip(places, runs.short_names(places), strict=True)
     ]
     to = to or (places[0] if len(places) == 1 else Path()) / "report.html"
     title = pages[0].heading if len(pages) == 1 else f"{len(pages)} runs compared"
@@ -130,10 +131,10 @@ def _check(folder: Path) -> None:
         raise UsageError(
             f"{folder} does not exist; name a run folder, 'ssltool pretrain' makes one"
         )
-    known = [runs.RUN_FILE, metrics.METRICS, runs.WEIGHTS, DOCUMENT, "images"]
+    known = [RUN_FILE, metrics.METRICS, runs.WEIGHTS, DOCUMENT, "images"]
     if any((folder / name).exists() for name in known):
         return
-    inside = sorted(path.parent.name for path in folder.glob(f"*/{runs.RUN_FILE}"))
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{RUN_FILE}"))
     if inside:
         raise UsageError(
             f"{folder} is no run folder but has {len(inside)} in it; type {folder}/{inside[0]}, "
@@ -149,15 +150,15 @@ def _document(folder: Path, missing: list[str] | None = None) -> dict[str, Any]:
     missing = [] if missing is None else missing
     unknown = "options, data facts and environment are not known"
     try:
-        document = json.loads((folder / runs.RUN_FILE).read_text(encoding="utf-8"))
+        document = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except OSError:
-        missing.append(f"{runs.RUN_FILE} is not there: {unknown}")
+        missing.append(f"{RUN_FILE} is not there: {unknown}")
         return {}
     except ValueError as error:
-        missing.append(f"{runs.RUN_FILE} is damaged ({error}): {unknown}")
+        missing.append(f"{RUN_FILE} is damaged ({error}): {unknown}")
         return {}
     if not isinstance(document, dict):
-        missing.append(f"{runs.RUN_FILE} is damaged (no JSON object): {unknown}")
+        missing.append(f"{RUN_FILE} is damaged (no JSON object): {unknown}")
         return {}
     return document
 

@@ -1,0 +1,236 @@
+"""Writing a run: metrics, checkpoints, weights and figures, as they fall due."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from ssltool import atomic
+from ssltool.atomic import atomic_file
+from ssltool.data.sample import sample
+from ssltool.distributed.collectives import from_all, is_main, world_size
+from ssltool.encoders.weights import save_encoder
+from ssltool.errors import DiskFullError, NonFiniteLossError
+from ssltool.probing.online import CollapseMonitor, OnlineKNN
+from ssltool.runs import checkpoint, metrics
+from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS
+from ssltool.runs.records import RUN_FILE
+from ssltool.training.loop import StepReport
+from ssltool.training.metrics import Meter
+from ssltool.training.tensorboard import TENSORBOARD, TensorBoard
+from ssltool.training.trainer import Trainer
+from ssltool.visualizing.snapshots import Place, draw
+
+_PLATEAU = 500  # steps after which a loss still at the chance level is worth a remark
+_MONITORED = 64  # images whose features are monitored for a collapse
+
+
+class Due(NamedTuple):
+    """What is written after a step.
+
+    Attributes:
+        log: A line of metrics.
+        checkpoint: The training state, the encoder and figures.
+        probe: Online kNN accuracy.
+    """
+
+    log: bool
+    checkpoint: bool
+    probe: bool
+
+
+class RunWriter:
+    """Writes a run folder. All processes hold one and call it alike; the first of them writes.
+
+    Args:
+        trainer: What is trained.
+        folder: The run folder; made here, or trimmed to the step that is resumed from.
+        overwrite: Whether a run in it is replaced.
+        console: Where remarks go.
+    """
+
+    def __init__(
+        self, trainer: Trainer, folder: Path, console: Console, *, overwrite: bool = False
+    ) -> None:
+        self._trainer, self._folder, self._console = trainer, folder, console
+        self._meter = Meter()
+        self._skipped: dict[str, str] = {}
+        self._knn: OnlineKNN | None = None
+        self._online: dict[str, float] = {}
+        self._collapse: CollapseMonitor | None = None
+        self._board: TensorBoard | None = None
+        self._past_plateau = trainer.first_step >= _PLATEAU
+        if is_main():
+            self._begin(overwrite)
+
+    @property
+    def skipped(self) -> int:
+        """Images that could not be read by any process, as of the last checkpoint."""
+        return len(self._skipped)
+
+    def due(self, step: int, *, last: bool, stopping: bool) -> Due:
+        """What is to be written after a step."""
+        options = self._trainer.config.run
+        save = last or stopping or step % options.checkpoint_every == 0
+        every = options.probe_every or options.checkpoint_every
+        probe = bool(options.probe_data) and not stopping and (last or step % every == 0)
+        return Due(save or probe or step % options.log_every == 0, save, probe)
+
+    def log(self, step: int, due: Due) -> dict[str, float]:
+        """Average the steps since the last line into one, extend it by what is due, and write it.
+
+        Raises:
+            NonFiniteLossError: The loss became NaN or infinite.
+        """
+        trainer = self._trainer
+        line = self._average()
+        if due.probe and self._knn is not None:
+            accuracy = self._knn.accuracy(trainer.method.encoder, trainer.metadata(step))
+            self._online = {"knn": accuracy}
+            line |= self._online
+        if is_main():
+            if due.checkpoint and self._collapse is not None:
+                line |= self._monitor(step)
+            metrics.append(self._folder, line)
+        if self._board is not None:
+            self._board.line(line)
+        if step >= _PLATEAU and not self._past_plateau:
+            self._past_plateau = True
+            self._mention_plateau(line)
+        return {**line, **self._online}
+
+    def add(self, report: StepReport) -> None:
+        """Take note of a step."""
+        self._meter.add(report)
+
+    def save(self, step: int) -> None:
+        """Save a checkpoint, the encoder, the list of skipped images and figures.
+
+        All processes call it, for what each of them holds.
+
+        Raises:
+            DiskFullError: No space left; what was saved before is intact.
+        """
+        trainer, keep = self._trainer, self._trainer.config.run.keep
+        extra = {"scaler": trainer.scaler.state_dict()}
+        for skipped in from_all(trainer.batches.skipped):
+            self._skipped |= skipped
+        if not is_main():
+            checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
+            return
+        try:
+            # The checkpoint comes after the encoder: a run killed between the two takes the steps
+            # again and rewrites it, while one resumed from its last checkpoint has no step left
+            # that would.
+            metadata = trainer.metadata(step)
+            save_encoder(trainer.method.encoder, metadata, self._folder / WEIGHTS)
+            self._write_skipped()
+            checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
+            self._draw(step)
+        except DiskFullError as error:
+            kept = checkpoint.newest(self._folder)
+            state = f"{kept} is intact" if kept else "no checkpoint was saved before"
+            raise DiskFullError(
+                f"no space left on the disk for step {step}; {state}; free some and type "
+                f"{self.resume_command()}"
+            ) from error
+
+    def resume_command(self) -> str:
+        """What to type to continue the run."""
+        return f"'ssltool pretrain {self._trainer.config.method} --out {self._folder} --resume'"
+
+    def close(self) -> None:
+        """Write what TensorBoard has not written yet."""
+        if self._board is not None:
+            self._board.close()
+
+    def _begin(self, overwrite: bool) -> None:
+        """Make the run folder, or trim what was written after the checkpoint resumed from."""
+        trainer, options = self._trainer, self._trainer.config.run
+        if options.probe_data:
+            self._knn = OnlineKNN(
+                options.probe_data, options.batch_size, options.seed, trainer.device
+            )
+        images, _ = sample(trainer.source, options.image_size, _MONITORED)
+        self._collapse = CollapseMonitor(images.to(trainer.device))
+        # Nothing is written or replaced before everything is known to be usable.
+        if overwrite and self._folder.exists():
+            shutil.rmtree(self._folder)
+        atomic.remove_leftovers(self._folder)
+        trainer.record().write(self._folder / RUN_FILE)
+        metrics.trim(self._folder, trainer.first_step)
+        if options.tensorboard:
+            self._board = TensorBoard(
+                self._folder / TENSORBOARD, trainer.first_step, trainer.method.chance
+            )
+        self._announce()
+        if trainer.first_step:
+            self._console.print(f"resumed after step {trainer.first_step}")
+        else:
+            self._draw(0)
+
+    def _announce(self) -> None:
+        """Print what was decided."""
+        trainer, options = self._trainer, self._trainer.config.run
+        schedule, precision = trainer.schedule, trainer.schedule.precision
+        epochs = schedule.steps * schedule.accumulate / trainer.batches.steps_per_epoch
+        processes = f" x {options.devices} processes" if world_size() > 1 else ""
+        task = trainer.config.task.model_dump(mode="json").items()
+        for line in (
+            f"{trainer.config.method} on {trainer.source.description}, {options.image_size} px "
+            f"-> {self._folder}",
+            f"{options.backbone} ({options.stem} stem), batch {options.batch_size}{processes}, "
+            f"{options.optimizer} lr {options.lr:.4g}, {schedule.steps} steps "
+            f"({epochs:.1f} epochs)",
+            "task: " + ", ".join(f"{name} {value}" for name, value in task if value is not None),
+            f"{trainer.device.type}, {precision.name} ({precision.reason}), channels-last",
+        ):
+            self._console.print(line)
+
+    def _average(self) -> dict[str, float]:
+        try:
+            return self._meter.line()
+        except NonFiniteLossError as error:
+            newest = checkpoint.newest(self._folder)
+            kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint yet"
+            lr = self._trainer.config.run.lr
+            raise NonFiniteLossError(
+                f"{error}; {kept}; try --lr {lr / 10:.2g}, --clip 1, or --precision fp32"
+            ) from error
+
+    def _monitor(self, step: int) -> dict[str, float]:
+        """Spread of the features; a collapse is reported once."""
+        assert self._collapse is not None
+        trainer = self._trainer
+        spread, warning = self._collapse.measure(trainer.method.encoder, trainer.metadata(step))
+        if warning:
+            self._console.print(f"after {step} steps {warning}", style="bold red")
+        return spread
+
+    def _mention_plateau(self, line: dict[str, float]) -> None:
+        """Tasks often start with a plateau at the chance level."""
+        chance = self._trainer.method.chance.get("loss")
+        if chance is not None and line["loss"] > 0.98 * chance:
+            self._console.print(
+                f"after {int(line['step'])} steps the loss is still at the chance level, "
+                f"{chance:.3f}; if that lasts, try another --lr than "
+                f"{self._trainer.config.run.lr:.2g} or an easier task"
+            )
+
+    def _write_skipped(self) -> None:
+        if self._skipped:
+            lines = [f"{name}: {reason}\n" for name, reason in sorted(self._skipped.items())]
+            with atomic_file(self._folder / SKIPPED) as temporary:
+                temporary.write_text("".join(lines), encoding="utf-8")
+
+    def _draw(self, step: int) -> None:
+        """Draw the data and the task (at the start) or predictions (later)."""
+        trainer, options = self._trainer, self._trainer.config.run
+        place = Place(self._folder / FIGURES, step, options.seed, trainer.device)
+        size = options.image_size if step else options.load_size or options.image_size
+        for name, path in draw(trainer.method, trainer.source, size, place).items():
+            if self._board is not None:
+                self._board.figure(name, path, step)

@@ -79,7 +79,7 @@ def test_a_run_folder_holds_what_the_docs_say(whole: Path) -> None:
     document = json.loads((whole / "run.json").read_text())
     assert document["options"]["backbone"] == "resnet10_w32"
     assert document["options"]["grid"] == 2
-    assert document["task"]["permutation_set"]["K"] == 24
+    assert document["fingerprint"]["permutation_set"]["K"] == 24
 
 
 def test_the_same_command_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:

@@ -1,43 +1,69 @@
-"""What a pretext task is, to the rest of ssltool.
+"""The contract of a pretext task: options, encoder input, view, loss, metrics and figures.
 
-A method is a module that draws its task from a batch of images (`view`) and scores the encoder on
-it (`forward`). The training loop, the probes and the images know nothing else about it. One file
-per method, in this order: docstring (paper, idea, letters used for shapes), Options, pure
-functions, head, View, the Method class.
-
-A new method is one file here, or a class in any installed package with an entry point in
-``ssltool.methods``.
+A method draws its task from a batch of images (`Method.view`) and scores the encoder on it
+(`Method.forward`). The training loop, the probes and the figures know nothing else about it. Each
+method is a folder: ``task.py`` (paper, options, view, head, loss), ``figures.py``, and its own
+math. A third party ships the same as a package with an entry point in ``ssltool.methods``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+)
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from ssltool.encoders.encoder import Encoder
-from ssltool.encoders.metadata import ColorSpace, Stem
+from ssltool.encoders.metadata import ColorSpace, Norm, Stem
 from ssltool.encoders.registry import build_encoder
+from ssltool.encoders.sizes import deepest_stage
+from ssltool.errors import SslToolError, UsageError
+from ssltool.plotting.records import Plot
+from ssltool.plotting.units import Unit
+
+T = TypeVar("T")
+
+
+class _Automatic:
+    """Marks an option that `MethodOptions.with_defaults` fills in."""
+
+
+# ``name: Auto[int] = Field(AUTO, ...)`` declares an option that is None until
+# `MethodOptions.with_defaults` decides it. Type checkers see the plain type, because methods are
+# only built from options that are decided.
+AUTO: Any = None
+if TYPE_CHECKING:
+    Auto = Annotated[T, _Automatic()]
+else:
+    Auto = Annotated[T | None, _Automatic()]
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a method may know about the images before it sees one.
+    """What a method knows of the data when it is built.
 
     Attributes:
         count: Number of images; the ``index`` of an image is in 0..count-1.
         image_size: Side S in pixels of the squares that `Method.view` receives.
-        gray: True when the images have no color (R = G = B throughout the sample looked at).
+        gray: True if every sampled image is gray (R = G = B).
         mean: Mean of each channel over a sample, 0..1.
         std: Standard deviation of each channel over a sample, 0..1.
-        batch_size: Images per batch, of all processes together, that the run settled on; 0 = not
-            settled yet. For what is known before a batch is seen, such as a chance level; the task
-            itself must not depend on it.
+        batch_size: Images per batch over all processes; 0 = not decided yet. Chance levels may
+            depend on it, the task must not.
     """
 
     count: int
@@ -48,111 +74,166 @@ class DataInfo:
     batch_size: int = 0
 
     def for_batches_of(self, batch_size: int) -> DataInfo:
-        """A copy with the batch size that the run settled on."""
+        """A copy with another batch size."""
         return replace(self, batch_size=batch_size)
 
 
 class MethodOptions(BaseModel):
-    """Base of every method's ``Options``: frozen, unknown keys refused, each field described.
-
-    A field left at None is filled in by `resolved` from the data, so that what a run used is always
-    written out.
-    """
+    """Base of every method's ``Options``: frozen, unknown keys refused, each field described."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def resolved(self, info: DataInfo) -> Self:
-        """Return a copy with every automatic (None) field decided for these images.
+    def with_defaults(self, data: DataInfo) -> Self:
+        """Return a copy with every `Auto` field decided for this data.
 
         Raises:
             UsageError: The options do not fit the images, for example tiles that would be too
                 small.
         """
+        del data
         return self
+
+    def open_fields(self) -> list[str]:
+        """Names of the `Auto` fields that are not decided yet."""
+        return [
+            name
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) is None
+            and any(isinstance(m, _Automatic) for m in field.metadata)
+        ]
+
+
+class PatchGrid(NamedTuple):
+    """Square patches on a regular grid; both in pixels."""
+
+    side: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class EncoderInput:
+    """What the encoder is given in pretraining and in feature extraction.
+
+    Attributes:
+        train_size: Side in pixels of its input in pretraining: the image, a tile or a patch.
+        feature_size: Side in pixels to which whole images are resized for feature extraction.
+        color_space: Of its input; ``lightness`` has one channel.
+        patch_grid: Patches that are encoded one by one; None for whole images. Features are then
+            extracted from patches as well as from whole images.
+        random_resized_crop: Whether `Method.view` takes random resized crops in training, and so
+            accepts images larger than S.
+        norm: What replaces the backbone's batch norm; ``batch`` keeps it.
+        last_stage: Stage after which the backbone ends; None for the deepest that fits
+            ``min_map_size``.
+        min_map_size: Smallest side of the last stage's map in pretraining.
+    """
+
+    train_size: int
+    feature_size: int
+    color_space: ColorSpace = "rgb"
+    patch_grid: PatchGrid | None = None
+    random_resized_crop: bool = False
+    norm: Norm = "batch"
+    last_stage: str | None = None
+    min_map_size: int = 1
+
+    @property
+    def channels(self) -> int:
+        """Input channels unless the user chooses: 1 for lightness, else 3."""
+        return 1 if self.color_space == "lightness" else 3
+
+    def build_encoder(self, backbone: str, *, stem: Stem, in_channels: int) -> Encoder:
+        """Build the untrained encoder; weights come from torch's global generator.
+
+        Raises:
+            UsageError: The backbone cannot have this stem, or leaves a map under ``min_map_size``.
+        """
+        size, least = self.train_size, self.min_map_size
+        encoder = build_encoder(
+            backbone, stem=stem, in_channels=in_channels, image_size=size, norm=self.norm
+        )
+        if least == 1 and self.last_stage is None:
+            return encoder
+        deepest = deepest_stage(encoder, size, least)
+        stage = self.last_stage or deepest
+        if stage is None:
+            raise UsageError(
+                f"{backbone} leaves a map of less than {least}x{least} of a {size} px input; "
+                "type --stem small, --backbone resnet10_w32 or a larger --patch"
+            )
+        encoder.cut_after(stage)
+        if deepest_stage(encoder, size, least) != stage:
+            raise UsageError(
+                f"--last-stage {stage}: its map of a {size} px input is less than "
+                f"{least}x{least}; type --last-stage {deepest}"
+            )
+        return encoder
+
+
+class Metric(NamedTuple):
+    """Declaration of one scalar that a method reports.
+
+    Attributes:
+        name: Such as ``accuracy``.
+        unit: Of the value: a ``fraction`` 0..1 is shown in percent; empty for a plain number.
+        chance: Its value at chance level, for an uninformed network; None if there is none.
+        eval_only: Reported in evaluation mode only.
+    """
+
+    name: str
+    unit: Unit = "fraction"
+    chance: float | None = None
+    eval_only: bool = False
 
 
 class Loss(NamedTuple):
-    """What `Method.forward` returns.
+    """Result of `Method.forward`.
 
     Attributes:
         value: Scalar to minimize.
-        numbers: Named scalars to show, such as ``accuracy`` in 0..1; detached.
+        metrics: Name of each declared `Metric` but the loss -> scalar, detached.
+        update: Tensors for `Method.after_step`, such as vectors to write into a memory bank.
     """
 
     value: Tensor
-    numbers: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+    update: tuple[Tensor, ...] = ()
 
 
 class Predictions(NamedTuple):
-    """What the network answers, drawn beside the truth.
+    """Predictions drawn beside the ground truth.
 
     Attributes:
         images: Column title -> uint8 ``[B, 3, h, w]``.
-        captions: One line per image, such as ``"7 of 9 tiles right"``.
-        places: Column title -> int64 ``[B]``, images of the run's data, to be read and drawn beside
-            the others.
+        captions: One line per image, such as ``"7 of 9 tiles correct"``.
+        indices: Column title -> int64 ``[B]``, training images to be drawn as a further column.
     """
 
     images: dict[str, Tensor]
     captions: list[str]
-    places: Mapping[str, Tensor] = {}
+    indices: Mapping[str, Tensor] = {}
 
 
-class Matrix(NamedTuple):
-    """A table of numbers to be drawn as a heat map, such as a confusion matrix.
+class Figures(Protocol):
+    """The drawing functions of a method: usually its module ``figures``.
 
-    Attributes:
-        values: float ``[R, C]``.
-        rows: Names of the rows.
-        columns: Names of the columns.
-        row_label: What the rows are.
-        column_label: What the columns are.
+    Each takes the method, uint8 images ``[B, 3, S, S]``, their index int64 ``[B]`` and a generator,
+    as `Method.view` does.
     """
 
-    values: Tensor
-    rows: Sequence[str]
-    columns: Sequence[str]
-    row_label: str
-    column_label: str
+    @property
+    def draw_task(self) -> Callable[[Any, Tensor, Tensor, torch.Generator], dict[str, Tensor]]:
+        """The task as the network is given it: column title -> uint8 ``[B, 3, h, w]``."""
+
+    @property
+    def draw_predictions(self) -> Callable[[Any, Tensor, Tensor, torch.Generator], Predictions]:
+        """The predictions beside the ground truth."""
+
+    @property
+    def plots(self) -> Callable[[Any, Tensor, Tensor, torch.Generator], dict[str, Plot]]:
+        """Plots by name: of the task in training mode, of the predictions in evaluation mode."""
 
 
-class Lines(NamedTuple):
-    """Curves over one axis.
-
-    Attributes:
-        x: Numbers ``[n]``, rising.
-        y: Curve's name -> numbers ``[n]``.
-        x_label: What x is, with its unit.
-        y_label: What y is, with its unit.
-    """
-
-    x: Sequence[float]
-    y: Mapping[str, Sequence[float]]
-    x_label: str
-    y_label: str
-
-
-class Points(NamedTuple):
-    """Colored points in a plane with equal axes.
-
-    Attributes:
-        x: float ``[n]``.
-        y: float ``[n]``.
-        colors: uint8 ``[n, 3]``.
-        sizes: float ``[n]`` in 0..1, area of each point.
-        x_label: What x is, with its unit.
-        y_label: What y is, with its unit.
-    """
-
-    x: Tensor
-    y: Tensor
-    colors: Tensor
-    sizes: Tensor
-    x_label: str
-    y_label: str
-
-
-Chart = Matrix | Lines | Points
 OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 ViewT = TypeVar("ViewT", bound=tuple[Any, ...])
 
@@ -161,25 +242,46 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     """A pretext task with its head; B images of side S.
 
     Attributes:
-        Options: The method's options, the only place they are declared.
-        presets: Preset name -> option name -> value, over the run's and the method's options alike.
-        color_space: What the encoder sees, ``rgb`` unless the method says otherwise; recorded in
-            the weights.
-        crops: Whether `view` cuts random crops in training and resizes them to S: then it takes
-            larger squares there.
+        Options: The method's options, declared here only.
+        presets: Preset name -> option name -> value, over the run's and the method's options.
+        figures: The functions that draw the task, the predictions and plots.
         encoder: The network that is kept.
     """
 
     Options: ClassVar[type[MethodOptions]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    color_space: ClassVar[ColorSpace] = "rgb"
-    crops: ClassVar[bool] = False
+    figures: Figures
     encoder: Encoder
 
+    @classmethod
+    def inputs(cls, options: OptionsT, data: DataInfo) -> EncoderInput:
+        """What the encoder is given; whole RGB images unless overridden.
+
+        Args:
+            options: Filled in by `MethodOptions.with_defaults`.
+            data: The data.
+        """
+        del options
+        return EncoderInput(data.image_size, data.image_size)
+
     @abstractmethod
-    def __init__(self, options: OptionsT, encoder: Encoder, info: DataInfo) -> None:
-        """Build the head and the buffers; ``options`` are already resolved for ``info``."""
+    def __init__(self, options: OptionsT, encoder: Encoder, data: DataInfo) -> None:
+        """Build the head and the buffers.
+
+        Args:
+            options: Filled in by `MethodOptions.with_defaults`.
+            encoder: Built by `EncoderInput.build_encoder`.
+            data: The data.
+
+        Raises:
+            UsageError: ``options`` are not filled in.
+        """
         super().__init__()
+        if missing := options.open_fields():
+            raise UsageError(
+                f"{', '.join(missing)} of {type(options).__name__} not decided; "
+                "call options.with_defaults(data) first"
+            )
         self.encoder = encoder
 
     @abstractmethod
@@ -187,125 +289,111 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         """Draw the task for a whole batch, on the batch's device; uses no parameters.
 
         In training mode the task is random, a function of the generator's state and ``index``
-        alone; in evaluation mode geometry is central and guards are off, and only the answer stays
-        random.
+        alone. In evaluation mode geometry is central and shortcut guards are off; only the target
+        stays random.
 
         Args:
-            images: uint8 ``[B, 3, S, S]``, RGB; in training also larger squares, where the method
-                `crops`.
-            index: int64 ``[B]``, place of each image in the data.
-            generator: Seeded for (seed, epoch) by the loop.
+            images: uint8 ``[B, 3, S, S]``, RGB; larger in training if the method takes random
+                resized crops.
+            index: int64 ``[B]``, index of each image in the data.
+            generator: Seeded by (seed, epoch).
         """
 
     @abstractmethod
     def forward(self, view: ViewT) -> Loss:
-        """Run encoder and head on a view and score the answer."""
+        """Run encoder and head on a view and compute the loss; sets no state but that of layers."""
 
     def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> str:
-        """Called once before the first step of a new run: what has to be learned from the images
-        first.
+        """Data statistics pass before the first step of a new run, such as a color prior.
 
-        What is learned goes into buffers, which checkpoints carry; a resumed run does not call this
-        again.
+        Results go into buffers, which checkpoints carry; a resumed run does not call this again.
 
         Args:
-            batches: All images, in an order shuffled by the seed, read as they are asked for: uint8
+            batches: All images in an order shuffled by the seed, read lazily: uint8
                 ``[B, 3, S, S]`` and their index int64 ``[B]``, on the method's device.
 
         Returns:
-            A line to print; empty if there is nothing to say.
+            A line to print; empty for none.
 
         Raises:
             DataError: The images do not suit the task.
         """
-        del batches  # most tasks need to know nothing, and then nothing is read
+        del batches
         return ""
 
-    def after_step(self, view: ViewT) -> None:
-        """Called once after each optimizer step; a memory bank is written here."""
-        del view  # nothing to remember by default
+    def after_step(self, updates: Sequence[tuple[Tensor, ...]]) -> None:
+        """Update buffers after an optimizer step, such as a memory bank.
 
-    @abstractmethod
-    def draw_task(
-        self, images: Tensor, index: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Draw the task as it is given to the network: column title -> uint8 ``[B, 3, h, w]``."""
-
-    @abstractmethod
-    def draw_predictions(
-        self, images: Tensor, index: Tensor, generator: torch.Generator
-    ) -> Predictions:
-        """Draw what the network answers, beside the truth."""
-
-    def plots(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
-        """What is better drawn as a chart: of the task in training mode, of the answers in
-        evaluation mode.
+        Args:
+            updates: `Loss.update` of each batch of the step, in order: several with gradient
+                accumulation.
         """
-        del images, index, generator
-        return {}
+        del updates
 
     @property
     @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """Every scalar that `forward` reports, ``loss`` first, with unit and chance level."""
+
+    @property
     def chance(self) -> dict[str, float]:
-        """The loss and the other numbers of `forward` for a network that knows nothing.
-
-        Names say the unit: ``..._db`` is in decibels, ``..._nats`` in nats; ``loss``, ``log_...``
-        and ``..._similarity`` are plain numbers; everything else is a share, shown in percent.
-        """
+        """Chance level of each metric that has one, by name."""
+        return {m.name: m.chance for m in self.metrics if m.chance is not None}
 
     @property
-    def rates(self) -> dict[str, float]:
-        """Factor on the learning rate of the parameters below a submodule, by its name; 1 for all
-        others.
-        """
+    def lr_scales(self) -> dict[str, float]:
+        """Learning-rate factor of a submodule's parameters, by its name; 1 for all others."""
         return {}
 
     @property
-    def sharded(self) -> frozenset[str]:
-        """Names of the buffers of which each of several processes holds a part of its own; all
-        others are equal.
-        """
+    def sharded_buffers(self) -> frozenset[str]:
+        """Names of the buffers of which each process holds a shard; all others are replicated."""
         return frozenset()
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What the task was built from beyond its options, in JSON kinds; a resumed run must find
-        the same.
-        """
+    def fingerprint(self) -> dict[str, Any]:
+        """What the task was built from beyond its options, in JSON types; checked on resume."""
         return {}
 
-    @classmethod
-    def build_encoder(
-        cls, options: OptionsT, info: DataInfo, backbone: str, *, stem: Stem, in_channels: int
-    ) -> Encoder:
-        """The untrained encoder; overridden by a task that needs another norm than batch norm, or
-        fewer stages.
-        """
-        size = cls.network_size(options, info)
-        return build_encoder(backbone, stem=stem, in_channels=in_channels, image_size=size)
 
-    @classmethod
-    def patch_grid(cls, options: OptionsT, info: DataInfo) -> tuple[int, int] | None:
-        """Side and stride in pixels of the patches to which the encoder is applied; None if it
-        reads whole images.
+def check_loss(method: Method[Any, Any], loss: object) -> None:
+    """Check the result of ``method.forward`` against its declaration; reads no tensor's value.
 
-        Features are then read both ways, from patches and from whole images.
-        """
-        del options, info
-        return None
+    Raises:
+        SslToolError: It is no `Loss`, its value is not a differentiable scalar, or its metrics are
+            not those that ``method.metrics`` declares for this mode.
+    """
+    name = f"{type(method).__name__}.forward"
+    if not isinstance(loss, Loss):
+        raise SslToolError(f"{name} returned {_described(loss)}; expected a Loss(value, metrics)")
+    value, metrics = loss.value, loss.metrics
+    if not isinstance(value, Tensor) or value.dim() != 0 or not value.is_floating_point():
+        raise SslToolError(
+            f"{name}: the loss is {_described(value)}; expected a float scalar tensor"
+        )
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise SslToolError(f"{name}: the loss has no gradient; compute it from self.encoder")
+    if not isinstance(metrics, dict):
+        raise SslToolError(f"{name}: metrics are {_described(metrics)}; expected a dict by name")
+    declared = {m.name for m in method.metrics[1:] if not (m.eval_only and method.training)}
+    if set(metrics) != declared:
+        raise SslToolError(
+            f"{name} reported the metrics {_listed(metrics)}; {type(method).__name__}.metrics "
+            f"declares {_listed(declared)}"
+        )
+    for key, metric in metrics.items():
+        if not isinstance(metric, Tensor) or metric.dim() != 0 or metric.requires_grad:
+            raise SslToolError(
+                f"{name}: metric {key} is {_described(metric)}; expected a detached scalar tensor"
+            )
 
-    @classmethod
-    def network_size(cls, options: OptionsT, info: DataInfo) -> int:
-        """Side in pixels of the square the encoder is given in pretraining; the whole image unless
-        overridden.
-        """
-        del options
-        return info.image_size
 
-    @classmethod
-    def feature_size(cls, options: OptionsT, info: DataInfo) -> int:
-        """Side in pixels to which whole images are resized when features are read; their own unless
-        overridden.
-        """
-        del options
-        return info.image_size
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    gradient = " with a gradient" if value.requires_grad else ""
+    return f"a {str(value.dtype).removeprefix('torch.')} tensor {list(value.shape)}{gradient}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "(none)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.select import change
 
 
@@ -48,29 +47,6 @@ def project_color(images: Tensor, which: Tensor) -> Tensor:
     along = (g * 2).sub_(r).sub_(b).div_(6)  # a a' = 6
     along.mul_(which.to(along.dtype)[:, None, None])
     return torch.stack([r + along, torch.sub(g, along, alpha=2), b + along], dim=1)
-
-
-def among_noise(rng: PerImageRNG, planes: Tensor, kept: Tensor, noise: float = 0.01) -> Tensor:
-    """Put noise into the two other channels of patches of which one is kept (Doersch et al. 2015,
-    section 3.1).
-
-    Args:
-        rng: The images' random numbers.
-        planes: float ``[B, N, 1, h, w]``, the kept channels, with unit deviation.
-        kept: int64 ``[B, N]`` in 0..2, which they are.
-        noise: Deviation of the noise; the paper's is a hundredth of the kept channel's.
-
-    Returns:
-        float ``[B, N, 3, h, w]``.
-    """
-    images, count, _, height, width = planes.shape
-    first = 3 * torch.arange(images * count, device=planes.device).view(images, count, 1)
-    others = first + (kept[..., None] + torch.arange(1, 3, device=planes.device)) % 3
-    patches = planes.new_empty(images * count * 3, height, width)
-    patches.index_copy_(0, (first[..., 0] + kept).flatten(), planes.flatten(0, 2))
-    drawn = rng.normal(count, 2, height, width).mul_(noise)
-    patches.index_copy_(0, others.flatten(), drawn.flatten(0, 2))
-    return patches.view(images, count, 3, height, width)
 
 
 def standardize_colors(

@@ -1,4 +1,4 @@
-"""Regular grids of overlapping patches, and the four directions in which a grid can be read.
+"""Regular grids of overlapping patches, and their four directions of prediction.
 
 Letters: B images, C channels, H image side, P patch side, S stride (all in pixels), G patches along
 a side. Patch (i, j) starts at pixel row i*S and pixel column j*S.
@@ -15,7 +15,7 @@ from ssltool.errors import UsageError
 
 Direction = Literal["down", "up", "right", "left"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
-_LEAST_OFFSETS = 2  # a grid with one legal distance leaves hardly a task
+_LEAST_OFFSETS = 2  # a grid with a single offset is hardly a task
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def cut(images: Tensor, grid: Grid) -> Tensor:
 
 
 def orient(cells: Tensor, direction: Direction) -> Tensor:
-    """Turn a grid so that travelling along ``direction`` becomes travelling down its rows.
+    """Turn a grid so that ``direction`` becomes down.
 
     Args:
         cells: ``[..., G, G]``.

@@ -5,8 +5,6 @@ Shapes: B images, P patches each, C channels, t patch side in pixels.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -178,57 +176,3 @@ def resize(patches: Tensor, size: int) -> Tensor:
     resized = F.interpolate(shown, (size, size), mode="bilinear", antialias=size < flat.shape[-1])
     resized = resized.round_().to(torch.uint8) if bytes_on_gpu else resized
     return resized.view(*patches.shape[:-2], size, size)
-
-
-def shrunk_side(uniform: Tensor, patch: int) -> Tensor:
-    """Side to which a patch is shrunk so that the number of its pixels is uniform (Doersch et al.
-    2015, section 3.2).
-
-    Args:
-        uniform: Numbers in [0, 1), any shape.
-        patch: Side of the patch in pixels.
-
-    Returns:
-        int64 of the same shape, from a tenth of the side (10 of 96, at least 6 px) to the side less
-        2.
-    """
-    least, most = _least_side(patch), patch - 1
-    # The number from which each side is reached: a root would need float64, which Apple's GPUs have
-    # not.
-    reached = tuple((side**2 - least**2) / (most**2 - least**2) for side in range(least + 1, most))
-    return least + torch.bucketize(
-        uniform, cached_tensor(reached, uniform.device, uniform.dtype), right=True
-    )
-
-
-def shrinkers(patch: int) -> Tensor:
-    """Matrices ``[n, p, p]`` that shrink a column of p pixels to each possible side and enlarge it
-    again.
-
-    Resizing is linear along each axis, so that patches of many sides are resized by one batched
-    product. The last matrix is the identity, for the side p itself.
-    """
-    identity = torch.eye(patch)
-    found = []
-    for side in range(_least_side(patch), patch):
-        # Each column of the identity is resized along one axis; the other axis only tells the
-        # columns apart.
-        small = F.interpolate(identity[None, None], (side, patch), mode="bilinear", antialias=True)
-        found.append(F.interpolate(small, (patch, patch), mode="bilinear")[0, 0])
-    return torch.stack([*found, identity])
-
-
-def shrunk(patches: Tensor, side: Tensor, matrices: Tensor) -> Tensor:
-    """Shrink patches and enlarge them again: what only differs in sharpness.
-
-    Args:
-        patches: float ``[B, N, C, p, p]``.
-        side: int64 ``[B, N]``, as `shrunk_side` gives it, or p for a patch left as it is.
-        matrices: From `shrinkers`.
-    """
-    along = matrices[side - _least_side(patches.shape[-1])][:, :, None]  # [B, N, 1, p, p]
-    return along @ patches @ along.transpose(-1, -2)
-
-
-def _least_side(patch: int) -> int:
-    return max(6, math.floor(10 * patch / 96 + 0.5))

@@ -96,7 +96,7 @@ class PerImageRNG:
         """Bool ``[B, *shape]``, true with the given probability."""
         return self.uniform(*shape) < probability
 
-    def order(self, count: int, *shape: int) -> Tensor:
+    def permutation(self, count: int, *shape: int) -> Tensor:
         """Uniform random permutations of 0..count-1, int64 ``[B, *shape, count]``."""
         return self.bits(*shape, count).argsort(dim=-1, stable=True)
 

@@ -7,6 +7,9 @@ concerns the training itself are plain numbers; everything else is a share, show
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
+
+Unit = Literal["fraction", "dB", "nats", ""]
 
 _PLAIN = {
     "loss",

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ssltool.distributed.collectives import world_size
 from ssltool.errors import UnknownNameError, UsageError
-from ssltool.methods.base import DataInfo, Method, MethodOptions
+from ssltool.methods.base import DataInfo, EncoderInput, MethodOptions
 from ssltool.methods.registry import find_method
 from ssltool.options import DeviceName, Options, declared, describe_faults, flag_of, option
 
@@ -355,8 +355,9 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     Raises:
         UsageError: The options do not fit the images or each other.
     """
-    method, asked = find_method(config.method), config.run
-    _check_load_size(asked.load_size, config.method, method, data.image_size)
+    asked, task = config.run, config.task.with_defaults(data)
+    inputs = find_method(config.method).inputs(task, data)
+    _check_load_size(asked.load_size, config.method, inputs, data.image_size)
     small = data.image_size <= _SMALL
     backbone = asked.backbone or ("resnet10_w32" if small else "resnet18")
     processes = world_size()
@@ -370,7 +371,7 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     decided = {
         "image_size": data.image_size,
         "backbone": backbone,
-        "channels": _channels(asked.channels, config.method, method),
+        "channels": _channels(asked.channels, config.method, inputs),
         "stem": _stem(asked.stem, backbone, small),
         "batch_size": batch,
         "devices": processes,
@@ -387,7 +388,7 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     return ResolvedConfig(
         method=config.method,
         run=run,
-        task=config.task.resolved(data),
+        task=task,
         data=data.for_batches_of(batch * processes),
     )
 
@@ -403,14 +404,12 @@ def _length(asked: RunOptions, count: int, steps_per_epoch: int) -> tuple[float,
     return epochs, asked.steps or max(1, round(epochs * steps_per_epoch))
 
 
-def _check_load_size(
-    asked: int | None, name: str, method: type[Method[Any, Any]], image_size: int
-) -> None:
+def _check_load_size(asked: int | None, name: str, inputs: EncoderInput, image_size: int) -> None:
     if asked is None or asked == image_size:
         return
-    if not method.crops:
+    if not inputs.random_resized_crop:
         raise UsageError(
-            f"--load-size {asked}: {name} cuts no random crops; omit it, or type "
+            f"--load-size {asked}: {name} takes no random resized crops; omit it, or type "
             f"--image-size {asked}"
         )
     if asked < image_size:
@@ -420,8 +419,8 @@ def _check_load_size(
         )
 
 
-def _channels(asked: int | None, name: str, method: type[Method[Any, Any]]) -> int:
-    if method.color_space != "lightness":
+def _channels(asked: int | None, name: str, inputs: EncoderInput) -> int:
+    if inputs.color_space != "lightness":
         return asked or 3
     if asked == 3:
         raise UsageError(

@@ -72,8 +72,11 @@ class Run:
         """All lines of ``metrics.jsonl``."""
         return metrics.read(self.folder)
 
-    def load_method(self) -> Method[Any, Any]:
+    def load_method(self, batch_size: int | None = None) -> Method[Any, Any]:
         """Build the method with the weights of the newest checkpoint, in evaluation mode.
+
+        Args:
+            batch_size: Images per batch that it is given, for its chance levels; the run's if None.
 
         Raises:
             CheckpointError: The run has no checkpoint yet, or it cannot be read.
@@ -84,7 +87,11 @@ class Run:
                 f"{self.folder} has no checkpoint yet; let it run, or start it again with "
                 "'ssltool pretrain'"
             )
-        method = build_method(self.config)
+        config = self.config
+        if batch_size is not None:
+            data = config.data.for_batches_of(batch_size)
+            config = config.model_copy(update={"data": data})
+        method = build_method(config)
         checkpoint.load_model(newest, method)
         return method.eval()
 
@@ -106,9 +113,8 @@ def configuration(record: RunRecord, folder: Path) -> ResolvedConfig:
 def build_method(config: ResolvedConfig) -> Method[Any, Any]:
     """Build the untrained method; weights are sampled from torch's global generator."""
     run, method = config.run, find_method(config.method)
-    encoder = method.build_encoder(
-        config.task, config.data, run.backbone, stem=run.stem, in_channels=run.channels
-    )
+    inputs = method.inputs(config.task, config.data)
+    encoder = inputs.build_encoder(run.backbone, stem=run.stem, in_channels=run.channels)
     return method(config.task, encoder, config.data)
 
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ssltool.data.sources.registry import open_source
 from ssltool.errors import SslToolError
-from ssltool.methods.base import Loss, Method
+from ssltool.methods.base import Loss, Method, Metric
 from ssltool.runs.config import RunConfig
 from ssltool.training.loop import TrainBatch, train
 from ssltool.training.start import new_run
@@ -32,7 +32,7 @@ from ssltool.training.trainer import Trainer, peak_memory
 
 
 class _ReadyView(nn.Module):
-    """A method whose task is drawn already: what is left of a step is the bare network."""
+    """A method with a fixed view: what is left of a step is the bare network."""
 
     def __init__(self, method: Method[Any, Any], view: Any) -> None:
         super().__init__()
@@ -48,8 +48,13 @@ class _ReadyView(nn.Module):
         loss: Loss = self.method(view)
         return loss
 
-    def after_step(self, view: Any) -> None:
-        """Left out: bookkeeping is not part of the bare network."""
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those of the method."""
+        return self.method.metrics
+
+    def after_step(self, updates: Any) -> None:
+        """Nothing: bookkeeping is not part of the bare network."""
 
 
 def bench(
@@ -84,7 +89,8 @@ def bench(
         first = next(stream)
         generator = torch.Generator().manual_seed(trainer.schedule.seed)
         method = trainer.method.train()
-        ready = _ReadyView(method, method.view(first.images, first.indices, generator))
+        view = method.view(first.images, first.indices, generator)
+        ready = cast("Method[Any, Any]", _ReadyView(method, view))
         tasks: dict[str, Callable[[], object]] = {
             "view": lambda: [
                 method.view(first.images, first.indices, generator) for _ in range(steps)
@@ -216,7 +222,7 @@ def _memory(config: RunConfig) -> float:
 
 
 def _taking(
-    trainer: Trainer, method: nn.Module, batches: Iterator[TrainBatch], steps: int
+    trainer: Trainer, method: Method[Any, Any], batches: Iterator[TrainBatch], steps: int
 ) -> Callable[[], object]:
     """A task that takes some optimizer steps."""
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from ssltool.distributed.collectives import average_gradients, rank
 from ssltool.encoders.precision import Precision
+from ssltool.methods.base import Method, check_loss
 from ssltool.ops.per_image_rng import mix
 from ssltool.training.schedule import Kind, learning_rate
 
@@ -75,7 +76,7 @@ class StepReport(NamedTuple):
         step: Steps taken, this one included.
         epoch: Pass over the data of the last batch.
         loss: Mean loss over the accumulated batches, scalar.
-        numbers: The method's named numbers of the last batch, scalars.
+        metrics: The method's named numbers of the last batch, scalars.
         grad_norm: Norm of the gradient before clipping, scalar.
         lr: Learning rate of the step.
         images: Images seen in the step.
@@ -86,7 +87,7 @@ class StepReport(NamedTuple):
     step: int
     epoch: int
     loss: Tensor
-    numbers: dict[str, Tensor]
+    metrics: dict[str, Tensor]
     grad_norm: Tensor
     lr: float
     images: int
@@ -95,7 +96,7 @@ class StepReport(NamedTuple):
 
 
 def train(
-    method: nn.Module,
+    method: Method[Any, Any],
     batches: Iterator[TrainBatch],
     optimizer: Optimizer,
     schedule: TrainSchedule,
@@ -105,7 +106,7 @@ def train(
     """Take the steps ``start`` to ``plan.steps - 1``, yielding a report after each.
 
     Args:
-        method: A `ssltool.methods.base.Method`.
+        method: The pretext task; its loss is checked at the first step.
         batches: From the batch that step ``start`` begins with; this process's part of them.
         optimizer: Over the method's parameters; a group's ``lr_scale``, if present, multiplies its
             rate.
@@ -129,15 +130,20 @@ def train(
             group["lr"] = lr * group.get("lr_scale", 1.0)
         torch.manual_seed(mix(schedule.seed, step, rank()))  # dropout
         optimizer.zero_grad(set_to_none=True)
-        losses, images, wait = [], 0, 0.0
+        losses: list[Tensor] = []
+        updates: list[tuple[Tensor, ...]] = []
+        images, wait = 0, 0.0
         for _ in range(schedule.accumulate):
             batch = next(batches)
             generator.manual_seed(mix(schedule.seed, batch.epoch))
-            view = method.view(batch.images, batch.indices, generator)  # type: ignore[operator]
+            view = method.view(batch.images, batch.indices, generator)
             with schedule.precision.autocast(device):
                 loss = method(view)
+            if step == start and not losses:
+                check_loss(method, loss)
             scaler.scale(loss.value / schedule.accumulate).backward()
             losses.append(loss.value.detach())
+            updates.append(loss.update)
             images += len(batch.indices)
             wait += batch.wait
         average_gradients(parameters)
@@ -145,12 +151,12 @@ def train(
         norm = nn.utils.clip_grad_norm_(parameters, schedule.clip or float("inf"))
         scaler.step(optimizer)
         scaler.update()
-        method.after_step(view)  # type: ignore[operator]
+        method.after_step(updates)
         yield StepReport(
             step + 1,
             batch.epoch,
             torch.stack(losses).mean(),
-            loss.numbers,
+            loss.metrics,
             norm,
             lr,
             images,

@@ -35,7 +35,7 @@ class Meter:
         """Average of the steps since the last call, over all processes, and forget them.
 
         Returns:
-            ``step, epoch, loss``, the method's numbers, ``grad_norm, lr``, ``images_per_s`` of all
+            ``step, epoch, loss``, the method's metrics, ``grad_norm, lr``, ``images_per_s`` of all
             processes together, ``data_wait`` (share of the time, 0..1).
 
         Raises:
@@ -44,9 +44,9 @@ class Meter:
         """
         steps, self._steps = self._steps, []
         elapsed = max(time.perf_counter() - self._start, 1e-9)
-        last, names = steps[-1], list(steps[-1].numbers)
+        last, names = steps[-1], list(steps[-1].metrics)
         rows = [
-            torch.stack([r.loss.float(), *(r.numbers[name].float() for name in names)])
+            torch.stack([r.loss.float(), *(r.metrics[name].float() for name in names)])
             for r in steps
         ]
         sums = torch.tensor(

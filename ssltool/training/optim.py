@@ -74,7 +74,7 @@ def build_optimizer(
     lr: float,
     weight_decay: float,
     momentum: float,
-    rates: Mapping[str, float] | None = None,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> Optimizer:
     """Build an optimizer whose groups tell apart matrices and kernels, which are decayed, and
     vectors, which are not.
@@ -85,12 +85,12 @@ def build_optimizer(
         lr: Learning rate of a group with scale 1.
         weight_decay: Of matrices and kernels.
         momentum: Of sgd and lars; the first beta of adamw.
-        rates: Submodule name -> ``lr_scale`` of its parameters' own groups, which the loop
-            multiplies the rate by.
+        lr_scales: Submodule name -> ``lr_scale`` of its parameters' own groups, by which the loop
+            multiplies the learning rate.
     """
     scales = {
         p: scale
-        for path, scale in (rates or {}).items()
+        for path, scale in (lr_scales or {}).items()
         for p in module.get_submodule(path).parameters()
     }
     groups: dict[tuple[float, bool], list[Tensor]] = {}

@@ -98,7 +98,7 @@ class Trainer:
             lr=options.lr,
             weight_decay=options.weight_decay,
             momentum=options.momentum,
-            rates=method.rates,
+            lr_scales=method.lr_scales,
         )
         scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
         batches = TrainBatches(
@@ -146,10 +146,10 @@ class Trainer:
             precision=PrecisionRecord(name=precision.name, reason=precision.reason),
             source=SourceRecord(description=self.source.description, fingerprint=self.fingerprint),
             data=self.config.data,
-            fingerprint=self.method.facts,
+            fingerprint=self.method.fingerprint,
             metrics=tuple(
-                MetricRecord(name=name, unit="", chance=level)
-                for name, level in self.method.chance.items()
+                MetricRecord(name=metric.name, unit=metric.unit, chance=metric.chance)
+                for metric in self.method.metrics
             ),
             environment=environment(),
         )
@@ -160,18 +160,19 @@ class Trainer:
         A function of the run and not of the clock, so that equal runs give equal bytes.
         """
         config, method, options = self.config, self.method, self.config.run
+        inputs = method.inputs(config.task, config.data)
         mean: tuple[float, ...] = config.data.mean
         std: tuple[float, ...] = config.data.std
-        if method.color_space == "lightness":
+        if inputs.color_space == "lightness":
             mean, std = LIGHTNESS_NORM
         elif method.encoder.in_channels == 1:  # it reads the mean of R, G and B
             mean, std = (sum(mean) / 3,), (sum(std) / 3,)
         return describe(
             method.encoder,
             method=config.method,
-            color_space=method.color_space,
-            image_size=method.feature_size(config.task, config.data),
-            patch=method.patch_grid(config.task, config.data),
+            color_space=inputs.color_space,
+            image_size=inputs.feature_size,
+            patch=inputs.patch_grid,
             mean=mean,
             std=std,
             training={
@@ -200,7 +201,7 @@ class Trainer:
         else:
             self._prepare(console)
         state_tensors = chain(self.method.named_parameters(), self.method.named_buffers())
-        sharded = self.method.sharded
+        sharded = self.method.sharded_buffers
         copy_from_main(tensor for name, tensor in state_tensors if name not in sharded)
 
     def _prepare(self, console: Console) -> None:
@@ -235,12 +236,12 @@ def _build(start: Start) -> Method[Any, Any]:
     """The untrained method; on resume, what it is built from must be what it was."""
     config = start.config
     method = build_method(config)
-    if start.resumed is not None and method.facts != start.resumed.fingerprint:
+    if start.resumed is not None and method.fingerprint != start.resumed.fingerprint:
         raise CheckpointError(
             f"the task of {start.folder} was built from {start.resumed.fingerprint}, now it would "
-            f"be {method.facts}; start a new run"
+            f"be {method.fingerprint}; start a new run"
         )
-    size = method.network_size(config.task, config.data)
+    size = method.inputs(config.task, config.data).train_size
     try:
         check_input(method.encoder, size)
     except UsageError as error:
@@ -258,7 +259,7 @@ def _precision(start: Start, method: Method[Any, Any], device: torch.device) -> 
     if start.resumed is not None:
         return Precision(start.resumed.precision.name, "as the run began")
     config = start.config
-    size = method.network_size(config.task, config.data)
+    size = method.inputs(config.task, config.data).train_size
 
     def choose() -> dict[str, Any]:
         asked, channels = config.run.precision, config.run.channels

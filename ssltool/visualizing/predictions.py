@@ -15,15 +15,17 @@ from ssltool.data.sample import sample
 from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
 from ssltool.errors import UsageError
-from ssltool.methods.base import Lines, Loss, Matrix, Method, Points
+from ssltool.methods.base import Loss, Method
 from ssltool.plotting import charts as chart
+from ssltool.plotting.records import Lines, Matrix, Points
 from ssltool.plotting.sheet import save_sheet
 from ssltool.plotting.units import said as said
 from ssltool.runs.folder import Run
-from ssltool.visualizing.sampling import spread, with_places
+from ssltool.visualizing.sampling import spread, with_indexed_images
 from ssltool.visualizing.sources import png
 
-_SCORED = 512  # images that `solve` scores for the numbers in its title
+_SCORED = 512  # images that are scored for the metrics in the title
+_BATCH = 64
 
 
 def draw_predictions(
@@ -51,20 +53,21 @@ def draw_predictions(
     run = Run.open(folder)
     if name is not None and name != run.config.method:
         raise UsageError(f"{folder} is a run of {run.config.method}, not of {name}")
-    method = run.load_method()
     source = FileSource(image) if image else open_source(tuple(data) or run.config.run.data)
     images, index = sample(source, run.config.data.image_size, _SCORED)
+    # Chance levels of a task that compares the images of a batch are those of the scored batches.
+    method = run.load_method(batch_size=len(images) // _batches(images))
     if source.fingerprint() != run.record.source.fingerprint:
         index = (
             index + run.config.data.count
         )  # images that the run has not seen are numbered after its own
     scores = score(method, images, index, seed)
     chosen = spread(images, count)
-    predictions = method.draw_predictions(
-        images[chosen], index[chosen], torch.Generator().manual_seed(seed)
+    predictions = method.figures.draw_predictions(
+        method, images[chosen], index[chosen], torch.Generator().manual_seed(seed)
     )
-    if predictions.places:
-        predictions = with_places(
+    if predictions.indices:
+        predictions = with_indexed_images(
             predictions, open_source(run.config.run.data), run.config.data.image_size
         )
     numbers = ", ".join(
@@ -91,13 +94,14 @@ def _draw_charts(
     their paths.
     """
     drawn = []
-    for name, numbers in method.plots(images, index, torch.Generator().manual_seed(seed)).items():
+    generator = torch.Generator().manual_seed(seed)
+    for name, plot in method.figures.plots(method, images, index, generator).items():
         title = f"{name}, {len(images)} images"
-        match numbers:
+        match plot:
             case Matrix():
-                figure = chart.matrix(numbers.values.numpy(), *numbers[1:], title=title)
+                figure = chart.matrix(plot.values.numpy(), *plot[1:], title=title)
             case Lines():
-                figure = chart.lines(*numbers, title=title)
+                figure = chart.lines(*plot, title=title)
             case Points(x, y, colors, sizes, x_label, y_label):
                 plane = [part.numpy() for part in (x, y, colors, sizes)]
                 figure = chart.points(
@@ -109,22 +113,23 @@ def _draw_charts(
 
 
 @torch.no_grad()
-def score(
-    method: Method[Any, Any], images: Tensor, index: Tensor, seed: int, batch: int = 64
-) -> dict[str, float]:
+def score(method: Method[Any, Any], images: Tensor, index: Tensor, seed: int) -> dict[str, float]:
     """A trained method's loss and numbers over images, in evaluation mode (no guards, central
     geometry).
     """
     method.eval()
     generator = torch.Generator()
     totals: dict[str, float] = {}
-    parts = -(
-        -len(images) // batch
-    )  # of one size, because a task may depend on how many images it sees
+    parts = _batches(images)
     for part, places in zip(
         torch.tensor_split(images, parts), torch.tensor_split(index, parts), strict=True
     ):
         loss: Loss = method(method.view(part, places, generator.manual_seed(seed)))
-        for key, value in {"loss": loss.value, **loss.numbers}.items():
+        for key, value in {"loss": loss.value, **loss.metrics}.items():
             totals[key] = totals.get(key, 0.0) + float(value) * len(part) / len(images)
     return totals
+
+
+def _batches(images: Tensor) -> int:
+    """Number of batches to score in, of equal size: a task may compare the images of a batch."""
+    return -(-len(images) // _BATCH)

@@ -14,13 +14,13 @@ from ssltool.methods.base import Predictions
 _PLAIN = 4.0  # of 255: the contrast, as a deviation, below which an image shows nothing
 
 
-def with_places(predictions: Predictions, source: Source, size: int) -> Predictions:
+def with_indexed_images(predictions: Predictions, source: Source, size: int) -> Predictions:
     """Add the images of the run's data that answers point to as columns; one that cannot be read is
     gray.
     """
-    if not predictions.places:
+    if not predictions.indices:
         return predictions
-    wanted = sorted({place for places in predictions.places.values() for place in places.tolist()})
+    wanted = sorted({place for places in predictions.indices.values() for place in places.tolist()})
     with AllImages(source, size=size, batch_size=64, workers=0, indices=wanted) as images:
         found = {
             place: image
@@ -30,7 +30,7 @@ def with_places(predictions: Predictions, source: Source, size: int) -> Predicti
     gray = torch.full((3, size, size), 128, dtype=torch.uint8)
     columns = {
         title: torch.stack([found.get(place, gray) for place in places.tolist()])
-        for title, places in predictions.places.items()
+        for title, places in predictions.indices.items()
     }
     return predictions._replace(images={**predictions.images, **columns})
 

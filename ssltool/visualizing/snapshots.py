@@ -13,7 +13,7 @@ from ssltool.data.sample import sample
 from ssltool.data.sources.base import Source
 from ssltool.methods.base import Method
 from ssltool.plotting.sheet import save_contact, save_sheet
-from ssltool.visualizing.sampling import with_places
+from ssltool.visualizing.sampling import with_indexed_images
 
 _SHOWN = 8  # images of the task and of the answers
 _SAMPLES = 24  # images of the data
@@ -53,14 +53,15 @@ def draw(method: Method[Any, Any], source: Source, size: int, place: Place) -> d
     images, index = (part.to(place.device) for part in sample(source, size, _SHOWN))
     generator = torch.Generator().manual_seed(place.seed)
     if place.step:
-        predictions = with_places(
-            method.eval().draw_predictions(images, index, generator), source, size
-        )
+        method.eval()
+        predictions = method.figures.draw_predictions(method, images, index, generator)
+        predictions = with_indexed_images(predictions, source, size)
         path = place.folder / f"predictions-{place.step:07d}.png"
         save_sheet(predictions.images, path, captions=predictions.captions, width=_WIDTH)
         method.train()
         return {"predictions": path}
     task, samples = place.folder / "task.png", place.folder / "samples.png"
-    save_sheet(method.train().draw_task(images, index, generator), task, width=_WIDTH)
+    method.train()
+    save_sheet(method.figures.draw_task(method, images, index, generator), task, width=_WIDTH)
     save_contact(sample(source, size, _SAMPLES)[0], samples)
     return {"task": task, "samples": samples}

@@ -50,7 +50,8 @@ def draw_task(
         (sample(source, loaded, _SCORED)[0] if loaded else looked)[chosen],
         places[chosen],
     )
-    columns = method.draw_task(images, index, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    columns = method.figures.draw_task(method, images, index, generator)
     save_sheet(columns, sheet, title=f"{config.method}: the task, {info.image_size} px images")
     charts = _draw_charts(method, looked, places, path, seed)
     return {"path": str(sheet), "charts": charts, "method": config.method, "images": len(images)}

@@ -1,4 +1,4 @@
-"""Colorization: from the lightness of an image, tell the distribution of colors at every place."""
+"""Colorization: predict the color distribution at every location from the lightness."""
 
 from ssltool.methods.colorization.task import Colorization
 

@@ -1,10 +1,8 @@
-"""The colors that colorization chooses among: bins of the (a, b) plane, soft targets, prior,
-weights, decoding.
+"""Color bins of the (a, b) plane: soft targets, rebalancing weights, decoding.
 
 Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016, section 2. The published list of 313
-bins comes without
-its rule. It is: the grid points inside the convex hull of sRGB's (a, b) values, the hull enlarged
-by one step of the grid in each axis. That gives the list exactly, and one for any other step.
+bins comes without its rule. It is: the grid points inside the convex hull of sRGB's (a, b) values,
+the hull enlarged by one step of the grid in each axis. That gives the list exactly.
 
 Letters: Q bins, K nearest bins of a color, P pixels in any arrangement, h and w the sides of a map.
 """
@@ -49,7 +47,7 @@ class SoftTarget(NamedTuple):
 
     @property
     def entropy(self) -> Tensor:
-        """In nats, ``[...]``: the least cross-entropy that any answer can have."""
+        """In nats, ``[...]``: the smallest possible cross-entropy."""
         return -torch.xlogy(self.shares, self.shares).sum(dim=-1)
 
 
@@ -245,7 +243,7 @@ def area_under_curve(error: Tensor) -> Tensor:
 
 
 def _surface() -> Tensor:
-    """(a, b) of colors on the faces of the RGB cube, which hold the extremes; float64 ``[n, 2]``."""
+    """(a, b) of colors on the faces of the RGB cube, the extremes; float64 ``[n, 2]``."""
     levels = torch.linspace(0, 1, _LEVELS, dtype=torch.float64)
     cube = torch.cartesian_prod(levels, levels, levels)
     faces = cube[((cube == 0) | (cube == 1)).any(dim=1)]

@@ -1,14 +1,9 @@
-"""The two networks of the colorization paper, up to the layers that are kept, and the heads that
-tell colors.
+"""Heads of the colorization network: last feature map to color logits.
 
-Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016: the network that makes the images,
-about as deep as VGG, and the AlexNet behind the paper's tables of representation learning. Layers
-follow the authors' released definitions. Both read lightness there, one channel, and with one
-channel they have the release's parameters.
-
-Batch norm has no scale and shift, as in the release. The weights are He-initialized; the release's
-k-means initialization kept training from going astray where nothing normalized the signal, which
-batch norm does here.
+Zhang, Isola & Efros, "Colorful Image Colorization", ECCV 2016. Layers follow the released
+definitions; the paper's backbones are ``colornet`` and ``color_alexnet`` in `ssltool.encoders`.
+Weights are He-initialized: the release's k-means initialization normalizes activations, as batch
+norm does here.
 """
 
 from __future__ import annotations
@@ -21,9 +16,7 @@ ColorHead = Literal["fcn", "deep", "fc"]
 
 
 def color_head(kind: ColorHead, width: int, outputs: int) -> nn.Sequential:
-    """Layers from the encoder's last map ``[B, width, n, n]`` to ``[B, outputs, n, n]``, or 2n x 2n
-    for ``deep``.
-    """
+    """Map ``[B, width, n, n]`` to ``[B, outputs, n, n]``, or to 2n x 2n for ``deep``."""
     if kind == "fcn":
         layers = [nn.Conv2d(width, 256, 3, padding=1, bias=False), nn.BatchNorm2d(256), nn.ReLU()]
     elif kind == "deep":
@@ -38,7 +31,7 @@ def color_head(kind: ColorHead, width: int, outputs: int) -> nn.Sequential:
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     last = nn.Conv2d(256 if kind != "fc" else 4096, outputs, 1)
-    # Small last weights: the first loss is ln Q, the loss of knowing nothing.
+    # Small last weights: the first loss is ln Q, the chance level.
     nn.init.normal_(last.weight, std=0.001)
     assert last.bias is not None
     nn.init.zeros_(last.bias)

@@ -1,4 +1,4 @@
-"""Context encoders: paint the pixels that were removed from an image."""
+"""Context encoders: inpaint a region that was removed from an image."""
 
 from ssltool.methods.context_encoder.task import ContextEncoder
 

@@ -1,4 +1,4 @@
-"""Context prediction: name which of its eight neighbors a second patch is."""
+"""Context prediction: classify the relative position of two neighboring patches."""
 
 from ssltool.methods.context_prediction.task import ContextPrediction
 

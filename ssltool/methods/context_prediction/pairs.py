@@ -1,7 +1,8 @@
-"""Pairs of neighboring patches: how large, where, and which (Doersch et al. 2015, section 3.2).
+"""Patch geometry and samplers of patch pairs for context prediction.
 
-Letters: B images of side S, N patches of p pixels with gap g and jitter j, M ordered pairs per
-image. The place of the second patch of a pair is its number in reading order round the first, 0..7.
+Doersch, Gupta & Efros 2015, section 3.2. Letters: B images of side S, N patches of p pixels with
+gap g and jitter j, M ordered pairs per image. The position of the second patch of a pair is its
+number in reading order around the first, 0..7.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from ssltool.ops.per_image_rng import PerImageRNG
 
 Sampler = Literal["grid", "pair", "all8", "center"]
 SMALLEST_PATCH = 5
-# Row and column of each place relative to the first patch; its number is its index here.
-PLACES = tuple((dy, dx) for dy, dx in product((-1, 0, 1), repeat=2) if dy or dx)
+# Row and column of each position relative to the first patch.
+POSITIONS = tuple((dy, dx) for dy, dx in product((-1, 0, 1), repeat=2) if dy or dx)
 
 
 class Geometry(NamedTuple):
@@ -84,14 +85,14 @@ def grid_size(side: int, origin: int, sizes: Geometry) -> int:
     return (side + sizes.gap - origin) // sizes.pitch
 
 
-class Drawn(NamedTuple):
-    """Which patches and which pairs of them; all int64.
+class Pairs(NamedTuple):
+    """Patches and pairs of them; all int64.
 
     Attributes:
         corner: ``[B, N, 2]``, row and column of each patch's first pixel.
         first: ``[B, M]`` in 0..N-1.
         second: ``[B, M]``.
-        target: ``[B, M]`` in 0..7, the place of the second patch relative to the first.
+        target: ``[B, M]`` in 0..7, position of the second patch relative to the first.
     """
 
     corner: Tensor
@@ -100,21 +101,20 @@ class Drawn(NamedTuple):
     target: Tensor
 
 
-def sample_grid(rng: PerImageRNG, side: int, sizes: Geometry, pairs: int | None = None) -> Drawn:
-    """A grid of patches at a random place and, of each of the eight places, equally many of its
-    ordered pairs.
+def sample_grid(rng: PerImageRNG, side: int, sizes: Geometry, pairs: int | None = None) -> Pairs:
+    """Sample a grid of patches at a random position, and equally many pairs of each position.
 
-    The released code adds every ordered pair of neighbors, so that straight places come more often
-    than diagonal ones (always saying "left" scores 15 %). Here some of the straight pairs, drawn at
-    random, are left out, and all eight places are equally likely. The grid is as large as fits at
-    every origin of the released code, at least 3.
+    The released code adds every ordered pair of neighbors, so that straight positions are more
+    frequent than diagonal ones (a constant prediction scores 15 %). Here straight pairs are
+    subsampled and all eight positions are equally likely. The grid is as large as fits at every
+    origin of the released code, at least 3.
 
     Args:
-        rng: The images' random numbers.
+        rng: Random streams of the images.
         side: S.
         sizes: Patch, gap and jitter.
-        pairs: At most so many per image, a multiple of 8; as many as the diagonal places allow if
-            not given.
+        pairs: Most pairs per image, a multiple of 8; None for as many as the diagonal positions
+            allow.
     """
     count = max(grid_size(side, sizes.pitch - 1, sizes), 3 if sizes.span(3) <= side else 2)
     slack = side - (count * sizes.pitch - sizes.gap)
@@ -124,31 +124,32 @@ def sample_grid(rng: PerImageRNG, side: int, sizes: Geometry, pairs: int | None 
     )
     corner = _jittered(rng, base, side, sizes)
     each = (count - 1) ** 2 if pairs is None else min(pairs // 8, (count - 1) ** 2)
-    known, missing = _neighbor_table(count, rng.device)
+    table, missing = _neighbor_table(count, rng.device)
     order = (
-        rng.bits(8, known.shape[1])
+        rng.bits(8, table.shape[1])
         .masked_fill_(missing, torch.iinfo(torch.int64).max)
         .argsort(dim=-1)
     )
-    drawn = known[torch.arange(8, device=rng.device)[:, None], order[..., :each]]  # [B, 8, each, 2]
+    # [B, 8, each, 2]
+    chosen = table[torch.arange(8, device=rng.device)[:, None], order[..., :each]]
     target = torch.arange(8, device=rng.device)[None, :, None].expand(len(corner), 8, each)
-    return Drawn(corner, drawn[..., 0].flatten(1), drawn[..., 1].flatten(1), target.flatten(1))
+    return Pairs(corner, chosen[..., 0].flatten(1), chosen[..., 1].flatten(1), target.flatten(1))
 
 
 def neighbors(count: int) -> list[Tensor]:
-    """All ordered pairs of neighboring cells of a count x count grid, int64 ``[n, 2]`` for each of
-    the places.
+    """All ordered pairs of neighboring cells of a count x count grid, int64 ``[n, 2]`` for each
+    position.
     """
-    found = []
-    for dy, dx in PLACES:
+    pairs = []
+    for dy, dx in POSITIONS:
         rows = range(max(0, -dy), count - max(0, dy))
         columns = range(max(0, -dx), count - max(0, dx))
-        found.append(
+        pairs.append(
             torch.tensor(
                 [(y * count + x, (y + dy) * count + x + dx) for y, x in product(rows, columns)]
             )
         )
-    return found
+    return pairs
 
 
 @cache
@@ -157,34 +158,31 @@ def _neighbor_table(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     n]``.
     """
     with torch.inference_mode(False):
-        found = neighbors(count)
-        table = pad_sequence(found, batch_first=True, padding_value=-1).to(device)
+        table = pad_sequence(neighbors(count), batch_first=True, padding_value=-1).to(device)
         return table, table[..., 0] < 0
 
 
-def sample_pairs(rng: PerImageRNG, side: int, sizes: Geometry, count: int) -> Drawn:
-    """``count`` pairs: the place uniform, then the first corner uniform over where that pair fits."""
+def sample_pairs(rng: PerImageRNG, side: int, sizes: Geometry, count: int) -> Pairs:
+    """Sample ``count`` pairs: a uniform position, then a uniform first corner that fits."""
     target = rng.integers(8, count)
-    step = cached_tensor(PLACES, rng.device)[target] * sizes.pitch  # [B, count, 2]
+    step = cached_tensor(POSITIONS, rng.device)[target] * sizes.pitch  # [B, count, 2]
     low = sizes.jitter + (-step).clamp_min(0)
     high = side - sizes.patch - sizes.jitter - step.clamp_min(0)
     first = low + rng.integers(high - low + 1, count, 2)
     base = torch.stack([first, first + step], dim=2).flatten(1, 2)  # [B, 2*count, 2]
     even = torch.arange(0, 2 * count, 2, device=rng.device).expand(len(target), -1)
-    return Drawn(_jittered(rng, base, side, sizes), even, even + 1, target)
+    return Pairs(_jittered(rng, base, side, sizes), even, even + 1, target)
 
 
-def sample_star(rng: PerImageRNG, side: int, sizes: Geometry, central: bool) -> Drawn:
-    """A first patch, uniform where all eight neighbors fit or in the middle of the image, and all
-    of them.
-    """
+def sample_star(rng: PerImageRNG, side: int, sizes: Geometry, central: bool) -> Pairs:
+    """Sample a first patch, uniform where all eight neighbors fit or central, and all of them."""
     low = sizes.jitter + sizes.pitch
     room = side - sizes.patch - sizes.jitter - sizes.pitch - low
     middle = torch.full((1, 2), (side - sizes.patch) // 2, device=rng.device)
     first = middle.expand(rng.count, 1, 2) if central else low + rng.integers(room + 1, 1, 2)
-    steps = cached_tensor(((0, 0), *PLACES), rng.device) * sizes.pitch
+    steps = cached_tensor(((0, 0), *POSITIONS), rng.device) * sizes.pitch
     target = torch.arange(8, device=rng.device).expand(rng.count, -1)
-    return Drawn(
+    return Pairs(
         _jittered(rng, first + steps, side, sizes), torch.zeros_like(target), target + 1, target
     )
 
@@ -197,10 +195,8 @@ def _jittered(rng: PerImageRNG, base: Tensor, side: int, sizes: Geometry) -> Ten
 
 def sample(
     sampler: Sampler, rng: PerImageRNG, side: int, sizes: Geometry, pairs: int | None = None
-) -> Drawn:
-    """Draw patches and pairs by a sampler's name; ``pairs`` of an image where the sampler leaves a
-    choice.
-    """
+) -> Pairs:
+    """Sample patches and pairs by a sampler's name; ``pairs`` bounds those of an image."""
     if sampler == "grid":
         return sample_grid(rng, side, sizes, pairs)
     if sampler == "pair":
@@ -211,23 +207,23 @@ def sample(
 def position_leak(
     sampler: Sampler, side: int, sizes: Geometry, bins: int = 24, images: int = 20_000
 ) -> float:
-    """Accuracy of naming the place from where patch 2 lies in the image, without looking at it.
+    """Accuracy of predicting the relative position from the second patch's position in the image.
 
-    Half of the simulated pairs say which answer is best in each of bins x bins cells, the other
+    Half of the simulated pairs decide the best prediction in each of bins x bins cells, the other
     half score it.
     """
     rng = PerImageRNG(torch.arange(images), torch.Generator().manual_seed(0))
-    drawn = sample(sampler, rng, side, sizes, pairs=8)
-    place = (
-        drawn.corner.gather(1, drawn.second[..., None].expand(-1, -1, 2))
+    sampled = sample(sampler, rng, side, sizes, pairs=8)
+    position = (
+        sampled.corner.gather(1, sampled.second[..., None].expand(-1, -1, 2))
         * bins
         // (side - sizes.patch + 1)
     )
-    cell = place[..., 0] * bins + place[..., 1]
+    cell = position[..., 0] * bins + position[..., 1]
     half = images // 2
     counts = torch.zeros(bins * bins, 8)
     counts.index_put_(
-        (cell[:half].flatten(), drawn.target[:half].flatten()), torch.ones(()), accumulate=True
+        (cell[:half].flatten(), sampled.target[:half].flatten()), torch.ones(()), accumulate=True
     )
     best = counts.argmax(dim=1)
-    return float((best[cell[half:]] == drawn.target[half:]).double().mean())
+    return float((best[cell[half:]] == sampled.target[half:]).double().mean())

@@ -1,6 +1,4 @@
-"""Contrastive predictive coding: from the patches above, pick the true patch some rows below out of
-the whole batch.
-"""
+"""Contrastive predictive coding: identify the patch some rows ahead among all of the batch."""
 
 from ssltool.methods.cpc.task import Cpc
 

@@ -1,11 +1,11 @@
-"""The context network of CPC v2: masked convolutions that see the rows above and their own row,
-never one below.
+"""Context network of CPC v2: masked convolutions over the rows above, and linear predictions.
 
 Hénaff et al., "Data-Efficient Image Recognition with Contrastive Predictive Coding", ICML 2020,
-section 2 and the appendix. Rows are counted in the direction of travel; `ssltool.ops.grids.orient`
-turns a grid so that this is down.
+section 2 and the appendix. Rows are counted in the direction of prediction;
+`ssltool.ops.grids.orient` turns a grid so that this is down.
 
-Letters: B images, C width of a patch vector, G patches along a side, T width of what is compared.
+Letters: B images, C dimension of a patch vector, G patches along a side, T dimension of queries and
+targets.
 """
 
 from __future__ import annotations
@@ -62,8 +62,7 @@ class ContextNetwork(nn.Module):
 
 
 class Predictor(nn.Module):
-    """What one direction needs: its context network, its targets, and a linear prediction for each
-    offset.
+    """Context network, targets and one linear prediction per offset, for one direction.
 
     Args:
         width: C.

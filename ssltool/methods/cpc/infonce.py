@@ -1,11 +1,11 @@
-"""Contrastive prediction on a grid: find the true patch among the patches of the batch.
+"""InfoNCE on a grid of patches: cross-entropy of the target against all candidates.
 
 van den Oord, Li & Vinyals 2018, equation 4; Hénaff et al. 2020, equations 1 to 3: the cross-entropy
 of the true target against all candidates, with dot products as scores.
 
-Letters: B images, R rows and G columns of the grid, T width of the vectors, k offset in rows, M =
-B*(R-k)*G contexts, N candidates of one context. Cell (i, j) of image b has the number b*R*G + i*G +
-j.
+Letters: B images, R rows and G columns of the grid, T dimension of the vectors, k offset in rows,
+M = B*(R-k)*G contexts, N candidates of one context. Cell (i, j) of image b has the number
+b*R*G + i*G + j.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BUDGET = 2**28
 
 
 class Retrieval(NamedTuple):
-    """How well each context found its target.
+    """Retrieval of each context's target.
 
     Attributes:
-        loss: float ``[M]``, cross-entropy in nats; log N for a network that knows nothing.
+        loss: float ``[M]``, cross-entropy in nats; ln N at chance level.
         rank: int64 ``[M]``, candidates that score at least as high as the true one; 0 = it is the
             best.
         best: int64 ``[M]``, number of the cell that scores highest.
@@ -42,19 +42,19 @@ class Retrieval(NamedTuple):
 def labels(
     images: int, rows: int, columns: int, offset: int, device: torch.device | None = None
 ) -> Tensor:
-    """Number of the true cell of every context, int64 ``[B, (R-k)*G]``: context (b, i, j) is to
-    find (b, i + k, j).
+    """Number of the true cell of every context, int64 ``[B, (R-k)*G]``: context (b, i, j) has
+    the target (b, i + k, j).
     """
     cells = torch.arange(offset * columns, rows * columns, device=device)
     return torch.arange(images, device=device)[:, None] * rows * columns + cells
 
 
-def candidates(negatives: Negatives, images: int, cells: int, offered: int) -> int:
-    """N, the true one included, for B images of so many cells, of which each offers ``offered``
-    (mode ``random``).
+def candidates(negatives: Negatives, images: int, cells: int, sampled: int) -> int:
+    """N, the true one included, for B images of so many cells, of which ``sampled`` each are
+    candidates in mode ``random``.
     """
     if negatives == "random":
-        return images * offered + 1
+        return images * sampled + 1
     return {
         "all": images * cells,
         "other-images": (images - 1) * cells + 1,
@@ -69,7 +69,7 @@ def retrieve(
     *,
     scale: float = 0.1,
     negatives: Negatives = "all",
-    offered: Tensor | None = None,
+    sampled: Tensor | None = None,
     first: int = 0,
     budget: int = BUDGET,
 ) -> Retrieval:
@@ -84,8 +84,8 @@ def retrieve(
         scale: Factor on the dot products.
         negatives: ``all`` cells of the batch; those of ``other-images``, of the ``same-image``, or
             a ``random`` few; always with the true one, and never with it twice.
-        offered: int64 ``[B, m]``, the cells 0..R*G-1 that each image offers to all contexts, for
-            ``random``.
+        sampled: int64 ``[B, m]``, the cells 0..R*G-1 of each image that are candidates of all
+            contexts, for ``random``.
         first: Which of the B images the first query is of.
         budget: Bytes of scores held at once.
 
@@ -110,10 +110,10 @@ def retrieve(
     true = labels(asking, rows, columns, offset, targets.device) + first * cells
     chosen = None
     if negatives == "random":
-        if offered is None:
-            raise ValueError("negatives 'random' need the offered cells")
-        chosen = (torch.arange(images, device=true.device)[:, None] * cells + offered).flatten()
-    held = candidates(negatives, images, cells, 0 if offered is None else offered.shape[1])
+        if sampled is None:
+            raise ValueError("negatives 'random' need the sampled cells")
+        chosen = (torch.arange(images, device=true.device)[:, None] * cells + sampled).flatten()
+    held = candidates(negatives, images, cells, 0 if sampled is None else sampled.shape[1])
     at_once = max(1, budget // (asked.shape[1] * held * asked.element_size()))
     parts = []
     with torch.autocast(targets.device.type, enabled=False):
@@ -146,7 +146,7 @@ def _score(
         true: ``[b, n]``, numbers of the true cells.
         known: ``[B, R*G, T]``; of the same b images for ``same-image``.
         negatives: The mode.
-        chosen: ``[B*m]``, numbers of the cells on offer, for ``random``.
+        chosen: ``[B*m]``, numbers of the cells sampled, for ``random``.
     """
     cells = known.shape[1]
     label = true.flatten()
@@ -156,11 +156,11 @@ def _score(
         logits = (asked @ known.transpose(1, 2)).flatten(0, 1)
     elif chosen is not None:
         flat, queries = known.flatten(0, 1), asked.flatten(0, 1)
-        # The true cell is the last column; where it is on offer as well it must not be its own
+        # The true cell is the last column; where it is sampled as well it must not be its own
         # negative.
         own = (queries * flat[label]).sum(dim=1, keepdim=True)
-        offers = (queries @ flat[chosen].T).masked_fill(chosen == label[:, None], -math.inf)
-        logits, place = torch.cat([offers, own], dim=1), torch.full_like(label, len(chosen))
+        sampled_logits = (queries @ flat[chosen].T).masked_fill(chosen == label[:, None], -math.inf)
+        logits, place = torch.cat([sampled_logits, own], dim=1), torch.full_like(label, len(chosen))
     else:
         logits = asked.flatten(0, 1) @ known.flatten(0, 1).T
         if negatives == "other-images":

@@ -1,8 +1,8 @@
-"""Augmentation of patches, each with random numbers of its own, as batched tensor operations.
+"""Batched patch augmentation, independent for each patch.
 
 Contrastive predictive coding is solved too easily by colors and edges that neighboring patches
-share; changing every patch on its own takes them away (Hénaff et al. 2020, section 4.1 and
-appendix; van den Oord et al. 2018, section 3.2).
+share; augmenting each patch on its own removes them (Hénaff et al. 2020, section 4.1 and appendix;
+van den Oord et al. 2018, section 3.2).
 
 Of the sixteen AutoAugment primitives fifteen are here. Sample pairing is left out: it blends
 another patch into this one, and when that is a patch of the same image a context may contain its
@@ -127,7 +127,7 @@ def shift_crop(x: Tensor, start: Tensor) -> Tensor:
 
 
 def contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Move each patch ``[M, C, P, P]`` away from, or to, its mean brightness by a factor ``[M]``."""
+    """Scale each patch's ``[M, C, P, P]`` distance from its mean brightness by ``[M]``."""
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     factor = factor[:, None, None, None]
     return (x * factor).add_(mean * (1 - factor))

@@ -1,4 +1,4 @@
-"""Jigsaw puzzles: name the permutation of the shuffled tiles of an image."""
+"""Jigsaw puzzles: classify the permutation of the shuffled tiles of an image."""
 
 from ssltool.methods.jigsaw.task import Jigsaw
 

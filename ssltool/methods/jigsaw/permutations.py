@@ -1,20 +1,17 @@
-"""The fixed list of tile orders a jigsaw network tells apart (Noroozi & Favaro 2016, Algorithm 1,
-and better ones).
+"""Permutation sets for the jigsaw task: built by Hamming distance, or read from files.
+
+Noroozi & Favaro 2016, Algorithm 1, and sets with a larger minimum distance.
 
 Letters: n = g*g tiles of a g x g grid, K permutations, M candidates. A permutation p shows in slot
-    i the tile of cell
-p[i]: ``shown[i] = tile[p[i]]``. Solving is a gather with the inverse. The distance of two
-permutations is the number of slots where they differ (Hamming); two different ones differ in at
-least 2.
+i the tile of cell p[i]: ``shown[i] = tile[p[i]]``; its inverse restores the image. The distance of
+two permutations is the number of slots where they differ (Hamming), at least 2.
 
-Numpy only: building a set needs no tensor library, and the result is the same bytes on every
-machine.
+NumPy only: the result is the same bytes on every machine.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -28,9 +25,8 @@ from numpy.typing import NDArray
 
 from ssltool.atomic import atomic_file
 from ssltool.errors import UnknownNameError, UsageError
+from ssltool.methods.jigsaw.codes import LARGEST_CODE, Bytes, Ints, closed_form
 
-Bytes = NDArray[np.uint8]
-Ints = NDArray[np.int64]
 Ties = Literal["random", "first"]
 
 MODES = ("max_min", "max_mean", "min_mean", "random", "code", "all")
@@ -43,24 +39,15 @@ POOL_SIZE = 20_000
 # Added to the score of a chosen candidate so that it is never the best again; far beyond K*n, far
 # from overflowing.
 _CHOSEN = -(2**30)
-# Field order -> prime p and the irreducible polynomial over 0..p-1, lowest coefficient first.
-_FIELDS = {
-    4: (2, (1, 1, 1)),
-    8: (2, (1, 1, 0, 1)),
-    9: (3, (1, 0, 1)),
-    16: (2, (1, 1, 0, 0, 1)),
-    25: (5, (3, 0, 1)),
-}
-_LARGEST_CODE = {2: 12, 3: 1512, 4: 240, 5: 600}
 
 
 @dataclass(frozen=True, eq=False)
 class PermutationSet:
-    """K different permutations of n tiles, with what is worth knowing about them.
+    """K different permutations of n tiles, with their distances.
 
     Args:
-        permutations: uint8 ``[K, n]``, each row some order of 0..n-1; copied and made read-only. K
-            is at least 2.
+        permutations: uint8 ``[K, n]``, each row a permutation of 0..n-1; copied and made read-only.
+            K is at least 2.
         mode: How they were chosen: one of ``MODES``, or ``"file"``.
         grid: Tiles along each side, ``grid * grid == n``.
         seed: The seed they were built with; None when read from a file.
@@ -164,34 +151,34 @@ def build(
       distance to the chosen, then the first in lexicographic order.
     - ``max_mean``: the one with the largest summed distance (the paper's Algorithm 1);
       ``min_mean``: the smallest.
-    - ``random``: uniformly drawn.
+    - ``random``: uniformly sampled.
     - ``code``: closed forms with a proven minimum, affine and projective maps; see ``closed_form``.
-    - ``all``: all 24 orders of 2 x 2 tiles.
+    - ``all``: all 24 permutations of 2 x 2 tiles.
 
     Every set begins with the identity when ``seed`` is None or 0 (the canonical set): class 0 is
     the unshuffled image. Another seed relabels cells and slots, p -> a[p[b]] with two random
-    permutations a and b, which keeps every distance. The seed also draws what a mode leaves to
-    chance: the sets of ``random``, the ties of the mean modes and the candidate pool of grids 4 and
+    permutations a and b, which keeps every distance. The seed also decides what is random in a
+    mode: the sets of ``random``, the ties of the mean modes and the candidate pool of grids 4 and
     5. Fewer permutations with the same seed are the first ones of more (except in ``code``).
 
     Args:
         mode: One of ``MODES``.
         count: K, from 2 to 24 for grid 2 and to ``LARGEST_COUNT`` for larger grids; less for
             ``code``.
-        grid: Tiles along each side, 2..5. Grids 2 and 3 choose among all orders, 4 and 5 among
-            ``POOL_SIZE`` random.
+        grid: Tiles along each side, 2..5. Grids 2 and 3 choose among all permutations, 4 and 5
+            among ``POOL_SIZE`` random.
         seed: 0 or larger; None is 0.
         ties: How ``max_mean`` and ``min_mean`` choose among equals. ``"first"`` fills max_mean with
             permutations one swap apart; it exists to compare with other code.
 
     Raises:
         UnknownNameError: No such mode.
-        UsageError: A count, grid or seed that cannot be had.
+        UsageError: A count, grid or seed that is not offered.
     """
     _check_request(mode, count, grid, seed)
     tiles = grid * grid
     bits = np.random.PCG64(seed or 0)
-    cells, slots = _random_orders(bits, 2, tiles)
+    cells, slots = _random_permutations(bits, 2, tiles)
     if mode == "code":
         rows = closed_form(count, tiles)
     else:
@@ -201,10 +188,10 @@ def build(
 
 
 def inverse(permutations: Bytes) -> Bytes:
-    """The permutations that undo these: ``shown[inverse(p)]`` is the solved order.
+    """The permutations that undo these: ``shown[inverse(p)]`` is the unshuffled image.
 
     Args:
-        permutations: ``[..., n]``, each last axis an order of 0..n-1 with n at most 256.
+        permutations: ``[..., n]``, each last axis a permutation of 0..n-1 with n at most 256.
 
     Returns:
         uint8, same shape.
@@ -258,29 +245,6 @@ def lexicographic(tiles: int) -> Bytes:
     return columns
 
 
-def closed_form(count: int, tiles: int) -> Bytes:
-    """The first ``count`` of a known set of permutations with the largest possible or largest known
-    minimum distance.
-
-    The maps ax + b over the field of n elements, those with a = 1 first: n of them with minimum
-    distance n, n(n-1) with n - 1. Beyond that, for 9 tiles, (ax + b)/(cx + d) over GF(8) with
-    infinity: 504 with minimum 7, and followed by x -> x^2 and x -> x^4, 1512 with minimum 6. No
-    larger set has a minimum of n, n - 1, or 7 for 9 tiles.
-
-    The maps come in blocks of n that show every cell once in every slot, so any count reaches
-    ``mean_bound``: taking them in this order is what choosing greedily by mean distance does.
-
-    Args:
-        count: At most 12, 1512, 240 and 600 for 4, 9, 16 and 25 tiles.
-        tiles: n, one of those.
-
-    Returns:
-        uint8 ``[count, n]``, the identity first.
-    """
-    maps = _affine_maps(tiles) if count <= tiles * (tiles - 1) else _projective_maps()
-    return maps[:count].astype(np.uint8)
-
-
 def load(path: Path) -> PermutationSet:
     """Read a set: ``.npy`` with values 0..n-1 or 1..n, or the ``.bin`` of the paper's released
     code.
@@ -318,7 +282,7 @@ def save(permutation_set: PermutationSet, path: Path) -> None:
 
     Raises:
         UsageError: ``path`` does not end in ``.npy``.
-        CheckpointError: The place cannot be written to, or (``DiskFullError``) is full.
+        CheckpointError: The path cannot be written to, or (``DiskFullError``) is full.
     """
     if path.suffix != ".npy":
         raise UsageError(
@@ -331,7 +295,7 @@ def save(permutation_set: PermutationSet, path: Path) -> None:
 
 
 def _check_request(mode: str, count: int, grid: int, seed: int | None) -> None:
-    """Refuse what ``build`` cannot do, naming what it can."""
+    """Raise for what ``build`` does not offer, naming what it does."""
     if mode not in MODES:
         raise UnknownNameError("permutation mode", mode, MODES)
     if grid not in GRIDS:
@@ -346,7 +310,7 @@ def _check_request(mode: str, count: int, grid: int, seed: int | None) -> None:
             "type --grid 2 --permutations 24, or --permutation-mode max_min"
         )
     largest = (
-        _LARGEST_CODE[grid] if mode == "code" else min(math.factorial(grid * grid), LARGEST_COUNT)
+        LARGEST_CODE[grid] if mode == "code" else min(math.factorial(grid * grid), LARGEST_COUNT)
     )
     if not 2 <= count <= largest:
         more = ", or --permutation-mode max_min" if mode == "code" and count > largest else ""
@@ -363,7 +327,7 @@ def _select(mode: str, candidates: Bytes, count: int, bits: np.random.PCG64, tie
     if mode == "all":
         return np.arange(count)
     if mode == "random":
-        others = _random_orders(bits, 1, candidates.shape[1] - 1)[0] + 1
+        others = _random_permutations(bits, 1, candidates.shape[1] - 1)[0] + 1
         return np.append(0, others[: count - 1])
     return _greedy(
         mode, candidates, count, bits if ties == "random" and mode != "max_min" else None
@@ -375,7 +339,7 @@ def _greedy(mode: str, candidates: Bytes, count: int, tie_bits: np.random.PCG64 
     choosing.
 
     No distance is computed twice: each step adds those to the newest one, n byte comparisons per
-    candidate, to a running sum, and for ``max_min`` lowers a running minimum. ``tie_bits`` draws
+    candidate, to a running sum, and for ``max_min`` lowers a running minimum. ``tie_bits`` samples
     among equals; None takes the first.
     """
     score = np.zeros(candidates.shape[1], dtype=np.int32)
@@ -403,64 +367,18 @@ def _pool(bits: np.random.PCG64, tiles: int) -> Bytes:
     """The identity and ``POOL_SIZE`` - 1 random permutations less repeats, uint8 ``[n, M]``,
     lexicographic order.
     """
-    drawn = _random_orders(bits, POOL_SIZE - 1, tiles)
-    rows = np.vstack([np.arange(tiles), drawn]).astype(np.uint8)
+    sampled = _random_permutations(bits, POOL_SIZE - 1, tiles)
+    rows = np.vstack([np.arange(tiles), sampled]).astype(np.uint8)
     return np.ascontiguousarray(np.unique(rows, axis=0).T)
 
 
-def _random_orders(bits: np.random.PCG64, count: int, size: int) -> Ints:
-    """``count`` uniformly random orders of 0..size-1, ``[count, size]``.
+def _random_permutations(bits: np.random.PCG64, count: int, size: int) -> Ints:
+    """``count`` uniformly random permutations of 0..size-1, ``[count, size]``.
 
     Raw bits and a stable sort, because numpy promises the stream of a bit generator, not that of
     ``shuffle``.
     """
     return np.argsort(bits.random_raw((count, size)), axis=1, kind="stable")
-
-
-def _field(order: int) -> tuple[Ints, Ints]:
-    """Addition and multiplication tables ``[q, q]`` of the field with q = ``order`` elements.
-
-    Element x stands for the polynomial whose coefficients are its digits to the base p, so 0 and 1
-    are themselves.
-    """
-    prime, modulus = _FIELDS[order]
-    degree = len(modulus) - 1
-    weights = prime ** np.arange(degree)
-    digits = np.arange(order)[:, None] // weights % prime
-    add = (digits[:, None] + digits) % prime @ weights
-    product = np.zeros((order, order, 2 * degree - 1), dtype=np.int64)
-    for i, j in itertools.product(range(degree), repeat=2):
-        product[..., i + j] += digits[:, None, i] * digits[None, :, j]
-    for top in range(2 * degree - 2, degree - 1, -1):
-        product[..., top - degree : top + 1] -= product[..., top : top + 1] * np.array(modulus)
-    return add, product[..., :degree] % prime @ weights
-
-
-def _affine_maps(order: int) -> Ints:
-    """All maps x -> ax + b with a != 0 over the field of ``order`` = q elements, ``[q(q-1), q]``."""
-    add, multiply = _field(order)
-    a, b = np.divmod(np.arange(order, order * order), order)
-    return add[multiply[a], b[:, None]]
-
-
-def _projective_maps() -> Ints:
-    """The maps of GF(8) with infinity, which is number 8, onto itself: ``[1512, 9]``, PGL(2, 8) in
-    the first 504.
-
-    A map that leaves infinity in place is affine, followed or not by squarings. x -> 1/(x + 2)
-    visits all nine points in turn, so each map is one of those followed by 0 to 8 of such turns.
-    """
-    add, multiply = _field(8)
-    reciprocal = (multiply == 1).argmax(axis=1)
-    reciprocal[0] = 8
-    turn = np.append(reciprocal[add[2]], 0)
-    turns = [np.arange(9)]
-    for _ in range(8):
-        turns.append(turn[turns[-1]])
-    square = np.append(np.diagonal(multiply), 8)
-    affine = np.pad(_affine_maps(8), ((0, 0), (0, 1)), constant_values=8)
-    fixing = np.vstack([affine, square[affine], square[square[affine]]])
-    return np.stack(turns)[:, fixing].swapaxes(0, 1).reshape(-1, 9)
 
 
 def _read_npy(path: Path) -> NDArray[np.generic]:

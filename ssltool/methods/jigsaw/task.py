@@ -1,18 +1,18 @@
-"""Jigsaw puzzles: name the permutation of the shuffled tiles of an image.
+"""Jigsaw puzzles: classify the permutation of the shuffled tiles of an image.
 
 M. Noroozi, P. Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
 ECCV 2016.
 
-An image is cut into g x g cells, a smaller tile is taken from a random place in each cell, and the
-tiles are shown in one of K fixed orders. The Context-Free Network sees every tile alone (shared
-weights), joins the vectors late and names the order, K ways. Everything that would give the answer
-away without knowing objects is closed: edges that continue from tile to tile (the gap), brightness
-and contrast (standardization of each tile), chromatic aberration (channel jitter and gray images).
+An image is cut into g x g cells, a smaller tile is cropped at random from each cell, and the tiles
+are shuffled by one of K fixed permutations. The Context-Free Network encodes every tile alone
+(shared weights), concatenates the vectors late and classifies the permutation, K ways. Shortcuts
+are closed: edges that continue from tile to tile (the gap), brightness and contrast
+(standardization of each tile), chromatic aberration (channel jitter and gray images).
 
-Letters: B images, N = g*g tiles, P puzzles per image, K permutations, D encoder width, S image
-side, c cell side, t tile side, h side of the tile as the encoder sees it. Cells and slots are
-numbered in reading order. A permutation p shows in slot i the tile of cell p[i]: ``shown[i] =
-tile[p[i]]``.
+Letters: B images, N = g*g tiles, P permutations per image, K permutations in the set, D encoder
+width, S image side, c cell side, t tile side, h side of a tile as the encoder's input. Cells and
+slots are numbered in reading order. A permutation p shows in slot i the tile of cell p[i]:
+``shown[i] = tile[p[i]]``.
 """
 
 from __future__ import annotations
@@ -29,73 +29,81 @@ from torch.nn import functional as F
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.sizes import map_shape
 from ssltool.errors import UsageError
-from ssltool.methods.base import DataInfo, Loss, Method, MethodOptions, Predictions
-from ssltool.methods.jigsaw import permutations
+from ssltool.methods.base import (
+    AUTO,
+    Auto,
+    DataInfo,
+    EncoderInput,
+    Loss,
+    Method,
+    MethodOptions,
+    Metric,
+)
+from ssltool.methods.jigsaw import figures, permutations
+from ssltool.methods.jigsaw.geometry import SMALLEST_TILE, Geometry, geometry
 from ssltool.ops import patches
 from ssltool.ops.chunked import chunked
 from ssltool.ops.color import project_color, to_gray
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.select import mirror
-from ssltool.plotting import frames
 
 PermutationMode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all", "file"]
-_SMALLEST_TILE = 6
-_GAP_GRAY = 200  # between drawn tiles, which may be white
 
 
 class JigsawOptions(MethodOptions):
     """Options of ``ssltool pretrain jigsaw``."""
 
-    grid: int | None = Field(
-        None, ge=2, le=5, description="Cells along a side; automatic: 2 up to 32 px, else 3"
+    grid: Auto[int] = Field(
+        AUTO, ge=2, le=5, description="Cells along a side; automatic: 2 up to 32 px, else 3"
     )
-    permutations: int | None = Field(
-        None,
+    permutations: Auto[int] = Field(
+        AUTO,
         ge=2,
         le=10_000,
-        description="Orders K to tell apart; automatic: 24 for grid 2, else 100, or 1000 from "
+        description="Permutations K to classify; automatic: 24 for grid 2, else 100, or 1000 from "
         "100,000 images",
     )
-    permutation_mode: PermutationMode | None = Field(
-        None,
-        description="How orders are chosen; automatic: all for grid 2, else max_min; max_mean is "
-        "the paper's",
+    permutation_mode: Auto[PermutationMode] = Field(
+        AUTO,
+        description="How permutations are chosen; automatic: all for grid 2, else max_min; "
+        "max_mean "
+        "is the paper's",
     )
     permutation_seed: int = Field(
         0,
         ge=0,
         description="Relabels cells and slots of the set; 0 = the canonical set, whose first "
-        "order is unshuffled",
+        "permutation is the identity",
     )
     permutation_file: Path | None = Field(
-        None, description="Orders from a .npy or legacy .bin file (with --permutation-mode file)"
-    )
-    tile_input: int | None = Field(
         None,
-        ge=_SMALLEST_TILE,
+        description="Permutations from a .npy or legacy .bin file (with --permutation-mode file)",
+    )
+    tile_input: Auto[int] = Field(
+        AUTO,
+        ge=SMALLEST_TILE,
         le=512,
         description="Side in px to which tiles are resized; automatic: 64, or the tile itself up "
         "to 64 px images",
     )
     crop: Literal["center", "random"] = Field(
-        "center", description="Where the cells lie when they do not fill the image"
+        "center", description="Position of the cells if they do not fill the image"
     )
     gap: bool = Field(
         True,
-        description="Take a smaller tile from a random place in each cell, so that edges do not "
-        "continue; "
+        description="Crop a smaller tile at random from each cell, so that edges do not continue; "
         "without it a tile is its whole cell, and channels have no room to shift",
     )
     channel_jitter: bool = Field(
         True,
-        description="Shift the color channels of each tile by 0 to 2 px (at 85 px cells) against "
-        "each other",
+        description="Shift the color channels of each tile against each other by 0 to 2 px (at "
+        "85 px cells)",
     )
     grayscale: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="Probability that an image is made gray (color images only)",
+        description="Probability of converting an image to gray (color images only)",
     )
     color_projection: float = Field(
         0.0,
@@ -104,13 +112,16 @@ class JigsawOptions(MethodOptions):
         description="Probability that the green-magenta axis of a color image is removed",
     )
     standardize: bool = Field(
-        True, description="Give every channel of every tile zero mean and unit deviation"
+        True, description="Standardize each channel of each tile to zero mean and unit deviation"
     )
     flip: float = Field(
-        0.0, ge=0, le=1, description="Probability that an image is mirrored before it is cut"
+        0.0, ge=0, le=1, description="Probability of a horizontal flip before cutting"
     )
-    puzzles: int = Field(
-        1, ge=1, le=64, description="Orders asked per image and step; the tiles are encoded once"
+    permutations_per_image: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Permutations to classify per image and step; the tiles are encoded once",
     )
     fc6: int = Field(
         512,
@@ -118,7 +129,7 @@ class JigsawOptions(MethodOptions):
         description="Width of the layer on each tile's vector (paper 512, released code 1024)",
     )
     fc7: int = Field(
-        1024, ge=1, description="Width of the layer on the joined vectors (paper 4096)"
+        1024, ge=1, description="Width of the layer on the concatenated vectors (paper 4096)"
     )
     head_norm: bool = Field(True, description="Batch norm in the head; the paper has none")
     dropout: float = Field(
@@ -129,25 +140,30 @@ class JigsawOptions(MethodOptions):
     )
     spatial_features: bool = Field(
         False,
-        description="Give fc6 the flattened last map instead of its average, as the paper does",
+        description="Feed fc6 the flattened last feature map instead of its average, as in the "
+        "paper",
     )
 
-    def resolved(self, info: DataInfo) -> Self:
-        """Decide grid, permutations, mode and tile size for these images; refuse tiles under 6 px."""
-        grid = self.grid or (2 if info.image_size <= 32 else 3)
+    def with_defaults(self, data: DataInfo) -> Self:
+        """Decide grid, permutations, mode and tile size.
+
+        Raises:
+            UsageError: Tiles would be under 6 px, or the permutation file is missing or unreadable.
+        """
+        grid = self.grid or (2 if data.image_size <= 32 else 3)
         mode = self.permutation_mode or ("file" if self.permutation_file else None)
         if (mode == "file") != (self.permutation_file is not None):
             raise UsageError(
                 "--permutation-mode file and --permutation-file FILE go together; type both or "
                 "neither"
             )
-        count = self.permutations or (24 if grid == 2 else 100 if info.count < 100_000 else 1000)
+        count = self.permutations or (24 if grid == 2 else 100 if data.count < 100_000 else 1000)
         if mode == "file":
             count = permutations.load(Path(str(self.permutation_file))).count
         if mode is None:
             mode = "all" if grid == 2 and count == 24 else "max_min"
-        tile = geometry(info.image_size, grid, self.gap).tile
-        automatic_input = tile if info.image_size <= 64 else 64
+        tile = geometry(data.image_size, grid, self.gap).tile
+        automatic_input = tile if data.image_size <= 64 else 64
         return self.model_copy(
             update={
                 "grid": grid,
@@ -158,52 +174,8 @@ class JigsawOptions(MethodOptions):
         )
 
 
-class Geometry(NamedTuple):
-    """How an image of side S is cut; all in pixels.
-
-    Attributes:
-        cell: Side c of a cell; the cells fill a square of side grid * c.
-        tile: Side t of the tile taken from each cell.
-        slack: c - t, the reach of the tile's random place.
-        jitter: Reach d of the channels' own shifts, included in the slack.
-    """
-
-    cell: int
-    tile: int
-    slack: int
-    jitter: int
-
-
-def geometry(side: int, grid: int, gap: bool = True) -> Geometry:
-    """Scale the paper's 85 px cells, 64 px tiles and 2 px channel shifts to images of another side.
-
-    Without the gap a tile is its whole cell; that leaves the shortcut of continuing edges open, to
-    measure it.
-
-    Raises:
-        UsageError: Tiles would be under 6 px; the message names the smallest image that works.
-    """
-    cell = side // grid
-    tile = math.floor(64 * cell / 85 + 0.5)
-    if tile < _SMALLEST_TILE:
-        smallest = grid * next(
-            c for c in range(cell, 100) if math.floor(64 * c / 85 + 0.5) >= _SMALLEST_TILE
-        )
-        raise UsageError(
-            f"{side} px images give {tile} px tiles in a {grid}x{grid} grid; "
-            f"type --image-size {smallest} or more, or a smaller --grid"
-        )
-    return (
-        Geometry(cell, tile, cell - tile, math.floor(2 * cell / 85 + 0.5))
-        if gap
-        else Geometry(cell, cell, 0, 0)
-    )
-
-
 class Head(nn.Module):
-    """The late layers of the Context-Free Network: fc6 on each tile, fc7 and fc8 on all tiles
-    joined.
-    """
+    """The late layers of the Context-Free Network: fc6 on each tile, fc7 and fc8 on all of them."""
 
     def __init__(
         self, width: int, tiles: int, classes: int, fc6: int, fc7: int, dropout: float, norm: bool
@@ -222,39 +194,39 @@ class Head(nn.Module):
             nn.Dropout(dropout),
         )
         self.fc8 = nn.Linear(fc7, classes)
-        # Small last weights: the first loss is ln K, the loss of knowing nothing.
+        # Small last weights: the first loss is ln K, the chance level.
         nn.init.normal_(self.fc8.weight, std=0.001)
         nn.init.zeros_(self.fc8.bias)
 
-    def forward(self, vectors: Tensor, orders: Tensor) -> Tensor:
-        """Score the orders.
+    def forward(self, vectors: Tensor, permutations: Tensor) -> Tensor:
+        """Classify the permutation of the shuffled tiles.
 
         Args:
             vectors: float ``[B, N, D]``, the tiles' vectors in the order of their cells.
-            orders: int64 ``[B, P, N]``, the permutations asked.
+            permutations: int64 ``[B, P, N]``, the permutations to shuffle them by.
 
         Returns:
             Logits ``[B*P, K]``.
         """
         tiles = self.fc6(vectors.flatten(0, 1)).view(*vectors.shape[:2], -1)  # [B, N, fc6]
         # The encoder sees tiles alone: shuffling their vectors is shuffling the tiles, and many
-        # puzzles cost one pass.
+        # permutations cost one pass.
         images = torch.arange(len(tiles), device=tiles.device)[:, None, None]
-        shown = tiles[images, orders]  # [B, P, N, fc6], slot i holds tile p[i]
-        logits: Tensor = self.fc8(self.fc7(shown.flatten(0, 1).flatten(1)))
+        shuffled = tiles[images, permutations]  # [B, P, N, fc6], slot i holds tile p[i]
+        logits: Tensor = self.fc8(self.fc7(shuffled.flatten(0, 1).flatten(1)))
         return logits
 
 
 class JigsawView(NamedTuple):
-    """A batch of puzzles.
+    """Tiles of a batch of images and the permutations to classify.
 
     Attributes:
-        tiles: float ``[B, N, C, h, h]``, the tiles as the encoder (C channels) sees them, in the
-            order of their cells.
-        target: int64 ``[B, P]`` in 0..K-1, the permutation of each puzzle.
+        tiles: float ``[B, N, C, h, h]``, the encoder's input (C channels), in the order of the
+            cells.
+        target: int64 ``[B, P]`` in 0..K-1, index of each permutation in the set.
         raw: uint8 ``[B, N, 3, t, t]``, the same tiles before resizing and standardization, for
-            images.
-        image: uint8 ``[B, 3, S, S]``, the image as it was cut: mirrored or gray if that was drawn.
+            figures.
+        image: uint8 ``[B, 3, S, S]``, the image that was cut, flipped or gray if so sampled.
         corner: int64 ``[B, N, 2]``, row and column of each tile's first pixel in it.
     """
 
@@ -266,9 +238,10 @@ class JigsawView(NamedTuple):
 
 
 class Jigsaw(Method[JigsawOptions, JigsawView]):
-    """The puzzle, its guards and the head that solves it."""
+    """Cuts and shuffles tiles, guards against shortcuts, and classifies the permutation."""
 
     Options = JigsawOptions
+    figures = figures
     presets = {
         "paper": {
             "backbone": "caffenet",
@@ -302,28 +275,20 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             "epochs": 105,
             "warmup": 5,
         },
-        "small": {"backbone": "resnet10_w32", "puzzles": 4, "flip": 0.5},
+        "small": {"backbone": "resnet10_w32", "permutations_per_image": 4, "flip": 0.5},
     }
 
-    def __init__(self, options: JigsawOptions, encoder: Encoder, info: DataInfo) -> None:
-        super().__init__(options, encoder, info)
-        assert (
-            options.grid
-            and options.permutations
-            and options.permutation_mode
-            and options.tile_input
-        ), "resolved"
+    def __init__(self, options: JigsawOptions, encoder: Encoder, data: DataInfo) -> None:
+        super().__init__(options, encoder, data)
         self.options = options
         self.grid = options.grid
         self.tiles = options.grid**2
         self.tile_input = options.tile_input
-        self.color = not info.gray
-        chosen = _permutation_set(options)
-        self._permutations = chosen
-        self.orders: Tensor
-        self.register_buffer(
-            "orders", torch.from_numpy(chosen.permutations.astype("int64"))
-        )  # [K, N]
+        self.color = not data.gray
+        self._permutation_set = _permutation_set(options)
+        self.orders: Tensor  # [K, N]
+        rows = self._permutation_set.permutations.astype("int64")
+        self.register_buffer("orders", torch.from_numpy(rows))
         channels, side = map_shape(encoder, options.tile_input)
         width = channels * side**2 if options.spatial_features else encoder.width
         self.head = Head(
@@ -337,41 +302,36 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         )
 
     @classmethod
-    def network_size(cls, options: JigsawOptions, info: DataInfo) -> int:
-        """The side of one tile."""
-        del info
-        assert options.tile_input, "resolved"
-        return options.tile_input
-
-    @classmethod
-    def feature_size(cls, options: JigsawOptions, info: DataInfo) -> int:
-        """Whole images are enlarged as the tiles were, so that objects keep the scale the encoder
-        was trained at.
+    def inputs(cls, options: JigsawOptions, data: DataInfo) -> EncoderInput:
+        """One tile. Whole images are enlarged for features as the tiles were, so that objects keep
+        the scale of pretraining.
         """
-        assert options.grid and options.tile_input, "resolved"
-        tile = geometry(info.image_size, options.grid, options.gap).tile
-        return round(info.image_size * options.tile_input / tile)
+        tile = geometry(data.image_size, options.grid, options.gap).tile
+        return EncoderInput(
+            train_size=options.tile_input,
+            feature_size=round(data.image_size * options.tile_input / tile),
+        )
 
     @property
-    def chance(self) -> dict[str, float]:
-        """The loss ln K, accuracy 1/K, 5/K and one tile in N."""
+    def metrics(self) -> tuple[Metric, ...]:
+        """Chance levels: loss ln K, accuracies 1/K and 5/K, one tile in N."""
         count = len(self.orders)
-        return {
-            "loss": math.log(count),
-            "accuracy": 1 / count,
-            "top5": min(1.0, 5 / count),
-            "tile_accuracy": 1 / self.tiles,
-        }
+        return (
+            Metric("loss", "", math.log(count)),
+            Metric("accuracy", "fraction", 1 / count),
+            Metric("top5", "fraction", min(1.0, 5 / count)),
+            Metric("tile_accuracy", "fraction", 1 / self.tiles),
+        )
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """Statistics and SHA-256 of the permutation set."""
-        return {"permutation_set": self._permutations.facts()}
+        return {"permutation_set": self._permutation_set.facts()}
 
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> JigsawView:
-        """Cut each image into tiles and draw the orders to be named; see `Method.view`."""
+        """Cut each image into tiles and sample its permutations; see `Method.view`."""
         rng = PerImageRNG(index, generator)
-        target = rng.integers(len(self.orders), self.options.puzzles)
+        target = rng.integers(len(self.orders), self.options.permutations_per_image)
         mirrored = gray = projected = torch.zeros(
             len(index), dtype=torch.bool, device=images.device
         )
@@ -379,28 +339,28 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             mirrored = rng.bernoulli(self.options.flip)
             if self.color:
                 gray = rng.bernoulli(self.options.grayscale)
-        place, corner = self._places(rng, images, gray)
+        position, corner = self._positions(rng, images, gray)
         if self.training and self.color and self.options.color_projection:
             projected = rng.bernoulli(self.options.color_projection) & ~gray
-        return chunked(4, self._cut, images, target, place, corner, mirrored, gray, projected)
+        return chunked(4, self._cut, images, target, position, corner, mirrored, gray, projected)
 
     def _cut(
         self,
         images: Tensor,
         target: Tensor,
-        place: Tensor,
+        position: Tensor,
         corner: Tensor,
         mirrored: Tensor,
         gray: Tensor,
         projected: Tensor,
     ) -> JigsawView:
-        """The view from what was drawn for it."""
+        """Build the view from what was sampled for it."""
         if self.training:
             if self.options.flip:
                 images = mirror(images, mirrored)
             if self.color:
                 images = to_gray(images, gray)
-        raw = patches.cut(images, place[..., 0], place[..., 1], self._geometry(images).tile)
+        raw = patches.cut(images, position[..., 0], position[..., 1], self._geometry(images).tile)
         tiles = patches.resize(raw, self.tile_input)
         if self.training and self.color and self.options.color_projection:
             tiles = tiles.to(torch.float32)
@@ -418,9 +378,9 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
     def _geometry(self, images: Tensor) -> Geometry:
         return geometry(images.shape[-1], self.grid, self.options.gap)
 
-    def _places(self, rng: PerImageRNG, images: Tensor, gray: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw where each channel of each tile starts, row and column ``[B, N, 3, 2]``, and corners
-        ``[B, N, 2]``.
+    def _positions(self, rng: PerImageRNG, images: Tensor, gray: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample row and column of the first pixel of each channel of each tile ``[B, N, 3, 2]``,
+        and of each tile ``[B, N, 2]``.
         """
         cell, _, slack, jitter = self._geometry(images)
         device = images.device
@@ -442,22 +402,22 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         return corner[:, :, None, :] + shift, corner
 
     def forward(self, view: JigsawView) -> Loss:
-        """K-way cross-entropy over all puzzles, with top-1, top-5 and the share of tiles put right."""
+        """K-way cross-entropy over all permutations, with top-1, top-5 and tile accuracy."""
         logits = self.logits(view).float()
         target = view.target.flatten()
         loss = F.cross_entropy(logits, target)
         with torch.no_grad():
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-            right = best == target[:, None]
-            numbers = {
-                "accuracy": right[:, 0].float().mean(),
-                "top5": right.any(dim=1).float().mean(),
+            correct = best == target[:, None]
+            metrics = {
+                "accuracy": correct[:, 0].float().mean(),
+                "top5": correct.any(dim=1).float().mean(),
                 "tile_accuracy": (self.orders[best[:, 0]] == self.orders[target]).float().mean(),
             }
-        return Loss(loss, numbers)
+        return Loss(loss, metrics)
 
     def logits(self, view: JigsawView) -> Tensor:
-        """Scores of the permutations, ``[B*P, K]``."""
+        """Logits over the permutations, ``[B*P, K]``."""
         images, count = view.tiles.shape[:2]
         # Row b*N+i is cell i of image b: all tiles are one batch for the encoder and its batch
         # norm.
@@ -467,81 +427,20 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             if self.options.spatial_features
             else self.encoder(flat)
         )
-        scores: Tensor = self.head(vectors.view(images, count, -1), self.orders[view.target])
-        return scores
-
-    def draw_task(
-        self, images: Tensor, index: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """The image with its cells and tiles, the tiles in place, and the puzzle as shown."""
-        view = self.view(images, index, generator)
-        tile = view.raw.shape[-1]
-        marked = frames.outline(
-            view.image, view.corner[..., 0], view.corner[..., 1], tile, frames.YELLOW
-        )
-        return {
-            "image and tiles": marked,
-            "tiles in place": self._laid_out(view.raw),
-            "puzzle as shown": self._laid_out(self._shown(view)),
-            "as the network sees it": self._laid_out(
-                self._shown(view, frames.to_uint8(view.tiles).expand(-1, -1, 3, -1, -1))
-            ),
-        }
-
-    @torch.no_grad()
-    def draw_predictions(
-        self, images: Tensor, index: Tensor, generator: torch.Generator
-    ) -> Predictions:
-        """Puzzle, the network's solution with right and wrong tiles framed, truth."""
-        view = self.view(images, index, generator)
-        scores = (
-            self.logits(view).float().view(len(images), -1, len(self.orders))[:, 0]
-        )  # the first puzzle of each image
-        confidence, guess = scores.softmax(dim=1).max(dim=1)
-        true, guessed = self.orders[view.target[:, 0]], self.orders[guess]
-        right = true == guessed  # [B, N], by slot
-        shown = self._shown(view)
-        colors = torch.where(
-            right[..., None], frames.GREEN.to(right.device), frames.RED.to(right.device)
-        )
-        framed = frames.border(shown, colors, width=max(1, shown.shape[-1] // 16))
-        place = guessed.argsort(dim=1)  # solved[p[i]] = shown[i] is a gather with the inverse of p
-        solved = framed[torch.arange(len(framed), device=framed.device)[:, None], place]
-        captions = [
-            f"{int(r)} of {self.tiles} tiles right, {c:.0%} sure"
-            for r, c in zip(right.sum(dim=1), confidence.tolist(), strict=True)
-        ]
-        columns = {
-            "puzzle": self._laid_out(shown),
-            "answer": self._laid_out(solved),
-            "truth": self._laid_out(view.raw),
-        }
-        return Predictions(columns, captions)
-
-    def _laid_out(self, tiles: Tensor) -> Tensor:
-        """Tiles uint8 ``[B, N, 3, t, t]`` as one image each, in reading order, with gaps that show
-        on white ones.
-        """
-        return patches.assemble(tiles, self.grid, gap=2, fill=_GAP_GRAY)
-
-    def _shown(self, view: JigsawView, tiles: Tensor | None = None) -> Tensor:
-        """The tiles ``[B, N, 3, t, t]`` in the slots of each image's first puzzle."""
-        tiles = view.raw if tiles is None else tiles
-        order = self.orders[view.target[:, 0]]
-        return tiles[torch.arange(len(tiles), device=tiles.device)[:, None], order]
+        logits: Tensor = self.head(vectors.view(images, count, -1), self.orders[view.target])
+        return logits
 
 
 def _permutation_set(options: JigsawOptions) -> permutations.PermutationSet:
-    assert options.permutation_mode and options.permutations and options.grid, "resolved"
     if options.permutation_mode == "file":
-        chosen = permutations.load(Path(str(options.permutation_file)))
-        if chosen.tiles != options.grid**2:
+        loaded = permutations.load(Path(str(options.permutation_file)))
+        if loaded.tiles != options.grid**2:
             raise UsageError(
-                f"{options.permutation_file} permutes {chosen.tiles} tiles but the grid has "
+                f"{options.permutation_file} permutes {loaded.tiles} tiles but the grid has "
                 f"{options.grid**2}; "
-                f"type --grid {math.isqrt(chosen.tiles)}"
+                f"type --grid {math.isqrt(loaded.tiles)}"
             )
-        return chosen
+        return loaded
     return permutations.build(
         options.permutation_mode, options.permutations, options.grid, options.permutation_seed
     )

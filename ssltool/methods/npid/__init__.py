@@ -1,6 +1,4 @@
-"""Instance discrimination: every image is a class of its own, to be told from all others by one
-remembered vector.
-"""
+"""Instance discrimination: each image is its own class, recognized by its memory vector."""
 
 from ssltool.methods.npid.task import Npid
 

@@ -1,37 +1,113 @@
-"""Changes of images that leave what they show: color jitter, gray, rotation. Batches, each image
-its own way.
+"""Augmentation of instance discrimination: crop, flip, rotation, color jitter, gray.
 
-Colors follow torchvision's functional operations, float images in 0..1, and are changed in place,
-which spares a CPU half of the traffic with memory; the images are returned as well. Random resized
-crops are in `crops`.
+Each image of a batch has its own parameters. Colors follow torchvision's functional operations on
+float images in 0..1. They are changed in place, which halves the memory traffic of a CPU; the
+images are returned as well.
 
-Shapes: B images, H and W their sides.
+Letters: B images, H and W their sides, S side of the crops.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ssltool.ops.cached_tensors import cached_tensor
+from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.select import change
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, rounded as in torchvision
 
 
-def draw_jitter(rng: PerImageRNG, strength: float, hue_strength: float) -> tuple[Tensor, Tensor]:
-    """Draw what `jitter` does to each image.
+class AugmentParams(NamedTuple):
+    """Sampled parameters of each image; ``[B, 0]`` if switched off.
+
+    Attributes:
+        box: int64 ``[B, 4]``, the crop: top, left, height, width.
+        flip: bool ``[B]``.
+        angle: float ``[B]``, degrees.
+        factors: float ``[B, 3]`` of brightness, contrast and saturation.
+        turn: float ``[B]``, shift of the hue in parts of the color circle.
+        gray: bool ``[B]``.
+    """
+
+    box: Tensor
+    flip: Tensor
+    angle: Tensor
+    factors: Tensor
+    turn: Tensor
+    gray: Tensor
+
+    def part(self, images: slice) -> AugmentParams:
+        """Those of some of the images."""
+        return AugmentParams(*(tensor[images] for tensor in self))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Strength of each augmentation; 0 switches it off.
+
+    Attributes:
+        size: Side S of the crops in pixels.
+        crop: Smallest area fraction of a crop, 0..1.
+        flip: Probability of a horizontal flip.
+        rotation: Largest rotation in degrees.
+        jitter: Range s of the factors of brightness, contrast and saturation, 1 - s to 1 + s.
+        hue: Largest shift of the hue, 0..0.5.
+        grayscale: Probability of converting to gray.
+    """
+
+    size: int
+    crop: float
+    flip: float
+    rotation: float
+    jitter: float
+    hue: float
+    grayscale: float
+
+    def sample(self, rng: PerImageRNG, side: int) -> AugmentParams:
+        """Sample the parameters for images of a side in pixels."""
+        box = random_boxes(rng, side, (self.crop, 1.0))
+        flip = rng.bernoulli(self.flip)
+        angle = factors = turn = gray = torch.empty(rng.count, 0, device=rng.device)
+        if self.rotation:
+            angle = (2 * rng.uniform() - 1) * self.rotation
+        if self.jitter or self.hue:
+            factors, turn = sample_jitter(rng, self.jitter, self.hue)
+        if self.grayscale:
+            gray = rng.bernoulli(self.grayscale)
+        return AugmentParams(box, flip, angle, factors, turn, gray)
+
+    def apply(self, images: Tensor, params: AugmentParams) -> Tensor:
+        """Augment images uint8 ``[B, 3, H, H]``: float ``[B, 3, S, S]`` in 0..1."""
+        cropped = resized_crop(images, params.box, self.size, params.flip)
+        # From here on channel by channel: colors are sums of whole channels.
+        image = torch.empty(cropped.shape, device=images.device).copy_(cropped)
+        if self.rotation:
+            image = rotate(image, params.angle)
+        if not (self.jitter or self.hue):
+            image.div_(255)
+        else:  # the factor of the brightness scales bytes to 0..1 as well
+            factors = params.factors / cached_tensor((255.0, 1.0, 1.0), images.device)
+            image = jitter(image, factors, params.turn if self.hue else None)
+        return grayscale(image, params.gray) if self.grayscale else image
+
+
+def sample_jitter(rng: PerImageRNG, strength: float, hue_strength: float) -> tuple[Tensor, Tensor]:
+    """Sample the arguments of `jitter`.
 
     Args:
-        rng: The images' random numbers.
-        strength: Reach s of the factors of brightness, contrast and saturation: uniform in max(0, 1
-            - s)..1 + s.
-        hue_strength: Reach of the turn of the color circle, 0..0.5.
+        rng: Random streams of the images.
+        strength: Range s of the factors: uniform in max(0, 1 - s)..1 + s.
+        hue_strength: Largest shift of the hue, 0..0.5.
 
     Returns:
-        Factors float ``[B, 3]`` and turns float ``[B]``.
+        Factors float ``[B, 3]`` and hue shifts float ``[B]``.
     """
     low = max(0.0, 1 - strength)
     factors = low + rng.uniform(3) * (1 + strength - low)
@@ -44,7 +120,7 @@ def jitter(images: Tensor, factors: Tensor, turn: Tensor | None) -> Tensor:
     Args:
         images: float ``[B, 3, H, W]`` in 0..1.
         factors: float ``[B, 3]`` of brightness, contrast and saturation.
-        turn: float ``[B]``, part of the circle of hues; None leaves them.
+        turn: float ``[B]``, shift of the hue in parts of the color circle; None for none.
 
     Returns:
         float ``[B, 3, H, W]`` in 0..1.

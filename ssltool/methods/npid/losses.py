@@ -1,4 +1,4 @@
-"""Naming one vector among many: softmax over all of them, and NCE and InfoNCE over a sample.
+"""Instance-discrimination losses: full softmax, NCE, InfoNCE.
 
 Wu, Xiong, Yu & Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
 CVPR 2018, section 3.
@@ -7,11 +7,11 @@ Everything is written with logits a = <f, v> / tau of unit vectors and with ln c
 exp(a) over the others. The paper's Z is c n; n cancels in NCE (equations 4-7), so no probability of
 1e-13 and no exp of a raw logit appears: h = P(i|f) / (P(i|f) + m/n) = sigmoid(a - ln(c m)).
 
-The others are walked through in pieces. A piece's logits are used for the loss and at once for its
-gradient, the weighted sum of the rows, so that neither the logits ``[B, n]`` nor copied rows ``[B,
-m, D]`` are ever held as a whole.
+Negatives are processed in chunks. A chunk's logits give the loss and at once its gradient, the
+weighted sum of the rows, so that neither the logits ``[B, n]`` nor copied rows ``[B, m, D]`` are
+ever held as a whole.
 
-Letters used for shapes: B queries, D their width, n rows, m sampled rows, k rows of a piece.
+Letters: B queries, D their dimension, n rows, m sampled rows, k rows of a chunk.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from torch.nn import functional as F
 
 from ssltool.ops.per_image_rng import PerImageRNG
 
-_AT_ONCE = {"cpu": 2**20}  # numbers of a piece, logits or copied rows: what stays near the cache,
+_AT_ONCE = {"cpu": 2**20}  # elements of a chunk, logits or copied rows: what stays near the cache,
 _AT_ONCE_ELSEWHERE = 2**24  # or 64 MB, so that a GPU has something to do
 
 _MOST_LOG_ODDS = 80.0  # exp stays finite in float32; rows c m times likelier than e^80 do not occur
 
 
 class Others(NamedTuple):
-    """The rows that queries are told apart from.
+    """The negatives of a batch of queries.
 
     Attributes:
         rows: float ``[n, D]``, of any precision, without gradient.
@@ -47,9 +47,26 @@ class Others(NamedTuple):
     own: Tensor
 
 
+class Comparison(NamedTuple):
+    """Queries of this process compared with the whole bank.
+
+    Attributes:
+        similarity: With each image's own memory vector, ``[B]``.
+        against: Of the softmaxes, ln of the sum of exp over the negatives; of NCE, the noise terms;
+            ``[B]``.
+        hardest: Largest logit of a negative, ``[B]``.
+        log_c: ln c of the batches of all processes, scalar.
+    """
+
+    similarity: Tensor
+    against: Tensor
+    hardest: Tensor
+    log_c: Tensor
+
+
 def log_constant(width: int, temperature: float) -> float:
     """Ln of c = E exp(<f, v> / tau) for independent, uniformly distributed unit vectors of
-    ``width`` numbers.
+    dimension ``width``.
 
     The power series of the hypergeometric 0F1(; D/2; 1 / (4 tau^2)); about 1 / (2 D tau^2).
     """
@@ -61,13 +78,22 @@ def log_constant(width: int, temperature: float) -> float:
     return math.log(total)
 
 
+def moving_average(log_c: Tensor, measured: Tensor, rate: float = 0.99) -> Tensor:
+    """Moving average of c itself, since early batches differ by whole factors; all as logarithms.
+
+    A measurement that is not finite changes nothing.
+    """
+    average = torch.logaddexp(log_c + math.log(rate), measured + math.log(1 - rate))
+    return torch.where(average.isfinite(), average, log_c)
+
+
 def sample(
     seeds: Tensor, index: Tensor, count: int, number: int, *, shared: bool, exclude: bool
 ) -> Tensor:
     """Sample rows uniformly with replacement, at a cost that does not grow with ``count``.
 
     Args:
-        seeds: int64 ``[B]``, a random number of each query.
+        seeds: int64 ``[B]``, random, of each query.
         index: int64 ``[B]``, own row of each query.
         count: n.
         number: m.
@@ -129,7 +155,7 @@ def log_sum_exp(
         queries: float ``[B, D]``; float32 or float64 decides the precision.
         others: The rows.
         temperature: tau.
-        at_once: Most numbers of a piece; by default what suits the device.
+        at_once: Most elements of a chunk; by default what suits the device.
 
     Returns:
         The logarithm, float ``[B]`` (-inf if nothing is left), and the largest logit, ``[B]``,
@@ -149,7 +175,7 @@ def noise_terms(
         others: The rows, m to a query.
         temperature: tau.
         log_cm: ln(c m), scalar, without gradient.
-        at_once: Most numbers of a piece; by default what suits the device.
+        at_once: Most elements of a chunk; by default what suits the device.
 
     Returns:
         The sum, ``[B]``, and without gradient the two of `log_sum_exp`.
@@ -158,7 +184,7 @@ def noise_terms(
     return noise, total, largest
 
 
-def _pieces(
+def _chunks(
     queries: Tensor, others: Others, temperature: float, at_once: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Walk through the others: logits ``[B, k]``, -inf where left out, and rows ``[k, D]`` or ``[B,
@@ -194,7 +220,7 @@ def _pieces(
 
 
 def _pull(weights: Tensor, part: Tensor) -> Tensor:
-    """Weighted sums of a piece's rows, ``[B, D]``."""
+    """Weighted sums of a chunk's rows, ``[B, D]``."""
     return weights @ part if part.dim() == 2 else torch.einsum("bk,bkd->bd", weights, part)
 
 
@@ -207,7 +233,7 @@ class _LogSumExp(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         largest = queries.new_full((len(queries),), -math.inf)
         total, pull = torch.zeros_like(largest), torch.zeros_like(queries)
-        for logits, part in _pieces(queries, others, temperature, at_once):
+        for logits, part in _chunks(queries, others, temperature, at_once):
             grown = torch.maximum(largest, logits.amax(dim=1))
             level = grown.clamp_min(-1e30)  # -inf - -inf would be NaN where everything is left out
             weights = logits.sub_(level[:, None]).exp_()
@@ -240,7 +266,7 @@ class _NoiseTerms(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         largest = queries.new_full((len(queries),), -math.inf)
         total, noise, pull = largest, torch.zeros_like(largest), torch.zeros_like(queries)
-        for logits, part in _pieces(queries, others, temperature, at_once):
+        for logits, part in _chunks(queries, others, temperature, at_once):
             highest = logits.amax(dim=1)
             level = highest.clamp_min(
                 -1e30

@@ -1,16 +1,15 @@
-"""Instance discrimination: every image is a class of its own, to be told from all others by one
-remembered vector.
+"""Instance discrimination: each image is its own class, recognized by its memory vector.
 
 Z. Wu, Y. Xiong, S. X. Yu, D. Lin, "Unsupervised Feature Learning via Non-Parametric Instance
 Discrimination", CVPR 2018.
 
-A randomly cropped and colored view of image i is mapped to a unit vector f and has to be nearer to
-the vector v_i that a memory bank keeps of the image than to the vectors of other images. After the
-step v_i moves towards f, so the second view of an image is what the network made of it an epoch
-ago. Three losses: the softmax over all images, NCE with m noise samples (the paper's), and InfoNCE,
-a softmax over the positive and m samples.
+An augmented view of image i is mapped to a unit vector f and has to be closer to the vector v_i
+that a memory bank keeps of the image than to the vectors of other images. After the step v_i moves
+towards f, so the second view of an image is its embedding of an epoch ago. Three losses: the
+softmax over all images, NCE with m noise samples (the paper's), and InfoNCE, a softmax over the
+positive and m samples.
 
-Letters: B images, C channels of the encoder's input, S image side, D numbers of a vector, n images
+Letters: B images, C channels of the encoder's input, S image side, D embedding dimension, n images
 in the bank, m sampled negatives, tau temperature, c the mean of exp(<f, v> / tau) over negatives
 (the paper's Z / n).
 """
@@ -18,7 +17,7 @@ in the bank, m sampled negatives, tau temperature, c the mean of exp(<f, v> / ta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -29,40 +28,42 @@ from torch.nn import functional as F
 from ssltool.distributed.collectives import gather, rank
 from ssltool.encoders.encoder import Encoder
 from ssltool.errors import CheckpointError, UsageError
-from ssltool.methods.base import Chart, DataInfo, Lines, Loss, Method, MethodOptions, Predictions
-from ssltool.methods.npid import augment
+from ssltool.methods.base import (
+    AUTO,
+    Auto,
+    DataInfo,
+    EncoderInput,
+    Loss,
+    Method,
+    MethodOptions,
+    Metric,
+)
+from ssltool.methods.npid import figures
 from ssltool.methods.npid import losses as nce
+from ssltool.methods.npid.augment import Augmentation
 from ssltool.methods.npid.memory_bank import MemoryBank
-from ssltool.ops.cached_tensors import cached_tensor
 from ssltool.ops.chunked import chunks
-from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.per_image_rng import PerImageRNG
 
-_ALL_AT_MOST = 65_536  # images up to which the softmax over all of them is affordable
-_WARM_AT_MOST = (
-    100_000  # images up to which a pass of the untrained network is a small part of a run
-)
-_EPS = 1e-6  # least length that a vector is divided by
-_NEIGHBORS = 3  # drawn beside an image
-_CHARTED = 4096  # rows that the histogram of similarities looks at
-_BINS = 80
-_EMBEDDED = 64  # images of a chart embedded at a time
+_MAX_SOFTMAX = 65_536  # images up to which the softmax over all of them is affordable
+_MAX_WARM = 100_000  # images up to which one pass of the untrained network is a small part of a run
+_EPS = 1e-6  # smallest norm that a vector is divided by
 
 
 class NpidOptions(MethodOptions):
     """Options of ``ssltool pretrain npid``."""
 
-    loss: Literal["softmax", "nce", "infonce"] | None = Field(
-        None,
+    loss: Auto[Literal["softmax", "nce", "infonce"]] = Field(
+        AUTO,
         description="softmax = over all images; automatic: softmax up to 65,536 images, else nce",
     )
-    temperature: float | None = Field(
-        None,
+    temperature: Auto[float] = Field(
+        AUTO,
         ge=0.02,
         le=2,
         description="tau, divides the similarities; automatic: 0.1 for softmax, else 0.07",
     )
-    dim: int = Field(128, ge=2, le=4096, description="Numbers D of a remembered vector")
+    dim: int = Field(128, ge=2, le=4096, description="Embedding dimension D")
     negatives: int = Field(
         4096,
         ge=1,
@@ -71,90 +72,89 @@ class NpidOptions(MethodOptions):
     )
     shared_negatives: bool = Field(
         True,
-        description="One sample a step for the whole batch, much faster; otherwise one for each "
+        description="One set of negatives for the whole batch, much faster; otherwise one for each "
         "image",
     )
     exclude_positive: bool = Field(
         True,
-        description="An image is never among its own sampled negatives; the released code lets it",
+        description="Never sample an image as its own negative; the released code does",
     )
     constant: Literal["ema", "first", "fixed"] = Field(
         "ema",
-        description="c of nce: followed by a moving average of rate 0.99, measured once before "
-        "the first step "
+        description="c of nce: a moving average of rate 0.99, measured once before the first step "
         "as in the paper, or fixed at that of random vectors",
     )
     proximal: float = Field(
         0.0,
         ge=0,
-        description="Weight of |f - v|^2; with --bank-momentum 0, 30 is the paper's text as we "
-        "remember it",
+        description="Weight of |f - v|^2, the paper's proximal term; meant for --bank-momentum 0",
     )
-    bank_init: Literal["warm", "random"] | None = Field(
-        None,
+    bank_init: Auto[Literal["warm", "random"]] = Field(
+        AUTO,
         description="warm = the untrained network's vectors of all images; automatic: warm up to "
         "100,000 images",
     )
     bank_momentum: float = Field(
-        0.5, ge=0, lt=1, description="Weight of the OLD vector when one is rewritten; 0 replaces it"
+        0.5, ge=0, lt=1, description="Weight of the OLD vector in an update; 0 replaces it"
     )
     bank_dtype: Literal["fp32", "fp16"] = Field(
         "fp32",
-        description="Number format in which the bank is kept: 512 or 256 bytes an image at D = 128",
+        description="Precision of the bank: 512 or 256 bytes per image at D = 128",
     )
-    crop: float | None = Field(
-        None,
+    crop: Auto[float] = Field(
+        AUTO,
         gt=0,
         le=1,
-        description="Least share of the image's area in a random crop; automatic: 0.2, or 0.5 "
-        "for gray images",
+        description="Smallest area fraction of the random resized crop; automatic: 0.2, or 0.5 for "
+        "gray images",
     )
-    flip: float | None = Field(
-        None,
+    flip: Auto[float] = Field(
+        AUTO,
         ge=0,
         le=1,
-        description="Probability of mirroring; automatic: 0.5, or 0 for gray or up to 32 px images",
+        description="Probability of a horizontal flip; automatic: 0.5, or 0 for gray images and up "
+        "to 32 px",
     )
-    rotation: float | None = Field(
-        None,
+    rotation: Auto[float] = Field(
+        AUTO,
         ge=0,
         le=180,
-        description="Largest turn in degrees; automatic: 0, or 10 for gray images up to 32 px",
+        description="Largest rotation in degrees; automatic: 0, or 10 for gray images up to 32 px",
     )
-    jitter: float | None = Field(
-        None,
+    jitter: Auto[float] = Field(
+        AUTO,
         ge=0,
         le=1,
-        description="Reach of the factors of brightness, contrast, saturation; automatic: 0.4, "
+        description="Range of the factors of brightness, contrast, saturation; automatic: 0.4, "
         "or 0 for gray images",
     )
-    hue: float | None = Field(
-        None,
+    hue: Auto[float] = Field(
+        AUTO,
         ge=0,
         le=0.5,
-        description="Largest turn of the color circle; automatic: 0.4, or 0 for gray images",
+        description="Largest shift of the hue; automatic: 0.4, or 0 for gray images",
     )
-    grayscale: float | None = Field(
-        None,
+    grayscale: Auto[float] = Field(
+        AUTO,
         ge=0,
         le=1,
-        description="Probability of making gray; automatic: 0.2, or 0 for gray images",
+        description="Probability of converting to gray; automatic: 0.2, or 0 for gray images",
     )
 
-    def resolved(self, info: DataInfo) -> Self:
-        """Decide loss, bank and augmentation for these images."""
-        small = info.image_size <= 32
-        loss = self.loss or ("softmax" if info.count <= _ALL_AT_MOST else "nce")
+    def with_defaults(self, data: DataInfo) -> Self:
+        """Decide loss, bank and augmentation."""
+        small = data.image_size <= 32
+        loss = self.loss or ("softmax" if data.count <= _MAX_SOFTMAX else "nce")
         automatic = {
             "loss": loss,
             "temperature": 0.1 if loss == "softmax" else 0.07,
-            "bank_init": "warm" if info.count <= _WARM_AT_MOST else "random",
-            "crop": 0.5 if info.gray else 0.2,
-            "flip": 0.0 if info.gray or small else 0.5,
-            "rotation": 10.0 if info.gray and small else 0.0,
-            "jitter": 0.0 if info.gray else 0.4,
-            "hue": 0.0 if info.gray else 0.4,
-            "grayscale": 0.0 if info.gray else 0.2,
+            "bank_init": "warm" if data.count <= _MAX_WARM else "random",
+            "crop": 0.5 if data.gray else 0.2,
+            "flip": 0.0 if data.gray or small else 0.5,
+            "rotation": 10.0 if data.gray and small else 0.0,
+            "jitter": 0.0 if data.gray else 0.4,
+            "hue": 0.0 if data.gray else 0.4,
+            "grayscale": 0.0 if data.gray else 0.2,
         }
         return self.model_copy(
             update={name: v for name, v in automatic.items() if getattr(self, name) is None}
@@ -162,46 +162,29 @@ class NpidOptions(MethodOptions):
 
 
 class NpidView(NamedTuple):
-    """A batch of views, one of each image.
+    """One augmented view of each image of a batch.
 
     Attributes:
-        images: float ``[B, C, S, S]``, standardized, as the encoder sees them.
-        which: int64 ``[B]``, the images' places in the data.
-        seed: int64 ``[B]``, random; the images' negatives are drawn from it.
+        images: float ``[B, C, S, S]``, standardized, the encoder's input.
+        indices: int64 ``[B]``, the images' index in the data.
+        seed: int64 ``[B]``, random, from which negatives are sampled.
     """
 
     images: Tensor
-    which: Tensor
+    indices: Tensor
     seed: Tensor
 
 
-class _Compared(NamedTuple):
-    """What comparing vectors with the bank gave; [B] is this process's batch.
-
-    Attributes:
-        similarity: With the own row, ``[B]``.
-        against: Of the softmaxes, ln of the sum of exp over the negatives; of NCE, the noise terms.
-            ``[B]``.
-        largest: Largest logit of a negative, ``[B]``.
-        log_c: ln c of the batches of all processes, scalar.
-    """
-
-    similarity: Tensor
-    against: Tensor
-    largest: Tensor
-    log_c: Tensor
-
-
 class Npid(Method[NpidOptions, NpidView]):
-    """The projection, the memory bank and the loss that names an image by its row."""
+    """Projects features to embeddings and compares them with a memory bank."""
 
     Options = NpidOptions
-    crops = True
+    figures = figures
     presets = {
         "paper": {
             "backbone": "resnet18",
             "image_size": 224,
-            # about the shorter side of ImageNet's files, of which the released code cuts its crops
+            # About the shorter side of ImageNet's files, which the released code crops.
             "load_size": 384,
             "loss": "nce",
             "negatives": 4096,
@@ -234,20 +217,18 @@ class Npid(Method[NpidOptions, NpidView]):
         "small": {"backbone": "resnet10_w32", "loss": "softmax", "bank_init": "warm"},
     }
 
-    def __init__(self, options: NpidOptions, encoder: Encoder, info: DataInfo) -> None:
-        super().__init__(options, encoder, info)
-        self.side = info.image_size
-        assert options.loss and options.temperature, "resolved"
+    def __init__(self, options: NpidOptions, encoder: Encoder, data: DataInfo) -> None:
+        super().__init__(options, encoder, data)
         self.options = options
         self.loss = options.loss
         self.temperature = options.temperature
-        self.count = info.count
+        self.count = data.count
         self.negatives = (
-            info.count - 1 if options.loss == "softmax" else min(options.negatives, info.count - 1)
+            data.count - 1 if options.loss == "softmax" else min(options.negatives, data.count - 1)
         )
         self.head = nn.Linear(encoder.width, options.dim)
         self.bank = MemoryBank(
-            info.count,
+            data.count,
             options.dim,
             torch.float32 if options.bank_dtype == "fp32" else torch.float16,
             seed=int(torch.randint(2**31, ())),
@@ -258,201 +239,180 @@ class Npid(Method[NpidOptions, NpidView]):
         )
         self._mean: Tensor
         self._std: Tensor
-        for name, values in {"_mean": info.mean, "_std": info.std}.items():
+        for name, values in {"_mean": data.mean, "_std": data.std}.items():
             statistic = torch.tensor(values).view(1, -1, 1, 1)
             if encoder.in_channels == 1:
                 statistic = statistic.mean(dim=1, keepdim=True)
             self.register_buffer(name, statistic, persistent=False)
-        self._to_write: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._looked = False
+        self._augmentation = Augmentation(
+            size=data.image_size,
+            crop=options.crop,
+            flip=options.flip,
+            rotation=options.rotation,
+            jitter=options.jitter,
+            hue=options.hue,
+            grayscale=options.grayscale,
+        )
+        self._constant_checked = False
+
+    @classmethod
+    def inputs(cls, options: NpidOptions, data: DataInfo) -> EncoderInput:
+        """Whole images, randomly cropped."""
+        del options
+        return EncoderInput(data.image_size, data.image_size, random_resized_crop=True)
 
     @property
-    def chance(self) -> dict[str, float]:
-        """Loss and accuracy of vectors that are independent of the bank's, c being measured on
-        them.
-        """
+    def metrics(self) -> tuple[Metric, ...]:
+        """Chance levels are those of embeddings independent of the bank's, c measured on them."""
         log_c = nce.log_constant(self.options.dim, self.temperature)
         log_sum = math.log(self.negatives + (self.loss != "nce")) + log_c
-        return {"loss": log_sum + (self.loss == "nce"), "accuracy": 1 / (self.negatives + 1)}
+        declared = (
+            Metric("loss", "", log_sum + (self.loss == "nce")),
+            Metric("accuracy", "fraction", 1 / (self.negatives + 1)),
+            Metric("own_similarity", ""),
+            Metric("nearest_similarity", ""),
+        )
+        return (*declared, Metric("log_c", "")) if self.loss == "nce" else declared
 
     @property
-    def sharded(self) -> frozenset[str]:
-        """The rows of the bank."""
+    def sharded_buffers(self) -> frozenset[str]:
+        """The vectors of the bank."""
         return frozenset({"bank.rows"})
 
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> NpidView:
-        """Draw a view of each image; in evaluation mode it is the image itself. See `Method.view`."""
+        """Augment each image; in evaluation it is left as it is. See `Method.view`."""
         rng = PerImageRNG(index, generator)
         seed = rng.bits()
         if not self.training:
             return NpidView(self._standardized(images.to(torch.float32) / 255), index, seed)
-        drawn = self._drawn(rng, images.shape[-1])
-        seen = torch.empty(
-            len(images), self.encoder.in_channels, self.side, self.side, device=images.device
+        params = self._augmentation.sample(rng, images.shape[-1])
+        side = self._augmentation.size
+        inputs = torch.empty(
+            len(images), self.encoder.in_channels, side, side, device=images.device
         )
-        for some in chunks(images, 4):
-            self._standardized(
-                self._augmented(images[some], *(each[some] for each in drawn)), out=seen[some]
-            )
-        return NpidView(seen, index, seed)
+        for part in chunks(images, 4):
+            augmented = self._augmentation.apply(images[part], params.part(part))
+            self._standardized(augmented, out=inputs[part])
+        return NpidView(inputs, index, seed)
 
-    def _drawn(self, rng: PerImageRNG, side: int) -> tuple[Tensor, ...]:
-        """Draw what `_augmented` does to images of this side; what is switched off is empty."""
-        chosen = self.options
-        assert chosen.crop and chosen.flip is not None and chosen.rotation is not None, "resolved"
-        assert (
-            chosen.jitter is not None and chosen.hue is not None and chosen.grayscale is not None
-        ), "resolved"
-        boxes = random_boxes(rng, side, (chosen.crop, 1.0))
-        mirrored = rng.bernoulli(chosen.flip)
-        angle = factors = turn = gray = torch.empty(rng.count, 0, device=rng.device)
-        if chosen.rotation:
-            angle = (2 * rng.uniform() - 1) * chosen.rotation
-        if chosen.jitter or chosen.hue:
-            factors, turn = augment.draw_jitter(rng, chosen.jitter, chosen.hue)
-        if chosen.grayscale:
-            gray = rng.bernoulli(chosen.grayscale)
-        return boxes, mirrored, angle, factors, turn, gray
-
-    def _augmented(
-        self,
-        images: Tensor,
-        boxes: Tensor,
-        mirrored: Tensor,
-        angle: Tensor,
-        factors: Tensor,
-        turn: Tensor,
-        gray: Tensor,
-    ) -> Tensor:
-        """Crop, mirror, turn and color each image as it was drawn: float ``[B, 3, S, S]`` in 0..1."""
-        cropped = resized_crop(images, boxes, self.side, mirrored)
-        # From here on channel by channel: colors are sums of whole channels.
-        image = torch.empty(cropped.shape, device=images.device).copy_(cropped)
-        if self.options.rotation:
-            image = augment.rotate(image, angle)
-        if not (self.options.jitter or self.options.hue):
-            image.div_(255)
-        else:  # the factor of the brightness brings bytes to 0..1 as well
-            factors = factors / cached_tensor((255.0, 1.0, 1.0), images.device)
-            image = augment.jitter(image, factors, turn if self.options.hue else None)
-        return augment.grayscale(image, gray) if self.options.grayscale else image
+    def augmented(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+        """The images of `view` before standardization, float ``[B, 3, S, S]`` in 0..1."""
+        if not self.training:
+            return images / 255
+        rng = PerImageRNG(index, generator)
+        rng.bits()  # the seed of the negatives
+        return self._augmentation.apply(images, self._augmentation.sample(rng, images.shape[-1]))
 
     def _standardized(self, image: Tensor, out: Tensor | None = None) -> Tensor:
-        """Float ``[B, 3, S, S]`` in 0..1 -> ``[B, C, S, S]``, standardized over the data, in
-        ``out`` if given.
-        """
+        """Standardize ``[B, 3, S, S]`` in 0..1 over the data: float ``[B, C, S, S]``."""
         if self.encoder.in_channels == 1:
             image = image.mean(dim=1, keepdim=True)
         return torch.sub(image, self._mean, out=out).div_(self._std)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Unit vectors float32 ``[B, D]`` of images float ``[B, C, S, S]``; float32 whatever the
-        encoder runs in.
-        """
+        """Unit vectors ``[B, D]`` of images float ``[B, C, S, S]``; float32 at any precision."""
         pooled = self.encoder(images)
         with torch.autocast(pooled.device.type, enabled=False):
             return F.normalize(self.head(pooled.float()), eps=_EPS)
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> str:
-        """Fill the bank with the untrained network's vectors if it starts warm, and measure c."""
+        """Fill a warm bank with the untrained network's embeddings, and measure c."""
         warm, seen = self.options.bank_init == "warm", 0
         for images, index in batches:
             if len(images) == 1:
-                continue  # batch norm knows no statistics of one image
-            # In training mode, as the first step's vectors will be; without augmentation, which
-            # shows the most.
-            features, places = self.embed(self._standardized(images.to(torch.float32) / 255)), index
+                continue  # batch norm has no statistics of one image
+            # In training mode, as in the first step; without augmentation.
+            features = self.embed(self._standardized(images.to(torch.float32) / 255))
+            last_index = index
             seen += len(images)
             if not warm:
                 break
             self.bank.update(index, features, momentum=0.0)
-        # Vectors of one untrained network are alike: among random rows a few of them would give
-        # themselves away.
+        # Embeddings of an untrained network are alike: a few of them would stand out among random
+        # vectors.
         if warm and 2 * seen < self.count:
             self.bank.randomize()
             warm = False
         if seen and self.loss == "nce" and self.options.constant != "fixed":
-            seed = PerImageRNG(places, torch.Generator().manual_seed(0)).bits()
-            self.log_c.copy_(self._compare(features, places, seed).log_c)
+            seed = PerImageRNG(last_index, torch.Generator().manual_seed(0)).bits()
+            self.log_c.copy_(self._compare(features, last_index, seed).log_c)
             self._check_constant()
         if warm:
-            return f"bank: the untrained network's vectors of {seen:,} images"
+            return f"bank: the untrained network's embeddings of {seen:,} images"
         return (
-            f"bank: {self.count:,} random rows; in the first epoch the loss cannot fall, since "
-            "positives are "
-            "noise, and in the next few it goes up and down"
+            f"bank: {self.count:,} random vectors; in the first epoch the loss cannot fall, since "
+            "positives are noise, and in the next few it goes up and down"
         )
 
     def forward(self, view: NpidView) -> Loss:
-        """The loss, how many images are nearer to their own row than to every negative, and the
-        similarities.
+        """The loss, how many images are closer to their own memory vector than to every negative,
+        and the similarities.
+
+        Raises:
+            UsageError: In evaluation mode, images that are not in the bank.
         """
-        if not self.training and int(view.which.max()) >= self.count:
+        if not self.training and int(view.indices.max()) >= self.count:
             raise UsageError(
-                f"npid asks which of its {self.count} training images it is shown, and these are "
-                "others; "
-                "drop --data, or look at the new ones with 'ssltool visualize features'"
+                f"npid identifies its own {self.count} training images, and these are others; drop "
+                "--data, or inspect the new ones with 'ssltool visualize features'"
             )
         features = self.embed(view.images)
         with torch.autocast(features.device.type, enabled=False):
-            compared = self._compare(features, view.which, view.seed)
+            compared = self._compare(features, view.indices, view.seed)
             positive = compared.similarity / self.temperature
             if self.loss == "nce":
-                losses = nce.nce_loss(
-                    positive, compared.against, self.log_c + math.log(self.negatives)
-                )
+                log_cm = self.log_c + math.log(self.negatives)
+                losses = nce.nce_loss(positive, compared.against, log_cm)
             else:
                 losses = nce.softmax_loss(positive, compared.against)
             if self.options.proximal:
                 losses = losses + nce.proximal(features, compared.similarity, self.options.proximal)
-        if self.training and torch.is_grad_enabled():
-            self._to_write.append((gather(view.which), gather(features.detach()), compared.log_c))
-        numbers = {
-            "accuracy": (positive > compared.largest).float().mean().detach(),
+        metrics = {
+            "accuracy": (positive > compared.hardest).float().mean().detach(),
             "own_similarity": compared.similarity.mean().detach(),
-            "nearest_similarity": compared.largest.mean() * self.temperature,
+            "nearest_similarity": compared.hardest.mean() * self.temperature,
         }
-        return Loss(
-            losses.mean(),
-            {**numbers, "log_c": self.log_c.clone()} if self.loss == "nce" else numbers,
-        )
+        if self.loss == "nce":
+            metrics["log_c"] = self.log_c.clone()
+        update: tuple[Tensor, ...] = ()
+        if self.training and torch.is_grad_enabled():
+            update = (gather(view.indices), gather(features.detach()), compared.log_c)
+        return Loss(losses.mean(), metrics, update)
 
-    def _compare(self, features: Tensor, index: Tensor, seed: Tensor) -> _Compared:
-        """Compare vectors with the rows of the bank.
+    def _compare(self, features: Tensor, index: Tensor, seed: Tensor) -> nce.Comparison:
+        """Compare embeddings with the vectors of the bank.
 
-        With several processes the vectors of all of them are compared with the rows held here, and
-        the parts of each vector's sums come back to where it came from.
+        With several processes the embeddings of all of them are compared with the shard held here,
+        and the parts of each embedding's sums are sent back to its process.
         """
         batch = len(features)
         features, index, seed = gather(features), gather(index), gather(seed)
-        own = self.bank.place(index)
+        own = self.bank.local_index(index)
         similarity = self.bank.similarity(features, own)
-        ids = self._sampled(index, seed)
-        left_out = own if ids is None or self.options.exclude_positive else torch.full_like(own, -1)
-        others = nce.Others(self.bank.rows, ids, left_out)
+        sampled = self._sampled(index, seed)
+        exclude = sampled is None or self.options.exclude_positive
+        others = nce.Others(self.bank.rows, sampled, own if exclude else torch.full_like(own, -1))
         if self.loss == "nce":
             log_cm = self.log_c + math.log(self.negatives)
-            against, log_sum, largest = nce.noise_terms(features, others, self.temperature, log_cm)
+            against, log_sum, hardest = nce.noise_terms(features, others, self.temperature, log_cm)
         else:
-            against, largest = nce.log_sum_exp(features, others, self.temperature)
+            against, hardest = nce.log_sum_exp(features, others, self.temperature)
             log_sum = against.detach()
-        parts = gather(
-            torch.stack([similarity, against, log_sum, largest])[None]
-        )  # [processes, 4, all images]
+        # [processes, 4, images of all processes]
+        parts = gather(torch.stack([similarity, against, log_sum, hardest])[None])
         log_c = parts[:, 2].detach().logsumexp(dim=(0, 1)) - math.log(len(index) * self.negatives)
-        mine = parts[:, :, rank() * batch : (rank() + 1) * batch]
-        against = mine[:, 1].sum(dim=0) if self.loss == "nce" else mine[:, 1].logsumexp(dim=0)
-        return _Compared(mine[:, 0].sum(dim=0), against, mine[:, 3].amax(dim=0).detach(), log_c)
+        local = parts[:, :, rank() * batch : (rank() + 1) * batch]
+        against = local[:, 1].sum(dim=0) if self.loss == "nce" else local[:, 1].logsumexp(dim=0)
+        hardest = local[:, 3].amax(dim=0).detach()
+        return nce.Comparison(local[:, 0].sum(dim=0), against, hardest, log_c)
 
     def _sampled(self, index: Tensor, seed: Tensor) -> Tensor | None:
-        """Places of the sampled negatives held here; None for all rows, which a sample of all
-        others is.
-        """
+        """Local indices of the sampled negatives in this shard; None for all images."""
         if self.negatives == self.count - 1:
             return None
         options = self.options
-        drawn = nce.sample(
+        sampled = nce.sample(
             seed,
             index,
             self.count,
@@ -460,99 +420,28 @@ class Npid(Method[NpidOptions, NpidView]):
             shared=options.shared_negatives,
             exclude=options.exclude_positive,
         )
-        return self.bank.sampled(drawn)
+        return self.bank.local_samples(sampled)
 
-    def after_step(self, view: NpidView) -> None:
-        """Write the vectors of the step's batches into the bank, and follow c."""
-        del view  # its vectors were kept by `forward`
-        for index, features, log_c in self._to_write:
+    def after_step(self, updates: Sequence[tuple[Tensor, ...]]) -> None:
+        """Write the embeddings of the step's batches into the bank, and update c."""
+        for index, features, log_c in updates:
             self.bank.update(index, features, self.options.bank_momentum)
             if self.loss == "nce" and self.options.constant == "ema":
-                # The average of c, not of ln c: early batches differ by whole factors.
-                followed = torch.logaddexp(self.log_c + math.log(0.99), log_c + math.log(0.01))
-                self.log_c.copy_(torch.where(followed.isfinite(), followed, self.log_c))
-        self._to_write.clear()
-        # Reading a number stops a GPU, so there it is looked at once: rows and vectors are unit by
-        # construction.
-        if self.log_c.device.type == "cpu" or not self._looked:
-            self._looked = True
+                self.log_c.copy_(nce.moving_average(self.log_c, log_c))
+        # Reading a value stops a GPU, so there c is checked once.
+        if self.log_c.device.type == "cpu" or not self._constant_checked:
+            self._constant_checked = True
             self._check_constant()
 
     def _check_constant(self) -> None:
-        """Make sure that c is one that unit vectors can have."""
+        """Check that c is one that unit vectors can have.
+
+        Raises:
+            CheckpointError: It is not.
+        """
         log_c, bound = float(self.log_c), 1.01 / self.temperature
         if not abs(log_c) <= bound:
             raise CheckpointError(
                 f"ln c is {log_c:.4g}, but unit vectors keep it within {bound:.4g}: the memory "
-                "bank is damaged; "
-                "start the run again"
+                "bank is damaged; start the run again"
             )
-
-    def draw_task(
-        self, images: Tensor, index: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """The image and the views that are shown of it in three epochs."""
-        views = {}
-        for epoch in range(1, 4):
-            rng = PerImageRNG(index, generator)
-            rng.bits()  # the seed of the negatives comes first, as in `view`
-            shown = (
-                self._augmented(images, *self._drawn(rng, images.shape[-1]))
-                if self.training
-                else images / 255
-            )
-            views[f"view, epoch {epoch}"] = (shown * 255).round().to(torch.uint8)
-        return {"image": images, **views}
-
-    @torch.no_grad()
-    def draw_predictions(
-        self, images: Tensor, index: Tensor, generator: torch.Generator
-    ) -> Predictions:
-        """The images whose rows are nearest, and how near the own row is.
-
-        With several processes only the rows held here are looked at.
-        """
-        features = self.embed(self.view(images, index, generator).images)
-        known = index < self.count
-        place = torch.where(known, self.bank.place(index * known), -1)
-        scores = features @ self.bank.rows.to(features.dtype).T  # [B, n]
-        own = self.bank.similarity(features, place)
-        order = (scores > own[:, None]).sum(dim=1) + 1
-        scores[place >= 0, place[place >= 0]] = -math.inf
-        similarity, nearest = scores.topk(min(_NEIGHBORS, scores.shape[1] - 1), dim=1)
-        captions = [
-            (f"own row {s:.2f}, rank {o:,} of {scores.shape[1]:,}; " if p >= 0 else "")
-            + f"nearest others {', '.join(f'{value:.2f}' for value in values)}"
-            for s, o, p, values in zip(own, order, place, similarity.tolist(), strict=True)
-        ]
-        titles = [f"nearest {i + 1}" for i in range(nearest.shape[1])]
-        places = dict(zip(titles, (nearest + self.bank.start).unbind(dim=1), strict=True))
-        return Predictions({"image": images}, captions, places)
-
-    @torch.no_grad()
-    def plots(self, images: Tensor, index: Tensor, generator: torch.Generator) -> dict[str, Chart]:
-        """In evaluation mode: how similar images are to their own and to other rows, as histograms."""
-        if self.training or int(index.max()) >= self.count:
-            return {}
-        parts = zip(torch.split(images, _EMBEDDED), torch.split(index, _EMBEDDED), strict=True)
-        features = torch.cat([self.embed(self.view(*part, generator).images) for part in parts])
-        some = torch.arange(
-            0, len(self.bank.rows), -(-len(self.bank.rows) // _CHARTED), device=index.device
-        )
-        scores = features @ self.bank.rows[some].to(features.dtype).T
-        place = self.bank.place(index)
-        others = scores[place[:, None] != some]
-        own = self.bank.similarity(features, place)[place >= 0]
-        y = {"own row": own, "other rows": others}
-        edges = torch.linspace(-1, 1, _BINS + 1)
-        return {
-            "similarities": Lines(
-                ((edges[1:] + edges[:-1]) / 2).tolist(),
-                {
-                    name: (values.cpu().histc(_BINS, -1, 1) / max(1, values.numel())).tolist()
-                    for name, values in y.items()
-                },
-                "similarity (cosine)",
-                f"share of the pairs in bins of {2 / _BINS:g}",
-            )
-        }

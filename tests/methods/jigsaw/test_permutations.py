@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.methods.jigsaw import permutations
+from ssltool.methods.jigsaw.codes import closed_form
 from ssltool.methods.jigsaw.permutations import (
     PermutationSet,
     build,
-    closed_form,
     hamming,
     inverse,
     lexicographic,

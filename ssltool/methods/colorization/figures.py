@@ -1,0 +1,148 @@
+"""Figures of colorization: inputs, predicted colors, the color prior, errors and chroma."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssltool.methods.base import Predictions
+from ssltool.methods.colorization import ab_bins
+from ssltool.ops.lab import lab_to_rgb, lightness
+from ssltool.plotting.records import Lines, Plot, Points
+
+if TYPE_CHECKING:
+    from ssltool.methods.colorization.task import Colorization, ColorizationView
+
+_LIGHTNESS = 65.0  # at which colors alone are drawn
+_BATCH = 32
+
+
+def draw_task(
+    method: Colorization, images: Tensor, index: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The image, the network's input, the target colors, and the input in the target colors."""
+    view = method.view(images, index, generator)
+    return {
+        "image": view.image,
+        "network input": _colorized(view.image, torch.zeros_like(view.ab)),
+        "target": _swatch(view.ab, images.shape[-1]),
+        "best possible prediction": _colorized(view.image, view.ab),
+    }
+
+
+@torch.no_grad()
+def draw_predictions(
+    method: Colorization, images: Tensor, index: Tensor, generator: torch.Generator
+) -> Predictions:
+    """The input, the predicted colors as mean, annealed mean and mode, and the ground truth."""
+    view = method.view(images, index, generator)
+    predicted = method.predict(view.lightness, view.ab.shape[-1])
+    decoded = method.colors(predicted, method.options.temperature)
+    columns = {"input": _colorized(view.image, torch.zeros_like(view.ab))}
+    for name, temperature in _temperatures(method).items():
+        columns[name] = _colorized(view.image, method.colors(predicted, temperature))
+    columns["ground truth"] = view.image
+    norms = (decoded - view.ab, view.ab, decoded)
+    means = torch.stack([part.norm(dim=1).mean(dim=(1, 2)) for part in norms], dim=1).tolist()
+    captions = [
+        f"error {error:.1f} (gray: {true:.1f}), chroma {chroma:.1f} of {true:.1f}"
+        if colored
+        else "a gray image, weight 0"
+        for (error, true, chroma), colored in zip(means, view.colored.tolist(), strict=True)
+    ]
+    return Predictions(columns, captions)
+
+
+def plots(
+    method: Colorization, images: Tensor, index: Tensor, generator: torch.Generator
+) -> dict[str, Plot]:
+    """The bins by share and by weight; in evaluation mode errors and chroma of the predictions."""
+    if method.training:
+        full = ab_bins.rebalancing_weights(method.prior, method.options.rebalance)
+        return {
+            "colors": _plane(method, method.prior, "share"),
+            "weights": _plane(method, full, "weight in the loss"),
+        }
+    parts = zip(torch.split(images, _BATCH), torch.split(index, _BATCH), strict=True)
+    views = [method.view(*part, generator) for part in parts]
+    return {"errors": _errors(method, views), "chroma": _chroma(method, views)}
+
+
+def _plane(method: Colorization, values: Tensor, name: str) -> Points:
+    """The (a, b) plane with the bins in their own colors."""
+    lab = F.pad(method.centers, (1, 0), value=_LIGHTNESS).T[:, None]
+    colors = (lab_to_rgb(lab) * 255).round().byte()[:, 0].T
+    sizes = (values / values.max()).sqrt()  # rare colors would be invisible by share itself
+    label = (
+        f"a, green to red; area of a point: square root of its {name} "
+        f"({values.min():.2g} to {values.max():.2g})"
+    )
+    a, b = method.centers[:, 0].cpu(), method.centers[:, 1].cpu()
+    return Points(a, b, colors.cpu(), sizes.cpu(), label, "b, blue to yellow")
+
+
+def _errors(method: Colorization, views: list[ColorizationView]) -> Lines:
+    """Share of the pixels by largest error, plain and rebalanced, beside a gray prediction."""
+    true = torch.cat([view.ab[view.colored] for view in views])
+    decoded = _decoded(method, views, method.options.temperature)
+    rare = method.rarity[torch.cat([view.target.nearest[view.colored] for view in views])]
+    axis = torch.arange(0, 101, 2, device=true.device)
+    curves = {}
+    for kind, weight in {"": torch.ones_like(rare), ", rebalanced": rare}.items():
+        for name, ab in {"network": decoded, "gray": torch.zeros_like(decoded)}.items():
+            error = (ab - true).norm(dim=1)
+            curves[name + kind] = [
+                float(((error <= most) * weight).sum() / weight.sum()) for most in axis
+            ]
+    label = "distance from the true color in (a, b), at most"
+    return Lines(axis.tolist(), curves, label, "share of the pixels")
+
+
+def _chroma(method: Colorization, views: list[ColorizationView]) -> Lines:
+    """Share of the pixels by least chroma, true and predicted."""
+    colors = {"true": torch.cat([view.ab[view.colored] for view in views])}
+    for name, temperature in _temperatures(method).items():
+        colors[name] = _decoded(method, views, temperature)
+    axis = torch.arange(0, 101, 2, device=method.prior.device)
+    curves = {
+        name: [float((ab.norm(dim=1) >= least).float().mean()) for least in axis]
+        for name, ab in colors.items()
+    }
+    return Lines(axis.tolist(), curves, "chroma, at least", "share of the pixels")
+
+
+def _decoded(method: Colorization, views: list[ColorizationView], temperature: float) -> Tensor:
+    """Predicted colors of the images with color, ``[n, 2, t, t]``."""
+    return torch.cat(
+        [
+            method.colors(method.predict(view.lightness, view.ab.shape[-1]), temperature)[
+                view.colored
+            ]
+            for view in views
+        ]
+    )
+
+
+def _temperatures(method: Colorization) -> dict[str, float]:
+    """Name of each way to decode a prediction, and its temperature."""
+    if method.options.loss == "euclidean":
+        return {"prediction": 1.0}
+    annealed = method.options.temperature
+    return {"mean (T = 1)": 1.0, f"annealed (T = {annealed:g})": annealed, "mode (T = 0)": 0.0}
+
+
+def _colorized(image: Tensor, ab: Tensor) -> Tensor:
+    """Images uint8 ``[B, 3, S, S]`` with their colors replaced by ``[B, 2, t, t]``, upsampled."""
+    light = lightness(image)
+    wide = F.interpolate(ab, light.shape[-2:], mode="bilinear")
+    return (lab_to_rgb(torch.cat([light, wide], dim=1)) * 255).round().byte()
+
+
+def _swatch(ab: Tensor, side: int) -> Tensor:
+    """Colors ``[B, 2, t, t]`` at constant lightness, as images uint8 ``[B, 3, side, side]``."""
+    light = torch.full_like(ab[:, :1], _LIGHTNESS)
+    colors = (lab_to_rgb(torch.cat([light, ab], dim=1)) * 255).round()
+    return F.interpolate(colors, (side, side), mode="nearest-exact").byte()

@@ -1,0 +1,87 @@
+"""Figures of instance discrimination: augmented views, nearest images, similarities."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ssltool.methods.base import Predictions
+from ssltool.plotting.records import Lines, Plot
+
+if TYPE_CHECKING:
+    from ssltool.methods.npid.task import Npid
+
+_NEIGHBORS = 3  # drawn beside an image
+_MAX_VECTORS = 4096  # of the bank in the histogram of similarities
+_BINS = 80
+_BATCH = 64
+_EPOCHS = 3
+
+
+def draw_task(
+    method: Npid, images: Tensor, index: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The image and its augmented views of three epochs."""
+    columns = {"image": images}
+    for epoch in range(1, _EPOCHS + 1):
+        augmented = method.augmented(images, index, generator)
+        columns[f"view, epoch {epoch}"] = (augmented * 255).round().to(torch.uint8)
+    return columns
+
+
+@torch.no_grad()
+def draw_predictions(
+    method: Npid, images: Tensor, index: Tensor, generator: torch.Generator
+) -> Predictions:
+    """The images whose memory vectors are nearest, and how near the image's own one is.
+
+    With several processes only the vectors of this process's shard are compared.
+    """
+    features = method.embed(method.view(images, index, generator).images)
+    in_bank = index < method.count
+    own_index = torch.where(in_bank, method.bank.local_index(index * in_bank), -1)
+    scores = features @ method.bank.rows.to(features.dtype).T  # [B, n]
+    own = method.bank.similarity(features, own_index)
+    rank = (scores > own[:, None]).sum(dim=1) + 1
+    scores[own_index >= 0, own_index[own_index >= 0]] = -math.inf
+    similarity, nearest = scores.topk(min(_NEIGHBORS, scores.shape[1] - 1), dim=1)
+    captions = []
+    for s, r, i, values in zip(own, rank, own_index, similarity.tolist(), strict=True):
+        ranked = f"own memory vector {s:.2f}, rank {r:,} of {scores.shape[1]:,}; "
+        others = ", ".join(f"{value:.2f}" for value in values)
+        captions.append(f"{ranked if i >= 0 else ''}nearest others {others}")
+    titles = [f"nearest {i + 1}" for i in range(nearest.shape[1])]
+    indices = dict(zip(titles, (nearest + method.bank.start).unbind(dim=1), strict=True))
+    return Predictions({"image": images}, captions, indices)
+
+
+@torch.no_grad()
+def plots(
+    method: Npid, images: Tensor, index: Tensor, generator: torch.Generator
+) -> dict[str, Plot]:
+    """In evaluation mode: histograms of the similarity to the image's own and to other memory
+    vectors.
+    """
+    if method.training or int(index.max()) >= method.count:
+        return {}
+    parts = zip(torch.split(images, _BATCH), torch.split(index, _BATCH), strict=True)
+    features = torch.cat([method.embed(method.view(*part, generator).images) for part in parts])
+    count = len(method.bank.rows)
+    compared = torch.arange(0, count, -(-count // _MAX_VECTORS), device=index.device)
+    scores = features @ method.bank.rows[compared].to(features.dtype).T
+    own_index = method.bank.local_index(index)
+    similarities = {
+        "own memory vector": method.bank.similarity(features, own_index)[own_index >= 0],
+        "other memory vectors": scores[own_index[:, None] != compared],
+    }
+    edges = torch.linspace(-1, 1, _BINS + 1)
+    histograms = {
+        name: (values.cpu().histc(_BINS, -1, 1) / max(1, values.numel())).tolist()
+        for name, values in similarities.items()
+    }
+    middles = ((edges[1:] + edges[:-1]) / 2).tolist()
+    label = f"share of the pairs in bins of {2 / _BINS:g}"
+    return {"similarities": Lines(middles, histograms, "similarity (cosine)", label)}

@@ -8,7 +8,8 @@ Targets: total variation to the exact ones, agreement on the nearest bin, and ti
 run over the same images. Lab: our conversion beside scikit-image's and kornia's on the same batch,
 those that are installed (pip install scikit-image kornia). Times are CPU seconds on one thread,
 medians of repeats that take turns; on a GPU (--device cuda) they are wall seconds between
-synchronizations."""
+synchronizations.
+"""
 
 from __future__ import annotations
 

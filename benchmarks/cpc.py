@@ -7,7 +7,8 @@ Two comparisons, each with its value checked in the same run. The loss: all posi
 at once, against a loop over positions, forward and backward. The step: ResNet-18 on the 49 patches
 of 32 px of 128 px images as ssltool takes it (one strided cut, channels-last, autocast where it is
 chosen here), against the same weights in plain float32 with patches cut in a loop and that loop for
-the loss. CPU-seconds, medians of rounds that take turns."""
+the loss. CPU-seconds, medians of rounds that take turns.
+"""
 
 from __future__ import annotations
 
@@ -91,10 +92,14 @@ def step_tasks(batch: int) -> tuple[Callable[[Precision], Tensor], Callable[[], 
     and the method.
     """
     info = DataInfo(count=1000, image_size=128)
-    options = CpcOptions(directions=4, last_stage="layer3", flip=0.0, augment="none").resolved(info)
+    options = CpcOptions(directions=4, last_stage="layer3", flip=0.0, augment="none").with_defaults(
+        info
+    )
     torch.manual_seed(0)
     method = Cpc(
-        options, Cpc.build_encoder(options, info, "resnet18", stem="imagenet", in_channels=3), info
+        options,
+        Cpc.inputs(options, info).build_encoder("resnet18", stem="imagenet", in_channels=3),
+        info,
     ).train()
     plain = copy.deepcopy(method)
     for module in plain.modules():

@@ -8,7 +8,8 @@ Images of 224 px, or tiles and patches of 64 px cut from 256; bf16; FOLDER holds
 which are decoded anew in every pass. Loader alone, view alone, bare network and the whole take
 turns, as in `ssltool bench`; images per second of wall time, medians, and the whole against the
 bare network. With --profile also the ten operations that took the most of the GPU's time in three
-more steps, and how long it worked in each."""
+more steps, and how long it worked in each.
+"""
 
 from __future__ import annotations
 

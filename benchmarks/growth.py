@@ -6,7 +6,8 @@ permutations.
 View, forward and backward pass of one method on a small ResNet, one thread, CPU-milliseconds per
 image; one number is varied at a time, and all settings take turns. A cost per image that stays
 level as the batch grows, and grows with the area of the image, is what one hopes for; the
-permutations of jigsaw touch only its last layer."""
+permutations of jigsaw touch only its last layer.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +30,10 @@ SIDE, BATCH = 128, 8
 def step(method: str, side: int, batch: int, **options: Any) -> Callable[[], None]:
     """A training step without the optimizer, on random images."""
     cls, info = find_method(method), DataInfo(count=10_000, image_size=side, batch_size=batch)
-    chosen = cls.Options(**options).resolved(info)
+    chosen = cls.Options(**options).with_defaults(info)
     torch.manual_seed(0)
-    channels = 1 if cls.color_space == "lightness" else 3
-    encoder = cls.build_encoder(chosen, info, "resnet10_w32", stem="imagenet", in_channels=channels)
+    inputs = cls.inputs(chosen, info)
+    encoder = inputs.build_encoder("resnet10_w32", stem="imagenet", in_channels=inputs.channels)
     built = cls(chosen, encoder, info).train()
     built.encoder.to(memory_format=torch.channels_last)
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)

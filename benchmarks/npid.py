@@ -9,7 +9,8 @@ everything else alike: 64 images of 28 px, NCE with 4096 shared negatives; sizes
 banks are slices of one, so 10^7 rows need 5.1 GB once. The memory that a bank really takes, from
 the resident size of a fresh process. The search for the 20 nearest of 60,000 rows for 10,000
 queries, in chunks, against the plain product of that size and against the same search on a matrix
-computed whole. The loss heads alone at 60,000 rows. CPU seconds, medians of one thread."""
+computed whole. The loss heads alone at 60,000 rows. CPU seconds, medians of one thread.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def method_of(count: int, rows: Tensor) -> Npid:
     """The method for ``count`` images whose bank is the beginning of ``rows``."""
     info = DataInfo(2, SIDE, gray=True)
     torch.manual_seed(0)
-    options = NpidOptions(loss="nce", negatives=NEGATIVES, bank_init="random").resolved(info)
+    options = NpidOptions(loss="nce", negatives=NEGATIVES, bank_init="random").with_defaults(info)
     method = Npid(options, build_encoder("resnet10_w32", stem="small"), info)
     method.count, method.bank.count = count, count
     method.negatives = min(NEGATIVES, count - 1)
@@ -82,9 +83,10 @@ def stepper(method: Npid) -> Callable[[], None]:
         index = torch.randint(method.count, (BATCH,), generator=batches)
         optimizer.zero_grad()
         view = method.view(images, index, generator.manual_seed(next(epoch)))
-        method(view).value.backward()
+        loss = method(view)
+        loss.value.backward()
         optimizer.step()
-        method.after_step(view)
+        method.after_step([loss.update])
 
     return step
 

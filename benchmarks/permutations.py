@@ -6,7 +6,8 @@ Three tables: seconds to build 1000 permutations in each mode; the paper's greed
 straightforward way of writing it, which computes every distance again for each permutation it adds;
 and mean and minimum distance of each mode beside the largest mean there can be. Times are CPU
 seconds, medians of repeats that take turns. Needs scipy, which the straightforward way uses for its
-distances (it comes with ``pip install 'ssltool[test]'``)."""
+distances (it comes with ``pip install 'ssltool[test]'``).
+"""
 
 from __future__ import annotations
 

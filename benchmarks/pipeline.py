@@ -10,7 +10,8 @@ transforms it with torchvision and cuts, jitters and normalizes piece by piece, 
 collate. Each side has a process of its own with one thread, as it would run in training; they take
 turns on the same files. Images per CPU-second, medians.
 FOLDER holds large photographs: they are reduced to 2000 px, and 500x375 px are cut out of those,
-JPEG quality 90."""
+JPEG quality 90.
+"""
 
 from __future__ import annotations
 
@@ -253,9 +254,9 @@ def view_of(
     if task == "crop":
         return plain_crop
     cls, info = find_method(task), DataInfo(1000, side)
-    chosen = cls.Options(**options).resolved(info)
-    channels = 1 if cls.color_space == "lightness" else 3
-    encoder = cls.build_encoder(chosen, info, "resnet18", stem="imagenet", in_channels=channels)
+    chosen = cls.Options(**options).with_defaults(info)
+    inputs = cls.inputs(chosen, info)
+    encoder = inputs.build_encoder("resnet18", stem="imagenet", in_channels=inputs.channels)
     method = cls(chosen, encoder, info).train()
     return lambda batch, generator: method.view(batch.images, batch.indices, generator)
 

@@ -5,7 +5,8 @@ features.
 
 Prints JSON. Reading is from files to features; fitting is linear + kNN on the pooled vector.
 CPU-seconds of this process. scikit-learn gets ``--images`` of the training data, since its solvers
-need minutes for 60,000."""
+need minutes for 60,000.
+"""
 
 from __future__ import annotations
 

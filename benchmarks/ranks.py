@@ -6,7 +6,8 @@ processes.
 Each process trains on batches of its own, all alike, so with n processes a step sees n times the
 images. What is shared is then the price of working together: averaging the gradients, agreeing on
 stops, reducing the numbers. The settings take turns, one round after the other; the medians are of
-the CPU time of all processes after their start-up."""
+the CPU time of all processes after their start-up.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ for byte.
 usage: python benchmarks/resume.py [--kills 20] [--seed 0] [--steps 600] [--json]
 
 Trains once without interruption, then again while killing it at random moments, and compares
-encoder.safetensors."""
+encoder.safetensors.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ step comes.
 An image for each folder, hard-linked under many names. Each measurement is a fresh process, the
 file system's cache being warm. ``--step`` also starts a run of two steps on the folder with the
 command line, and one on one of its folders alone, and takes the CPU time and the time until each
-ends. Beside ours: torchvision's ImageFolder."""
+ends. Beside ours: torchvision's ImageFolder.
+"""
 
 from __future__ import annotations
 

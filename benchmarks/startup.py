@@ -3,7 +3,8 @@
 usage: python benchmarks/startup.py [--runs 9] [--json]
 
 Each command is a fresh process, in turn with ``python -c pass``; medians of wall time and of user +
-system time."""
+system time.
+"""
 
 from __future__ import annotations
 

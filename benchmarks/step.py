@@ -8,7 +8,8 @@ coding with ResNet-18 on 49 patches of 32 px, on ready images. Ours: channels-la
 `ssltool pretrain` chooses it. Plain: the same weights in float32 and the usual memory layout; for
 contrastive predictive coding with patches and positions in loops (see `benchmarks/cpc.py`).
 CPU-seconds of forward and backward pass, one thread, medians of rounds that take turns, each way in
-a process of its own."""
+a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +34,9 @@ def network(batch: int, plain: bool) -> Task:
     info = DataInfo(count=100_000, image_size=256)
     names = set(Jigsaw.Options.model_fields)
     given = {name: value for name, value in Jigsaw.presets["paper"].items() if name in names}
-    options = Jigsaw.Options(**given).resolved(info)
+    options = Jigsaw.Options(**given).with_defaults(info)
     torch.manual_seed(0)
-    encoder = Jigsaw.build_encoder(options, info, "caffenet", stem="imagenet", in_channels=3)
+    encoder = Jigsaw.inputs(options, info).build_encoder("caffenet", stem="imagenet", in_channels=3)
     method = Jigsaw(options, encoder, info).train()
     images = torch.randint(0, 256, (batch, 3, 256, 256), dtype=torch.uint8)
     view = method.view(images, torch.arange(batch), torch.Generator().manual_seed(0))

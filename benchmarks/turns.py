@@ -1,7 +1,8 @@
 """Tasks that are compared take turns, each in a process of its own, as each would run by itself.
 
 A process is told how to begin, and then, whenever its turn comes, does its task once and answers
-with the CPU-seconds. One side's threads, caches and freed memory are thus not the other's."""
+with the CPU-seconds. One side's threads, caches and freed memory are thus not the other's.
+"""
 
 from __future__ import annotations
 

@@ -104,14 +104,11 @@ def make_images() -> tuple[Tensor, Tensor]:
 def build(case: str) -> Method[Any, Any]:
     name, options = CASES[case]
     cls, info = find_method(name), DataInfo(count=64, image_size=SIDE, batch_size=WHOLE)
-    chosen = cls.Options(**options).resolved(info)
+    chosen = cls.Options(**options).with_defaults(info)
     torch.manual_seed(0)
-    channels = 1 if cls.color_space == "lightness" else 3
-    method = cls(
-        chosen,
-        cls.build_encoder(chosen, info, "resnet20", stem="small", in_channels=channels),
-        info,
-    )
+    inputs = cls.inputs(chosen, info)
+    encoder = inputs.build_encoder("resnet20", stem="small", in_channels=inputs.channels)
+    method = cls(chosen, encoder, info)
     method.prepare([make_images()])
     method.to(precision(case)).train()
     for module in method.modules():
@@ -139,7 +136,7 @@ def gradients(case: str) -> dict[str, Tensor]:
     loss = method(view)
     loss.value.backward()
     average_gradients(method.parameters())
-    method.after_step(view)
+    method.after_step([loss.update])
     found = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     state = {f"after: {name}": value for name, value in method.state_dict().items()}
     return {**found, **state, "loss": all_reduce_sum(loss.value) / world_size()}

@@ -25,7 +25,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def trained(method: Method[Any, Any], images: Tensor, steps: int, lr: float) -> Any:
     optimizer = build_optimizer(
-        method, "adamw", lr=lr, weight_decay=0.01, momentum=0.9, rates=method.rates
+        method, "adamw", lr=lr, weight_decay=0.01, momentum=0.9, lr_scales=method.lr_scales
     )
     method.train()
     for step in range(steps):
@@ -40,7 +40,7 @@ def trained(method: Method[Any, Any], images: Tensor, steps: int, lr: float) -> 
 def context_prediction(images: Tensor, steps: int, **options: Any) -> ContextPrediction:
     info = DataInfo(len(images), images.shape[-1])
     torch.manual_seed(0)
-    chosen = ContextPredictionOptions(fc6=64, fc7=64, pairs=8, **options).resolved(info)
+    chosen = ContextPredictionOptions(fc6=64, fc7=64, pairs=8, **options).with_defaults(info)
     method = ContextPrediction(chosen, build_encoder("resnet10_w32"), info)
     found: ContextPrediction = trained(method, images, steps, lr=0.003)
     return found
@@ -49,7 +49,7 @@ def context_prediction(images: Tensor, steps: int, **options: Any) -> ContextPre
 @torch.no_grad()
 def scores(method: Method[Any, Any], images: Tensor) -> dict[str, float]:
     view = method.eval().view(images, torch.arange(len(images)), seeded(99))
-    return {name: float(value) for name, value in method(view).numbers.items()}
+    return {name: float(value) for name, value in method(view).metrics.items()}
 
 
 def world(count: int, side: int) -> Tensor:
@@ -111,8 +111,10 @@ def test_a_context_encoder_learns_to_paint_better_than_the_mean_color() -> None:
         200, 32, False, *(tuple(f(dim=(0, 2, 3)).tolist()) for f in (scaled.mean, scaled.std))
     )
     torch.manual_seed(0)
-    options = ContextEncoderOptions(mask="center", decoder_width=64, crop_min=1.0).resolved(info)
+    options = ContextEncoderOptions(mask="center", decoder_width=64, crop_min=1.0).with_defaults(
+        info
+    )
     method = ContextEncoder(options, build_encoder("resnet10_w32"), info)
     found = scores(trained(method, images[:150], steps=70, lr=0.003), images[150:])
     assert found["l2"] < 0.5 * found["l2_mean_color"]
-    assert found["psnr_db"] > found["psnr_mean_color_db"] + 3
+    assert found["psnr"] > found["psnr_mean_color"] + 3

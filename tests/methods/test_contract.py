@@ -1,4 +1,4 @@
-"""What every method must keep, built in or not: a new method passes these without new code here."""
+"""The contract of a method, for every installed one: a new method passes without new code here."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssltool.methods.base import DataInfo, Lines, Matrix, Method, Points
+from ssltool.errors import UsageError
+from ssltool.methods.base import DataInfo, EncoderInput, Method, check_loss
 from ssltool.methods.registry import available, find_method
+from ssltool.plotting.records import Lines, Matrix, Points
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
 NAMES = list(available())
@@ -28,14 +30,19 @@ def build(
 ) -> tuple[Method[Any, Any], DataInfo]:
     cls = find_method(name)
     info = facts(SIDES[stem])
-    chosen = cls.Options(**options).resolved(info)
+    chosen = cls.Options(**options).with_defaults(info)
     torch.manual_seed(0)
     backbone = "resnet10_w32" if stem == "small" else "resnet18"
-    channels = 1 if cls.color_space == "lightness" else channels
-    encoder = cls.build_encoder(chosen, info, backbone, stem=stem, in_channels=channels)
+    channels = min(channels, cls.inputs(chosen, info).channels)
+    encoder = cls.inputs(chosen, info).build_encoder(backbone, stem=stem, in_channels=channels)
     method = cls(chosen, encoder, info)
     method.prepare([batch(info)])
     return method, info
+
+
+def inputs(name: str) -> EncoderInput:
+    cls, info = find_method(name), DataInfo(64, SIDES["small"])
+    return cls.inputs(cls.Options().with_defaults(info), info)
 
 
 def facts(side: int) -> DataInfo:
@@ -70,7 +77,8 @@ def test_finite_loss_and_gradients_reach_every_encoder_parameter(name: str, stem
     loss = method.train()(method.view(*batch(info, 4), seeded()))
     assert loss.value.dim() == 0
     assert torch.isfinite(loss.value)
-    assert all(torch.isfinite(value) and not value.requires_grad for value in loss.numbers.values())
+    assert all(torch.isfinite(value) for value in loss.metrics.values())
+    check_loss(method, loss)
     loss.value.backward()
     missing = [
         key
@@ -124,8 +132,9 @@ def test_a_step_does_not_wait_for_a_gpu(name: str) -> None:
     method.train()
     with HostReads() as reads:
         view = method.view(*batch(info), seeded())
-        method(view).value.backward()
-        method.after_step(view)
+        loss = method(view)
+        loss.value.backward()
+        method.after_step([loss.update])
     others = {
         line
         for line in reads.found
@@ -141,8 +150,8 @@ def test_works_with_one_input_channel(name: str) -> None:
     images, index = batch(info, 4)
     assert torch.isfinite(method.train()(method.view(images, index, seeded())).value)
     for columns in (
-        method.draw_task(images, index, seeded()),
-        method.eval().draw_predictions(images, index, seeded()).images,
+        method.figures.draw_task(method, images, index, seeded()),
+        method.eval().figures.draw_predictions(method, images, index, seeded()).images,
     ):
         assert all(stack.shape[1] == 3 for stack in columns.values())
 
@@ -172,7 +181,7 @@ def test_the_same_seed_gives_the_same_bytes(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("training", [True, False])
-def test_a_images_task_does_not_depend_on_its_batch(name: str, training: bool) -> None:
+def test_the_task_of_an_image_does_not_depend_on_its_batch(name: str, training: bool) -> None:
     method, info = build(name)
     method.train(training)
     images, index = batch(info)
@@ -193,7 +202,7 @@ def test_a_view_leaves_the_images_and_the_parameters_alone(name: str) -> None:
     assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if find_method(name).crops])
+@pytest.mark.parametrize("name", [name for name in NAMES if inputs(name).random_resized_crop])
 def test_larger_images_give_the_same_crops(name: str) -> None:
     """Smooth images of three times the side: views of the same size that show nearly the same."""
     method, info = build(name)
@@ -237,12 +246,12 @@ def _falls(name: str, kind: Any, lr: float) -> bool:
     for _ in range(25):
         torch.manual_seed(0)
         view = method.view(images, index, seeded())
-        loss = method(view).value
+        loss = method(view)
         optimizer.zero_grad()
-        loss.backward()
+        loss.value.backward()
         optimizer.step()
-        method.after_step(view)
-        losses.append(float(loss.detach()))
+        method.after_step([loss.update])
+        losses.append(float(loss.value.detach()))
         if max(losses[-3:]) < 0.8 * losses[0]:
             return True
     return False
@@ -254,19 +263,22 @@ def test_an_untrained_network_scores_its_chance_level(name: str) -> None:
     with torch.no_grad():
         losses = [method.train()(method.view(*batch(info), seeded(seed))) for seed in range(4)]
         scored = method.eval()(method.view(*batch(info), seeded()))
-    assert set(method.chance) <= {"loss", *losses[0].numbers, *scored.numbers}
+    check_loss(method.eval(), scored._replace(value=torch.zeros((), requires_grad=True)))
     mean = sum(float(loss.value) for loss in losses) / 4
     assert mean == pytest.approx(method.chance["loss"], rel=0.15)
     assert all(math.isfinite(value) for value in method.chance.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_are_images(name: str) -> None:
+def test_figures_are_images(name: str) -> None:
     method, info = build(name)
     images, index = batch(info, 3)
-    predictions = method.eval().draw_predictions(images, index, seeded())
+    predictions = method.eval().figures.draw_predictions(method, images, index, seeded())
     assert len(predictions.captions) == 3
-    for columns in (method.train().draw_task(images, index, seeded()), predictions.images):
+    for columns in (
+        method.train().figures.draw_task(method, images, index, seeded()),
+        predictions.images,
+    ):
         assert columns
         for title, stack in columns.items():
             assert stack.dtype == torch.uint8, title
@@ -275,27 +287,27 @@ def test_images_are_images(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("training", [True, False])
-def test_charts_are_numbers_that_fit_together(name: str, training: bool) -> None:
+def test_plots_are_consistent_records(name: str, training: bool) -> None:
     method, info = build(name)
     with torch.no_grad():
-        charts = method.train(training).plots(*batch(info), seeded())
-    for chart in charts.values():
-        match chart:
+        plots = method.train(training).figures.plots(method, *batch(info), seeded())
+    for plot in plots.values():
+        match plot:
             case Matrix():
-                assert chart.values.shape == (len(chart.rows), len(chart.columns))
-                assert chart.values.isfinite().all()
+                assert plot.values.shape == (len(plot.rows), len(plot.columns))
+                assert plot.values.isfinite().all()
             case Lines():
-                assert all(len(values) == len(chart.x) for values in chart.y.values())
+                assert all(len(values) == len(plot.x) for values in plot.y.values())
             case Points():
-                assert len(chart.x) == len(chart.y) == len(chart.colors) == len(chart.sizes)
-                assert 0 <= float(chart.sizes.min()) <= float(chart.sizes.max()) <= 1
+                assert len(plot.x) == len(plot.y) == len(plot.colors) == len(plot.sizes)
+                assert 0 <= float(plot.sizes.min()) <= float(plot.sizes.max()) <= 1
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rates_belong_to_submodules_outside_the_encoder(name: str) -> None:
+def test_lr_scales_belong_to_submodules_outside_the_encoder(name: str) -> None:
     method, _ = build(name)
-    for path, rate in method.rates.items():
-        assert rate > 0
+    for path, scale in method.lr_scales.items():
+        assert scale > 0
         assert not path.startswith("encoder")
         assert list(method.get_submodule(path).parameters())
 
@@ -306,8 +318,86 @@ def test_options_are_described_frozen_and_strict(name: str) -> None:
     assert all(field.description for field in options.model_fields.values())
     assert options.model_config["frozen"]
     assert options.model_config["extra"] == "forbid"
-    resolved = options().resolved(DataInfo(64, 32))
-    assert resolved == resolved.resolved(DataInfo(64, 32))
+    decided = options().with_defaults(DataInfo(64, 32))
+    assert decided.open_fields() == []
+    assert decided == decided.with_defaults(DataInfo(64, 32))
+
+
+METRICS = {
+    "colorization": {
+        "loss": "",
+        "cross_entropy": "nats",
+        "target_entropy": "nats",
+        "saturation": "fraction",
+        "auc": "fraction",
+        "auc_of_gray": "fraction",
+        "rebalanced_auc": "fraction",
+        "rebalanced_auc_of_gray": "fraction",
+    },
+    "context-encoder": {
+        "loss": "",
+        "l1": "fraction",
+        "l2": "fraction",
+        "psnr": "dB",
+        "l1_mean_color": "fraction",
+        "l2_mean_color": "fraction",
+        "psnr_mean_color": "dB",
+        "l1_interpolation": "fraction",
+        "l2_interpolation": "fraction",
+        "psnr_interpolation": "dB",
+    },
+    "context-prediction": {
+        "loss": "",
+        "accuracy": "fraction",
+        "both_orders": "fraction",
+        "swap_consistency": "fraction",
+    },
+    "cpc": {
+        "loss": "",
+        "loss_ratio": "fraction",
+        "accuracy": "fraction",
+        "top5": "fraction",
+        "correct_image": "fraction",
+    },
+    "jigsaw": {
+        "loss": "",
+        "accuracy": "fraction",
+        "top5": "fraction",
+        "tile_accuracy": "fraction",
+    },
+    "npid": {"loss": "", "accuracy": "fraction", "own_similarity": "", "nearest_similarity": ""},
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_and_their_units(name: str) -> None:
+    """Names are keys of metrics.jsonl and units decide how they are shown: a change is deliberate."""
+    method, _ = build(name)
+    assert {metric.name: metric.unit for metric in method.metrics} == METRICS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "more"),
+    [
+        ("npid", {"loss": "nce", "negatives": 8}, {"log_c"}),
+        ("context-encoder", {"adversarial": 0.1}, {"real_as_real", "predicted_as_real"}),
+        ("colorization", {"loss": "euclidean"}, set()),
+    ],
+)
+def test_options_that_change_the_metrics(name: str, options: Any, more: set[str]) -> None:
+    method, info = build(name, **options)
+    for mode in (True, False):
+        check_loss(method, method.train(mode)(method.view(*batch(info), seeded())))
+    assert more <= {metric.name for metric in method.metrics}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if find_method(n).Options().open_fields()])
+def test_a_method_is_not_built_from_open_options(name: str) -> None:
+    method, info = build(name)
+    options = type(method).Options()
+    with pytest.raises(UsageError, match=r"with_defaults\(data\)") as error:
+        type(method)(options, method.encoder, info)
+    assert all(field in str(error.value) for field in options.open_fields())
 
 
 @pytest.mark.parametrize("name", NAMES)

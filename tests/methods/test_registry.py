@@ -47,7 +47,7 @@ def test_the_example_package_is_a_whole_method(
     assert "ssltool_rotation" not in sys.modules  # listing imports nothing
     cls = find_method("rotation")
     info = DataInfo(8, 32)
-    method = cls(cls.Options().resolved(info), build_encoder("resnet20"), info)
+    method = cls(cls.Options().with_defaults(info), build_encoder("resnet20"), info)
     assert isinstance(method, Method)
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     view = method.view(images, torch.arange(3), torch.Generator().manual_seed(0))
@@ -60,8 +60,8 @@ def test_the_example_package_is_a_whole_method(
             copy.rot90(-int(turn), dims=(-2, -1)) for copy, turn in zip(copies, turns, strict=True)
         ]
         assert all(torch.equal(u, image) or torch.equal(u, image.flip(-1)) for u in upright)
-    predictions = method.eval().draw_predictions(
-        images, torch.arange(3), torch.Generator().manual_seed(0)
+    predictions = method.eval().figures.draw_predictions(
+        method, images, torch.arange(3), torch.Generator().manual_seed(0)
     )
     assert len(predictions.captions) == 3
 

@@ -48,9 +48,9 @@ def test_a_methods_view_does_not_depend_on_the_batch(name: str) -> None:
     one.
     """
     cls, info = find_method(name), DataInfo(100, 64)
-    options = cls.Options().resolved(info)
-    channels = 1 if cls.color_space == "lightness" else 3
-    encoder = cls.build_encoder(options, info, "resnet10_w32", stem="small", in_channels=channels)
+    options = cls.Options().with_defaults(info)
+    inputs = cls.inputs(options, info)
+    encoder = inputs.build_encoder("resnet10_w32", stem="small", in_channels=inputs.channels)
     method = cls(options, encoder, info).train()
     images = torch.randint(
         0, 256, (19, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

@@ -3,9 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssltool.ops.color import among_noise, project_color, standardize_colors, to_gray
-from ssltool.ops.patches import standardize
-from ssltool.ops.per_image_rng import PerImageRNG
+from ssltool.ops.color import project_color, standardize_colors, to_gray
 
 YES_NO = torch.tensor([True, False])
 
@@ -36,33 +34,6 @@ def test_projection_is_idempotent_keeps_the_sum_and_gray() -> None:
     gray = torch.rand(2, 1, 4, 4).expand(2, 3, 4, 4)
     assert torch.allclose(project_color(gray, both), gray, atol=1e-6)
     assert torch.equal(project_color(images, YES_NO)[1], images[1])
-
-
-def test_one_random_channel_of_each_patch_is_kept_and_the_others_are_noise() -> None:
-    """Which one is kept is uniform (chi-square on 3,000 patches) and independent for the patches of
-    an image.
-    """
-    patches = standardize(
-        torch.rand(1500, 2, 1, 32, 32, generator=torch.Generator().manual_seed(1)), level=0.0
-    )
-    rng = PerImageRNG(torch.arange(1500), torch.Generator().manual_seed(2))
-    channel = rng.integers(3, 2)
-    dropped = among_noise(rng, patches, channel)
-    deviation = dropped.std(dim=(-1, -2), correction=0)
-    kept = deviation.argmax(dim=2)
-    assert torch.equal(kept, channel)
-    assert torch.equal(
-        dropped.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)), patches
-    )
-    assert torch.allclose(deviation.amax(dim=2), torch.ones(()), atol=1e-3)
-    others = deviation.sort(dim=2).values[..., :2]
-    assert (others - 0.01).abs().max() < 0.001
-    counts = kept.flatten().bincount(minlength=3).double()
-    assert float(((counts - 1000) ** 2 / 1000).sum()) < 13.8  # 0.1 % of a chi-square of 2 degrees
-    joint = (kept[:, 0] * 3 + kept[:, 1]).bincount(minlength=9).double()
-    assert float(((joint - 1500 / 9) ** 2 / (1500 / 9)).sum()) < 26.1  # of 8 degrees
-    noise = dropped[0, 0][deviation[0, 0] < 0.5].flatten(1)
-    assert not torch.equal(noise[0], noise[1])
 
 
 @pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])

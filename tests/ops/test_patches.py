@@ -111,27 +111,6 @@ def test_bytes_are_resized_to_rounded_bytes(size: int) -> None:
     ).abs().max() <= 1.001  # rounded after each axis
 
 
-def test_shrinking_is_uniform_in_the_number_of_pixels() -> None:
-    assert patches.shrunk_side(torch.tensor([0.0, 0.5, 1 - 1e-7]), 96).tolist() == [10, 67, 94]
-    sides = patches.shrunk_side(torch.linspace(0, 1 - 1e-6, 100_001), 96).double()
-    assert float(sides.mean()) == pytest.approx(63.5, abs=0.1)
-    assert float(sides.median()) == 67
-    assert float((sides <= 32).double().mean()) == pytest.approx(0.11, abs=0.005)
-    assert int(patches.shrunk_side(torch.zeros(1), 32)) == 6
-
-
-def test_shrinking_agrees_with_resizing_each_patch_down_and_up() -> None:
-    generator = torch.Generator().manual_seed(0)
-    stack = torch.rand(2, 3, 3, 24, 24, generator=generator) * 255
-    side = torch.tensor([[6, 15, 22], [24, 9, 24]])
-    got = patches.shrunk(stack, side, patches.shrinkers(24))
-    for b in range(2):
-        for n in range(3):
-            small = patches.resize(stack[b : b + 1, n : n + 1], int(side[b, n]))
-            assert torch.allclose(got[b, n], patches.resize(small, 24)[0, 0], atol=1e-2)
-    assert torch.equal(got[1, 0], stack[1, 0])
-
-
 def test_joint_standardisation_keeps_the_colors_of_a_patch() -> None:
     stack = (
         torch.rand(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

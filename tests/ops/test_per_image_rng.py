@@ -73,10 +73,10 @@ def test_integers_cover_their_range_evenly(high: int) -> None:
     assert float(((counts - 40_000 / high) ** 2 / (40_000 / high)).sum()) < 2 * high + 40
 
 
-def test_order_draws_permutations() -> None:
-    orders = PerImageRNG(torch.arange(3000), generator()).order(4)
-    assert torch.equal(orders.sort(dim=1).values, torch.arange(4).expand(3000, 4))
-    assert len({tuple(row) for row in orders.tolist()}) == 24
+def test_permutations_are_uniform() -> None:
+    permutations = PerImageRNG(torch.arange(3000), generator()).permutation(4)
+    assert torch.equal(permutations.sort(dim=1).values, torch.arange(4).expand(3000, 4))
+    assert len({tuple(row) for row in permutations.tolist()}) == 24
 
 
 def test_chance_has_its_probability() -> None:

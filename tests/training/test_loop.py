@@ -11,7 +11,7 @@ from ssltool.data.loader import Batch
 from ssltool.encoders.precision import Precision, choose_precision
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
-from ssltool.methods.base import Loss
+from ssltool.methods.base import Loss, Metric
 from ssltool.training.loop import TrainSchedule, train
 
 
@@ -33,8 +33,12 @@ class Regression(nn.Module):
         self.dropped.append(float(torch.rand(())))
         return Loss((self.weight - view[0]).square().sum(), {"weight": self.weight.detach().sum()})
 
-    def after_step(self, view: Any) -> None:
-        self.after += 1
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return Metric("loss", ""), Metric("weight", "")
+
+    def after_step(self, updates: Any) -> None:
+        self.after += len(updates)
 
 
 def batches(start: int = 0) -> Iterator[Batch]:

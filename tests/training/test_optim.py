@@ -58,7 +58,7 @@ def test_only_matrices_and_kernels_decay(name: str) -> None:
 def test_a_submodule_can_have_its_own_rate(name: str) -> None:
     module = nn.ModuleDict({"main": nn.Linear(2, 2), "other": nn.Linear(2, 2)})
     optimizer = build_optimizer(
-        module, name, lr=0.1, weight_decay=0.5, momentum=0.9, rates={"other": 0.25}
+        module, name, lr=0.1, weight_decay=0.5, momentum=0.9, lr_scales={"other": 0.25}
     )
     found = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
     assert {found[id(p)] for p in module["main"].parameters()} == {1.0}

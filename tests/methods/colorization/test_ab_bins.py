@@ -101,7 +101,7 @@ def test_soft_targets_by_hand(
 
 
 @given(st.floats(-86, 98), st.floats(-107, 94), st.sampled_from([1, 5, 10]))
-def test_exact_is_a_plain_search(a: float, b: float, neighbors: int) -> None:
+def test_exact_is_a_plainretrieve(a: float, b: float, neighbors: int) -> None:
     ab = torch.tensor([a, b], dtype=torch.float64)
     found = ab_bins.encode_exact(ab, CENTERS, neighbors, 5.0)
     assert shared(found) == pytest.approx(reference((a, b), neighbors), abs=5e-6)

@@ -14,12 +14,11 @@ from ssltool.encoders.registry import build_encoder
 from ssltool.errors import DataError, UsageError
 from ssltool.methods.base import DataInfo
 from ssltool.methods.colorization import ab_bins
+from ssltool.methods.colorization.prior import is_gray, sample_points
 from ssltool.methods.colorization.task import (
     Colorization,
     ColorizationOptions,
     ColorizationView,
-    is_gray,
-    sample_points,
 )
 from ssltool.ops.lab import lightness, rgb_to_lab
 
@@ -30,7 +29,7 @@ def build(
     size: int = SIDE, backbone: str = "resnet10_w32", prepared: bool = False, **options: Any
 ) -> Colorization:
     info = DataInfo(count=64, image_size=size)
-    chosen = ColorizationOptions(**options).resolved(info)
+    chosen = ColorizationOptions(**options).with_defaults(info)
     torch.manual_seed(0)
     method = Colorization(chosen, build_encoder(backbone, stem="small", in_channels=1), info)
     if prepared:
@@ -82,16 +81,16 @@ def test_colors_are_taken_in_the_middle_of_their_places(
                                    (176, None, 44), (180, 8, 23), (224, None, 56)]
 )  # fmt: skip
 def test_sides_of_the_map(size: int, stride: int | None, places: int) -> None:
-    resolved = ColorizationOptions(target_stride=stride).resolved(DataInfo(100, size))
+    resolved = ColorizationOptions(target_stride=stride).with_defaults(DataInfo(100, size))
     assert resolved.target_stride
     assert sample_points(torch.zeros(1, 3, size, size), resolved.target_stride).shape[-1] == places
 
 
 def test_sigma_is_half_a_step_unless_given() -> None:
     info = DataInfo(100, 64)
-    assert ColorizationOptions().resolved(info).sigma == 5
-    assert ColorizationOptions(bin_step=25).resolved(info).sigma == 12.5
-    assert ColorizationOptions(sigma=3).resolved(info).sigma == 3
+    assert ColorizationOptions().with_defaults(info).sigma == 5
+    assert ColorizationOptions(bin_step=25).with_defaults(info).sigma == 12.5
+    assert ColorizationOptions(sigma=3).with_defaults(info).sigma == 3
 
 
 def test_the_view_splits_the_image() -> None:
@@ -149,7 +148,7 @@ def test_a_gray_batch_has_a_loss_of_exactly_zero(options: dict[str, Any], traini
     loss = method(method.view(gray(4), torch.arange(4), seeded()))
     loss.value.backward()
     assert loss.value.item() == 0
-    assert all(torch.isfinite(value) for value in loss.numbers.values())
+    assert all(torch.isfinite(value) for value in loss.metrics.values())
     gradients = [p.grad for p in method.parameters() if p.grad is not None]
     assert gradients
     assert all((gradient == 0).all() for gradient in gradients)
@@ -164,8 +163,8 @@ def test_gray_images_do_not_dilute_the_mean() -> None:
         mixed = method(method.view(images, torch.arange(8), seeded()))
         alone = method(method.view(images[:3], torch.arange(3), seeded()))
     assert float(mixed.value) == pytest.approx(float(alone.value), rel=1e-5)
-    for name, value in alone.numbers.items():
-        assert float(mixed.numbers[name]) == pytest.approx(float(value), rel=1e-4), name
+    for name, value in alone.metrics.items():
+        assert float(mixed.metrics[name]) == pytest.approx(float(value), rel=1e-4), name
 
 
 def test_uniform_answers_cost_ln_q_times_the_weight_of_the_bin() -> None:
@@ -178,7 +177,7 @@ def test_uniform_answers_cost_ln_q_times_the_weight_of_the_bin() -> None:
     )  # nearest to bin 121, (0, 10)
     told(method, torch.zeros(1, 313, 16, 16))
     loss = method.train()(of_color(ab, torch.tensor([True]), method))
-    assert float(loss.numbers["cross_entropy_nats"]) == pytest.approx(5.746203, abs=1e-5)
+    assert float(loss.metrics["cross_entropy"]) == pytest.approx(5.746203, abs=1e-5)
     assert float(loss.value) == pytest.approx(float(weight) * 5.746203, rel=1e-5)
     assert float(weight) > 3
 
@@ -201,11 +200,10 @@ def test_weights_act_in_the_loss_and_in_the_gradient_alike() -> None:
 
 def test_the_weights_ramp_up_with_the_steps() -> None:
     method = build(prepared=True, rebalance=0.5, rebalance_ramp=4)
-    view = method.view(blobs(2), torch.arange(2), seeded())
     spread = []
     for _ in range(6):
         spread.append(float(method.weights.max() / method.weights.min()))
-        method.after_step(view)
+        method.after_step([])
     assert spread[0] == pytest.approx(1)
     assert spread == sorted(spread)
     assert spread[4] == pytest.approx(spread[5])
@@ -234,12 +232,12 @@ def test_the_perfect_answer_costs_the_floor_and_no_area() -> None:
     view = method.view(blobs(4), torch.arange(4), seeded())
     told(method, view.shares.movedim(-1, 1).clamp_min(1e-30).log())
     loss = method(view)
-    assert float(loss.numbers["cross_entropy_nats"]) == pytest.approx(
-        float(loss.numbers["floor_nats"]), rel=1e-4
+    assert float(loss.metrics["cross_entropy"]) == pytest.approx(
+        float(loss.metrics["target_entropy"]), rel=1e-4
     )
-    assert float(loss.numbers["saturation"]) == pytest.approx(1, abs=0.02)
-    assert float(loss.numbers["auc"]) > 0.99
-    assert float(loss.numbers["rebalanced_auc"]) > 0.99
+    assert float(loss.metrics["saturation"]) == pytest.approx(1, abs=0.02)
+    assert float(loss.metrics["auc"]) > 0.99
+    assert float(loss.metrics["rebalanced_auc"]) > 0.99
 
 
 def test_areas_by_hand() -> None:
@@ -249,7 +247,7 @@ def test_areas_by_hand() -> None:
     ab = torch.zeros(1, 2, 16, 16)
     ab[0, 1, :, 8:] = 10.0  # half in bin 120, half in bin 121; answering gray is off by 0 and by 10
     told(method, torch.zeros(1, 2, 16, 16))
-    numbers = method(of_color(ab, torch.tensor([True]), method)).numbers
+    numbers = method(of_color(ab, torch.tensor([True]), method)).metrics
     at_ten = 140.5 / 150
     assert float(numbers["auc"]) == float(numbers["auc_of_gray"]) == pytest.approx((1 + at_ten) / 2)
     assert float(numbers["rebalanced_auc"]) == pytest.approx((1.25 + 5 * at_ten) / 6.25)
@@ -276,15 +274,15 @@ def test_the_first_loss_is_ln_q_and_head_widths_follow_the_bins() -> None:
         method = build(bin_step=step, prepared=True)
         assert method.chance["loss"] == pytest.approx(math.log(count))
         loss = method.eval()(method.view(blobs(8), torch.arange(8), seeded()))
-        assert float(loss.numbers["cross_entropy_nats"]) == pytest.approx(math.log(count), rel=0.05)
-        assert method.facts["bins"]["count"] == count
+        assert float(loss.metrics["cross_entropy"]) == pytest.approx(math.log(count), rel=0.05)
+        assert method.fingerprint["bins"]["count"] == count
 
 
 @pytest.mark.parametrize("head", ["fcn", "deep", "fc"])
 def test_heads_answer_at_the_targets_side(head: str) -> None:
     method = build(head=head).eval()
     with torch.no_grad():
-        assert method.answer(torch.zeros(1, 1, SIDE, SIDE), 16).shape == (1, 313, 16, 16)
+        assert method.predict(torch.zeros(1, 1, SIDE, SIDE), 16).shape == (1, 313, 16, 16)
 
 
 def test_a_last_stage_without_stride_doubles_the_map_and_keeps_the_keys() -> None:
@@ -293,14 +291,14 @@ def test_a_last_stage_without_stride_doubles_the_map_and_keeps_the_keys() -> Non
     assert fine.encoder.map(x).shape[-1] == 2 * coarse.encoder.map(x).shape[-1]
     assert set(fine.state_dict()) == set(coarse.state_dict())
     info = DataInfo(64, 64)
-    options = ColorizationOptions(last_stride=1).resolved(info)
+    options = ColorizationOptions(last_stride=1).with_defaults(info)
     with pytest.raises(UsageError, match="last-stride"):
         Colorization(options, build_encoder("color_alexnet", in_channels=1), info)
 
 
 def test_images_without_color_are_refused_before_any_work() -> None:
     with pytest.raises(DataError, match="gray") as stop:
-        ColorizationOptions().resolved(DataInfo(100, 28, gray=True))
+        ColorizationOptions().with_defaults(DataInfo(100, 28, gray=True))
     assert "\n" not in str(stop.value)
     with pytest.raises(DataError, match="all of the 6 images looked at are gray"):
         build().prepare([(gray(4), torch.arange(4)), (gray(2), torch.arange(2))])
@@ -378,7 +376,7 @@ def test_answers_decode_logits_and_keep_the_lightness() -> None:
     images = torch.cat([blobs(2), gray(1)])
     view = method.view(images, torch.arange(3), seeded())
     told(method, torch.zeros(3, 313, 16, 16).scatter(1, view.target.nearest[:, None], 12.0))
-    shown = method.draw_predictions(images, torch.arange(3), seeded())
+    shown = method.figures.draw_predictions(method, images, torch.arange(3), seeded())
     assert list(shown.images) == [
         "what it sees",
         "mean (T = 1)",
@@ -393,7 +391,7 @@ def test_answers_decode_logits_and_keep_the_lightness() -> None:
     nearly = (shown.images["annealed (T = 0.38)"][:2].float() - images[:2].float()).abs().mean()
     assert nearly < 12
     assert "off by" in shown.captions[0]
-    assert shown.captions[2] == "a gray image, which weighs 0"
+    assert shown.captions[2] == "a gray image, weight 0"
 
 
 def test_the_table_of_soft_targets_is_not_saved() -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
-from ssltool.methods.base import DataInfo, Lines
+from ssltool.methods.base import DataInfo
 from ssltool.methods.context_encoder.networks import ChannelwiseLinear, Discriminator
 from ssltool.methods.context_encoder.task import (
     ContextEncoder,
@@ -26,6 +26,7 @@ from ssltool.methods.context_encoder.task import (
     band_weights,
     reconstruction_loss,
 )
+from ssltool.plotting.records import Lines
 from ssltool.training.optim import build_optimizer
 
 
@@ -33,7 +34,7 @@ def build(
     size: int = 32, channels: int = 3, backbone: str = "resnet10_w32", **options: Any
 ) -> ContextEncoder:
     info = DataInfo(count=64, image_size=size)
-    chosen = ContextEncoderOptions(**options).resolved(info)
+    chosen = ContextEncoderOptions(**options).with_defaults(info)
     torch.manual_seed(0)
     encoder = build_encoder(backbone, in_channels=channels, image_size=size)
     return ContextEncoder(chosen, encoder, info)
@@ -154,7 +155,7 @@ def test_the_discriminator_has_its_own_rate_and_sees_the_window_alone() -> None:
     """Ports give both players equal rates; a discriminator that sees the context wins by the seam."""
     method = build(mask="center", adversarial=0.001)
     optimizer = build_optimizer(
-        method, "adamw", lr=2e-3, weight_decay=0.0, momentum=0.5, rates=method.rates
+        method, "adamw", lr=2e-3, weight_decay=0.0, momentum=0.5, lr_scales=method.lr_scales
     )
     assert method.discriminator is not None
     slow = {id(p) for p in method.discriminator.parameters()}
@@ -168,14 +169,14 @@ def test_the_discriminator_has_its_own_rate_and_sees_the_window_alone() -> None:
     )
     method.train()(method.view(make_images(4, 32), torch.arange(4), seeded()))
     assert set(seen) == {torch.Size([4, 3, 16, 16])}
-    assert build().rates == {}
+    assert build().lr_scales == {}
 
 
 def test_visible_pixels_get_no_gradient_and_removed_ones_are_exactly_the_fill() -> None:
     """The released random script averages over the whole image, hole or not."""
     method = build().train()
     view = method.view(make_images(4, 32), torch.arange(4), seeded())
-    assert (view.seen[view.mask.expand_as(view.seen)] == 0).all()
+    assert (view.inputs[view.mask.expand_as(view.inputs)] == 0).all()
     painted = torch.zeros(4, 3, 32, 32, requires_grad=True)
     method.paint = lambda given: painted  # type: ignore[method-assign]
     method(view).value.backward()
@@ -190,10 +191,10 @@ def test_the_fill_is_the_mean_color_in_its_own_channel_order() -> None:
     mean = (123 / 255, 117 / 255, 104 / 255)
     info = DataInfo(count=8, image_size=32, mean=mean)
     method = ContextEncoder(
-        ContextEncoderOptions().resolved(info), build_encoder("resnet10_w32"), info
+        ContextEncoderOptions().with_defaults(info), build_encoder("resnet10_w32"), info
     ).eval()
     view = method.view(make_images(2, 32), torch.arange(2), seeded())
-    back = view.seen * torch.tensor(info.std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    back = view.inputs * torch.tensor(info.std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     filled = (2 * back - 1)[0][:, view.mask[0, 0]][:, 0]
     assert filled.tolist() == pytest.approx([-0.035294, -0.082353, -0.184314], abs=1e-5)
 
@@ -221,16 +222,16 @@ def test_errors_are_on_a_scale_of_0_to_1() -> None:
     method = build(mask="center").eval()
     view = method.view(make_images(4, 32), torch.arange(4), seeded())
     method.paint = lambda given: 2 * (method._windowed(given.image) + 0.1) - 1  # type: ignore[method-assign]
-    numbers = method(view).numbers
+    numbers = method(view).metrics
     assert float(numbers["l1"]) == pytest.approx(0.1, abs=1e-5)
     assert float(numbers["l2"]) == pytest.approx(0.01, abs=1e-5)
-    assert float(numbers["psnr_db"]) == pytest.approx(20, abs=1e-3)
-    assert {"l2_mean_color", "l2_interpolation", "psnr_interpolation_db"} <= set(numbers)
+    assert float(numbers["psnr"]) == pytest.approx(20, abs=1e-3)
+    assert {"l2_mean_color", "l2_interpolation", "psnr_interpolation"} <= set(numbers)
 
 
 def test_an_untrained_network_errs_as_the_mean_color_does() -> None:
     method = build(mask="region").eval()
-    numbers = method(method.view(make_images(64, 32), torch.arange(64), seeded())).numbers
+    numbers = method(method.view(make_images(64, 32), torch.arange(64), seeded())).metrics
     assert float(numbers["l2"]) == pytest.approx(float(numbers["l2_mean_color"]), rel=0.02)
 
 
@@ -261,13 +262,13 @@ def test_a_channelwise_layer_that_does_nothing_or_too_much_is_refused() -> None:
 def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     info = DataInfo(8, 64)
     with pytest.raises(UsageError, match="go together"):
-        ContextEncoderOptions(region_shapes="files").resolved(info)
+        ContextEncoderOptions(region_shapes="files").with_defaults(info)
     with pytest.raises(UsageError, match="exchange"):
-        ContextEncoderOptions(coverage_min=0.5).resolved(info)
+        ContextEncoderOptions(coverage_min=0.5).with_defaults(info)
     with pytest.raises(UsageError, match="--overlap 8"):
-        ContextEncoderOptions(mask="center", overlap=16).resolved(info)
+        ContextEncoderOptions(mask="center", overlap=16).with_defaults(info)
     Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
-    assert ContextEncoderOptions(mask_files=tmp_path).resolved(info).region_shapes == "files"
+    assert ContextEncoderOptions(mask_files=tmp_path).with_defaults(info).region_shapes == "files"
 
 
 def test_a_run_with_mask_files_knows_them_again(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_a_run_with_mask_files_knows_them_again(tmp_path: Path) -> None:
     image.paste(255, (5, 5, 12, 12))
     image.save(tmp_path / "square.png")
     method = build(mask_files=tmp_path)
-    assert len(method.facts["mask_files"]) == 64
+    assert len(method.fingerprint["mask_files"]) == 64
     assert method.view(make_images(2, 32), torch.arange(2), seeded()).mask.any()
 
 
@@ -301,7 +302,7 @@ def test_the_inpainting_preset_is_the_released_network() -> None:
 def test_the_seam_chart_has_the_error_at_each_distance() -> None:
     method = build(64, mask="center").eval()
     with torch.no_grad():
-        chart = method.plots(make_images(6, 64), torch.arange(6), seeded())["seam"]
+        chart = method.figures.plots(method, make_images(6, 64), torch.arange(6), seeded())["seam"]
     assert isinstance(chart, Lines)
     assert set(chart.y) == {"context encoder", "mean color", "interpolation"}
     assert len(chart.x) == 12  # the hole is 24 px wide

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ssltool.errors import UsageError
 from ssltool.methods.context_prediction import pairs
 from ssltool.methods.context_prediction.pairs import (
-    PLACES,
+    POSITIONS,
     Geometry,
     geometry,
     grid_size,
@@ -65,7 +65,7 @@ def test_a_block_without_jitter() -> None:
 
 def test_places_are_in_reading_order_with_rows_first() -> None:
     """Class 2 is the top-right neighbor; transposed code would number it 5."""
-    assert [(dx, dy) for dy, dx in PLACES] == [
+    assert [(dx, dy) for dy, dx in POSITIONS] == [
         (-1, -1),
         (0, -1),
         (1, -1),
@@ -75,11 +75,11 @@ def test_places_are_in_reading_order_with_rows_first() -> None:
         (0, 1),
         (1, 1),
     ]
-    opposite = [PLACES.index((-dy, -dx)) for dy, dx in PLACES]
+    opposite = [POSITIONS.index((-dy, -dx)) for dy, dx in POSITIONS]
     assert opposite == [7 - place for place in range(8)]
-    mirrored = [PLACES.index((dy, -dx)) for dy, dx in PLACES]
+    mirrored = [POSITIONS.index((dy, -dx)) for dy, dx in POSITIONS]
     assert mirrored == [2, 1, 0, 4, 3, 7, 6, 5]
-    flipped = [PLACES.index((-dy, dx)) for dy, dx in PLACES]
+    flipped = [POSITIONS.index((-dy, dx)) for dy, dx in POSITIONS]
     assert flipped == [5, 6, 7, 3, 4, 0, 1, 2]
 
 
@@ -121,7 +121,7 @@ def test_every_pair_is_where_its_place_says(sampler: pairs.Sampler, side: int, s
     assert int(drawn.corner.max()) <= side - sizes.patch
     images = torch.arange(16)[:, None]
     step = drawn.corner[images, drawn.second] - drawn.corner[images, drawn.first]
-    ideal = torch.tensor(PLACES)[drawn.target] * sizes.pitch
+    ideal = torch.tensor(POSITIONS)[drawn.target] * sizes.pitch
     assert int((step - ideal).abs().max()) <= 2 * sizes.jitter + 1
     # The gap never closes: neighbors share no pixel.
     assert (step.abs().amax(dim=-1) >= sizes.patch + sizes.gap - 2 * sizes.jitter - 1).all()

@@ -14,20 +14,21 @@ from torch.nn import functional as F
 
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
-from ssltool.methods.base import DataInfo, Matrix
+from ssltool.methods.base import DataInfo
 from ssltool.methods.context_prediction.task import (
     ContextPrediction,
     ContextPredictionOptions,
     ContextPredictionView,
 )
 from ssltool.plotting import frames
+from ssltool.plotting.records import Matrix
 
 
 def build(
     size: int = 64, gray: bool = False, channels: int = 3, **options: Any
 ) -> ContextPrediction:
     info = DataInfo(count=64, image_size=size, gray=gray)
-    chosen = ContextPredictionOptions(**options).resolved(info)
+    chosen = ContextPredictionOptions(**options).with_defaults(info)
     torch.manual_seed(0)
     encoder = build_encoder("resnet10_w32", stem="small", in_channels=channels)
     return ContextPrediction(chosen, encoder, info)
@@ -52,7 +53,7 @@ def test_parameters_of_the_released_network() -> None:
         for k, v in ContextPrediction.presets["paper"].items()
         if k in ContextPredictionOptions.model_fields
     }
-    options = ContextPredictionOptions(**paper).resolved(info)
+    options = ContextPredictionOptions(**paper).with_defaults(info)
     assert (options.patch, options.gap, options.jitter) == (96, 48, 7)
     method = ContextPrediction(options, build_encoder("contextnet"), info)
     parts = [method.encoder, method.head.fc6, method.head.fc7, method.head.fc8, method.head.fc9]
@@ -98,23 +99,23 @@ def test_what_is_decided_from_the_data(
     side: int, patch: int, patch_input: int, feature_size: int
 ) -> None:
     info = DataInfo(1000, side)
-    options = ContextPredictionOptions().resolved(info)
+    options = ContextPredictionOptions().with_defaults(info)
     assert (options.patch, options.patch_input) == (patch, patch_input)
-    assert ContextPrediction.feature_size(options, info) == feature_size
+    assert ContextPrediction.inputs(options, info).feature_size == feature_size
 
 
 def test_enlarged_patches_are_probed_at_their_scale() -> None:
     """28 px images with 6 px patches read at 32 px: whole images at 149 px."""
     info = DataInfo(1000, 28)
-    options = ContextPredictionOptions(patch_input=32).resolved(info)
-    assert ContextPrediction.feature_size(options, info) == 149
+    options = ContextPredictionOptions(patch_input=32).with_defaults(info)
+    assert ContextPrediction.inputs(options, info).feature_size == 149
 
 
 def test_patches_that_do_not_fit_are_refused_with_the_largest_that_would() -> None:
     with pytest.raises(UsageError, match="--patch 24"):
-        ContextPredictionOptions(sampler="pair", patch=40).resolved(DataInfo(64, 64))
+        ContextPredictionOptions(sampler="pair", patch=40).with_defaults(DataInfo(64, 64))
     with pytest.raises(UsageError, match="multiple of 8"):
-        ContextPredictionOptions(pairs=9).resolved(DataInfo(64, 64))
+        ContextPredictionOptions(pairs=9).with_defaults(DataInfo(64, 64))
 
 
 class _Corner(nn.Module):
@@ -181,7 +182,7 @@ def test_about_a_third_of_large_patches_are_less_sharp() -> None:
     options = {"color_guard": "none", "patch": 30, "patch_input": 30, "crop_min": 1.0}
     images, index = noise(60, 128), torch.arange(60)
     some = build(128, **options).train().view(images, index, seeded()).patches
-    none = build(128, **options, shrink=0.0).train().view(images, index, seeded()).patches
+    none = build(128, **options, downsample=0.0).train().view(images, index, seeded()).patches
     differ = ((some - none).abs() > 1e-3).flatten(2).any(dim=2)
     assert float(differ.double().mean()) == pytest.approx(0.33, abs=0.06)
     rough = [(part[..., 1:] - part[..., :-1]).abs()[differ].mean() for part in (some, none)]
@@ -224,7 +225,7 @@ def test_exchanging_the_patches_turns_place_y_into_7_minus_y() -> None:
         return F.one_hot((cell - (cell > 4).long()).flatten(), 8).float() * 20
 
     method.head.forward = knows  # type: ignore[method-assign]
-    numbers = method(view).numbers
+    numbers = method(view).metrics
     assert {name: float(value) for name, value in numbers.items()} == {
         "accuracy": 1.0, "both_orders": 1.0, "swap_consistency": 1.0,
     }  # fmt: skip
@@ -249,15 +250,15 @@ def test_the_place_is_drawn_where_it_is() -> None:
 def test_confusion_rows_sum_to_one() -> None:
     method = build().eval()
     with torch.no_grad():
-        chart = method.plots(noise(70, 64), torch.arange(70), seeded())["confusion"]
+        chart = method.figures.plots(method, noise(70, 64), torch.arange(70), seeded())["confusion"]
     assert isinstance(chart, Matrix)
     assert torch.allclose(chart.values.sum(dim=1), torch.ones(8))
     assert list(chart.rows) == ["1", "2", "3", "4", "5", "6", "7", "8"]
 
 
 def test_facts_say_what_the_place_alone_gives_away() -> None:
-    assert build(96, sampler="center").facts["position_leak"] > 0.98
-    assert build(96).facts["position_leak"] < 0.3
+    assert build(96, sampler="center").fingerprint["position_leak"] > 0.98
+    assert build(96).fingerprint["position_leak"] < 0.3
     assert build(96).chance["loss"] == pytest.approx(math.log(8)) == pytest.approx(2.0794, abs=1e-4)
 
 

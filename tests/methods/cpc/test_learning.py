@@ -21,11 +21,11 @@ def build(offset: int) -> Cpc:
     of the pixels.
     """
     info = DataInfo(PICTURES, SIDE)
-    options = CpcOptions(directions=1, augment="none", context_width=32, context_blocks=3).resolved(
-        info
-    )
+    options = CpcOptions(
+        directions=1, augment="none", context_width=32, context_blocks=3
+    ).with_defaults(info)
     torch.manual_seed(0)
-    encoder = Cpc.build_encoder(options, info, "resnet20", stem="small", in_channels=3)
+    encoder = Cpc.inputs(options, info).build_encoder("resnet20", stem="small", in_channels=3)
     method = Cpc(options, encoder, info)
     method.predictors = nn.ModuleDict({"down": Predictor(encoder.width, 32, 32, 3, (offset,))})
     return method
@@ -51,7 +51,7 @@ def accuracy_on_noise(offset: int, steps: int = 120) -> tuple[float, int]:
     method.eval()
     with torch.no_grad():
         views = [method.view(noise(10_000 + i), index, generator) for i in range(8)]
-        found = [float(method(view).numbers["accuracy"]) for view in views]
+        found = [float(method(view).metrics["accuracy"]) for view in views]
     return sum(found) / len(found), len(found) * PICTURES * (4 - offset) * 4
 
 

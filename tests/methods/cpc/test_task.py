@@ -27,10 +27,12 @@ def build(
     **options: Any,
 ) -> Cpc:
     info = info or DataInfo(count=64, image_size=size)
-    chosen = CpcOptions(**{"directions": 1, "context_width": 16, **options}).resolved(info)
+    chosen = CpcOptions(**{"directions": 1, "context_width": 16, **options}).with_defaults(info)
     torch.manual_seed(0)
     return Cpc(
-        chosen, Cpc.build_encoder(chosen, info, backbone, stem=stem, in_channels=channels), info
+        chosen,
+        Cpc.inputs(chosen, info).build_encoder(backbone, stem=stem, in_channels=channels),
+        info,
     )
 
 
@@ -50,7 +52,7 @@ def noise(count: int, size: int) -> Tensor:
 def test_what_is_decided_from_the_image_size(
     size: int, patch: int, stride: int, crop: int, offsets: int
 ) -> None:
-    options = CpcOptions().resolved(DataInfo(64, size))
+    options = CpcOptions().with_defaults(DataInfo(64, size))
     assert (options.patch, options.stride, options.crop, options.offsets) == (
         patch,
         stride,
@@ -61,9 +63,9 @@ def test_what_is_decided_from_the_image_size(
 
 
 def test_the_papers_grids() -> None:
-    v2 = CpcOptions(patch=80, stride=36, crop=260).resolved(DataInfo(64, 300))
+    v2 = CpcOptions(patch=80, stride=36, crop=260).with_defaults(DataInfo(64, 300))
     assert (v2.grid().count, v2.grid().least_offset, v2.offsets) == (6, 3, 3)
-    v1 = CpcOptions(patch=64, stride=32, crop=256).resolved(DataInfo(64, 300))
+    v1 = CpcOptions(patch=64, stride=32, crop=256).with_defaults(DataInfo(64, 300))
     assert (v1.grid().count, v1.grid().least_offset, v1.offsets) == (7, 2, 5)
 
 
@@ -79,7 +81,7 @@ def test_the_papers_grids() -> None:
 )
 def test_grids_that_do_not_fit_are_refused(size: int, options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        CpcOptions(**options).resolved(DataInfo(64, size))
+        CpcOptions(**options).with_defaults(DataInfo(64, size))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_batch_norm_is_refused_with_the_reason_unless_allowed() -> None:
         build(norm="batch")
     info = DataInfo(64, 28)
     with pytest.raises(UsageError, match="see each other"):
-        Cpc(CpcOptions().resolved(info), build_encoder("resnet20"), info)
+        Cpc(CpcOptions().with_defaults(info), build_encoder("resnet20"), info)
     assert any(
         isinstance(m, nn.BatchNorm2d) for m in build(norm="batch", allow_batchnorm=True).modules()
     )
@@ -181,7 +183,7 @@ def test_the_first_loss_is_log_n(size: int, images: int, expected: float) -> Non
         loss = method(view)
         assert method.chance["loss"] == pytest.approx(expected, abs=5e-5)
         assert float(loss.value) == pytest.approx(expected, abs=0.05)
-        assert float(loss.numbers["loss_ratio"]) == pytest.approx(1, abs=0.01)
+        assert float(loss.metrics["loss_ratio"]) == pytest.approx(1, abs=0.01)
         for predictor in method.predictors.values():
             for head in predictor.predict.values():
                 head.weight.zero_()
@@ -204,7 +206,7 @@ def test_the_loss_is_the_mean_over_directions_and_offsets() -> None:
     method = build(directions=4).eval()
     view = method.view(noise(3, 28), torch.arange(3), seeded())
     with torch.no_grad():
-        parts = method._search(view)
+        parts = method.retrieve(view)
         assert list(parts) == [(d, k) for d in DIRECTIONS for k in (2, 3, 4, 5)]
         expected = sum(float(part.loss.mean()) for part in parts.values()) / 16
         assert float(method(view).value) == pytest.approx(expected, rel=1e-6)
@@ -227,7 +229,7 @@ def test_directions_differ_and_have_networks_of_their_own() -> None:
 
     def losses(one: Any) -> dict[Any, float]:
         # Encode the cells as they are, so that only the direction differs.
-        return {key: float(part.loss.mean()) for key, part in method._search(one).items()}
+        return {key: float(part.loss.mean()) for key, part in method.retrieve(one).items()}
 
     method.encoder = nn.Identity()
     method.codes = lambda shown: (
@@ -278,11 +280,11 @@ def test_patches_are_normalised_as_the_probes_reader_does(channels: int) -> None
 
 
 def test_offered_cells_are_each_images_own() -> None:
-    method = build(negatives="random", offered=5).train()
+    method = build(negatives="random", sampled=5).train()
     view = method.view(noise(8, 28), torch.arange(8), seeded())
-    assert view.offered.shape == (8, 5)
-    assert all(len(set(cells.tolist())) == 5 for cells in view.offered)
-    assert len({tuple(cells.tolist()) for cells in view.offered}) == 8
+    assert view.sampled.shape == (8, 5)
+    assert all(len(set(cells.tolist())) == 5 for cells in view.sampled)
+    assert len({tuple(cells.tolist()) for cells in view.sampled}) == 8
 
 
 def test_permuting_the_images_leaves_the_loss() -> None:
@@ -297,7 +299,7 @@ def test_permuting_the_images_leaves_the_loss() -> None:
 def test_answers_rank_the_candidates() -> None:
     method = build(directions=4).eval()
     images = noise(4, 28)
-    predictions = method.draw_predictions(images, torch.arange(4), seeded())
+    predictions = method.figures.draw_predictions(method, images, torch.arange(4), seeded())
     assert all("of 144" in caption for caption in predictions.captions)
 
     # A network that knows: every cell's vector is its own number's direction, and predictions are
@@ -308,17 +310,19 @@ def test_answers_rank_the_candidates() -> None:
             return targets, {k: targets[:, k:] for k in (2, 3, 4, 5)}
 
     method.predictors = nn.ModuleDict({d: Knows() for d in DIRECTIONS})
-    predictions = method.draw_predictions(images, torch.arange(4), seeded())
+    predictions = method.figures.draw_predictions(method, images, torch.arange(4), seeded())
     assert all("number 1 of 144" in caption for caption in predictions.captions)
     assert all("of the same image" in caption for caption in predictions.captions)
 
 
 def test_charts_name_directions_and_offsets() -> None:
     method = build(directions=2)
-    charts = method.eval().plots(noise(4, 28), torch.arange(4), seeded())
+    charts = method.eval().figures.plots(method, noise(4, 28), torch.arange(4), seeded())
     accuracy = charts["accuracy in percent"]
     assert accuracy.rows == ("down", "up")
     assert accuracy.columns == ["2", "3", "4", "5"]
-    reach = method.train().plots(noise(4, 28), torch.arange(4), seeded())["reach of contexts"]
+    reach = method.train().figures.plots(method, noise(4, 28), torch.arange(4), seeded())[
+        "reach of contexts"
+    ]
     assert reach.y["last pixel row a context depends on"] == [7.0, 11.0, 15.0, 19.0]
     assert reach.y["first pixel row of its nearest target"] == [8.0, 12.0, 16.0, 20.0]

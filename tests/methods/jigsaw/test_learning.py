@@ -22,9 +22,9 @@ def trained(images: Tensor, steps: int, lr: float = 0.05, **options: Any) -> Jig
     size = images.shape[-1]
     info = DataInfo(len(images), size)
     torch.manual_seed(0)
-    chosen = JigsawOptions(grid=2, fc6=64, fc7=128, dropout=0.0, puzzles=4, **options).resolved(
-        info
-    )
+    chosen = JigsawOptions(
+        grid=2, fc6=64, fc7=128, dropout=0.0, permutations_per_image=4, **options
+    ).with_defaults(info)
     method = Jigsaw(chosen, build_encoder("resnet20", stem="small"), info).train()
     optimizer = torch.optim.SGD(method.parameters(), lr=lr, momentum=0.9)
     for step in range(steps):
@@ -40,7 +40,7 @@ def trained(images: Tensor, steps: int, lr: float = 0.05, **options: Any) -> Jig
 def accuracy(method: Jigsaw, images: Tensor, training_view: bool = False) -> float:
     index = torch.arange(len(images))
     view = method.train(training_view).view(images, index, torch.Generator().manual_seed(99))
-    return float(method.eval()(view).numbers["accuracy"])
+    return float(method.eval()(view).metrics["accuracy"])
 
 
 @pytest.mark.ci

@@ -21,7 +21,7 @@ from ssltool.methods.jigsaw.task import Geometry, Jigsaw, JigsawOptions, JigsawV
 
 def build(size: int = 64, gray: bool = False, **options: Any) -> Jigsaw:
     info = DataInfo(count=64, image_size=size, gray=gray)
-    chosen = JigsawOptions(**options).resolved(info)
+    chosen = JigsawOptions(**options).with_defaults(info)
     torch.manual_seed(0)
     return Jigsaw(chosen, build_encoder("resnet10_w32", stem="small"), info)
 
@@ -152,7 +152,7 @@ class _OneNumber(nn.Module):
 
 def test_the_head_reads_the_tiles_of_its_own_image_in_the_order_asked() -> None:
     """One-hot check of the flattening B x N -> B*N and back, and of the shuffle of vectors."""
-    method = build(96, grid=3, head_norm=False, dropout=0.0, fc6=1, fc7=9, puzzles=2)
+    method = build(96, grid=3, head_norm=False, dropout=0.0, fc6=1, fc7=9, permutations_per_image=2)
     method.encoder = _OneNumber()  # type: ignore[assignment]
     with torch.no_grad():
         method.head.fc6[0] = nn.Identity()
@@ -177,7 +177,7 @@ def test_solved_images_are_restored_with_the_predicted_permutation() -> None:
         return nn.functional.one_hot(asked.target.flatten(), len(method.orders)).float() * 50
 
     method.logits = knows_everything  # type: ignore[method-assign]
-    predictions = method.draw_predictions(images, index, seeded())
+    predictions = method.figures.draw_predictions(method, images, index, seeded())
     assert all(caption.startswith("9 of 9") for caption in predictions.captions)
     tile = view.raw.shape[-1]
     inside = slice(2 + 4, 2 + tile - 4)  # within the frame of the first tile
@@ -235,10 +235,10 @@ def test_without_the_gap_tiles_are_whole_cells() -> None:
 def test_what_is_decided_from_the_data(
     info: DataInfo, grid: int, count: int, mode: str, tile_input: int, feature_size: int
 ) -> None:
-    options = JigsawOptions().resolved(info)
+    options = JigsawOptions().with_defaults(info)
     assert (options.grid, options.permutations, options.permutation_mode) == (grid, count, mode)
     assert options.tile_input == tile_input
-    assert Jigsaw.feature_size(options, info) == feature_size
+    assert Jigsaw.inputs(options, info).feature_size == feature_size
 
 
 def test_chance_levels() -> None:
@@ -255,7 +255,7 @@ def test_parameters_of_the_papers_network() -> None:
     """
     info = DataInfo(1000, 256)
     paper = {k: v for k, v in Jigsaw.presets["paper"].items() if k in JigsawOptions.model_fields}
-    options = JigsawOptions(**paper).resolved(info)
+    options = JigsawOptions(**paper).with_defaults(info)
     method = Jigsaw(options, build_encoder("caffenet"), info)
 
     def size(module: nn.Module) -> int:
@@ -265,7 +265,7 @@ def test_parameters_of_the_papers_network() -> None:
     assert size(method.head.fc6) == 2_360_320
     assert size(method.head.fc7) == 37_752_832
     assert size(method.head.fc8) == 4096 * 1000 + 1000
-    variant = JigsawOptions(**{**paper, "tile_input": 75, "fc6": 512}).resolved(
+    variant = JigsawOptions(**{**paper, "tile_input": 75, "fc6": 512}).with_defaults(
         info
     )  # the paper's 75 px tiles
     assert size(Jigsaw(variant, build_encoder("caffenet"), info)) == 27_407_208
@@ -273,7 +273,7 @@ def test_parameters_of_the_papers_network() -> None:
 
 def test_a_file_of_permutations_must_fit_the_grid(tmp_path: Any) -> None:
     np.save(tmp_path / "four.npy", np.array([[0, 1, 2, 3], [1, 0, 3, 2]], np.uint8))
-    options = JigsawOptions(grid=3, permutation_file=tmp_path / "four.npy").resolved(
+    options = JigsawOptions(grid=3, permutation_file=tmp_path / "four.npy").with_defaults(
         DataInfo(64, 96)
     )
     assert options.permutations == 2

@@ -60,7 +60,7 @@ def test_jitter_belongs_to_the_image_and_stays_in_range(images: Tensor) -> None:
 
     def drawn(which: Tensor) -> Tensor:
         rng = PerImageRNG(which, torch.Generator().manual_seed(1))
-        return augment.jitter(images[which], *augment.draw_jitter(rng, 0.4, 0.4))
+        return augment.jitter(images[which], *augment.sample_jitter(rng, 0.4, 0.4))
 
     whole = drawn(index)
     assert torch.equal(drawn(index[2:5]), whole[2:5])
@@ -71,5 +71,5 @@ def test_jitter_belongs_to_the_image_and_stays_in_range(images: Tensor) -> None:
 def test_no_strength_changes_nothing(images: Tensor) -> None:
     rng = PerImageRNG(torch.arange(6), torch.Generator().manual_seed(1))
     assert torch.allclose(
-        augment.jitter(images.clone(), *augment.draw_jitter(rng, 0.0, 0.0)), images, atol=1e-6
+        augment.jitter(images.clone(), *augment.sample_jitter(rng, 0.0, 0.0)), images, atol=1e-6
     )

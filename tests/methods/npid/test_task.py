@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import CheckpointError, UsageError
-from ssltool.methods.base import DataInfo, Lines
+from ssltool.methods.base import DataInfo
 from ssltool.methods.npid import losses as nce
 from ssltool.methods.npid.task import Npid, NpidOptions, NpidView
+from ssltool.plotting.records import Lines
 
 COUNT, SIDE = 37, 16  # divisible by no number of processes
 
@@ -27,7 +28,7 @@ def build(count: int = COUNT, gray: bool = False, channels: int = 3, **options: 
     info = DataInfo(count, SIDE, gray)
     torch.manual_seed(0)
     encoder = build_encoder("resnet20", stem="small", in_channels=channels)
-    return Npid(NpidOptions(**options).resolved(info), encoder, info)
+    return Npid(NpidOptions(**options).with_defaults(info), encoder, info)
 
 
 def make_images(count: int = 8) -> tuple[Tensor, Tensor]:
@@ -43,15 +44,15 @@ def seeded(seed: int = 0) -> torch.Generator:
 def step(method: Npid, view: NpidView) -> float:
     loss = method(view)
     loss.value.backward()
-    method.after_step(view)
+    method.after_step([loss.update])
     return float(loss.value.detach())
 
 
 def test_automatic_options_suit_the_images() -> None:
-    fashion = NpidOptions().resolved(DataInfo(60_000, 28, gray=True))
+    fashion = NpidOptions().with_defaults(DataInfo(60_000, 28, gray=True))
     assert (fashion.loss, fashion.bank_init, fashion.crop) == ("softmax", "warm", 0.5)
     assert (fashion.flip, fashion.jitter, fashion.hue, fashion.grayscale) == (0, 0, 0, 0)
-    photos = NpidOptions().resolved(DataInfo(1_281_167, 224))
+    photos = NpidOptions().with_defaults(DataInfo(1_281_167, 224))
     assert (photos.loss, photos.bank_init, photos.temperature, photos.crop) == (
         "nce",
         "random",
@@ -59,14 +60,14 @@ def test_automatic_options_suit_the_images() -> None:
         0.2,
     )
     assert (photos.flip, photos.jitter, photos.hue, photos.grayscale) == (0.5, 0.4, 0.4, 0.2)
-    assert NpidOptions(flip=0.5, loss="nce").resolved(DataInfo(100, 28, gray=True)).flip == 0.5
+    assert NpidOptions(flip=0.5, loss="nce").with_defaults(DataInfo(100, 28, gray=True)).flip == 0.5
 
 
 def test_gray_views_stay_gray_and_upright() -> None:
     method = build(gray=True, rotation=0.0, crop=1.0)
     images, index = make_images()
     images = images[:, :1].expand(-1, 3, -1, -1)
-    view = method.train().draw_task(images, index, seeded())["view, epoch 1"]
+    view = method.train().figures.draw_task(method, images, index, seeded())["view, epoch 1"]
     assert torch.equal(view, view[:, :1].expand_as(view))
     ratio_changed = [not torch.equal(a, b) for a, b in zip(view, images, strict=True)]
     assert not all(ratio_changed)  # a crop of the whole area is the image unless its sides change
@@ -77,7 +78,9 @@ def test_an_evaluation_view_is_the_image() -> None:
     method = build().eval()
     seen = method.view(images, index, seeded()).images
     assert torch.allclose((seen * method._std + method._mean) * 255, images.float(), atol=1e-3)
-    assert torch.equal(method.draw_task(images, index, seeded())["view, epoch 1"], images)
+    assert torch.equal(
+        method.figures.draw_task(method, images, index, seeded())["view, epoch 1"], images
+    )
 
 
 def test_one_channel_reads_the_mean_with_the_cards_statistics() -> None:
@@ -105,7 +108,7 @@ def by_hand(method: Npid, view: NpidView, negatives: Tensor) -> Tensor:
     """The loss from the definition, h from probabilities."""
     features = method.embed(view.images).double()
     logits = (features @ method.bank.rows.double().T / method.temperature).exp()
-    positive = logits.gather(1, view.which[:, None])[:, 0]
+    positive = logits.gather(1, view.indices[:, None])[:, 0]
     others = logits.gather(1, negatives)
     if method.loss != "nce":
         return -(positive / (positive + others.sum(dim=1))).log().mean()
@@ -120,8 +123,8 @@ def test_a_sampled_loss_is_the_papers(loss: str) -> None:
     method = build(loss=loss, negatives=10, shared_negatives=False).train()
     method.encoder.eval()
     view = method.view(*make_images(), seeded())
-    negatives = nce.sample(view.seed, view.which, COUNT, 10, shared=False, exclude=True)
-    assert not (negatives == view.which[:, None]).any()
+    negatives = nce.sample(view.seed, view.indices, COUNT, 10, shared=False, exclude=True)
+    assert not (negatives == view.indices[:, None]).any()
     with torch.no_grad():
         assert float(method(view).value) == pytest.approx(
             float(by_hand(method, view, negatives)), rel=1e-5
@@ -139,10 +142,10 @@ def test_the_released_code_lets_a_image_be_its_own_negative(shared: bool) -> Non
     method = build(**options).train()
     method.encoder.eval()
     view = method.view(*make_images(), seeded())
-    negatives = nce.sample(view.seed, view.which, COUNT, 30, shared=shared, exclude=False).expand(
+    negatives = nce.sample(view.seed, view.indices, COUNT, 30, shared=shared, exclude=False).expand(
         8, -1
     )
-    assert (negatives == view.which[:, None]).any()
+    assert (negatives == view.indices[:, None]).any()
     with torch.no_grad():
         assert float(method(view).value) == pytest.approx(
             float(by_hand(method, view, negatives)), rel=1e-5
@@ -165,7 +168,7 @@ def test_more_negatives_than_images_are_all_others_once(loss: str) -> None:
     method.encoder.eval()
     view = method.view(*make_images(), seeded())
     everyone = torch.arange(COUNT).expand(8, -1)
-    negatives = everyone[everyone != view.which[:, None]].view(8, COUNT - 1)
+    negatives = everyone[everyone != view.indices[:, None]].view(8, COUNT - 1)
     with torch.no_grad():
         assert float(method(view).value) == pytest.approx(
             float(by_hand(method, view, negatives)), rel=1e-5
@@ -178,18 +181,17 @@ def test_scoring_leaves_the_bank_and_c_alone_and_a_step_writes_what_was_scored()
     method = build(loss="nce", negatives=10).train()
     view, state = method.view(*make_images(), seeded()), copy.deepcopy(method.state_dict())
     with torch.no_grad():
-        method(view)
-        method(view)
-    method.after_step(view)
+        updates = [method(view).update for _ in range(2)]
+    assert updates == [(), ()]
     assert torch.equal(method.bank.rows, state["bank.rows"])
     assert torch.equal(method.log_c, state["log_c"])
     method.encoder.eval()
     features = method.embed(view.images).detach()
     step(method, view)
-    expected = F.normalize(0.5 * state["bank.rows"][view.which] + 0.5 * features)
-    assert torch.allclose(method.bank.rows[view.which], expected, atol=1e-6)
+    expected = F.normalize(0.5 * state["bank.rows"][view.indices] + 0.5 * features)
+    assert torch.allclose(method.bank.rows[view.indices], expected, atol=1e-6)
     rest = torch.ones(COUNT, dtype=torch.bool)
-    rest[view.which] = False
+    rest[view.indices] = False
     assert torch.equal(method.bank.rows[rest], state["bank.rows"][rest])
     assert float(method.log_c) != float(state["log_c"])
 
@@ -198,10 +200,12 @@ def test_all_batches_of_an_accumulated_step_are_written() -> None:
     method = build().train()
     images, index = make_images()
     before = method.bank.rows.clone()
+    updates = []
     for part in (slice(0, 4), slice(4, 8)):
-        view = method.view(images[part], index[part], seeded())
-        method(view).value.backward()
-    method.after_step(view)
+        loss = method(method.view(images[part], index[part], seeded()))
+        loss.value.backward()
+        updates.append(loss.update)
+    method.after_step(updates)
     changed = (method.bank.rows != before).any(dim=1)
     assert changed[index].all()
     assert int(changed.sum()) == 8
@@ -214,7 +218,7 @@ def test_the_bank_has_no_gradient_and_mean_squares_reach_the_vectors() -> None:
     plain = build().train()
     plain.encoder.eval()
     features = method.embed(view.images)
-    expected = 2 * (features - method.bank.rows[view.which]).square().sum(dim=1).mean()
+    expected = 2 * (features - method.bank.rows[view.indices]).square().sum(dim=1).mean()
     difference = method(view).value - plain(view).value
     assert float(difference.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
     assert not method.bank.rows.requires_grad
@@ -236,10 +240,9 @@ def test_c_is_followed_measured_once_or_fixed() -> None:
     # c moves by a hundredth of the difference, not ln c.
     method = build(loss="nce", negatives=20).train()
     view = method.view(images, index, seeded())
-    measured = method._compare(method.embed(view.images), view.which, view.seed).log_c
+    measured = method._compare(method.embed(view.images), view.indices, view.seed).log_c
     expected = 0.99 * math.exp(method.log_c) + 0.01 * math.exp(measured)
-    method._to_write.append((view.which, method.embed(view.images).detach(), measured.detach()))
-    method.after_step(view)
+    method.after_step([(view.indices, method.embed(view.images).detach(), measured.detach())])
     assert math.exp(method.log_c) == pytest.approx(expected, rel=1e-5)
 
 
@@ -336,9 +339,9 @@ def test_other_images_than_the_banks_are_refused_to_be_named_but_compared() -> N
     images, index = make_images()
     with pytest.raises(UsageError, match="which of its 37 training images"):
         method(method.view(images, index + COUNT, seeded()))
-    predictions = method.draw_predictions(images, index + COUNT, seeded())
+    predictions = method.figures.draw_predictions(method, images, index + COUNT, seeded())
     assert all("own row" not in caption for caption in predictions.captions)
-    assert method.plots(images, index + COUNT, seeded()) == {}
+    assert method.figures.plots(method, images, index + COUNT, seeded()) == {}
 
 
 def test_answers_point_to_the_nearest_other_rows() -> None:
@@ -347,17 +350,17 @@ def test_answers_point_to_the_nearest_other_rows() -> None:
     features = method.embed(method.view(images, index, seeded()).images).detach()
     method.bank.rows[index] = features
     method.bank.rows[[10, 20]] = F.normalize(features[:2] + 0.01)
-    predictions = method.draw_predictions(images, index, seeded())
-    assert predictions.places["nearest 1"][:2].tolist() == [10, 20] or predictions.places[
+    predictions = method.figures.draw_predictions(method, images, index, seeded())
+    assert predictions.indices["nearest 1"][:2].tolist() == [10, 20] or predictions.indices[
         "nearest 2"
     ][:2].tolist() == [10, 20]
-    assert all((places != index).all() for places in predictions.places.values())
+    assert all((places != index).all() for places in predictions.indices.values())
     assert all(caption.startswith("own row 1.00, rank 1 of 37") for caption in predictions.captions)
 
 
 def test_histograms_hold_all_pairs() -> None:
     method = build().eval()
-    chart = method.plots(*make_images(), seeded())["similarities"]
+    chart = method.figures.plots(method, *make_images(), seeded())["similarities"]
     assert isinstance(chart, Lines)
     assert sum(chart.y["own row"]) == pytest.approx(1)
     assert sum(chart.y["other rows"]) == pytest.approx(1)

@@ -1,0 +1,42 @@
+"""Figures of rotation prediction."""
+
+import torch
+
+from ssltool.methods.base import Predictions
+from ssltool.ops import patches
+from ssltool.plotting import frames
+from ssltool.plotting.records import Matrix
+
+
+def draw_task(method, images, index, generator):
+    """The image in all four rotations, in the order sampled for it."""
+    view = method.view(images, index, generator)
+    return {"image": images, "rotated": patches.assemble(view.images, columns=4, gap=2, fill=255)}
+
+
+@torch.no_grad()
+def draw_predictions(method, images, index, generator):
+    """One rotation of each image, and the prediction undone, framed by whether it is correct."""
+    view = method.view(images, index, generator)
+    shown, target = view.images[:, 0], view.turns[:, 0]
+    confidence, predicted = method.logits(shown).softmax(dim=1).max(dim=1)
+    undone = [image.rot90(-int(turn), (-2, -1)) for image, turn in zip(shown, predicted, strict=True)]
+    green, red = frames.GREEN.to(shown.device), frames.RED.to(shown.device)
+    colors = torch.where((predicted == target)[:, None, None], green, red)
+    framed = frames.border(torch.stack(undone)[:, None], colors, width=2)[:, 0]
+    rows = zip(target.tolist(), predicted.tolist(), confidence.tolist(), strict=True)
+    captions = [f"{90 * t}°, predicted {90 * p}°, confidence {c:.0%}" for t, p, c in rows]
+    return Predictions({"rotated": shown, "rotated back": framed}, captions)
+
+
+def plots(method, images, index, generator):
+    """Confusion matrix of the predictions."""
+    if method.training:
+        return {}
+    view = method.view(images, index, generator)
+    predicted = method.logits(view.images.flatten(0, 1)).argmax(dim=1)
+    counts = torch.bincount(4 * view.turns.flatten() + predicted, minlength=16).view(4, 4).cpu()
+    names = ["0°", "90°", "180°", "270°"]
+    return {
+        "confusion": Matrix(counts.float(), names, names, "true rotation", "predicted rotation")
+    }

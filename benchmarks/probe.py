@@ -1,11 +1,10 @@
-"""Times of the probe: reading against fitting, and our solvers against scikit-learn's on the same
-features.
+"""Times of the probe: extraction against probes, and our solvers against scikit-learn's.
 
     python benchmarks/probe.py --weights RUN --data fashion/train --test-data fashion/test
 
-Prints JSON. Reading is from files to features; fitting is linear + kNN on the pooled vector.
-CPU-seconds of this process. scikit-learn gets ``--images`` of the training data, since its solvers
-need minutes for 60,000.
+Prints JSON, in CPU-seconds of this process. Extraction is from files to features; probes are linear
+and kNN on the pooled vector. The solvers are compared on ``--images`` of the training images, since
+scikit-learn's need minutes for 60,000.
 """
 
 from __future__ import annotations
@@ -24,9 +23,10 @@ from sklearn.svm import LinearSVC
 
 from ssltool.probing import convex, linear, svm
 from ssltool.probing.datasets import LabeledImages
-from ssltool.probing.extraction import read
+from ssltool.probing.extraction import Extractor, encoder_variants
 from ssltool.probing.knn import knn_accuracy
-from ssltool.probing.probe import ProbeOptions, open_encoder
+from ssltool.probing.options import ProbeOptions
+from ssltool.probing.probe import open_encoder
 from ssltool.probing.store import FeatureStore
 
 
@@ -47,60 +47,57 @@ def main() -> None:
     options = ProbeOptions.checked(
         weights=args.weights, data=(args.data,), test_data=(args.test_data,), workers=0
     )
-    encoder, metadata, _ = open_encoder(options, Console(stderr=True))
+    encoder, metadata = open_encoder(options, Console(stderr=True))
     data = LabeledImages(options.data, options.test_data, workers=0)
     classes = len(data.classes)
-    reading, found = timed(
-        lambda: read(encoder, metadata, data, FeatureStore(None), grid=0, recalibrated=True)
-    )
-    x, test_x = found.train.stages["pooled"], found.test.stages["pooled"]
-    y, test_y = (
-        data.labels("train", found.train.places),
-        data.labels("test", found.test.places),
-    )
+    variant = encoder_variants(encoder, metadata, "pretrained", patches=False)[0]
+    extractor = Extractor(data, FeatureStore(None), torch.device("cpu"))
+    extraction, (train, test, _) = timed(lambda: extractor.features(variant))
+    x, test_x = train.stages["pooled"], test.stages["pooled"]
+    y, test_y = data.labels("train", train.indices), data.labels("test", test.indices)
     fitting, fitted = timed(lambda: linear.fit_and_score(x, y, test_x, test_y, classes, 0))
-    searching, near = timed(lambda: knn_accuracy(x, y, test_x, test_y, classes, ks=(5, 20, 200)))
+    searching, knn = timed(lambda: knn_accuracy(x, y, test_x, test_y, classes, ks=(5, 20, 200)))
 
-    some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: args.images]
-    mean, std = convex.moments(x[some])
-    z, test_z = (((part - mean) / std).double().numpy() for part in (x[some], test_x))
+    subset = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: args.images]
+    mean, std = convex.moments(x[subset])
+    z, test_z = (((part - mean) / std).double().numpy() for part in (x[subset], test_x))
     decay = 1e-2
-    cost = 1 / (len(some) * decay)
-    ours, classifier = timed(lambda: linear.fit(x[some], y[some], classes, decay))
+    cost = 1 / (len(subset) * decay)
+    ours, classifier = timed(lambda: linear.fit(x[subset], y[subset], classes, decay))
     theirs, reference = timed(
-        lambda: LogisticRegression(C=cost, tol=1e-6, max_iter=2000).fit(z, y[some])
+        lambda: LogisticRegression(C=cost, tol=1e-6, max_iter=2000).fit(z, y[subset])
     )
-    answers = [classifier.predict(test_x).numpy(), reference.predict(test_z)]
-    targets = svm.targets_of(y[some], classes)
-    our_svm, machines = timed(lambda: svm.fit(x[some], targets, decay))
-    their_svm, their_machines = timed(
+    predictions = [classifier.predict(test_x).numpy(), reference.predict(test_z)]
+    targets = svm.targets_of(y[subset], classes)
+    our_svm, svms = timed(lambda: svm.fit(x[subset], targets, decay))
+    their_svm, their_svms = timed(
         lambda: LinearSVC(
             C=cost, dual=False, tol=1e-6, max_iter=10_000, intercept_scaling=100, class_weight=None
-        ).fit(z, y[some])
+        ).fit(z, y[subset])
     )
-    plain = svm.fit(x[some], targets, decay, positive=1.0)
-    svm_answers = [plain.scores(test_x).argmax(1).numpy(), their_machines.predict(test_z)]
+    plain = svm.fit(x[subset], targets, decay, positive=1.0)
+    svm_predictions = [plain.scores(test_x).argmax(1).numpy(), their_svms.predict(test_z)]
     print(
         json.dumps(
             {
                 "images": [len(x), len(test_x)],
-                "numbers": x.shape[1],
-                "reading_s": reading,
+                "dim": x.shape[1],
+                "extraction_s": extraction,
                 "linear_s": fitting,
                 "knn_s": searching,
-                "fitting_over_reading": round((fitting + searching) / reading, 3),
+                "probes_over_extraction": round((fitting + searching) / extraction, 3),
                 "linear": round(fitted.accuracy, 2),
-                "knn": {k: round(value, 2) for k, value in near.items()},
+                "knn": {k: round(value, 2) for k, value in knn.items()},
                 "against_scikit_learn": {
-                    "images": len(some),
+                    "images": len(subset),
                     "logistic_s": [ours, theirs],
-                    "logistic_same_answers": float((answers[0] == answers[1]).mean()),
+                    "logistic_agreement": float((predictions[0] == predictions[1]).mean()),
                     "logistic_accuracy": [
-                        round(100 * float((a == test_y.numpy()).mean()), 2) for a in answers
+                        round(100 * float((a == test_y.numpy()).mean()), 2) for a in predictions
                     ],
                     "svm_s": [our_svm, their_svm],
-                    "svm_same_answers": float((svm_answers[0] == svm_answers[1]).mean()),
-                    "svm_converged": machines.converged,
+                    "svm_agreement": float((svm_predictions[0] == svm_predictions[1]).mean()),
+                    "svm_converged": svms.converged,
                 },
             },
             indent=2,

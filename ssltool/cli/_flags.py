@@ -137,7 +137,7 @@ def command_of(
     """Build a command from a function whose parameters are models of options.
 
     The models are read from the annotations, their fields become the flags, and the function is
-    called with validated instances. Its docstring is the help.
+    called with validated instances. The first paragraph of its docstring is the help.
     """
     models = list(inspect.get_annotations(function, eval_str=True).values())
     models = [model for model in models if isinstance(model, type) and issubclass(model, Options)]
@@ -145,7 +145,8 @@ def command_of(
     def body(typed: dict[str, Any]) -> None:
         function(*(take(model, typed) for model in models))
 
-    return command(name, body, models, help=inspect.getdoc(function) or "", examples=examples)
+    summary = " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
+    return command(name, body, models, help=summary, examples=examples)
 
 
 def _parameter(model: type[BaseModel], name: str) -> inspect.Parameter:
@@ -179,12 +180,13 @@ def _rows(
     for model, name in fields:
         field, about = model.model_fields[name], declared(model, name)
         flag = flag_of(model, name)
+        value = about.get("metavar") or _value(field, comma=bool(about.get("comma")))
         if about.get("positional"):
             flag = about.get("metavar") or name.upper()
+            value = _value(field, comma=False)
         elif field.default is True:
             flag = f"{flag}/--no-{flag[2:]}"
         panel = about.get("panel") or panels.get(model) or "Options"
-        value = about.get("metavar") or _value(field, comma=bool(about.get("comma")))
         rows.append(Flag(panel, flag, value, _default(field), field.description or ""))
     return rows
 
@@ -201,7 +203,7 @@ def _value(field: FieldInfo, *, comma: bool) -> str:
         metadata += [m for part in get_args(kind)[1:] for m in getattr(part, "metadata", [part])]
         kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
-        return ("," if comma else "|").join(map(str, get_args(kind)))
+        return (", " if comma else "|").join(map(str, get_args(kind)))
     if kind is bool:
         return ""
     bounds = {type(m): m for m in metadata}
@@ -221,7 +223,7 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if isinstance(default, bool):
         return "on" if default else ""
-    if default is None:
+    if default is None or default == ():
         return "auto" if "automatic" in (field.description or "") else ""
     if isinstance(default, tuple):
         return " ".join(map(str, default))

@@ -13,6 +13,8 @@ from ssltool.options import Options, option
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ssltool.runs.tables import Table
+
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and the result")]
@@ -43,3 +45,24 @@ def print_json(document: Any) -> None:
     """Print one JSON document on stdout; NaN and infinity, which JSON lacks, are refused."""
     json.dump(document, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout; into a file in a width that holds it."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grouped = len({cells[0] for cells in table.rows}) < len(table.rows)
+    shown = RichTable(title=Text(table.title), title_justify="left")
+    for number, name in enumerate(table.columns):
+        shown.add_column(Text(name), justify="left" if number < table.text_columns else "right")
+    for number, cells in enumerate(table.rows):
+        following = table.rows[number + 1] if number + 1 < len(table.rows) else None
+        shown.add_row(
+            *map(Text, cells),
+            style="bold" if number == table.best else "",
+            end_section=grouped and following is not None and following[0] != cells[0],
+        )
+    console = Console()
+    console.print(shown) if console.is_terminal else Console(width=120).print(shown)

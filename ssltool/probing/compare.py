@@ -1,153 +1,233 @@
-"""Several runs side by side: probed alike where they were not yet, then one table."""
+"""Comparison of several runs probed alike, in one ranked table."""
 
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from pydantic import Field
 from rich.console import Console
 
 from ssltool.atomic import atomic_file
 from ssltool.encoders.weights import find_weights
-from ssltool.errors import UsageError
-from ssltool.plotting import charts as chart
-from ssltool.probing.features import POOLED
-from ssltool.probing.measures import MEASURES, Scored
-from ssltool.probing.probe import DOCUMENT, ProbeOptions, probe, protocol_of
+from ssltool.errors import CheckpointError, UsageError
+from ssltool.plotting import charts
+from ssltool.probing.measures import RowCache
+from ssltool.probing.options import CompareOptions, ProbeOptions
+from ssltool.probing.probe import open_inputs, protocol_of, run_probe
+from ssltool.runs.records import (
+    MEASURES,
+    PROBE_FILE,
+    FeatureSource,
+    Part,
+    Percent,
+    ProbeProtocol,
+    ProbeRecord,
+    ProbeRow,
+)
+from ssltool.runs.tables import Table
 
-# A table's columns: accuracy of the stage that is best in a linear probe, then of the whole vector.
-BEST = "linear"
-_POOLED = {"linear": "pooled linear", **{name: name for name in MEASURES if name != "linear"}}
-COLUMNS = (BEST, *_POOLED.values(), "effective rank")
+BEST_STAGE = "linear"
+EFFECTIVE_RANK = "effective rank"
+# Of the pooled vector or the pixels; the linear probe has a column for the best stage as well.
+_WHOLE = {name: "pooled linear" if name == "linear" else name for name in MEASURES}
+COLUMNS = (BEST_STAGE, *_WHOLE.values(), EFFECTIVE_RANK)
 
 
-def compare(
-    runs: Sequence[Path],
-    options: ProbeOptions,
-    *,
-    sort: str = BEST,
-    table: Path | None = None,
-    image: Path | None = None,
-    console: Console | None = None,
-) -> dict[str, Any]:
-    """Run ``ssltool compare``.
+class ComparedRow(Part):
+    """A run, or a baseline of one.
+
+    Attributes:
+        name: Shortest end of the run's path that is unique, or the baseline.
+        source: Where the features come from.
+        backbone: Empty for pixels and the majority class.
+        steps: Steps of pretraining; 0 for baselines.
+        stage: Best in a linear probe; None without one.
+        values: Column -> accuracy in percent, or the effective rank.
+    """
+
+    name: str
+    source: FeatureSource
+    backbone: str
+    steps: int
+    stage: str | None
+    values: dict[str, float]
+
+
+class Comparison(Part):
+    """Runs probed alike.
+
+    Attributes:
+        rows: Best first.
+        sort: Column they are sorted by.
+        classes: Class names.
+        train_images: Number of labeled training images.
+        test_images: Number of test images.
+        summary: The labeled images, in words.
+        protocol: How the last run was measured; all runs but for their weights.
+        csv: File the table was written to.
+        plot: File the column was drawn to.
+    """
+
+    rows: tuple[ComparedRow, ...]
+    sort: str
+    classes: tuple[str, ...]
+    train_images: int = Field(ge=0)
+    test_images: int = Field(ge=0)
+    summary: str
+    protocol: ProbeProtocol
+    csv: str | None
+    plot: str | None
+
+    def table(self) -> Table:
+        """For display."""
+        columns = [name for name in COLUMNS if any(name in row.values for row in self.rows)]
+        return Table(
+            title=f"accuracy in %, {self.summary}; linear is of the best stage",
+            columns=("run", "method", "stage", *columns),
+            rows=[
+                (
+                    row.name,
+                    row.source.method,
+                    row.stage or "",
+                    *(f"{row.values[c]:.2f}" if c in row.values else "" for c in columns),
+                )
+                for row in self.rows
+            ],
+            text_columns=3,
+            best=next((i for i, row in enumerate(self.rows) if row.source.method), None),
+        )
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        return self.table().html()
+
+
+def compare(options: CompareOptions, console: Console | None = None) -> Comparison:
+    """Probe several runs alike; those whose folder holds an equal probe are not probed again.
 
     Args:
-        runs: Run folders, or weights files.
-        options: How all of them are probed; ``weights`` and ``to`` are not looked at.
-        sort: One of `COLUMNS`, the largest first.
-        table: CSV file to write the table to.
-        image: File for a chart of the column ``sort``.
+        options: Which runs, on which images and how.
         console: Where progress goes; stderr if not given.
-
-    Returns:
-        In JSON kinds: ``rows`` with ``name, method, backbone, steps, stage`` (the one that is best
-        in a linear probe) and those of `COLUMNS` that were measured, in percent; ``classes``,
-        numbers of images and ``protocol``.
 
     Raises:
         SslToolError: As `ssltool.probing.probe.probe`.
     """
     console = console or Console(stderr=True, highlight=False)
-    if sort not in COLUMNS:
-        raise UsageError(f"--sort {sort}: one of {', '.join(COLUMNS)} expected")
-    names = _names(runs)
-    rows: dict[str, dict[str, Any]] = {}
-    document: dict[str, Any] = {}
-    memory: dict[str, list[Scored]] = {}  # random init and pixels are the same for most runs
-    for name, run in zip(names, runs, strict=True):
-        document = _probed(run, options, memory, console)
-        rows |= _rows(name, document)
-    ordered = sorted(rows.values(), key=lambda row: -row.get(sort, -1.0))
-    if table is not None:
-        _write_csv(ordered, table)
-    if image is not None:
-        values = {row["name"]: row[sort] for row in ordered if sort in row}
-        unit = "" if sort == "effective rank" else ", percent"
-        chart.save_figure(chart.bars(values, f"{sort}{unit}", title=_title(document)), image)
-    return {
-        "rows": ordered,
-        "sort": sort,
-        **{key: document[key] for key in ("classes", "train_images", "test_images", "protocol")},
-        **({"table": str(table)} if table else {}),
-        **({"chart": str(image)} if image else {}),
-    }
-
-
-def _probed(
-    run: Path, options: ProbeOptions, memory: dict[str, list[Scored]], console: Console
-) -> dict[str, Any]:
-    """What a probe of this kind says: from the run folder if it was made before, else now."""
-    weights = find_weights(run)
-    one = options.model_copy(update={"weights": weights, "to": None})
-    kept = weights.parent / DOCUMENT
-    if kept.is_file():
-        try:
-            document: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-            if document["protocol"] == json.loads(json.dumps(protocol_of(one))):
-                console.print(f"{run}: was probed before")
-                return document
-        except (ValueError, KeyError, TypeError):
-            pass  # damaged, or of another version: probed again
-    console.print(f"{run}: probing")
-    return probe(one, console, memory=memory)
-
-
-def _rows(name: str, document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Rows of one run: its own, and those it is measured against, by what they are of."""
-    found = {}
-    for features in dict.fromkeys(row["features"] for row in document["rows"]):
-        rows = [row for row in document["rows"] if row["features"] == features]
-        own = features.split(" (")[0] == document["method"]
-        fresh = features.startswith("random init")
-        way = f" ({features.split(' (')[1]}" if " (" in features else ""
-        title = (
-            f"{name}{way}" if own else f"{features}, {document['network']}" if fresh else features
-        )
-        row: dict[str, Any] = {
-            "name": title,
-            "method": document["method"] if own else "",
-            "backbone": document["backbone"] if own or fresh else "",
-            "steps": document["steps"] if own else 0,
+    if options.sort not in COLUMNS:
+        raise UsageError(f"--sort {options.sort}: one of {', '.join(COLUMNS)} expected")
+    names = _unique_names(options.runs)
+    cache: RowCache = {}  # most runs share their random init and pixels
+    records = [_probed(options.probe_options(run), cache, console) for run in options.runs]
+    rows: dict[tuple[str, FeatureSource], ComparedRow] = {}
+    for name, record in zip(names, records, strict=True):
+        for row in _compared_rows(name, record):
+            owner = name if row.source.kind == "pretrained" else ""  # baselines are shared
+            rows[owner, row.source] = row
+    ordered = sorted(rows.values(), key=lambda row: -row.values.get(options.sort, -1.0))
+    last = records[-1]
+    if options.csv is not None:
+        _write_csv(ordered, options.csv)
+    if options.to is not None:
+        values = {
+            row.name: row.values[options.sort] for row in ordered if options.sort in row.values
         }
-        best = max(rows, key=lambda r: r.get(BEST, -1.0))
-        if BEST in best:
-            row |= {"stage": best["stage"], BEST: best[BEST]}
-        whole = next((r for r in rows if r["stage"] in (POOLED, "pixels", "")), rows[0])
-        row |= {column: whole[measure] for measure, column in _POOLED.items() if measure in whole}
-        if features in document["health"]:
-            row["effective rank"] = document["health"][features]["effective_rank"]
-        found[title] = row
-    return found
+        unit = "" if options.sort == EFFECTIVE_RANK else ", percent"
+        figure = charts.bars(values, f"{options.sort}{unit}", title=last.data_summary())
+        charts.save_figure(figure, options.to)
+    return Comparison(
+        rows=tuple(ordered),
+        sort=options.sort,
+        classes=last.classes,
+        train_images=last.train_images,
+        test_images=last.test_images,
+        summary=last.data_summary(),
+        protocol=last.protocol,
+        csv=str(options.csv) if options.csv else None,
+        plot=str(options.to) if options.to else None,
+    )
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell the runs apart."""
-    places = [find_weights(run).absolute() for run in runs]
-    whole = [place.parent if place.name == "encoder.safetensors" else place for place in places]
-    if len(set(whole)) < len(whole):
+def _probed(options: ProbeOptions, cache: RowCache, console: Console) -> ProbeRecord:
+    """The record of the run folder if it has the same protocol, else of a new probe."""
+    inputs = open_inputs(options, console)
+    path = inputs.weights.parent / PROBE_FILE
+    if path.is_file():
+        try:
+            record = ProbeRecord.read(path)
+        except CheckpointError as error:  # replaced by the new one
+            console.print(f"{error}; probing again")
+        else:
+            if record.protocol == protocol_of(inputs, options):
+                console.print(f"{options.weights}: taken from {path}")
+                return record
+    console.print(f"{options.weights}: probing")
+    return run_probe(inputs, options, console, cache)
+
+
+def _compared_rows(name: str, record: ProbeRecord) -> list[ComparedRow]:
+    """One row per source of a record."""
+    sources = dict.fromkeys(row.source for row in record.rows)
+    ranks = {row.source: row.effective_rank for row in record.health}
+    compared = []
+    for source in sources:
+        rows = [row for row in record.rows if row.source == source]
+        best = max(rows, key=_linear)
+        whole = next((row for row in rows if row.is_whole), rows[0])
+        values = {_WHOLE[measure]: value for measure, value in whole.accuracy.items()}
+        if "linear" in best.accuracy:
+            values[BEST_STAGE] = best.accuracy["linear"]
+        if source in ranks:
+            values[EFFECTIVE_RANK] = ranks[source]
+        own = source.kind == "pretrained"
+        compared.append(
+            ComparedRow(
+                name=_row_name(name, source),
+                source=source,
+                backbone=record.backbone if source.network else "",
+                steps=record.steps if own else 0,
+                stage=best.stage if "linear" in best.accuracy else None,
+                values={column: values[column] for column in COLUMNS if column in values},
+            )
+        )
+    return compared
+
+
+def _linear(row: ProbeRow) -> Percent:
+    return row.accuracy.get("linear", -1.0)
+
+
+def _row_name(run: str, source: FeatureSource) -> str:
+    if source.kind == "pretrained":
+        return source.label(run)
+    return f"{source.label()}, {source.network}" if source.network else source.label()
+
+
+def _unique_names(runs: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that differ between the runs."""
+    files = [find_weights(run).absolute() for run in runs]
+    paths = [file.parent if file.name == "encoder.safetensors" else file for file in files]
+    if len(set(paths)) < len(paths):
         raise UsageError("a run is named twice; name each once")
-    for length in range(1, max(len(place.parts) for place in whole) + 1):
-        names = ["/".join(place.parts[-length:]) for place in whole]
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(names)) == len(names):
             return names
-    return [str(place) for place in whole]
+    return [str(path) for path in paths]
 
 
-def _title(document: Mapping[str, Any]) -> str:
-    images = f"{document['train_images']:,} training and {document['test_images']:,} test images"
-    return f"{images}, {len(document['classes'])} classes"
-
-
-def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+def _write_csv(rows: Iterable[ComparedRow], path: Path) -> None:
+    rows = list(rows)
+    columns = [name for name in COLUMNS if any(name in row.values for row in rows)]
     with (
         atomic_file(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as opened,
     ):
-        writer = csv.DictWriter(opened, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(opened)
+        writer.writerow(["name", "method", "backbone", "steps", "stage", *columns])
+        for row in rows:
+            values = [row.values.get(column, "") for column in columns]
+            writer.writerow(
+                [row.name, row.source.method, row.backbone, row.steps, row.stage or "", *values]
+            )

@@ -1,18 +1,17 @@
-"""Linear classifiers solved to their optimum: L-BFGS on all images, on features standardized as
-they are read.
+"""Full-batch L-BFGS solver of regularized linear classifiers on standardized features.
 
-The objective is convex, so the answer depends on the features alone and not on a learning rate or a
-number of epochs:
+The objective is convex, so the solution depends on the features alone and not on a learning rate or
+a number of epochs:
 
     mean loss of the scores z W^T + b + weight_decay / 2 * ||W||^2        (the bias is free)
 
-`ssltool.probing.linear` and `ssltool.probing.svm` put their loss in. The search runs in coordinates
+`ssltool.probing.linear` and `ssltool.probing.svm` supply the loss. The solver works in coordinates
 in which the features are nearly uncorrelated, which takes a third of the iterations.
 
-Features may lie in a file that is mapped into memory: they are then read block by block in every
-iteration, so a million images need no million rows in memory.
+Features may be memory-mapped: they are then read block by block in every iteration, so a million
+images need no million rows in memory.
 
-Shapes: N images, D numbers per image, C classes. ``theta`` is ``[C, D + 1]``, the weight with the
+Shapes: N images, D dimensions, C classes. ``theta`` is ``[C, D + 1]``, the weight with the
 bias as its last column.
 """
 
@@ -35,17 +34,15 @@ BLOCK = 2048
 """Features decorrelated together; wider ones are cut into blocks of at most this many."""
 
 SAMPLE = 32_768
-"""Training images, evenly spread, that the correlations are measured on: they steer the path, not
-the optimum. Too few miss features that are seldom active, and the search takes twice as long."""
+"""Training images, evenly spread, from which correlations are estimated: they change the path, not
+the optimum. Too few miss rarely active features, and the solver takes twice as long."""
 
 EXACT = 1_000_000
-"""Numbers up to which features are computed with in float64: few images do not average float32's
-rounding away.
-"""
+"""Feature values up to which float64 is used: few images do not average float32's rounding away."""
 
 IN_MEMORY = 500_000_000
-"""Numbers up to which standardized features are kept in memory (2 GB); more are standardized anew
-in each iteration.
+"""Feature values up to which standardized features are kept in memory (2 GB); more are standardized
+anew in each iteration.
 """
 
 ROWS_AT_ONCE = 4096
@@ -60,59 +57,61 @@ class Rows:
         targets: ``[N, ...]``, on the device of ``x``.
         mean: float32 ``[D]``, see `moments`.
         std: float32 ``[D]``.
-        only: int64 ``[n]``: only these images, in this order.
+        indices: int64 ``[n]``: only these images, in this order.
     """
 
     def __init__(
-        self, x: Tensor, targets: Tensor, mean: Tensor, std: Tensor, only: Tensor | None = None
+        self, x: Tensor, targets: Tensor, mean: Tensor, std: Tensor, indices: Tensor | None = None
     ) -> None:
-        self._x, self._targets, self._only = x, targets, only
+        self._x, self._targets, self._indices = x, targets, indices
         self._mean, self._std = mean, std
-        self.count, self.width, self.device = len(x if only is None else only), x.shape[1], x.device
-        size = self.count * self.width
+        self.count, self.dim, self.device = (
+            len(x if indices is None else indices),
+            x.shape[1],
+            x.device,
+        )
+        size = self.count * self.dim
         self.dtype = (
             torch.float64 if size <= EXACT and x.device.type != "mps" else torch.float32
         )  # mps has no float64
-        self._kept = list(self._blocks()) if size <= IN_MEMORY else None
+        self._in_memory = list(self._blocks()) if size <= IN_MEMORY else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Standardized rows ``[n, D]`` of ``dtype`` and their targets."""
-        return self._blocks() if self._kept is None else iter(self._kept)
+        return self._blocks() if self._in_memory is None else iter(self._in_memory)
 
-    def spread(self, most: int) -> Tensor:
-        """At most so many standardized rows, evenly spread, float64 on the CPU."""
-        chosen = torch.arange(0, self.count, -(-self.count // most), device=self.device)
-        chosen = chosen if self._only is None else self._only[chosen]
+    def sample(self, limit: int) -> Tensor:
+        """At most ``limit`` standardized rows, evenly spread, float64 on the CPU."""
+        chosen = torch.arange(0, self.count, -(-self.count // limit), device=self.device)
+        chosen = chosen if self._indices is None else self._indices[chosen]
         return ((self._x[chosen].float() - self._mean) / self._std).cpu().double()
 
-    def turned(self, basis: Tensor) -> Rows:
-        """The same rows in other coordinates: z times ``basis`` ``[D, R]``, float64 on the CPU;
+    def projected(self, basis: Tensor) -> Rows:
+        """The rows in other coordinates: z times ``basis`` ``[D, R]``, float64 on the CPU;
         kept in memory.
         """
         z = torch.cat([rows.cpu().double() @ basis for rows, _ in self]).to(
             self.device, torch.float32
         )
-        targets = self._targets if self._only is None else self._targets[self._only]
+        targets = self._targets if self._indices is None else self._targets[self._indices]
         ones = torch.ones(z.shape[1], device=self.device)
         return Rows(z, targets, torch.zeros_like(ones), ones)
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, self.count, ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            which = part if self._only is None else self._only[part]
-            yield (
-                ((self._x[which].float() - self._mean).div_(self._std)).to(self.dtype),
-                self._targets[which],
-            )
+            block = part if self._indices is None else self._indices[part]
+            z = (self._x[block].float() - self._mean).div_(self._std)
+            yield z.to(self.dtype), self._targets[block]
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Where a search ended.
+    """Result of the solver.
 
     Attributes:
         theta: float64 ``[C, D + 1]`` on the CPU, for standardized features.
-        converged: Whether this is the optimum, not just the last iteration.
+        converged: Whether the optimum was reached, not just the last iteration.
         iterations: Iterations of L-BFGS it took.
     """
 
@@ -122,23 +121,23 @@ class Solution:
 
 
 class Problem:
-    """A loss on rows, and the covariance of the features that makes its search short.
+    """A loss on rows, preconditioned by the covariance of the features.
 
     Args:
         rows: The images.
         classes: C.
-        loss: What is to be small.
+        loss: Minimized.
         curvature: Second derivative of one image's loss by a score at 0, averaged over images: it
-            scales the coordinates of the search and moves no optimum.
+            scales the coordinates of the solver and does not move the optimum.
     """
 
     def __init__(self, rows: Rows, classes: int, loss: Loss, curvature: float) -> None:
         self._classes, self._loss, self._curvature = classes, loss, curvature
-        # The optimum lies among the weighted sums of the images: with fewer images than numbers,
-        # these are enough.
-        self._basis = _span(rows.spread(rows.count)) if rows.count < rows.width else None
-        self._rows = rows = rows if self._basis is None else rows.turned(self._basis)
-        blocks = rows.spread(SAMPLE).tensor_split(-(-rows.width // BLOCK), dim=1)
+        # The optimum lies in the span of the images: with fewer images than dimensions, their span
+        # is enough.
+        self._basis = _span(rows.sample(rows.count)) if rows.count < rows.dim else None
+        self._rows = rows = rows if self._basis is None else rows.projected(self._basis)
+        blocks = rows.sample(SAMPLE).tensor_split(-(-rows.dim // BLOCK), dim=1)
         self._covariances = [block.T @ block / len(block) for block in blocks]
 
     def objective(self, theta: Tensor, weight_decay: Tensor | float) -> tuple[float, Tensor]:
@@ -149,15 +148,15 @@ class Problem:
             weight_decay: Not applied to the bias; one for all classes, or ``[C, 1]``.
 
         Returns:
-            The value, and the gradient, float64 like ``theta``. With fewer images than numbers both
-            leave out the part of ``theta`` that no image has a share in, of which the optimum has
-            none.
+            The value, and the gradient, float64 like ``theta``. With fewer images than dimensions,
+            both leave out the part of ``theta`` outside of the images' span, where the optimum is
+            zero.
         """
         value, gradient = self._objective(self._inside(theta), weight_decay)
         return value, self._outside(gradient)
 
     def _objective(self, theta: Tensor, weight_decay: Tensor | float) -> tuple[float, Tensor]:
-        """The objective in the coordinates of the search's rows."""
+        """The objective in the coordinates of the solver."""
         weight, bias = (
             part.to(self._rows.device, self._rows.dtype) for part in (theta[:, :-1], theta[:, -1])
         )
@@ -179,20 +178,20 @@ class Problem:
         tolerance: float,
         max_iterations: int,
     ) -> Solution:
-        """Search the optimum.
+        """Find the optimum.
 
-        What L-BFGS remembers is small beside the features: it stays on the CPU, in float64.
+        The state of L-BFGS is small beside the features: it stays on the CPU, in float64.
 
         Args:
             weight_decay: As in `objective`, at least 0.
             start: theta to start from; zeros if not given.
             tolerance: The optimum counts as reached when no part of the gradient, in the
-                coordinates of the search, is larger.
+                coordinates of the solver, is larger.
             max_iterations: Iterations after which to stop.
         """
         inverses = self._coordinates(weight_decay)
         transposed = [inverse.T for inverse in inverses]
-        u = torch.zeros(self._classes, self._rows.width + 1, dtype=torch.float64)
+        u = torch.zeros(self._classes, self._rows.dim + 1, dtype=torch.float64)
         if start is not None:
             u = _times(self._inside(start), [torch.linalg.inv(inverse) for inverse in inverses])
         u.requires_grad_()
@@ -219,7 +218,7 @@ class Problem:
         return Solution(theta, converged, int(optimizer.state[u]["n_iter"]))
 
     def _inside(self, theta: Tensor) -> Tensor:
-        """Theta in the coordinates of the search's rows."""
+        """Theta in the coordinates of the solver."""
         return (
             theta
             if self._basis is None
@@ -227,7 +226,7 @@ class Problem:
         )
 
     def _outside(self, theta: Tensor) -> Tensor:
-        """Theta for the features as they are."""
+        """Theta for the standardized features."""
         return (
             theta
             if self._basis is None
@@ -259,14 +258,14 @@ class Problem:
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population deviation of each feature, float32 ``[D]``, summed in float64.
 
-    The deviation of a feature that only varies by rounding is infinite: divided by it, the feature
-        is 0.
+    The deviation of a feature that varies only by rounding is infinite: divided by it, the feature
+    is 0.
 
     Args:
         x: float ``[N, D]``.
 
     Raises:
-        DataError: If a feature is NaN or infinite.
+        DataError: A feature is NaN or infinite.
     """
     parts = torch.split(x, ROWS_AT_ONCE)
     mean = sum(

@@ -1,11 +1,11 @@
-"""One vector an image, written to a file that other tools read."""
+"""Embedding files: the features of a set of images, with their names and classes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,141 +17,159 @@ from torch import Tensor
 from ssltool.atomic import atomic_file
 from ssltool.data.loader import AllImages
 from ssltool.data.sources.registry import open_source
-from ssltool.device import best_device
+from ssltool.device import choose_device
+from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import find_weights, load_encoder
 from ssltool.errors import SslToolError, UsageError
-from ssltool.probing import features
-from ssltool.probing.extraction import noting, read_size, reader_of
-from ssltool.probing.store import FeatureStore, Stored
+from ssltool.probing.extraction import read_size
+from ssltool.probing.features import POOLED, FeatureExtractor
+from ssltool.probing.options import EmbedOptions
+from ssltool.probing.store import FeatureStore
+from ssltool.runs.records import Part
 
-FORMS = (".safetensors", ".npz", ".parquet")
+SUFFIXES = (".safetensors", ".npz", ".parquet")
 
 
-def embed(
-    weights: Path,
-    data: tuple[str, ...],
-    to: Path,
-    *,
-    stage: str = features.POOLED,
-    batch_size: int = 256,
-    workers: int | None = None,
-    console: Console | None = None,
-) -> dict[str, Any]:
-    """Run ``ssltool embed``.
+class EmbedResult(Part):
+    """What was written.
 
-    The file holds ``features`` float32 ``[N, D]``, ``names`` and, where images have classes,
-    ``labels`` int64 ``[N]`` (-1 = none) with their ``classes``. In a .safetensors file names and
-    classes are JSON in the metadata.
+    Attributes:
+        file: The file.
+        images: Number of images in it.
+        dim: Dimensions of each vector.
+        stage: Of the encoder.
+        skipped: Name -> reason of images that could not be read.
+    """
+
+    file: str
+    images: int
+    dim: int
+    stage: str
+    skipped: dict[str, str]
+
+
+class Embedding(NamedTuple):
+    """The content of an embedding file.
+
+    Attributes:
+        features: float32 ``[N, D]``.
+        names: Of the N images.
+        labels: int64 ``[N]``; -1 for none.
+        classes: Class names, in the order of the labels.
+        stage: Of the encoder.
+    """
+
+    features: Tensor
+    names: list[str]
+    labels: Tensor
+    classes: tuple[str, ...]
+    stage: str
+
+
+def embed(options: EmbedOptions, console: Console | None = None) -> EmbedResult:
+    """Write the features of images to a file.
+
+    It holds ``features`` float32 ``[N, D]``, ``names`` and, where images have classes, ``labels``
+    int64 ``[N]`` (-1 for none) with their ``classes``. In a .safetensors file names and classes are
+    JSON in the metadata.
 
     Args:
-        weights: Run folder or weights file.
-        data: The images.
-        to: A .safetensors, .npz or .parquet file.
-        stage: ``pooled``, or a stage's name for the average of its map.
-        batch_size: Images per batch.
-        workers: Processes that decode; None decides from the cores.
+        options: Which images, weights and stage.
         console: Where progress goes; stderr if not given.
 
-    Returns:
-        In JSON kinds: ``file, images, numbers, stage, skipped``.
-
     Raises:
-        UsageError: There is no such form or stage.
-        SslToolError: The weights or the images are not what they should be.
+        UsageError: There is no such file type or stage.
+        SslToolError: The weights or the images are invalid.
     """
     console = console or Console(stderr=True, highlight=False)
-    if to.suffix not in FORMS:
-        raise UsageError(f"--to {to}: a file that ends in {', '.join(FORMS)} is expected")
-    encoder = load_encoder(find_weights(weights))
+    stage, to, device = options.stage, options.to, choose_device(options.device)
+    if to.suffix not in SUFFIXES:
+        raise UsageError(f"--to {to}: a file that ends in {', '.join(SUFFIXES)} is expected")
+    encoder = load_encoder(find_weights(options.weights))
     metadata = encoder.metadata
     assert metadata is not None, "load_encoder attaches it"
-    names = [features.POOLED, *(part.name for part in encoder.stages)]
-    if stage not in names:
-        raise UsageError(f"--stage {stage}: one of {', '.join(names)} is expected")
-    encoder.to(best_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    source = open_source(data)
+    stages = [POOLED, *(part.name for part in encoder.stages)]
+    if stage not in stages:
+        raise UsageError(f"--stage {stage}: one of {', '.join(stages)} is expected")
+    encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    extractor = FeatureExtractor(encoder, InputTransform.of(metadata))
+    source = open_source(options.data)
     images = AllImages(
         source,
         size=read_size(metadata),
-        batch_size=batch_size,
-        workers=workers,
-        device=best_device(),
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=device,
     )
 
-    def rows() -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-        places: list[Tensor] = []
-        batches = track(
-            ((batch.images, batch.indices.cpu()) for batch in images),
-            "reading images",
-            total=-(-len(images) // batch_size),
-            console=console,
-            disable=console.quiet,
-        )
-        for found in features.stream(
-            encoder, noting(iter(batches), places), reader_of(encoder, metadata)
+    def batches() -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+        total = -(-len(images) // options.batch_size)
+        for batch in track(
+            images, "extracting", total=total, console=console, disable=console.quiet
         ):
-            yield {stage: found[stage]}, places.pop()
+            yield {stage: extractor(batch.images)[stage]}, batch.indices
 
-    store = FeatureStore(
-        None
-    )  # a file again, so that the vectors of many images need not fit into memory
+    store = FeatureStore(None)  # in a temporary file: the features need not fit into memory
     with images:
-        stored = store.put("embedded", rows())
-    told = [source.label(place) for place in stored.places.tolist()]
-    labels = torch.tensor([-1 if label is None else label for label in told])
+        stored = store.put("embedding", batches())
+    indices = stored.indices.tolist()
+    labels = [source.label(index) for index in indices]
+    embedding = Embedding(
+        stored.stages[stage],
+        [source.name(index) for index in indices],
+        torch.tensor([-1 if label is None else label for label in labels]),
+        source.classes,
+        stage,
+    )
     with atomic_file(to) as temporary:
-        _write(
-            temporary,
-            to.suffix,
-            stored,
-            stage,
-            [source.name(p) for p in stored.places.tolist()],
-            labels,
-            source.classes,
-        )
-    return {
-        "file": str(to),
-        "images": len(labels),
-        "numbers": stored.stages[stage].shape[1],
-        "stage": stage,
-        "skipped": images.skipped,
-    }
+        _WRITERS[to.suffix](temporary, embedding)
+    return EmbedResult(
+        file=str(to),
+        images=len(labels),
+        dim=embedding.features.shape[1],
+        stage=stage,
+        skipped=images.skipped,
+    )
 
 
-def _write(
-    path: Path,
-    form: str,
-    stored: Stored,
-    stage: str,
-    names: list[str],
-    labels: Tensor,
-    classes: tuple[str, ...],
-) -> None:
-    values = stored.stages[stage]
-    if form == ".safetensors":
-        metadata = {
-            "ssltool_embedding": json.dumps({"stage": stage, "names": names, "classes": classes})
-        }
-        save_file({"features": values.contiguous(), "labels": labels}, path, metadata=metadata)
-    elif form == ".npz":
-        with path.open("wb") as opened:
-            np.savez(
-                opened,
-                features=values.numpy(),
-                labels=labels.numpy(),
-                names=np.array(names),
-                classes=np.array(classes, dtype=np.str_),
-            )
-    else:
-        try:
-            import pyarrow as pa
-            from pyarrow import parquet
-        except ImportError as error:
-            raise SslToolError(
-                "a .parquet file needs pyarrow; type pip install 'ssltool[parquet]'"
-            ) from error
-        shown = [classes[label] if label >= 0 else None for label in labels.tolist()]
-        vectors = pa.FixedSizeListArray.from_arrays(
-            pa.array(values.numpy().reshape(-1)), values.shape[1]
+def _write_safetensors(path: Path, content: Embedding) -> None:
+    document = {"stage": content.stage, "names": content.names, "classes": content.classes}
+    save_file(
+        {"features": content.features.contiguous(), "labels": content.labels},
+        path,
+        metadata={"ssltool_embedding": json.dumps(document)},
+    )
+
+
+def _write_npz(path: Path, content: Embedding) -> None:
+    with path.open("wb") as opened:
+        np.savez(
+            opened,
+            features=content.features.numpy(),
+            labels=content.labels.numpy(),
+            names=np.array(content.names),
+            classes=np.array(content.classes, dtype=np.str_),
         )
-        parquet.write_table(pa.table({"name": names, "label": shown, "features": vectors}), path)
+
+
+def _write_parquet(path: Path, content: Embedding) -> None:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise SslToolError(
+            "a .parquet file needs pyarrow; type pip install 'ssltool[parquet]'"
+        ) from error
+    labels = [content.classes[n] if n >= 0 else None for n in content.labels.tolist()]
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(content.features.numpy().reshape(-1)), content.features.shape[1]
+    )
+    table = pa.table({"name": content.names, "label": labels, "features": vectors})
+    parquet.write_table(table, path)
+
+
+_WRITERS = {
+    ".safetensors": _write_safetensors,
+    ".npz": _write_npz,
+    ".parquet": _write_parquet,
+}

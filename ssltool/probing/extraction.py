@@ -1,18 +1,15 @@
-"""Features of labeled images: from the store if they were read before, else through the network,
-once.
-"""
+"""Extraction of features from labeled images, cached on disk; each image is read once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import ssltool
-from ssltool.device import best_device
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.registry import reinitialized_copy
@@ -20,160 +17,196 @@ from ssltool.encoders.transform import InputTransform
 from ssltool.ops.per_image_rng import mix
 from ssltool.probing import features
 from ssltool.probing.datasets import LabeledImages, Split
-from ssltool.probing.health import MOST, health
-from ssltool.probing.store import FeatureStore, Stored, key_of
+from ssltool.probing.features import POOLED, FeatureExtractor, PatchEncoder
+from ssltool.probing.health import MAX_IMAGES, health
+from ssltool.probing.store import FeatureStore, StoredFeatures, cache_key
+from ssltool.runs.records import FeatureKind, FeatureSource, HealthRow
 
-Network = Encoder | features.Patchwise
+_RECALIBRATION = 1024  # images from which batch-norm statistics are estimated
 
 
 class Features(NamedTuple):
     """Features of both splits.
 
     Attributes:
-        train: Of the training data.
-        test: Of the test data.
-        key: Equal for features that were made alike.
+        train: Of the training images.
+        test: Of the test images.
+        key: Equal for features that were computed alike.
     """
 
-    train: Stored
-    test: Stored
+    train: StoredFeatures
+    test: StoredFeatures
     key: str
 
 
-_RECALIBRATION = 1024  # images whose statistics batch norm is given
+class EncoderVariant(NamedTuple):
+    """An encoder and how it reads an image: whole, or as a grid of patches.
+
+    Attributes:
+        source: Identifies its features.
+        network: The encoder, or the encoder applied to patches.
+        metadata: Of the weights.
+    """
+
+    source: FeatureSource
+    network: Encoder | PatchEncoder
+    metadata: EncoderMetadata
+
+    @property
+    def transform(self) -> InputTransform:
+        """What turns images into the network's input. Patches are cut at the size files are read
+        at.
+        """
+        patches = isinstance(self.network, PatchEncoder)
+        size = read_size(self.metadata) if patches else self.metadata.image_size
+        return InputTransform.of(self.metadata, size)
+
+
+def encoder_variants(
+    encoder: Encoder, metadata: EncoderMetadata, kind: FeatureKind, *, patches: bool = True
+) -> list[EncoderVariant]:
+    """The whole-image variant and, for an encoder trained on patches, the patch variant.
+
+    Args:
+        encoder: The network.
+        metadata: Of the pretrained weights, for a random init as well.
+        kind: ``pretrained`` or ``random_init``.
+        patches: Whether the patch variant is wanted.
+    """
+    source = FeatureSource(
+        kind=kind,
+        method=metadata.method if kind == "pretrained" else "",
+        network=network_summary(metadata),
+    )
+    variants = [EncoderVariant(source, encoder, metadata)]
+    if patches and metadata.patch is not None:
+        of_patches = source.model_copy(update={"variant": "patches"})
+        network = PatchEncoder(encoder, *metadata.patch)
+        variants.append(EncoderVariant(of_patches, network, metadata))
+    return variants
+
+
+def network_summary(metadata: EncoderMetadata) -> str:
+    """Backbone, stem, norm and channels in words."""
+    norm = "" if metadata.norm == "batch" else f"{metadata.norm} norm, "
+    plural = "s" if metadata.in_channels > 1 else ""
+    channels = f"{metadata.in_channels} channel{plural}"
+    return f"{metadata.backbone}, {metadata.stem} stem, {norm}{channels}"
 
 
 def random_init(encoder: Encoder, seed: int) -> Encoder:
-    """The same network with fresh weights, a function of the seed."""
+    """The same network with new weights, a function of the seed."""
     torch.manual_seed(mix(seed))
     return reinitialized_copy(encoder)
 
 
-def ways(name: str, encoder: Encoder, patch: tuple[int, int] | None) -> dict[str, Network]:
-    """How the network may read an image: whole and, if it was trained on patches, patch by patch."""
-    if patch is None:
-        return {name: encoder}
-    return {f"{name} (whole)": encoder, f"{name} (patch)": features.Patchwise(encoder, *patch)}
-
-
 def read_size(metadata: EncoderMetadata) -> int:
-    """Side at which files are read: what pretraining read; tiles may have been enlarged after that."""
+    """Side at which files are read, as in pretraining; tiles may be enlarged after that."""
     return int(metadata.training.get("read_size", metadata.image_size))
 
 
-def reader_of(network: Network, metadata: EncoderMetadata) -> InputTransform:
-    """What turns images into the network's input."""
-    return InputTransform.of(
-        metadata,
-        read_size(metadata) if isinstance(network, features.Patchwise) else metadata.image_size,
-    )
-
-
-def recalibrate(network: Network, metadata: EncoderMetadata, data: LabeledImages) -> None:
-    """Give batch norm the statistics of whole training data."""
-    some = data.read("train", read_size(metadata), most=_RECALIBRATION)
+def recalibrate(variant: EncoderVariant, data: LabeledImages) -> None:
+    """Re-estimate batch-norm statistics on whole training images."""
+    batches = data.batches("train", read_size(variant.metadata), limit=_RECALIBRATION)
     features.recalibrate_batch_norm(
-        network, (images for images, _ in some), reader_of(network, metadata)
+        variant.network, (images for images, _ in batches), variant.transform
     )
 
 
-def read(
-    network: Network,
-    metadata: EncoderMetadata,
-    data: LabeledImages,
-    store: FeatureStore,
-    *,
-    grid: int,
-    recalibrated: bool,
-) -> Features:
-    """Features of both splits, from the store if they are there, after batch norm has seen whole
-    data.
+class Extractor:
+    """Computes features of labeled images, or takes them from the store.
 
     Args:
-        network: Moved to the best device; its batch-norm statistics change if ``recalibrated``.
-        metadata: What it was trained on.
-        images: What to read.
-        store: Where features are kept.
-        grid: Numbers of the stages' grids, see `features.stream`.
-        recalibrated: Whether batch norm is given the statistics of these training images first.
+        data: The images.
+        store: Cache of features.
+        device: Where features are computed.
+        grid_dim: Largest dimension of the stages' grids, see `FeatureExtractor`; 0 for none.
+        recalibrate: Whether batch-norm statistics are re-estimated on the training images first.
     """
-    network.to(best_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size, reader = read_size(metadata), reader_of(network, metadata)
-    facts = {
-        "weights": hash_of_weights(network),
-        "patchwise": isinstance(network, features.Patchwise) and metadata.patch,
-        "reader": [reader.size, metadata.mean, metadata.std, metadata.color_space],
-        "size": size,
-        "recalibrated": data.fingerprint("train") if recalibrated else "",
-        "versions": [ssltool.__version__, torch.__version__],
-        "device": best_device().type,
-    }
-    if recalibrated:
-        recalibrate(network, metadata, data)
 
-    def rows(split: Split) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-        places: list[Tensor] = []
-        batches = noting(data.read(split, size), places)
-        for stages in features.stream(network, batches, reader, grid):
-            yield stages, places.pop()
+    def __init__(
+        self,
+        data: LabeledImages,
+        store: FeatureStore,
+        device: torch.device,
+        *,
+        grid_dim: int = 0,
+        recalibrate: bool = True,
+    ) -> None:
+        self._data, self._store, self._device = data, store, device
+        self._grid_dim, self._recalibrate = grid_dim, recalibrate
 
-    def key(split: Split) -> str:
-        return key_of(**facts, images=data.fingerprint(split), grid=grid)
+    def features(self, variant: EncoderVariant) -> Features:
+        """Features of both splits. The network is moved to the device, and its batch-norm
+        statistics change if recalibrated.
+        """
+        network, metadata, transform = variant.network, variant.metadata, variant.transform
+        network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        weights = hash_of_weights(network)
+        if self._recalibrate:
+            recalibrate(variant, self._data)
+        extractor = FeatureExtractor(network, transform, self._grid_dim)
+        return self._extracted(
+            extractor,
+            read_size(metadata),
+            weights=weights,
+            patch=metadata.patch if isinstance(network, PatchEncoder) else None,
+            transform=[transform.size, metadata.mean, metadata.std, metadata.color_space],
+            recalibrated=self._data.fingerprint("train") if self._recalibrate else "",
+            versions=[ssltool.__version__, torch.__version__],
+            device=self._device.type,
+            grid=self._grid_dim,
+        )
 
-    def known_or_read(split: Split) -> Stored:
-        return store.get(key(split)) or store.put(key(split), rows(split))
+    def pixels(self, size: int) -> Features:
+        """Raw pixels of both splits, of files read at ``size``; the stage is called ``pixels``."""
+        sample = self._data.batches("train", size, limit=_RECALIBRATION)
+        side, channels = features.pixel_format(images for images, _ in sample)
+        return self._extracted(
+            lambda images: {"pixels": features.pixels(images, side, channels)},
+            size,
+            pixels=[side, channels],
+        )
 
-    return Features(known_or_read("train"), known_or_read("test"), key("test"))
+    def health(self, variant: EncoderVariant) -> HealthRow:
+        """Spread of the pooled features of test images, and their alignment with mirror images."""
+        size = read_size(variant.metadata)
+        images = [images for images, _ in self._data.batches("test", size, limit=MAX_IMAGES)]
+        plain, mirrored = (
+            features.extract(variant.network, batches, variant.transform)[POOLED]
+            for batches in (images, [batch.flip(-1) for batch in images])
+        )
+        measured = health(plain, mirrored)
+        return HealthRow(
+            source=variant.source,
+            effective_rank=round(measured.effective_rank, 4),
+            std=round(measured.std, 4),
+            uniformity=round(measured.uniformity, 4),
+            alignment=None if measured.alignment is None else round(measured.alignment, 4),
+            warning=measured.warning,
+        )
+
+    def _extracted(
+        self, extract: Callable[[Tensor], Mapping[str, Tensor]], size: int, **identity: Any
+    ) -> Features:
+        """Features of both splits, cached under what they are a function of."""
+
+        def batches(split: Split) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+            for images, indices in self._data.batches(split, size):
+                yield extract(images), indices
+
+        def stored(split: Split) -> tuple[str, StoredFeatures]:
+            key = cache_key(**identity, size=size, images=self._data.fingerprint(split))
+            return key, self._store.get(key) or self._store.put(key, batches(split))
+
+        (_, train), (key, test) = stored("train"), stored("test")
+        return Features(train, test, key)
 
 
 def hash_of_weights(network: torch.nn.Module) -> str:
-    """A name for the numbers of a network."""
+    """SHA-256 in hex of the names, shapes and values of a network's tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name}{list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def read_pixels(data: LabeledImages, size: int, store: FeatureStore) -> Features:
-    """Raw pixels of both splits."""
-    side, channels = features.pixel_form(
-        images for images, _ in data.read("train", size, most=_RECALIBRATION)
-    )
-
-    def rows(split: Split) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-        for images, places in data.read(split, size):
-            yield {"pixels": features.pixels(images, side, channels)}, places
-
-    def key(split: Split) -> str:
-        return key_of(pixels=[size, side, channels], images=data.fingerprint(split))
-
-    def known_or_read(split: Split) -> Stored:
-        return store.get(key(split)) or store.put(key(split), rows(split))
-
-    return Features(known_or_read("train"), known_or_read("test"), key("test"))
-
-
-def noting(batches: Iterator[tuple[Tensor, Tensor]], places: list[Tensor]) -> Iterator[Tensor]:
-    """Pass images on and keep their places."""
-    for images, which in batches:
-        places.append(which)
-        yield images
-
-
-def health_of(network: Network, metadata: EncoderMetadata, data: LabeledImages) -> dict[str, Any]:
-    """Numbers of the pooled features of some test images and of their mirror images."""
-    reader = reader_of(network, metadata)
-    images = [images for images, _ in data.read("test", read_size(metadata), most=MOST)]
-    plain, mirrored = (
-        features.extract(network, batches, reader)[features.POOLED]
-        for batches in (images, [i.flip(-1) for i in images])
-    )
-    found = health(plain, mirrored)
-    return {
-        **{
-            name: None if value is None else round(value, 4)
-            for name, value in found._asdict().items()
-        },
-        "warning": found.warning,
-    }

@@ -1,5 +1,4 @@
-"""What the probes read: features of frozen encoders, pixels to compare them with, and batch-norm
-statistics.
+"""Features of frozen encoders, raw pixels as their baseline, and batch-norm recalibration.
 
 Shapes: N images, B per batch, S image side, D width of the pooled vector, C_s width of a stage.
 """
@@ -13,27 +12,27 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.transform import InputTransform, resize
 from ssltool.errors import DataError, WeightsError
 from ssltool.ops import grids
+from ssltool.runs.records import POOLED as POOLED
 
-POOLED = "pooled"
-_PIXEL_SIDE = 32  # px: raw pixels of larger images are read at this size, 3072 numbers
+_PIXEL_SIDE = 32  # px: raw pixels of larger images are read at this size, 3072 dimensions
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-class Patchwise(nn.Module):
-    """An encoder that reads an image patch by patch, as one trained on a grid of patches did.
+class PatchEncoder(nn.Module):
+    """An encoder applied to a grid of patches, as in patch-based pretraining.
 
-    A place of its maps is one patch, encoded alone and averaged; its pooled vector is the mean over
-    the patches.
+    Each location of its maps is one patch, encoded alone and averaged; its pooled vector is the
+    mean over the patches.
 
     Args:
         encoder: The network.
         patch: Side P of the patches in pixels.
-        stride: Pixels between their first ones.
+        stride: Pixels from one patch to the next.
     """
 
     def __init__(self, encoder: Encoder, patch: int, stride: int) -> None:
@@ -44,78 +43,144 @@ class Patchwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mean of the patches' pooled vectors, ``[B, D]``, of images ``[B, C, H, H]``."""
-        shown, _ = self._cut(x)
-        return torch.stack([self.encoder(patches) for patches in shown.unbind(dim=1)]).mean(dim=0)
+        patches, _ = self._cut(x)
+        return torch.stack([self.encoder(patch) for patch in patches.unbind(dim=1)]).mean(dim=0)
 
     def map(self, x: Tensor) -> Tensor:
-        """Last stage's averages of the patches, ``[B, C_last, G, G]``."""
+        """The last stage's averages over each patch, ``[B, C_last, G, G]``."""
         return self.maps(x)[self.stages[-1].name]
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
-        """Averages ``[B, C_s, G, G]`` of every stage's map of each patch, by the stage's name."""
-        shown, side = self._cut(x)
-        # One place of the grid at a time: the stages' maps of all patches at once would be several
-        # times the images.
-        rows = [
-            {name: found.mean(dim=(2, 3)) for name, found in self.encoder.maps(patches).items()}
-            for patches in shown.unbind(dim=1)
+        """Every stage's averages over each patch, by the stage's name: ``[B, C_s, G, G]``."""
+        patches, side = self._cut(x)
+        # One grid location at a time: the maps of all patches at once would be several times the
+        # size of the images.
+        averages = [
+            {name: values.mean(dim=(2, 3)) for name, values in self.encoder.maps(patch).items()}
+            for patch in patches.unbind(dim=1)
         ]
-        averages = {
-            name: torch.stack([row[name] for row in rows], dim=2) for name in rows[0]
-        }  # [B, C_s, G*G]
-        return {name: values.view(len(x), -1, side, side) for name, values in averages.items()}
+        stacked = {name: torch.stack([a[name] for a in averages], dim=2) for name in averages[0]}
+        return {name: values.view(len(x), -1, side, side) for name, values in stacked.items()}
 
     def _cut(self, x: Tensor) -> tuple[Tensor, int]:
         """Patches ``[B, G*G, C, P, P]`` and G."""
-        grid = grids.Grid(
-            self._patch, self._stride, (x.shape[-1] - self._patch) // self._stride + 1
-        )
+        count = (x.shape[-1] - self._patch) // self._stride + 1
+        grid = grids.Grid(self._patch, self._stride, count)
         return grids.cut(x, grid), grid.count
 
 
+class FeatureExtractor:
+    """Features of all stages from one forward pass, in evaluation mode and without gradients.
+
+    Args:
+        encoder: The network; its modes are restored after each call.
+        transform: Resizes and normalizes.
+        grid_dim: Also average each stage's map over the largest square grid of at most this many
+            dimensions; the papers use about 9,000.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` compute under autocast.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder | PatchEncoder,
+        transform: InputTransform,
+        grid_dim: int = 0,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._encoder, self._transform = encoder, transform
+        self._grid_dim, self._dtype = grid_dim, dtype
+        self._device = next(encoder.parameters()).device
+        self._pools_by_average: bool | None = None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute the features of a batch.
+
+        Args:
+            images: uint8 ``[B, 3, S, S]``, on any device.
+
+        Returns:
+            float32 on the encoder's device: ``pooled`` ``[B, D]``, the encoder's own vector;
+            ``layer1`` ... (each stage's name) ``[B, C_s]``, the averages of the stages' maps; and,
+            with ``grid_dim``, ``layer1 grid`` ... ``[B, C_s * g * g]`` of the stages whose grid
+            has more than one location.
+        """
+        with _evaluation_mode(self._encoder):
+            x = self._transform(images.to(self._device))
+            if self._pools_by_average is None:
+                self._pools_by_average = _pools_by_average(self._encoder, x[:2])
+            mixed = self._dtype != torch.float32
+            with torch.autocast(self._device.type, dtype=self._dtype, enabled=mixed):
+                maps = {name: map_.float() for name, map_ in self._encoder.maps(x).items()}
+                pooled = None if self._pools_by_average else self._encoder(x).float()
+        averages = {name: map_.mean(dim=(2, 3)) for name, map_ in maps.items()}
+        sides = {name: _grid_side(map_, self._grid_dim) for name, map_ in maps.items()}
+        return {
+            POOLED: averages[self._encoder.stages[-1].name] if pooled is None else pooled,
+            **averages,
+            **{
+                f"{name} grid": F.adaptive_avg_pool2d(maps[name], side).flatten(1)
+                for name, side in sides.items()
+                if side > 1
+            },
+        }
+
+
 def extract(
-    encoder: Encoder | Patchwise,
+    encoder: Encoder | PatchEncoder,
     batches: Iterable[Tensor],
-    reader: InputTransform,
-    grid_numbers: int = 0,
+    transform: InputTransform,
+    grid_dim: int = 0,
     *,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """Read the features of all stages in one pass, in evaluation mode, into memory.
+    """Compute the features of all images into memory.
 
     Args:
-        encoder: As for :func:`stream`.
-        batches: Likewise.
-        reader: Likewise.
-        grid_numbers: Likewise.
+        encoder: As for `FeatureExtractor`.
+        batches: uint8 ``[B, 3, S, S]``, on any device.
+        transform: As for `FeatureExtractor`.
+        grid_dim: Likewise.
         dtype: Likewise.
 
     Returns:
-        Name of the stage -> float32 ``[N, D]`` on the encoder's device, see :func:`stream`.
+        Name of the stage -> float32 ``[N, D]`` on the encoder's device, see `FeatureExtractor`.
 
     Raises:
-        DataError: If there are no images.
-        WeightsError: If a feature is NaN or infinite.
+        DataError: There are no images.
+        WeightsError: A feature is NaN or infinite.
     """
-    collected: dict[str, list[Tensor]] = {}
-    for rows in stream(encoder, batches, reader, grid_numbers, dtype=dtype):
-        for name, values in rows.items():
-            collected.setdefault(name, []).append(values)
-    if not collected:
-        raise DataError(
-            "there are no images to probe with; check that --data holds readable images"
+    extractor = FeatureExtractor(encoder, transform, grid_dim, dtype=dtype)
+    parts: dict[str, list[Tensor]] = {}
+    for images in batches:
+        for name, values in extractor(images).items():
+            parts.setdefault(name, []).append(values)
+    if not parts:
+        raise no_images()
+    # Parts are freed as they are joined: only the largest stage is in memory twice.
+    features = {name: torch.cat(parts.pop(name)) for name in list(parts)}
+    for name, values in features.items():
+        check_finite(name, values)
+    return features
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """Refuse features of diverged weights.
+
+    Raises:
+        WeightsError: A value is NaN or infinite.
+    """
+    if not values.isfinite().all():
+        raise WeightsError(
+            f"the encoder's {name!r} features hold NaN or infinity, finite values were expected; "
+            "the weights have diverged: probe an earlier checkpoint"
         )
-    # Parts are let go as they are joined: the largest features are wanted in memory twice, not all
-    # of them.
-    found = {name: torch.cat(collected.pop(name)) for name in list(collected)}
-    for name, values in found.items():
-        if not values.isfinite().all():
-            raise WeightsError(
-                f"the encoder's {name!r} features hold NaN or infinity, finite numbers were "
-                "expected; "
-                "the weights have diverged: probe an earlier checkpoint"
-            )
-    return found
+
+
+def no_images() -> DataError:
+    """The error of data without a readable image."""
+    return DataError("there are no images to probe with; check that --data holds readable images")
 
 
 def pixels(images: Tensor, side: int, channels: int) -> Tensor:
@@ -124,7 +189,7 @@ def pixels(images: Tensor, side: int, channels: int) -> Tensor:
     Args:
         images: uint8 ``[B, 3, S, S]``.
         side: Side to which images are resized.
-        channels: 3, or 1 for the plain mean of R, G and B.
+        channels: 3, or 1 for the mean of R, G and B.
 
     Returns:
         float32 ``[B, channels * side * side]`` in 0..1.
@@ -133,13 +198,13 @@ def pixels(images: Tensor, side: int, channels: int) -> Tensor:
     return (x.mean(dim=1, keepdim=True) if channels == 1 else x).flatten(1)
 
 
-def pixel_form(batches: Iterable[Tensor]) -> tuple[int, int]:
+def pixel_format(batches: Iterable[Tensor]) -> tuple[int, int]:
     """Side and channels at which images uint8 ``[B, 3, S, S]`` are read as raw pixels.
 
     The side is their own up to 32 px; one channel is enough when no image has any color.
 
     Raises:
-        DataError: If there are no images.
+        DataError: There are no images.
     """
     side, channels = 0, 1
     for images in batches:
@@ -147,42 +212,36 @@ def pixel_form(batches: Iterable[Tensor]) -> tuple[int, int]:
         if not bool((images == images[:, :1]).all()):
             channels = 3
     if not side:
-        raise DataError(
-            "there are no images to probe with; check that --data holds readable images"
-        )
+        raise no_images()
     return side, channels
 
 
 @torch.no_grad()
 def recalibrate_batch_norm(
-    encoder: Encoder | Patchwise, batches: Iterable[Tensor], reader: InputTransform
+    encoder: Encoder | PatchEncoder, batches: Iterable[Tensor], transform: InputTransform
 ) -> int:
-    """Re-estimate batch norm's running statistics on whole images, without touching a weight.
+    """Re-estimate batch norm's running statistics on whole images, without changing a weight.
 
-    An encoder trained on tiles or patches has seen other statistics than those of whole images, and
-    a random one has seen none. Means and variances become their averages over the batches, each
-    batch weighted by its images.
+    An encoder trained on tiles or patches has other statistics than those of whole images, and a
+    random one has none. Means and variances become their averages over the batches, each batch
+    weighted by its images.
 
     Args:
         encoder: Changed in place, if it has batch norm; its modes are restored afterwards.
         batches: uint8 ``[B, 3, S, S]``, unlabeled training images. A batch of one image, which has
-            no variance to speak of, is left out.
-        reader: Resizes and normalizes.
+            no variance, is left out.
+        transform: Resizes and normalizes.
 
     Returns:
         Images used; 0 without batch norm.
     """
-    norms = [
-        module
-        for module in encoder.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
+    norms = [m for m in encoder.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
     if not norms:
         return 0
     momenta = [norm.momentum for norm in norms]
     device = next(encoder.parameters()).device
     used = 0
-    with _evaluating(encoder):
+    with _evaluation_mode(encoder):
         for norm in norms:
             norm.train()
         for images in batches:
@@ -194,83 +253,29 @@ def recalibrate_batch_norm(
                     norm.reset_running_stats()
             used += len(images)
             for norm in norms:
-                norm.momentum = (
-                    len(images) / used
-                )  # 1 for the first batch: together a plain average over images
-            encoder(reader(images.to(device)))
+                # 1 for the first batch: together a plain average over images.
+                norm.momentum = len(images) / used
+            encoder(transform(images.to(device)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return used
 
 
-@torch.no_grad()
-def stream(
-    encoder: Encoder | Patchwise,
-    batches: Iterable[Tensor],
-    reader: InputTransform,
-    grid_numbers: int = 0,
-    *,
-    dtype: torch.dtype = torch.float32,
-) -> Iterator[dict[str, Tensor]]:
-    """Features of all stages, batch by batch, in evaluation mode.
-
-    Args:
-        encoder: The network; its modes are restored afterwards.
-        batches: uint8 ``[B, 3, S, S]``, on any device.
-        reader: Resizes and normalizes.
-        grid_numbers: Also average each stage's map over the largest square grid of at most this
-            many numbers, as the papers do with about 9,000.
-        dtype: ``torch.bfloat16`` or ``torch.float16`` compute under autocast. Features decide
-            accuracy, so float32 is the default.
-
-    Yields:
-        float32 on the encoder's device: ``pooled`` ``[B, D]``, the encoder's own vector; ``layer1``
-        ... (each stage's name) ``[B, C_s]``, the averages of the stages' maps; and, with
-        ``grid_numbers``, ``layer1 grid`` ... ``[B, C_s * g * g]`` of the stages whose grid has more
-        than one place.
-    """
-    device = next(encoder.parameters()).device
-    averaged: bool | None = None
-    with _evaluating(encoder):
-        for images in batches:
-            x = reader(images.to(device))
-            if averaged is None:
-                averaged = _pools_by_average(encoder, x[:2])
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                maps = {name: values.float() for name, values in encoder.maps(x).items()}
-                pooled = None if averaged else encoder(x).float()
-            averages = {name: values.mean(dim=(2, 3)) for name, values in maps.items()}
-            sides = {name: _grid_side(values, grid_numbers) for name, values in maps.items()}
-            yield {
-                POOLED: averages[encoder.stages[-1].name] if pooled is None else pooled,
-                **averages,
-                **{
-                    f"{name} grid": F.adaptive_avg_pool2d(maps[name], side).flatten(1)
-                    for name, side in sides.items()
-                    if side > 1
-                },
-            }
-
-
-def _pools_by_average(encoder: Encoder | Patchwise, x: Tensor) -> bool:
-    """Whether the pooled vector is the average of the last map, as it mostly is, so that one pass
-    gives both.
-    """
+def _pools_by_average(encoder: Encoder | PatchEncoder, x: Tensor) -> bool:
+    """Whether the pooled vector is the average of the last map, so that one pass gives both."""
     average = encoder.map(x).mean(dim=(2, 3))
     pooled: Tensor = encoder(x)
     return bool((pooled - average).abs().max() <= 1e-4 * average.abs().max())
 
 
-def _grid_side(values: Tensor, numbers: int) -> int:
-    """Side of the largest grid over a map ``[B, C, h, w]`` whose cells hold at most ``numbers``
-    numbers in all.
-    """
-    height, width = values.shape[2:]
-    return min(height, width, math.isqrt(numbers // values.shape[1]))
+def _grid_side(map_: Tensor, dim: int) -> int:
+    """Side of the largest grid over a map ``[B, C, h, w]`` with at most ``dim`` dimensions."""
+    height, width = map_.shape[2:]
+    return min(height, width, math.isqrt(dim // map_.shape[1]))
 
 
 @contextmanager
-def _evaluating(encoder: nn.Module) -> Iterator[None]:
+def _evaluation_mode(encoder: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards each module is in the mode it was in."""
     modes = {module: module.training for module in encoder.modules()}
     encoder.eval()

@@ -1,13 +1,13 @@
-"""Fine-tuning: the whole network is trained on labeled images, from pretrained or from random init.
+"""Fine-tuning of an encoder with a linear classifier on labeled images.
 
-How much pretraining is worth is read off by giving both the same labels, the same number of steps
-and the same learning rate. On the pooled vector come a batch norm without scale (Hénaff et al.
-2020, appendix, put one before their linear classifier) and a linear classifier that starts at zero;
-everything is trained with AdamW along a warm-up and half a cosine, on mirrored and slightly shifted
-images. The classifier, which has everything to learn, learns ten
-times as fast: at the encoder's rate it lags behind and spoils pretrained features meanwhile.
+Pretrained and random init get the same labels, the same number of steps and the same learning rate.
+The pooled vector passes a batch norm without scale (as before the linear classifier of Hénaff et
+al. 2020, appendix) and a linear classifier initialized to zero; everything is trained with AdamW, a
+warm-up and a cosine schedule, on mirrored and slightly shifted images. The learning rate of the
+classifier is ten times that of the encoder: at the same rate it lags behind and degrades pretrained
+features meanwhile.
 
-Shapes: N training images, B per batch, S their side in pixels, D width of the pooled vector, K
+Shapes: N training images, B per batch, S side in pixels, D dimensions of the pooled vector, K
 classes.
 """
 
@@ -35,15 +35,14 @@ _SHIFT = 14  # images are shifted by up to a fourteenth of their side: 2 px of 2
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a network is fine-tuned.
+    """Length and learning rate of a fine-tuning.
 
     Attributes:
-        images: Images shown in all, repeats included: with few labels each is seen often, with many
-            not even once.
+        images: Images seen in training, repetitions included.
         batch_size: B; all labeled images if there are fewer.
-        lr: Highest learning rate of the encoder; ten times that is the classifier's.
+        lr: Peak learning rate of the encoder; the classifier's is ten times that.
         weight_decay: Of matrices and kernels.
-        warmup: Share of the steps over which the rate rises.
+        warmup: Fraction of the steps over which the learning rate rises.
     """
 
     images: int = 12_800
@@ -59,7 +58,7 @@ class Schedule:
 
 
 class Classifier(nn.Module):
-    """An encoder with a linear classifier, which starts at zero, on its standardized pooled vector."""
+    """An encoder with batch norm and a zero-initialized linear classifier on its pooled vector."""
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
@@ -79,7 +78,7 @@ def finetune(
     encoder: Encoder,
     images: Tensor,
     labels: Tensor,
-    reader: InputTransform,
+    transform: InputTransform,
     classes: int,
     seed: int,
     *,
@@ -91,13 +90,13 @@ def finetune(
     torch's global generator is left as it was.
 
     Args:
-        encoder: Pretrained, or with random init to see what pretraining is worth.
+        encoder: Pretrained or with random init.
         images: uint8 ``[N, 3, S, S]``, on any device.
         labels: int64 ``[N]``, classes 0 to ``classes - 1``.
-        reader: Resizes and normalizes.
+        transform: Resizes and normalizes.
         classes: K.
-        seed: Of the order of the images, of their changes and of dropout.
-        schedule: How long and how fast.
+        seed: Of the order of the images, their augmentation and dropout.
+        schedule: Length and learning rate.
         dtype: ``torch.bfloat16`` computes under autocast.
 
     Returns:
@@ -109,8 +108,7 @@ def finetune(
     schedule = schedule or Schedule()
     if len(images) < 2:
         raise DataError(
-            f"fine-tuning needs two labeled images or more, not {len(images)}; type a larger "
-            "--labels"
+            f"fine-tuning needs two labeled images or more, not {len(images)}; use more labels"
         )
     device = next(encoder.parameters()).device
     with torch.random.fork_rng():
@@ -119,7 +117,7 @@ def finetune(
             Classifier(encoder, classes).to(device).train(),
             images,
             labels,
-            reader,
+            transform,
             seed,
             schedule,
             dtype,
@@ -130,7 +128,7 @@ def _train(
     network: Classifier,
     images: Tensor,
     labels: Tensor,
-    reader: InputTransform,
+    transform: InputTransform,
     seed: int,
     schedule: Schedule,
     dtype: torch.dtype,
@@ -147,18 +145,18 @@ def _train(
             for matrices in (True, False)
         ]
     )
-    rates = LambdaLR(optimizer, lambda step: _rate(step, schedule))
+    scheduler = LambdaLR(optimizer, lambda step: _lr_factor(step, schedule))
     generator = torch.Generator()
     for step, chosen in enumerate(_batches(len(images), schedule, seed)):
         generator.manual_seed(mix(seed, step))
-        some = shifted(images[chosen].to(device), chosen.to(device), generator)
+        batch = shifted(images[chosen].to(device), chosen.to(device), generator)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits = network(reader(some))
+            logits = network(transform(batch))
         loss = F.cross_entropy(logits.float(), labels[chosen].to(device))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
-        rates.step()
+        scheduler.step()
     return network.eval()
 
 
@@ -166,46 +164,46 @@ def _train(
 def accuracy(
     network: Classifier,
     batches: Iterable[tuple[Tensor, Tensor]],
-    reader: InputTransform,
+    transform: InputTransform,
     *,
     dtype: torch.dtype = torch.float32,
 ) -> float:
-    """Top-1 accuracy in percent over batches of uint8 ``[B, 3, S, S]`` and classes int64 ``[B]``."""
+    """Top-1 accuracy, percent, over batches of uint8 ``[B, 3, S, S]`` and labels int64 ``[B]``."""
     device = next(network.parameters()).device
-    right, seen = 0, 0
+    correct, seen = 0, 0
     network.eval()
     for images, labels in batches:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            guess = network(reader(images.to(device))).argmax(dim=1)
-        right += int((guess == labels.to(device)).sum())
+            predictions = network(transform(images.to(device))).argmax(dim=1)
+        correct += int((predictions == labels.to(device)).sum())
         seen += len(labels)
     if not seen:
         raise DataError(
             "there are no images to test on; check that --test-data holds readable images"
         )
-    return 100 * right / seen
+    return 100 * correct / seen
 
 
 def shifted(images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images and shift each by up to a fourteenth of its side, repeating what is
-    at its border.
+    """Mirror half of the images and shift each by up to a fourteenth of its side, with replicated
+    borders.
 
     Args:
         images: uint8 ``[B, C, S, S]``.
-        index: int64 ``[B]``, which image each one is.
+        index: int64 ``[B]``, index of each image.
         generator: Supplies the key of the random numbers.
     """
     rng, side = PerImageRNG(index, generator), images.shape[-1]
-    reach = max(1, side // _SHIFT)
+    limit = max(1, side // _SHIFT)
     images = torch.where(rng.bernoulli(0.5)[:, None, None, None], images.flip(-1), images)
-    padded = F.pad(images.float(), (reach,) * 4, mode="replicate").to(torch.uint8)
-    start = rng.integers(2 * reach + 1, 1, 2)
+    padded = F.pad(images.float(), (limit,) * 4, mode="replicate").to(torch.uint8)
+    start = rng.integers(2 * limit + 1, 1, 2)
     return patches.cut(padded, start[..., 0], start[..., 1], side)[:, 0]
 
 
 def _batches(count: int, schedule: Schedule, seed: int) -> Iterator[Tensor]:
-    """Indices int64 ``[B]`` of each step: whole permutations one after the other, cut into batches
-    of one size.
+    """Indices int64 ``[B]`` of each step: consecutive permutations, cut into batches of one
+    size.
     """
     generator = torch.Generator().manual_seed(seed)
     size = min(schedule.batch_size, count)
@@ -217,9 +215,9 @@ def _batches(count: int, schedule: Schedule, seed: int) -> Iterator[Tensor]:
         waiting = waiting[size:]
 
 
-def _rate(step: int, schedule: Schedule) -> float:
-    """Factor on the learning rate: a linear rise, then half a cosine (Loshchilov & Hutter 2017)."""
-    rise = max(1, round(schedule.warmup * schedule.steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, schedule.steps - rise)))
+def _lr_factor(step: int, schedule: Schedule) -> float:
+    """Factor on the learning rate: linear warm-up, then a cosine (Loshchilov & Hutter 2017)."""
+    warmup = max(1, round(schedule.warmup * schedule.steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, schedule.steps - warmup)))

@@ -1,7 +1,6 @@
-"""Is a representation in good health? Numbers that need no labels, and a warning when it has
-collapsed.
+"""Label-free measures of a representation's spread, and detection of its collapse.
 
-Shapes: N images, D numbers per image.
+Shapes: N images, D dimensions.
 """
 
 from __future__ import annotations
@@ -12,26 +11,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MOST = 2048
-"""Images looked at: the numbers hardly move beyond."""
+MAX_IMAGES = 2048
+"""Images measured; the values hardly change with more."""
 
-_NEARLY_ONE = 1.5  # effective rank below which all images lie on a line
-_SAME = 1e-3  # mean distance of unit vectors from their mean below which all images are one point
+_MIN_RANK = 1.5  # effective rank below which all images lie on a line
+_MIN_STD = 1e-3  # std below which all images are one point
 
 
 class Health(NamedTuple):
-    """What features look like from outside.
+    """Spread of a set of features.
 
     Attributes:
         effective_rank: exp of the entropy of the normalized singular values of the centered
-            features, 1..min(N, D) (Roy & Vetterli 2007; RankMe, Garrido et al. 2023): how many
-            directions are in use.
-        std: Mean over the D numbers of the deviation of the unit vectors, times sqrt(D): 0 = one
-            point, about 1 = spread over the sphere.
+            features, 1..min(N, D) (Roy & Vetterli 2007; RankMe, Garrido et al. 2023): the number
+            of directions in use.
+        std: Mean over the D dimensions of the unit vectors' standard deviation, times sqrt(D):
+            0 for a single point, about 1 when spread over the sphere.
         uniformity: log mean exp(-2 ||x - y||^2) over pairs of unit vectors, -4..0 (Wang & Isola
-            2020, eq. 2): lower = more evenly spread.
-        alignment: Mean squared distance of the unit vectors of two views of an image, 0..4 (there,
-            eq. 1); None if no second view was given.
+            2020, eq. 2): lower is more evenly spread.
+        alignment: Mean squared distance of the unit vectors of two views of an image, 0..4 (ibid.,
+            eq. 1); None without a second view.
     """
 
     effective_rank: float
@@ -41,42 +40,43 @@ class Health(NamedTuple):
 
     @property
     def warning(self) -> str:
-        """What is wrong, in words; empty if nothing is."""
-        if self.std < _SAME:
-            return f"the features of all images are nearly the same (std {self.std:.2g}): the encoder has collapsed"
-        if self.effective_rank < _NEARLY_ONE:
+        """One line on a collapse; empty if there is none."""
+        if self.std < _MIN_STD:
+            return (
+                f"the features of all images are nearly the same (std {self.std:.2g}): the "
+                "encoder has collapsed"
+            )
+        if self.effective_rank < _MIN_RANK:
             return (
                 "the features vary in nearly one direction only (effective rank "
-                f"{self.effective_rank:.2f}): "
-                "the encoder has collapsed, or is about to"
+                f"{self.effective_rank:.2f}): the encoder has collapsed, or is about to"
             )
         return ""
 
 
 @torch.no_grad()
 def health(features: Tensor, views: Tensor | None = None) -> Health:
-    """Measure features.
+    """Measure the spread of features.
 
     Args:
-        features: float ``[N, D]``, N at least 2; of more than `MOST` an even part is used.
-        views: The same images seen otherwise (mirrored, say), float ``[N, D]``.
+        features: float ``[N, D]``, N at least 2; of more than `MAX_IMAGES` an evenly spread part
+            is used.
+        views: Features of a second view of the same images, such as mirrored, float ``[N, D]``.
     """
-    step = -(-len(features) // MOST)
+    step = -(-len(features) // MAX_IMAGES)
     x = features[::step].cpu().double()
     centered = x - x.mean(0)
-    share = torch.linalg.svdvals(centered)
-    share = share / share.sum().clamp_min(1e-300)
-    entropy = -(share * share.clamp_min(1e-300).log()).sum()
+    spectrum = torch.linalg.svdvals(centered)
+    spectrum = spectrum / spectrum.sum().clamp_min(1e-300)
+    entropy = -(spectrum * spectrum.clamp_min(1e-300).log()).sum()
     unit = F.normalize(x, dim=1)
-    apart = torch.pdist(unit).square()
-    aligned = None
+    alignment = None
     if views is not None:
-        aligned = float(
-            (unit - F.normalize(views[::step].cpu().double(), dim=1)).square().sum(1).mean()
-        )
+        second = F.normalize(views[::step].cpu().double(), dim=1)
+        alignment = float((unit - second).square().sum(1).mean())
     return Health(
         effective_rank=float(entropy.exp()) if float(centered.abs().max()) > 0 else 1.0,
         std=float(unit.std(0, correction=0).mean()) * x.shape[1] ** 0.5,
-        uniformity=float((-2 * apart).exp().mean().log()),
-        alignment=aligned,
+        uniformity=float((-2 * torch.pdist(unit).square()).exp().mean().log()),
+        alignment=alignment,
     )

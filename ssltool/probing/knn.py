@@ -1,9 +1,9 @@
-"""Weighted k-nearest-neighbor classification by cosine similarity: a probe with nothing to train.
+"""Weighted k-nearest-neighbor classification by cosine similarity.
 
 Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section
 3.4.
 
-Shapes: Q queries, N bank rows (the labeled training images), D numbers per image, k neighbors.
+Shapes: Q queries, N bank rows (the labeled training images), D dimensions, k neighbors.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from torch.nn import functional as F
 from ssltool.errors import DataError
 
 SCORES_AT_ONCE = 8_000_000
-"""Similarities held at a time: 32 MB, little enough to stay near the cache, however many queries
-there are.
-"""
+"""Similarities held at a time: 32 MB, small enough for the cache, for any number of queries."""
 
 
 def nearest(
@@ -27,14 +25,14 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Find the k bank rows most similar to each query, by cosine.
 
-    Neighbors come most similar first; equal ones in the order of the bank. So the first j of k
-    neighbors are exactly the neighbors that ``k=j`` gives.
+    Neighbors are sorted, most similar first; equal ones in the order of the bank. The first j of k
+    neighbors are exactly those that ``k=j`` gives.
 
     Args:
         queries: float ``[Q, D]``; need not be normalized. A row of zeros has similarity 0 to
             everything.
         bank: float ``[N, D]`` on the same device.
-        k: Neighbors wanted, 1 to N; more than N is taken as N.
+        k: Number of neighbors, 1 to N; more than N is taken as N.
         chunk: Queries compared at a time; by default as many as keep ``SCORES_AT_ONCE``
             similarities in memory.
 
@@ -43,7 +41,7 @@ def nearest(
         device of ``bank``.
 
     Raises:
-        DataError: If a feature is NaN or infinite, the bank is empty, or the widths differ.
+        DataError: A feature is NaN or infinite, the bank is empty, or the widths differ.
     """
     queries, bank = queries.float(), bank.float()
     _check(queries, bank)
@@ -52,11 +50,11 @@ def nearest(
     # Scaling the similarities saves a normalized copy of the bank, which may be most of the memory
     # there is.
     scale = bank.norm(dim=1).clamp_min(1e-12).reciprocal()
-    found = [
+    parts = [
         _largest((F.normalize(part) @ bank.T).mul_(scale), k)
         for part in torch.split(queries, chunk)
     ]
-    return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
+    return torch.cat([values for values, _ in parts]), torch.cat([indices for _, indices in parts])
 
 
 def knn_accuracy(
@@ -131,8 +129,8 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
     columns = columns.gather(1, order)
     if cut_in_a_tie.any():
-        ranked, places = scores[cut_in_a_tie].sort(dim=1, descending=True, stable=True)
-        values[cut_in_a_tie], columns[cut_in_a_tie] = ranked[:, :k], places[:, :k]
+        ranked, order = scores[cut_in_a_tie].sort(dim=1, descending=True, stable=True)
+        values[cut_in_a_tie], columns[cut_in_a_tie] = ranked[:, :k], order[:, :k]
     return values, columns
 
 
@@ -143,7 +141,7 @@ def _check(queries: Tensor, bank: Tensor) -> None:
         )
     if queries.shape[1] != bank.shape[1]:
         raise DataError(
-            f"queries have {queries.shape[1]} numbers each and training images {bank.shape[1]}; "
+            f"queries have {queries.shape[1]} dimensions and training images {bank.shape[1]}; "
             "both must come from the same encoder and layer"
         )
     if not (queries.isfinite().all() and bank.isfinite().all()):

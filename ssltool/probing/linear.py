@@ -6,7 +6,7 @@ on features standardized by the mean and deviation of the training images, see
 `ssltool.probing.convex`. The weight decay is chosen on a tenth of the training images, never on the
 test images.
 
-Shapes: N images, D numbers per image, C classes. ``theta`` is ``[C, D + 1]``, the weight with the
+Shapes: N images, D dimensions, C classes. ``theta`` is ``[C, D + 1]``, the weight with the
 bias as its last column.
 """
 
@@ -20,13 +20,14 @@ from torch import Tensor
 
 from ssltool.errors import DataError
 from ssltool.probing.convex import Problem, Rows, moments, scores
+from ssltool.probing.splits import stratified_split
 
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Weight decays tried first; the search goes on beyond an end at which the best one lies."""
+"""Weight decays tried first; the search continues beyond an end if the best one lies there."""
 
-FEW = 20_000
-"""Images up to which the search for the weight decay is as fine as it gets: it takes seconds, and
-few held-out images decide."""
+PRECISE_SEARCH = 20_000
+"""Images up to which the search for the weight decay is precise: it takes seconds, and few held-out
+images decide."""
 
 EXTENSIONS = 3
 """Values tried beyond an end of the grid, each ten times the one before or a tenth of it."""
@@ -64,7 +65,7 @@ class LinearClassifier:
 
 @dataclass(frozen=True)
 class LinearResult:
-    """What a linear probe found.
+    """Result of a linear probe.
 
     Attributes:
         accuracy: Top-1 on the test images, percent.
@@ -117,11 +118,11 @@ def fit_and_score(
     """
     weight_decay, holdout, start = _search(train_x, train_y, grid, seed, holdout=0.1)
     classifier = fit(train_x, train_y, classes, weight_decay, start=start)
-    right = (classifier.predict(test_x) == test_y).cpu().double()
+    correct = (classifier.predict(test_x) == test_y).cpu().double()
     truth = test_y.cpu()
-    per_class = [right[truth == c] for c in range(classes)]
+    per_class = [correct[truth == c] for c in range(classes)]
     return LinearResult(
-        accuracy=100 * float(right.mean()),
+        accuracy=100 * float(correct.mean()),
         per_class=tuple(100 * float(hits.mean()) if len(hits) else None for hits in per_class),
         weight_decay=weight_decay,
         holdout=holdout,
@@ -150,16 +151,16 @@ def fit(
         weight_decay: At least 0; at 0 separable images have no optimum and the fit ends
             unconverged.
         start: theta to start from, float64 with one row for each class that has images; zeros if
-            not given. It changes the time and not the optimum.
+            not given. It changes the time but not the optimum.
         tolerance: The optimum counts as reached when no part of the gradient, in the coordinates of
-            the search, is larger. The objective is then within about 1e-6 of its least value.
+            the solver, is larger. The objective is then within about 1e-6 of its minimum.
         max_iterations: Iterations after which to stop.
 
     Returns:
         The classifier, on the device of ``x``.
 
     Raises:
-        DataError: If a feature is NaN or infinite, a label is out of range, or all images are of
+        DataError: A feature is NaN or infinite, a label is out of range, or all images are of
             one class.
     """
     present, labels = _present_classes(y)
@@ -169,13 +170,16 @@ def fit(
             "expected"
         )
     mean, std = moments(x)
-    found = problem(Rows(x, labels, mean, std), len(present)).minimize(
+    solution = problem(Rows(x, labels, mean, std), len(present)).minimize(
         weight_decay, start, tolerance, max_iterations
     )
     weight = x.new_zeros(classes, x.shape[1], dtype=torch.float32)
     bias = x.new_full((classes,), -torch.inf, dtype=torch.float32)
-    weight[present], bias[present] = found.theta[:, :-1].to(weight), found.theta[:, -1].to(bias)
-    return LinearClassifier(weight, bias, mean, std, found.converged, found.iterations)
+    weight[present], bias[present] = (
+        solution.theta[:, :-1].to(weight),
+        solution.theta[:, -1].to(bias),
+    )
+    return LinearClassifier(weight, bias, mean, std, solution.converged, solution.iterations)
 
 
 def problem(rows: Rows, classes: int) -> Problem:
@@ -198,16 +202,16 @@ def choose_weight_decay(
     """Choose the weight decay that does best on held-out training images; the stronger one if two
     do equally well.
 
-    If an end of the grid is best, better than its neighbor, the search goes on beyond it, at most
+    If an end of the grid is best, better than its neighbor, the search continues beyond it, at most
     ``EXTENSIONS`` times.
 
     Args:
         x: float ``[N, D]``, training images only.
         y: int64 ``[N]``.
-        grid: Values to try. A single one is taken as it is. If no class has two images nothing can
-            be held out, and the middle one is taken.
+        grid: Values to try; a single one is taken. If no class has two images nothing can be held
+            out, and the middle one is taken.
         seed: Decides the split.
-        holdout: Share of each class that is held out, see :func:`split`.
+        holdout: Fraction of each class that is held out, see `stratified_split`.
 
     Returns:
         The value, and the held-out accuracy in percent of each value tried, smallest value first;
@@ -220,30 +224,6 @@ def choose_weight_decay(
     return best, table
 
 
-def split(y: Tensor, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split images into a part to train on and a part held out, class by class.
-
-    Of a class with n images ``round(holdout * n)`` are held out, but at least one, and never all: a
-    class with a single image stays in training.
-
-    Args:
-        y: int64 ``[N]``.
-        holdout: Share, 0 to 1.
-        seed: Decides which images.
-
-    Returns:
-        Indices of both parts, int64 on the CPU, ascending, disjoint, together all of 0 to N - 1.
-    """
-    shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    held = torch.zeros(len(y), dtype=torch.bool)
-    labels = y.cpu()[shuffled]
-    for c in torch.unique(labels):
-        members = shuffled[labels == c]
-        quota = min(max(round(holdout * len(members)), 1), len(members) - 1)
-        held[members[:quota]] = True
-    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
-
-
 def _search(
     x: Tensor, y: Tensor, grid: Sequence[float], seed: int, holdout: float
 ) -> tuple[float, dict[float, float], Tensor | None]:
@@ -251,7 +231,7 @@ def _search(
     best.
     """
     present, labels = _present_classes(y)
-    kept, held = (part.to(x.device) for part in split(y, holdout, seed))
+    kept, held = (part.to(x.device) for part in stratified_split(y, holdout, seed))
     if len(grid) == 1 or not len(held):
         return sorted(grid)[len(grid) // 2], {}, None
     mean, std = moments(x)  # of all training images: a tenth more or less of them moves no choice
@@ -264,12 +244,14 @@ def _search(
     path = sorted(set(grid), reverse=True)
     while path:
         value = path.pop(0)
-        # Which value is best shows long before an optimum is reached to the last digit, of many
-        # images earlier still.
+        # Which value is best shows long before convergence, with many images earlier still.
         theta = search.minimize(
-            value, theta, tolerance=5e-4 if len(kept) <= FEW else 2e-3, max_iterations=200
+            value,
+            theta,
+            tolerance=5e-4 if len(kept) <= PRECISE_SEARCH else 2e-3,
+            max_iterations=200,
         ).theta
-        table[value] = 100 * _share_right(theta, held_out)
+        table[value] = 100 * _accuracy(theta, held_out)
         thetas[value] = theta
         if not path and len(table) < len(set(grid)) + EXTENSIONS:
             path = _beyond_the_end(table)
@@ -278,13 +260,13 @@ def _search(
     return best, {value: table[value] for value in sorted(table)}, thetas[best]
 
 
-def _share_right(theta: Tensor, rows: Rows) -> float:
-    """Share of the rows whose class has the highest score."""
+def _accuracy(theta: Tensor, rows: Rows) -> float:
+    """Fraction of the rows whose class has the highest score."""
     weight, bias = (part.to(rows.device, rows.dtype) for part in (theta[:, :-1], theta[:, -1]))
-    right = sum(
+    correct = sum(
         int((torch.addmm(bias, z, weight.T).argmax(1) == labels).sum()) for z, labels in rows
     )
-    return right / rows.count
+    return correct / rows.count
 
 
 def _best(table: dict[float, float]) -> float:
@@ -307,10 +289,8 @@ def _present_classes(y: Tensor) -> tuple[Tensor, Tensor]:
     """Classes that have images, ascending, and the position of each image's class among them."""
     present, labels = torch.unique(y, return_inverse=True)
     if len(present) < 2:
-        found = (
-            "no labeled image"
-            if not len(present)
-            else f"all {len(y)} labeled images are of one class"
+        one = f"all {len(y)} labeled images are of one class"
+        raise DataError(
+            f"{one if len(present) else 'no labeled image'}; a probe needs at least two classes"
         )
-        raise DataError(f"{found}; a probe needs at least two classes")
     return present, labels

@@ -1,91 +1,152 @@
-"""Rows of the probe's table: every measure of one kind of features."""
+"""The measures of a probe: kNN, linear, SVM and MLP accuracy of every stage of a source."""
 
 from __future__ import annotations
 
 import statistics
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from ssltool.device import best_device
-from ssltool.probing import features, linear, mlp, svm
+from ssltool.probing import linear, mlp, svm
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import Features
 from ssltool.probing.knn import knn_accuracy
+from ssltool.probing.linear import LinearResult
+from ssltool.probing.options import Kind
+from ssltool.runs.records import MEASURES, POOLED, Details, FeatureSource, Measure, ProbeRow
 
-Kind = Literal["linear", "layers", "knn", "finetune", "svm", "mlp"]
-
-KS = (5, 20, 200)  # neighbors: few labels, and the paper's
-MEASURES = ("linear", *(f"knn{k}" for k in KS), "svm", "svm_map", "mlp")
-_WHOLE = (features.POOLED, "pixels")
-
-
-class Scored(NamedTuple):
-    """A row of the table, and what a linear probe of it says class by class."""
-
-    row: dict[str, Any]
-    details: dict[str, Any]
+KS: tuple[tuple[Measure, int], ...] = (("knn5", 5), ("knn20", 20), ("knn200", 200))
+PIXELS = "pixels"
 
 
-def score(
-    name: str,
-    found: Features,
-    data: LabeledImages,
-    kinds: frozenset[Kind],
-    seed: int,
-    repeats: int,
-    console: Console,
-) -> list[Scored]:
-    """Rows for one kind of features: the pooled one (or pixels), then every stage if asked for.
+class MeasuredRow(NamedTuple):
+    """A row of the table and, after a linear probe, its predictions class by class.
+
+    Attributes:
+        row: The row.
+        per_class: Accuracy in percent of each class; None for a class without test images.
+        confusion: Counts, true class by predicted class; empty without a linear probe.
+    """
+
+    row: ProbeRow
+    per_class: tuple[float | None, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+
+    def with_(self, **fields: Any) -> MeasuredRow:
+        """The same measurements with other fields of the row."""
+        return self._replace(row=self.row.model_copy(update=fields))
+
+    def details(self, index: int) -> Details | None:
+        """The predictions, as those of the row of an index."""
+        if not self.confusion:
+            return None
+        return Details(row=index, per_class=self.per_class, confusion=self.confusion)
+
+
+RowCache = dict[str, list[MeasuredRow]]
+"""Key of `Features` -> their rows."""
+
+
+class ProbeSuite:
+    """Measures the features of a source.
 
     Args:
-        name: What the features are called.
-        found: The features.
-        data: Their labels.
-        kinds: What to measure; ``svm`` and ``mlp`` only on whole vectors, unless images have
-            several classes.
+        data: Labels of the images.
+        kinds: What to measure; ``svm`` and ``mlp`` only on pooled vectors and pixels, unless
+            images have several classes.
+        device: Where probes are computed.
         seed: Of the splits of the training images, and of what is trained.
-        repeats: Seeds of which the mean and the deviation are given, where the seed matters.
+        repeats: Seeds over which the MLP's accuracy is averaged.
         console: Where progress goes.
+        cache: Rows of features measured before in the same way; it grows.
     """
-    train, test = found.train, found.test
-    device = best_device()
-    scored: list[Scored] = []
-    for stage, values in train.stages.items():
-        if stage not in _WHOLE and "layers" not in kinds:
-            continue
-        row: dict[str, Any] = {"features": name, "stage": stage, "numbers": values.shape[1]}
-        if scored and _same(
-            values, train.stages[features.POOLED]
-        ):  # the last stage's average is the pooled vector
-            scored.append(Scored({**scored[0].row, "stage": stage}, scored[0].details))
-            continue
-        split = _Split.on(device, values, test.stages[stage], data, train.places, test.places)
-        details: dict[str, Any] = {}
-        if data.several:
-            row |= _machines(split, seed)
-        else:
-            if {"linear", "layers"} & kinds:
-                measured, details = _linear(split, data, seed)
-                row |= measured
-            if "knn" in kinds:
-                near = knn_accuracy(*split[:4], len(data.classes), ks=KS)
-                row |= {f"knn{k}": round(accuracy, 3) for k, accuracy in near.items()}
-            if stage in _WHOLE and "svm" in kinds:
-                row |= _machines(split, seed)
-            if stage in _WHOLE and "mlp" in kinds:
-                row |= _mlps(split, len(data.classes), seed, repeats)
-        so_far = ", ".join(f"{key} {row[key]:.2f} %" for key in MEASURES if key in row)
-        console.print(f"{name}, {stage}: {so_far}")
-        scored.append(Scored(row, details))
-    return scored
+
+    def __init__(
+        self,
+        data: LabeledImages,
+        kinds: frozenset[Kind],
+        device: torch.device,
+        *,
+        seed: int,
+        repeats: int,
+        console: Console,
+        cache: RowCache | None = None,
+    ) -> None:
+        self._data, self._kinds, self._device = data, kinds, device
+        self._seed, self._repeats, self._console = seed, repeats, console
+        self._cache = {} if cache is None else cache
+
+    def rows(self, source: FeatureSource, features: Features) -> list[MeasuredRow]:
+        """Rows of one source: the pooled vector or the pixels, then every stage if asked for."""
+        if features.key not in self._cache:
+            self._cache[features.key] = self._measured_rows(source, features)
+        return [measured.with_(source=source) for measured in self._cache[features.key]]
+
+    def _measured_rows(self, source: FeatureSource, features: Features) -> list[MeasuredRow]:
+        rows: list[MeasuredRow] = []
+        pooled = features.train.stages.get(POOLED)
+        for stage, values in features.train.stages.items():
+            whole = stage in {POOLED, PIXELS}
+            if not whole and "layers" not in self._kinds:
+                continue
+            if rows and pooled is not None and _equal(values, pooled):
+                # The last stage's average is the pooled vector.
+                rows.append(rows[0].with_(stage=stage))
+                continue
+            split = _ProbeData.of(features, stage, self._data, self._device)
+            row = ProbeRow(
+                source=source,
+                stage="" if stage == PIXELS else stage,
+                dim=values.shape[1],
+                accuracy={},
+            )
+            measured = self._measure(MeasuredRow(row), split, whole=whole)
+            accuracy = measured.row.accuracy
+            shown = ", ".join(
+                f"{name} {accuracy[name]:.2f} %" for name in MEASURES if name in accuracy
+            )
+            self._console.print(f"{source.label()}, {stage}: {shown}")
+            rows.append(measured)
+        return rows
+
+    def _measure(self, measured: MeasuredRow, data: _ProbeData, *, whole: bool) -> MeasuredRow:
+        """Add what was asked for to a row."""
+        row = measured.row
+        if self._data.multilabel:
+            return MeasuredRow(_with_svm(row, data, self._seed))
+        classes = len(self._data.classes)
+        if {"linear", "layers"} & self._kinds:
+            result = linear.fit_and_score(*data.labeled, classes, self._seed)
+            measured = _with_linear(row, result, data, classes)
+            row = measured.row
+        if "knn" in self._kinds:
+            by_k = knn_accuracy(*data.labeled, classes, ks=[k for _, k in KS])
+            row = _with(row, {name: by_k[k] for name, k in KS})
+        if whole and "svm" in self._kinds:
+            row = _with_svm(row, data, self._seed)
+        if whole and "mlp" in self._kinds:
+            row = _with_mlp(row, data, classes, self._seed, self._repeats)
+        return measured._replace(row=row)
 
 
-class _Split(NamedTuple):
-    """One stage's features and labels of both splits, on the device; targets ``[N, C]`` as in
-    `ssltool.probing.svm`.
+def majority_row(data: LabeledImages, measures: set[Measure]) -> ProbeRow:
+    """The row of always predicting the most frequent class of the training images.
+
+    Args:
+        data: Images with one class each.
+        measures: Accuracies to fill in.
+    """
+    counts = torch.bincount(data.labels("train"), minlength=len(data.classes))
+    accuracy = 100 * float((data.labels("test") == counts.argmax()).double().mean())
+    row = ProbeRow(source=FeatureSource(kind="majority"), stage="", dim=0, accuracy={})
+    return _with(row, {name: accuracy for name in MEASURES if name in measures - {"svm_map"}})
+
+
+class _ProbeData(NamedTuple):
+    """One stage's features of both splits, with labels ``[N]`` and targets ``[N, C]``, see
+    `ssltool.probing.svm`, on the device.
     """
 
     train_x: Tensor
@@ -96,92 +157,66 @@ class _Split(NamedTuple):
     test_t: Tensor
 
     @classmethod
-    def on(
-        cls,
-        device: torch.device,
-        train: Tensor,
-        test: Tensor,
-        data: LabeledImages,
-        rows: Tensor,
-        asked: Tensor,
-    ) -> Self:
-        """Put everything together; on a CPU the features stay in their files."""
-        if data.several:
-            labels = (
-                torch.zeros(len(rows), dtype=torch.int64),
-                torch.zeros(len(asked), dtype=torch.int64),
-            )
+    def of(cls, features: Features, stage: str, data: LabeledImages, device: torch.device) -> Self:
+        """Collect them; on a CPU the features stay memory-mapped. Labels of images with several
+        classes are zeros.
+        """
+        train, test = features.train, features.test
+        if data.multilabel:
+            labels = (torch.zeros_like(train.indices), torch.zeros_like(test.indices))
         else:
-            labels = data.labels("train", rows), data.labels("test", asked)
-        targets = data.targets("train", rows), data.targets("test", asked)
-        whole = (train, labels[0], test, labels[1], *targets)
-        return cls(*(part.to(device) for part in whole))
+            labels = (data.labels("train", train.indices), data.labels("test", test.indices))
+        targets = (data.targets("train", train.indices), data.targets("test", test.indices))
+        parts = (train.stages[stage], labels[0], test.stages[stage], labels[1], *targets)
+        return cls(*(part.to(device) for part in parts))
+
+    @property
+    def labeled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Training features and labels, test features and labels."""
+        return self.train_x, self.train_y, self.test_x, self.test_y
 
 
-def _linear(split: _Split, data: LabeledImages, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Measures of logistic regression, and its answers class by class."""
-    count = len(data.classes)
-    fitted = linear.fit_and_score(*split[:4], count, seed)
-    predictions = fitted.classifier.predict(split.test_x)
-    confusion = torch.bincount(split.test_y * count + predictions, minlength=count * count).view(
-        count, count
+def _with(row: ProbeRow, accuracy: dict[Measure, float]) -> ProbeRow:
+    rounded = {name: round(value, 3) for name, value in accuracy.items()}
+    return row.model_copy(update={"accuracy": row.accuracy | rounded})
+
+
+def _with_linear(
+    row: ProbeRow, result: LinearResult, data: _ProbeData, classes: int
+) -> MeasuredRow:
+    predictions = result.classifier.predict(data.test_x)
+    pairs = torch.bincount(data.test_y * classes + predictions, minlength=classes * classes)
+    row = _with(row, {"linear": result.accuracy}).model_copy(
+        update={
+            "weight_decay": result.weight_decay,
+            "converged": {"linear": result.converged},
+        }
     )
-    details = {
-        "measure": "linear",
-        "per_class": {
-            name: None if share is None else round(share, 3)
-            for name, share in zip(data.classes, fitted.per_class, strict=True)
-        },
-        "confusion": confusion.tolist(),
-    }
-    row = {
-        "linear": round(fitted.accuracy, 3),
-        "weight_decay": fitted.weight_decay,
-        "converged": fitted.converged,
-    }
-    return row, details
+    return MeasuredRow(
+        row,
+        tuple(None if value is None else round(value, 3) for value in result.per_class),
+        tuple(map(tuple, pairs.view(classes, classes).tolist())),
+    )
 
 
-def _machines(split: _Split, seed: int) -> dict[str, Any]:
-    """Measures of the support vector machines; top-1 only where each image has one class."""
-    fitted = svm.fit_and_score(split.train_x, split.train_t, split.test_x, split.test_t, seed)
-    row: dict[str, Any] = {"svm_map": round(fitted.mean_ap, 3), "svm_converged": fitted.converged}
-    if bool(((split.test_t == 1).sum(1) == 1).all()):
-        right = fitted.classifier.scores(split.test_x).argmax(1) == split.test_t.argmax(1)
-        row = {"svm": round(100 * float(right.double().mean()), 3), **row}
-    return row
+def _with_svm(row: ProbeRow, data: _ProbeData, seed: int) -> ProbeRow:
+    """Top-1 accuracy only where each test image has one class."""
+    result = svm.fit_and_score(data.train_x, data.train_t, data.test_x, data.test_t, seed)
+    accuracy: dict[Measure, float] = {"svm_map": result.mean_ap}
+    if bool(((data.test_t == 1).sum(1) == 1).all()):
+        correct = result.classifier.scores(data.test_x).argmax(1) == data.test_t.argmax(1)
+        accuracy = {"svm": 100 * float(correct.double().mean()), **accuracy}
+    converged = row.converged | {"svm": result.converged}
+    return _with(row, accuracy).model_copy(update={"converged": converged})
 
 
-def _mlps(split: _Split, classes: int, seed: int, repeats: int) -> dict[str, Any]:
-    """Mean and deviation of the accuracy of a hidden layer over the repeats."""
-    found = [mlp.fit_and_score(*split[:4], classes, seed + r) for r in range(repeats)]
-    row = {"mlp": round(statistics.fmean(found), 3)}
-    return row | ({"mlp_deviation": round(statistics.stdev(found), 3)} if len(found) > 1 else {})
+def _with_mlp(row: ProbeRow, data: _ProbeData, classes: int, seed: int, repeats: int) -> ProbeRow:
+    scores = [mlp.fit_and_score(*data.labeled, classes, seed + r) for r in range(repeats)]
+    row = _with(row, {"mlp": statistics.fmean(scores)})
+    if len(scores) == 1:
+        return row
+    return row.model_copy(update={"std": {"mlp": round(statistics.stdev(scores), 3)}})
 
 
-def majority(data: LabeledImages, scored: list[Scored]) -> list[Scored]:
-    """The row of always naming the class that has most training images."""
-    if data.several:
-        return []
-    counts = torch.bincount(data.labels("train"), minlength=len(data.classes))
-    share = round(100 * float((data.labels("test") == counts.argmax()).double().mean()), 3)
-    asked = [
-        name
-        for name in MEASURES
-        if name != "svm_map" and any(name in found.row for found in scored)
-    ]
-    return [
-        Scored(
-            {
-                "features": "majority class",
-                "stage": "",
-                "numbers": 0,
-                **dict.fromkeys(asked, share),
-            },
-            {},
-        )
-    ]
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
+def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b)

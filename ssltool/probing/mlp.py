@@ -1,9 +1,9 @@
-"""A probe with one hidden layer on frozen features: what a little non-linearity can still read.
+"""MLP probe: a classifier with one hidden layer on frozen features.
 
-AdamW along half a cosine, on features standardized by the training images; the weight decay is
+AdamW with a cosine schedule, on features standardized by the training images; the weight decay is
 chosen on a tenth of them, then the fit is repeated on all.
 
-Shapes: N images, D numbers per image, C classes.
+Shapes: N images, D dimensions, C classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from ssltool.probing.convex import ROWS_AT_ONCE, moments
-from ssltool.probing.linear import split
+from ssltool.probing.splits import stratified_split
 
 GRID = (1e-3, 1e-1, 1.0)
 """Weight decays tried."""
@@ -27,7 +27,7 @@ DROPOUT = 0.2
 _LR = 2e-3
 _BATCH = 256
 _EPOCHS = 20
-_LEAST_STEPS = 300  # few images are shown more often
+_MIN_STEPS = 300  # few images are seen more often
 
 
 def fit_and_score(
@@ -40,7 +40,7 @@ def fit_and_score(
     *,
     grid: Sequence[float] = GRID,
 ) -> float:
-    """Top-1 accuracy on the test images, percent; the same inputs give the same number on a CPU.
+    """Top-1 accuracy on the test images, percent; the same inputs give the same value on a CPU.
 
     torch's global generator is left as it was.
 
@@ -53,16 +53,16 @@ def fit_and_score(
         seed: Of the split, the first weights, the order and dropout.
         grid: Weight decays to try.
     """
-    kept, held = (part.to(train_x.device) for part in split(train_y, 0.1, seed))
+    kept, held = (part.to(train_x.device) for part in stratified_split(train_y, 0.1, seed))
     best = sorted(grid)[len(grid) // 2]
     if len(held) and len(grid) > 1:
-        found = {
+        scores = {
             decay: _accuracy(
                 _fit(train_x, train_y, classes, seed, decay, kept), train_x, train_y, held
             )
             for decay in grid
         }
-        best = max(found, key=lambda decay: (found[decay], decay))
+        best = max(scores, key=lambda decay: (scores[decay], decay))
     everything = torch.arange(len(train_y), device=train_x.device)
     network = _fit(train_x, train_y, classes, seed, best, everything)
     return _accuracy(network, test_x, test_y, torch.arange(len(test_y), device=test_x.device))
@@ -83,18 +83,19 @@ class _Mlp(nn.Module):
         return scores
 
 
-def _fit(x: Tensor, y: Tensor, classes: int, seed: int, decay: float, only: Tensor) -> _Mlp:
-    """Train on some of the images."""
+def _fit(x: Tensor, y: Tensor, classes: int, seed: int, decay: float, indices: Tensor) -> _Mlp:
+    """Train on the images at ``indices``."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = _Mlp(*moments(x), classes).to(x.device).train()
-        size = min(_BATCH, len(only))
-        steps = max(_LEAST_STEPS, _EPOCHS * len(only) // size)
+        size = min(_BATCH, len(indices))
+        steps = max(_MIN_STEPS, _EPOCHS * len(indices) // size)
         optimizer = AdamW(network.parameters(), lr=_LR, weight_decay=decay)
-        waiting = only[:0]
+        waiting = indices[:0]
         for step in range(steps):
             if len(waiting) < size:
-                waiting = torch.cat([waiting, only[torch.randperm(len(only)).to(only.device)]])
+                order = torch.randperm(len(indices)).to(indices.device)
+                waiting = torch.cat([waiting, indices[order]])
             rows, waiting = waiting[:size], waiting[size:]
             for group in optimizer.param_groups:
                 group["lr"] = _LR * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -105,9 +106,9 @@ def _fit(x: Tensor, y: Tensor, classes: int, seed: int, decay: float, only: Tens
 
 
 @torch.no_grad()
-def _accuracy(network: _Mlp, x: Tensor, y: Tensor, only: Tensor) -> float:
-    right = sum(
+def _accuracy(network: _Mlp, x: Tensor, y: Tensor, indices: Tensor) -> float:
+    correct = sum(
         int((network(x[rows]).argmax(1) == y[rows]).sum())
-        for rows in torch.split(only, ROWS_AT_ONCE)
+        for rows in torch.split(indices, ROWS_AT_ONCE)
     )
-    return 100 * right / len(only)
+    return 100 * correct / len(indices)

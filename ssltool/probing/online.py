@@ -1,6 +1,4 @@
-"""Following a network in training: what it would be worth to a probe now, and whether its features
-are collapsing.
-"""
+"""Online kNN evaluation and collapse monitoring of an encoder in training."""
 
 from __future__ import annotations
 
@@ -11,23 +9,30 @@ from ssltool.distributed.batch_norm import copy_alone
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.transform import InputTransform
-from ssltool.probing import features
 from ssltool.probing.datasets import LabeledImages, Split
-from ssltool.probing.extraction import noting, read_size, reader_of, recalibrate
+from ssltool.probing.extraction import encoder_variants, read_size, recalibrate
+from ssltool.probing.features import (
+    POOLED,
+    FeatureExtractor,
+    check_finite,
+    extract,
+    no_images,
+)
 from ssltool.probing.health import health
 from ssltool.probing.knn import knn_accuracy
 
-_FOLLOWED = 5000  # images read each time
+_MAX_IMAGES = 5000  # read at each evaluation
 _K = 20
 
 
 class OnlineKNN:
-    """Follows a network by the kNN accuracy of its pooled features on labeled data.
+    """kNN accuracy of an encoder's pooled features on labeled images.
 
     Args:
-        data: Labeled data, of which a fifth is held out.
+        data: Labeled images, of which a fifth is held out.
         batch_size: Images per batch.
         seed: Of the split.
+        device: Where features are computed.
     """
 
     def __init__(
@@ -35,31 +40,39 @@ class OnlineKNN:
     ) -> None:
         self._device = device
         self._images = LabeledImages(
-            data, seed=seed, batch_size=batch_size, workers=0, most=_FOLLOWED
+            data,
+            seed=seed,
+            batch_size=batch_size,
+            workers=0,
+            device=device,
+            max_images=_MAX_IMAGES,
         )
 
     def accuracy(self, encoder: Encoder, metadata: EncoderMetadata) -> float:
-        """Share of the held-out images whose 20 nearest training images name their class, 0..1.
+        """Top-1 accuracy of 20 nearest neighbors on the held-out images, 0..1.
 
-        The encoder stays as it is, since a copy is read, and nothing is drawn from a global
-        generator.
+        A copy of the encoder is evaluated, and no global generator is used.
         """
-        data, network = self._images, copy_alone(encoder).to(self._device)
-        recalibrate(network, metadata, data)
+        network = copy_alone(encoder).to(self._device)
+        variant = encoder_variants(network, metadata, "pretrained", patches=False)[0]
+        recalibrate(variant, self._images)
+        extractor = FeatureExtractor(network, variant.transform)
 
-        def read(split: Split) -> tuple[Tensor, Tensor]:
-            places: list[Tensor] = []
-            batches = noting(data.read(split, read_size(metadata)), places)
-            found = features.extract(network, batches, reader_of(network, metadata))[
-                features.POOLED
-            ]
-            return found, data.labels(split, torch.cat(places)).to(found.device)
+        def features_and_labels(split: Split) -> tuple[Tensor, Tensor]:
+            batches = self._images.labeled_batches(split, read_size(metadata))
+            pairs = [(extractor(images)[POOLED], labels) for images, labels in batches]
+            if not pairs:
+                raise no_images()
+            features = torch.cat([features for features, _ in pairs])
+            check_finite(POOLED, features)
+            return features, torch.cat([labels for _, labels in pairs]).to(self._device)
 
-        return knn_accuracy(*read("train"), *read("test"), len(data.classes), ks=(_K,))[_K] / 100
+        train, test = features_and_labels("train"), features_and_labels("test")
+        return knn_accuracy(*train, *test, len(self._images.classes), ks=(_K,))[_K] / 100
 
 
 class CollapseMonitor:
-    """Looks at the features of a few images now and then, and says once if they are collapsing.
+    """Measures the spread of the features of some images, and warns once if they collapse.
 
     Args:
         images: uint8 ``[B, 3, S, S]``, on the device of the encoder.
@@ -67,16 +80,14 @@ class CollapseMonitor:
 
     def __init__(self, images: Tensor) -> None:
         self._images = images
-        self._said = False
+        self._warned = False
 
     def measure(self, encoder: Encoder, metadata: EncoderMetadata) -> tuple[dict[str, float], str]:
-        """Numbers for a line of metrics, and a warning, the first time there is one. The encoder
-        stays as it is.
+        """Metrics ``effective_rank`` and ``feature_std``, and a warning, the first time there is
+        one. The encoder is left as it is.
         """
-        found = features.extract(encoder, [self._images], InputTransform.of(metadata))[
-            features.POOLED
-        ]
-        healthy = health(found)
-        warning = "" if self._said else healthy.warning
-        self._said = self._said or bool(warning)
-        return {"effective_rank": healthy.effective_rank, "feature_std": healthy.std}, warning
+        features = extract(encoder, [self._images], InputTransform.of(metadata))[POOLED]
+        spread = health(features)
+        warning = "" if self._warned else spread.warning
+        self._warned = self._warned or bool(warning)
+        return {"effective_rank": spread.effective_rank, "feature_std": spread.std}, warning

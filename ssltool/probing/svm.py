@@ -1,16 +1,14 @@
-"""Linear support vector machines, one against the rest, and their mean average precision: the VOC07
-protocol.
+"""Linear one-against-the-rest SVMs and their mean average precision: the VOC07 protocol.
 
 Goyal et al. 2019, "Scaling and Benchmarking Self-Supervised Visual Representation Learning",
-section 3 and the
-appendix: squared hinge loss, positive images weighing twice, the cost of each class chosen by the
-average precision over three folds of the training images. An image may have any number of classes,
-and may be left out of single classes (VOC's "difficult" objects).
+section 3 and the appendix: squared hinge loss, positive images weighted twice, the cost of each
+class chosen by average precision over three folds of the training images. An image may have any
+number of classes, and may be ignored for some of them (VOC's "difficult" objects).
 
 All classes are solved together, to the optimum, by `ssltool.probing.convex`. With N images a weight
 decay w is the cost 1 / (w N) of LIBLINEAR, on standardized features and with a free bias.
 
-Shapes: N images, D numbers per image, C classes.
+Shapes: N images, D dimensions, C classes.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ POSITIVE = 2.0
 
 @dataclass(frozen=True)
 class SvmClassifier:
-    """Fitted machines, one for each class.
+    """Fitted SVMs, one for each class.
 
     Attributes:
         weight: float32 ``[C, D]``, for standardized features.
@@ -51,15 +49,15 @@ class SvmClassifier:
     converged: bool
 
     def scores(self, x: Tensor) -> Tensor:
-        """Distances float32 ``[N, C]`` to the margins' middle, in margins, of features ``[N, D]``;
-        above 0 = in it.
+        """Signed distances float32 ``[N, C]`` to the decision boundaries, in margins, of features
+        ``[N, D]``; positive in the class.
         """
         return scores(x, self.weight, self.bias, self.mean, self.std)
 
 
 @dataclass(frozen=True)
 class SvmResult:
-    """What the machines found.
+    """Result of the SVM probe.
 
     Attributes:
         mean_ap: Mean over the classes of the average precision on the test images, percent.
@@ -100,7 +98,7 @@ def fit_and_score(
 
     Args:
         train_x: float ``[N, D]``, not standardized.
-        train_t: float ``[N, C]``: 1 in the class, -1 not in it, 0 left out of it.
+        train_t: float ``[N, C]``: 1 in the class, -1 not in it, 0 ignored.
         test_x: float ``[M, D]``.
         test_t: float ``[M, C]``, likewise.
         seed: Decides the folds.
@@ -118,15 +116,15 @@ def fit_and_score(
         )
     decays = choose_weight_decays(train_x, train_t, grid, seed, positive)
     classifier = fit(train_x, train_t, decays, positive=positive)
-    precise = average_precisions(classifier.scores(test_x), test_t)
+    precisions = average_precisions(classifier.scores(test_x), test_t)
     per_class = [
-        value if known else None for value, known in zip(precise, usable.tolist(), strict=True)
+        value if fitted else None for value, fitted in zip(precisions, usable.tolist(), strict=True)
     ]
-    known = [value for value in per_class if value is not None]
-    if not known:
+    defined = [value for value in per_class if value is not None]
+    if not defined:
         raise DataError("no class has test images; check --test-data")
     return SvmResult(
-        sum(known) / len(known),
+        sum(defined) / len(defined),
         tuple(per_class),
         tuple(decays.tolist()),
         classifier.converged,
@@ -143,11 +141,11 @@ def fit(
     tolerance: float = 5e-5,
     max_iterations: int = 1000,
 ) -> SvmClassifier:
-    """Fit the machines of all classes.
+    """Fit the SVMs of all classes.
 
     Args:
         x: float ``[N, D]``, not standardized, on any device.
-        targets: float ``[N, C]``: 1, -1, or 0 to leave the image out of the class.
+        targets: float ``[N, C]``: 1, -1, or 0 to ignore the image.
         weight_decay: One for all classes or float64 ``[C]``.
         positive: Weight of a class's own images.
         tolerance: See `Problem.minimize`.
@@ -158,14 +156,11 @@ def fit(
     """
     mean, std = moments(x)
     decay = torch.as_tensor(weight_decay, dtype=torch.float64).expand(targets.shape[1])[:, None]
-    found = _problem(Rows(x, targets, mean, std), targets.shape[1], positive).minimize(
+    solution = _problem(Rows(x, targets, mean, std), targets.shape[1], positive).minimize(
         decay, None, tolerance, max_iterations
     )
-    weight, bias = (
-        found.theta[:, :-1].to(x.device, torch.float32),
-        found.theta[:, -1].to(x.device, torch.float32),
-    )
-    return SvmClassifier(weight, bias, mean, std, found.converged)
+    weight, bias = _weight_and_bias(solution.theta, x.device)
+    return SvmClassifier(weight, bias, mean, std, solution.converged)
 
 
 def choose_weight_decays(
@@ -181,8 +176,8 @@ def choose_weight_decays(
         return torch.full((targets.shape[1],), grid[0], dtype=torch.float64)
     mean, std = moments(x)
     path = sorted(grid, reverse=True)
-    found = torch.zeros(len(path), targets.shape[1], dtype=torch.float64)
-    counts = torch.zeros_like(found)
+    totals = torch.zeros(len(path), targets.shape[1], dtype=torch.float64)
+    counts = torch.zeros_like(totals)
     for kept, held in folds(targets, seed):
         search = _problem(
             Rows(x, targets, mean, std, kept.to(x.device)), targets.shape[1], positive
@@ -191,17 +186,12 @@ def choose_weight_decays(
         held_x, held_t = x[held.to(x.device)], targets[held.to(x.device)]
         for row, decay in enumerate(path):
             theta = search.minimize(decay, theta, tolerance=2e-3, max_iterations=200).theta
-            weight, bias = (
-                theta[:, :-1].to(x.device, torch.float32),
-                theta[:, -1].to(x.device, torch.float32),
-            )
-            for c, value in enumerate(
-                average_precisions(scores(held_x, weight, bias, mean, std), held_t)
-            ):
+            held_scores = scores(held_x, *_weight_and_bias(theta, x.device), mean, std)
+            for c, value in enumerate(average_precisions(held_scores, held_t)):
                 if value is not None:
-                    found[row, c] += value
+                    totals[row, c] += value
                     counts[row, c] += 1
-    best = (found / counts.clamp_min(1)).argmax(0)  # the first of equals, which is the strongest
+    best = (totals / counts.clamp_min(1)).argmax(0)  # of equals the first, the strongest
     best[counts.sum(0) == 0] = len(path) // 2
     return torch.tensor(path, dtype=torch.float64)[best]
 
@@ -209,8 +199,8 @@ def choose_weight_decays(
 def folds(targets: Tensor, seed: int, count: int = FOLDS) -> list[tuple[Tensor, Tensor]]:
     """Images to fit on and images to score on, int64, for each fold.
 
-    Images of the same first class are dealt out one after the other, so that every fold has of
-    every class as many as any other, give or take one.
+    Folds are stratified by the first class of an image: their counts of a class differ by at most
+    one.
     """
     first = (targets == 1).float().argmax(1).cpu()
     shuffled = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
@@ -220,20 +210,20 @@ def folds(targets: Tensor, seed: int, count: int = FOLDS) -> list[tuple[Tensor, 
     return [((fold != f).nonzero()[:, 0], (fold == f).nonzero()[:, 0]) for f in range(count)]
 
 
-def average_precisions(found: Tensor, targets: Tensor) -> list[float | None]:
+def average_precisions(scores: Tensor, targets: Tensor) -> list[float | None]:
     """Average precision of each class, percent: the mean, over its images, of the precision at
     their rank.
 
     Args:
-        found: float ``[N, C]``, higher = more likely in the class. Images with equal scores share
+        scores: float ``[N, C]``, higher = more likely in the class. Images with equal scores share
             one rank.
-        targets: ``[N, C]``: 1, -1, or 0 to leave the image out of the class.
+        targets: ``[N, C]``: 1, -1, or 0 to ignore the image.
 
     Returns:
         None for a class without images.
     """
     values: list[float | None] = []
-    for column, truth in zip(found.T.cpu().double(), targets.T.cpu(), strict=True):
+    for column, truth in zip(scores.T.cpu().double(), targets.T.cpu(), strict=True):
         column, truth = column[truth != 0], truth[truth != 0]
         order = column.argsort(descending=True, stable=True)
         hits = (truth[order] == 1).double()
@@ -250,14 +240,17 @@ def average_precisions(found: Tensor, targets: Tensor) -> list[float | None]:
     return values
 
 
+def _weight_and_bias(theta: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Contiguous float32 ``[C, D]`` and ``[C]``."""
+    return theta[:, :-1].to(device, torch.float32), theta[:, -1].to(device, torch.float32)
+
+
 def _problem(rows: Rows, classes: int, positive: float) -> Problem:
-    def squared_hinge(found: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the weighted squares of max(0, 1 - target * score), and its gradient; a target 0
-        weighs nothing.
-        """
-        targets = targets.to(found)
-        short = (1 - targets * found).clamp_min_(0)
-        weighted = short * torch.where(targets > 0, positive, 1.0) * targets.abs()
-        return (weighted * short).sum(1).cpu().double().sum(), -2 * targets * weighted
+    def squared_hinge(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted sum of max(0, 1 - target * score)^2 and its gradient; targets 0 are left out."""
+        targets = targets.to(scores)
+        slack = (1 - targets * scores).clamp_min_(0)
+        weighted = slack * torch.where(targets > 0, positive, 1.0) * targets.abs()
+        return (weighted * slack).sum(1).cpu().double().sum(), -2 * targets * weighted
 
     return Problem(rows, classes, squared_hinge, 2.0)

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssltool.atomic import atomic_file
 from ssltool.errors import CheckpointError
 from ssltool.methods.base import DataInfo
+from ssltool.runs.tables import Table
 
 RUN_FILE = "run.json"
 PROBE_FILE = "probe.json"
+POOLED = "pooled"
+"""Stage name of an encoder's own vector."""
 
 Percent = Annotated[float, Field(ge=0, le=100)]
-# Where features come from. A baseline is told by its kind, never by its display text.
 FeatureKind = Literal["pretrained", "random_init", "pixels", "majority"]
 Variant = Literal["image", "patches"]
+LabelProtocol = Literal["linear", "finetune", "scratch"]
 Measure = Literal["linear", "knn5", "knn20", "knn200", "svm", "svm_map", "mlp"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+"""In the order of the table's columns."""
 
 
 class Record(BaseModel):
@@ -124,12 +130,13 @@ class RunRecord(Record):
 
 
 class FeatureSource(Part):
-    """Where a row's features come from.
+    """Where features come from. Baselines differ by ``kind``; `label` is for display only.
 
     Attributes:
         kind: Pretrained weights, or a baseline.
         method: Pretext task of the weights; empty for baselines.
-        network: Backbone, stem and channels in words; empty for pixels and the majority class.
+        network: Backbone, stem, norm and channels in words; empty for pixels and the majority
+            class.
         variant: Whether the encoder reads the whole image or a grid of patches.
     """
 
@@ -138,14 +145,21 @@ class FeatureSource(Part):
     network: str = ""
     variant: Variant = "image"
 
-    def label(self) -> str:
-        """For tables and legends."""
-        name = {
-            "pretrained": self.method,
-            "random_init": "random init",
-            "pixels": "raw pixels",
-            "majority": "majority class",
-        }[self.kind]
+    def label(self, name: str | None = None) -> str:
+        """For tables and legends.
+
+        Args:
+            name: Shown in place of the method or the baseline.
+        """
+        name = (
+            name
+            or {
+                "pretrained": self.method,
+                "random_init": "random init",
+                "pixels": "raw pixels",
+                "majority": "majority class",
+            }[self.kind]
+        )
         return name if self.variant == "image" else f"{name} (patches)"
 
 
@@ -156,11 +170,13 @@ class ProbeRow(Part):
         source: Where the features come from.
         stage: ``pooled``, the name of a stage, or that with ``" grid"``; empty for pixels and
             the majority class.
-        dim: Dimensions of the feature vector.
-        accuracy: Measure -> percent, of those that were computed.
-        std: Measure -> standard deviation over seeds, where there were several.
-        weight_decay: That the linear probe chose; None if there was none.
-        converged: Measure -> whether its optimizer converged.
+        dim: Dimensions of the feature vector; 0 for the majority class.
+        accuracy: Measure -> percent, of those that were computed; ``svm_map`` is a mean average
+            precision.
+        std: Measure -> standard deviation over the seeds, in percentage points, where there were
+            several.
+        weight_decay: Chosen for the linear probe; None without one.
+        converged: Measure -> whether its optimizer reached the optimum.
     """
 
     source: FeatureSource
@@ -171,23 +187,29 @@ class ProbeRow(Part):
     weight_decay: float | None = None
     converged: dict[Measure, bool] = {}
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the features are the source's own vector and not a stage of a network."""
+        return self.stage in {POOLED, ""}
+
 
 class LabelRow(Part):
     """One point of a label-efficiency curve.
 
     Attributes:
-        source: Where the features come from.
-        protocol: Frozen features, fine-tuning, or training from scratch.
-        fraction: Of the labels used, 0..1; None if shots were asked for.
+        source: Where the features or the initial weights come from.
+        protocol: Linear probe of frozen features, fine-tuning, or training from scratch for as
+            many images as pretraining saw.
+        fraction: Of the labels, 0..1; None if a number of shots was asked for.
         shots: Labeled images per class; None if a fraction was asked for.
         images: Labeled images used.
         accuracy: Percent, mean over the repeats.
-        std: Standard deviation over the repeats; None for one.
+        std: Standard deviation over the repeats, in percentage points; None for one.
         repeats: Number of seeds.
     """
 
     source: FeatureSource
-    protocol: Literal["linear", "finetune", "scratch"]
+    protocol: LabelProtocol
     fraction: float | None = Field(None, gt=0, le=1)
     shots: int | None = Field(None, ge=1)
     images: int = Field(ge=0)
@@ -195,9 +217,35 @@ class LabelRow(Part):
     std: float | None = None
     repeats: int = Field(1, ge=1)
 
+    def budget(self) -> str:
+        """How many labels, for display."""
+        return f"{self.shots} per class" if self.fraction is None else f"{self.fraction:.3g}"
+
+    def curve(self) -> str:
+        """Name of the curve the point belongs to, for display."""
+        if self.protocol == "linear":
+            return f"{self.source.label()}, frozen"
+        if self.source.kind == "random_init":
+            long = self.protocol == "scratch"
+            return "trained from scratch" + (", pretraining budget" if long else "")
+        return f"{self.source.label()}, fine-tuned"
+
+    def score(self) -> str:
+        """Accuracy with its standard deviation, for display."""
+        return f"{self.accuracy:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
+
 
 class HealthRow(Part):
-    """Spread of the pooled features of one source, see `ssltool.probing.health`."""
+    """Spread of the pooled features of one source, see `ssltool.probing.health`.
+
+    Attributes:
+        source: Where the features come from.
+        effective_rank: At least 1.
+        std: Of the unit vectors, times sqrt(D); about 1 when spread over the sphere.
+        uniformity: -4..0, lower is more even.
+        alignment: With mirrored images, 0..4.
+        warning: Non-empty if the representation has collapsed.
+    """
 
     source: FeatureSource
     effective_rank: float
@@ -208,7 +256,7 @@ class HealthRow(Part):
 
 
 class Details(Part):
-    """What a linear probe of the best row predicts, class by class.
+    """Predictions of the linear probe of one row, class by class.
 
     Attributes:
         row: Index of the row.
@@ -221,6 +269,38 @@ class Details(Part):
     confusion: tuple[tuple[int, ...], ...]
 
 
+class ProbeProtocol(Part):
+    """How a probe measured: records of equal protocols are equal.
+
+    Attributes:
+        weights: SHA-256 of the tensors.
+        data: Fingerprints of the training and the test images and of their labels.
+        kind: What was measured, sorted.
+        image_size: Side in pixels at which the encoder read the images.
+        grid_dim: Largest dimension of a stage's grid; 0 for none.
+        recalibrate: Whether batch norm was re-estimated on the training images.
+        baselines: Whether baselines were measured.
+        label_fractions: Points of the label-efficiency curves.
+        shots: Likewise.
+        repeats: Number of seeds.
+        seed: First seed.
+        rules: Measure -> its rule, in words.
+    """
+
+    weights: str
+    data: tuple[str, ...]
+    kind: tuple[str, ...]
+    image_size: int
+    grid_dim: int
+    recalibrate: bool
+    baselines: bool
+    label_fractions: tuple[float, ...]
+    shots: tuple[int, ...]
+    repeats: int
+    seed: int
+    rules: dict[str, str]
+
+
 class ProbeRecord(Record):
     """``probe.json``: what a probe measured, and how.
 
@@ -228,7 +308,7 @@ class ProbeRecord(Record):
         weights: The file that was probed.
         method: Its pretext task.
         backbone: Its backbone.
-        network: Backbone, stem and channels in words.
+        network: Backbone, stem, norm and channels in words.
         steps: Steps it was trained for.
         classes: Class names, in the order of the labels.
         train_images: Number of labeled training images.
@@ -236,11 +316,11 @@ class ProbeRecord(Record):
         skipped: Name -> reason of the images that could not be read.
         rows: The table.
         best: Index of the best row of the pretrained weights; None without rows.
-        details: Of the best row's linear probe.
+        details: Of the best row's linear probe; None without one.
         health: Spread of the features.
         label_efficiency: Points of the curves, if asked for.
         plots: Files that were drawn.
-        protocol: How it was measured; equal protocols give equal records.
+        protocol: How it was measured.
     """
 
     format: Literal[2] = 2
@@ -259,4 +339,78 @@ class ProbeRecord(Record):
     health: tuple[HealthRow, ...]
     label_efficiency: tuple[LabelRow, ...]
     plots: tuple[str, ...]
-    protocol: dict[str, Any]
+    protocol: ProbeProtocol
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON-compatible Python values."""
+        return self.model_dump(mode="json")
+
+    def data_summary(self) -> str:
+        """The labeled images, in words."""
+        return (
+            f"{self.train_images:,} training and {self.test_images:,} test images, "
+            f"{len(self.classes)} classes"
+        )
+
+    def tables(self) -> list[Table]:
+        """The results for display: accuracies, health of the features, label efficiency."""
+        tables = [self._accuracy_table(), self._health_table(), self._label_table()]
+        return [table for table in tables if table.rows]
+
+    def warnings(self) -> list[str]:
+        """Of collapsed representations, one line each."""
+        return [f"{row.source.label()}: {row.warning}" for row in self.health if row.warning]
+
+    def _repr_html_(self) -> str:
+        """Tables for notebooks."""
+        tables = [table.html() for table in self.tables()]
+        return "\n".join([*tables, *(f"<p>{escape(line)}</p>" for line in self.warnings())])
+
+    def _accuracy_table(self) -> Table:
+        measures = [name for name in MEASURES if any(name in row.accuracy for row in self.rows)]
+        return Table(
+            title=f"accuracy in %, {self.data_summary()}",
+            columns=("features", "stage", "dim", *(m.replace("_map", " mAP") for m in measures)),
+            rows=[
+                (
+                    row.source.label(),
+                    row.stage,
+                    str(row.dim or ""),
+                    *(f"{row.accuracy[m]:.2f}" if m in row.accuracy else "" for m in measures),
+                )
+                for row in self.rows
+            ],
+            text_columns=2,
+            best=self.best,
+        )
+
+    def _health_table(self) -> Table:
+        return Table(
+            title="health of the pooled features",
+            columns=("features", "effective rank", "std", "uniformity", "alignment"),
+            rows=[
+                (
+                    row.source.label(),
+                    f"{row.effective_rank:.1f}",
+                    f"{row.std:.2f}",
+                    f"{row.uniformity:.2f}",
+                    "" if row.alignment is None else f"{row.alignment:.3f}",
+                )
+                for row in self.health
+            ],
+        )
+
+    def _label_table(self) -> Table:
+        """One row per number of labels, one column per curve."""
+        curves = list(dict.fromkeys(row.curve() for row in self.label_efficiency))
+        points: dict[tuple[int, str], dict[str, str]] = {}
+        for row in sorted(self.label_efficiency, key=lambda row: row.images):
+            points.setdefault((row.images, row.budget()), {})[row.curve()] = row.score()
+        return Table(
+            title="label efficiency, accuracy in %",
+            columns=("labels", "images", *curves),
+            rows=[
+                (budget, str(images), *(scores.get(curve, "") for curve in curves))
+                for (images, budget), scores in points.items()
+            ],
+        )

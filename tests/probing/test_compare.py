@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -10,9 +10,10 @@ from rich.console import Console
 from ssltool.errors import UsageError
 from ssltool.probing import compare as module
 from ssltool.probing.compare import compare
-from ssltool.probing.probe import ProbeOptions
-from ssltool.runs.config import RunConfig
-from ssltool.training.pretrain import pretrain
+from ssltool.probing.options import CompareOptions
+from ssltool.runs.records import ProbeRecord
+
+from .conftest import pretrained
 
 QUIET = Console(quiet=True)
 
@@ -20,73 +21,80 @@ QUIET = Console(quiet=True)
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
-    given = {
-        "data": ("demo:16",),
-        "batch_size": 4,
-        "steps": 1,
-        "workers": 0,
-        "backbone": "resnet20",
-    }
-    for name, method, more in (
-        ("a/run", "jigsaw", {"image_size": 32}),
-        ("b/run", "jigsaw", {"image_size": 32, "seed": 1}),
-        ("c/cpc", "cpc", {"image_size": 20, "directions": 1}),
-    ):
-        values = {**given, **more, "out": folder / name, "precision": "fp32"}
-        pretrain(RunConfig.merged(method, values), console=QUIET)
-    return [folder / "a/run", folder / "b/run", folder / "c/cpc"]
+    small: dict[str, Any] = {"steps": 1, "backbone": "resnet20"}
+    return [
+        pretrained(folder / "a/run", "jigsaw", image_size=32, **small),
+        pretrained(folder / "b/run", "jigsaw", image_size=32, seed=1, **small),
+        pretrained(folder / "c/cpc", "cpc", image_size=20, directions=1, **small),
+    ]
 
 
-def options(tmp_path: Path) -> ProbeOptions:
-    return ProbeOptions.checked(
-        weights=tmp_path,
+def options(runs: list[Path], tmp_path: Path, **more: Any) -> CompareOptions:
+    return CompareOptions.checked(
+        runs=tuple(runs),
         data=("demo:30",),
         test_data=("demo-test:10",),
         workers=0,
-        grid_numbers=0,
-        kinds=("linear", "knn"),
+        grid_dim=0,
+        kind=("linear", "knn"),
         cache=tmp_path / "cache",
+        **more,
     )
 
 
-def test_runs_are_probed_once_and_stand_in_one_table(
+def test_runs_are_probed_once_and_ranked_in_one_table(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = compare(
-        runs,
-        options(tmp_path),
-        table=tmp_path / "t.csv",
-        image=tmp_path / "t.svg",
-        sort="knn5",
-        console=QUIET,
-    )
-    names = [row["name"] for row in result["rows"]]
-    own = {"a/run", "b/run", "c/cpc (whole)", "c/cpc (patch)"}
-    assert own | {"pixels", "majority class"} < set(names)
-    assert (
-        sum(name.startswith("random init") for name in names) == 3
-    )  # alike for a and b, two ways for cpc
-    values = [row["knn5"] for row in result["rows"]]
+    files = {"csv": tmp_path / "t.csv", "to": tmp_path / "t.svg"}
+    result = compare(options(runs, tmp_path, sort="knn5", **files), QUIET)
+    names = [row.name for row in result.rows]
+    own = {"a/run", "b/run", "c/cpc", "c/cpc (patches)"}
+    assert own | {"raw pixels", "majority class"} < set(names)
+    # The same for a and b; two variants of cpc.
+    assert sum(row.source.kind == "random_init" for row in result.rows) == 3
+    values = [row.values["knn5"] for row in result.rows]
     assert values == sorted(values, reverse=True)
     with (tmp_path / "t.csv").open(newline="") as opened:
         assert [row["name"] for row in csv.DictReader(opened)] == names
     assert "<svg" in (tmp_path / "t.svg").read_text()
+    table = result.table()
+    assert [row[0] for row in table.rows] == names
+    assert result.rows[table.best].source.kind == "pretrained"
 
     def not_again(*args: object, **kwargs: object) -> None:
         raise AssertionError("probed again")
 
-    monkeypatch.setattr(module, "probe", not_again)
-    again = compare(runs, options(tmp_path), sort="knn5", console=QUIET)
-    assert json.dumps(again["rows"]) == json.dumps(result["rows"])
+    monkeypatch.setattr(module, "run_probe", not_again)
+    assert compare(options(runs, tmp_path, sort="knn5"), QUIET).rows == result.rows
     with pytest.raises(AssertionError, match="probed again"):  # another seed is another protocol
-        compare(runs, options(tmp_path).model_copy(update={"seed": 3}), console=QUIET)
+        compare(options(runs, tmp_path, seed=3), QUIET)
     (runs[0] / "probe.json").write_text("{")
     with pytest.raises(AssertionError, match="probed again"):
-        compare(runs, options(tmp_path), console=QUIET)
+        compare(options(runs, tmp_path), QUIET)
 
 
-def test_wrong_columns_and_double_runs_are_refused(runs: list[Path], tmp_path: Path) -> None:
+def test_shared_baselines_are_measured_once(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in runs[:2]:
+        (run / "probe.json").unlink(missing_ok=True)
+    calls = []
+    original = module.run_probe
+
+    def counted(*args: Any) -> ProbeRecord:
+        cache = args[-1]
+        before = set(cache)
+        record = original(*args)
+        calls.append(len(set(cache) - before))
+        return record
+
+    monkeypatch.setattr(module, "run_probe", counted)
+    compare(options(runs[:2], tmp_path), QUIET)
+    assert calls == [3, 1]  # weights, random init and pixels; then the weights alone
+
+
+def test_unknown_columns_and_repeated_runs_are_refused(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--sort age: one of linear"):
-        compare(runs, options(tmp_path), sort="age", console=QUIET)
+        compare(options(runs, tmp_path, sort="age"), QUIET)
     with pytest.raises(UsageError, match="twice"):
-        compare([runs[0], runs[0]], options(tmp_path), console=QUIET)
+        compare(options([runs[0], runs[0]], tmp_path), QUIET)

@@ -14,6 +14,7 @@ from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import describe, load_encoder, save_encoder
 from ssltool.errors import UsageError
 from ssltool.probing.embed import embed
+from ssltool.probing.options import EmbedOptions
 
 QUIET = Console(quiet=True)
 
@@ -36,14 +37,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_image_has_its_vector(weights: Path, tmp_path: Path, form: str) -> None:
     if form == ".parquet":
         pytest.importorskip("pyarrow")
-    to = tmp_path / f"found{form}"
-    result = embed(weights, ("demo:12",), to, batch_size=5, workers=0, console=QUIET)
-    assert (result["images"], result["numbers"], result["skipped"]) == (12, 64, {})
+    to = tmp_path / f"embedding{form}"
+    options = EmbedOptions.checked(
+        weights=weights, data=("demo:12",), to=to, batch_size=5, workers=0
+    )
+    result = embed(options, QUIET)
+    assert (result.images, result.dim, result.skipped) == (12, 64, {})
     if form == ".safetensors":
         with safe_open(to, framework="pt") as opened:
             values, labels = opened.get_tensor("features"), opened.get_tensor("labels")
-            told = json.loads(opened.metadata()["ssltool_embedding"])
-        names, classes = told["names"], told["classes"]
+            document = json.loads(opened.metadata()["ssltool_embedding"])
+        names, classes = document["names"], document["classes"]
     elif form == ".npz":
         with np.load(to, allow_pickle=False) as opened:
             values, labels = (
@@ -73,7 +77,8 @@ def test_every_image_has_its_vector(weights: Path, tmp_path: Path, form: str) ->
 
 
 def test_other_files_and_stages_are_refused(weights: Path, tmp_path: Path) -> None:
+    given = {"weights": weights, "data": ("demo:4",)}
     with pytest.raises(UsageError, match=r"\.safetensors, \.npz, \.parquet"):
-        embed(weights, ("demo:4",), tmp_path / "a.csv", console=QUIET)
+        embed(EmbedOptions.checked(**given, to=tmp_path / "a.csv"), QUIET)
     with pytest.raises(UsageError, match="pooled, stem, layer1"):
-        embed(weights, ("demo:4",), tmp_path / "a.npz", stage="layer9", console=QUIET)
+        embed(EmbedOptions.checked(**given, to=tmp_path / "a.npz", stage="layer9"), QUIET)

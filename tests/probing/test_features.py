@@ -10,7 +10,7 @@ from ssltool.errors import DataError, WeightsError
 from ssltool.probing import features
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-READER = features.InputTransform(16, MEAN, STD)
+TRANSFORM = features.InputTransform(16, MEAN, STD)
 
 
 def make_images(count, side, seed=0):
@@ -30,37 +30,41 @@ def encoder_of(name="resnet10_w32", **options):
 
 def test_each_feature_is_what_the_encoder_gives():
     encoder, images = encoder_of().eval(), make_images(5, 24)
-    found = features.extract(encoder, images.split(2), features.InputTransform(24, MEAN, STD), 600)
+    extracted = features.extract(
+        encoder, images.split(2), features.InputTransform(24, MEAN, STD), 600
+    )
     x = (images.float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[
         :, None, None
     ]
     with torch.no_grad():
         pooled, maps = encoder(x), encoder.maps(x)
     names = [stage.name for stage in encoder.stages]
-    # Maps of 32, 32, 64, 128, 256 channels and 24, 24, 12, 6, 3 places a side: 4x4, 4x4, 3x3, 2x2
-    # of them fit, and 1x1.
+    # Maps of 32, 32, 64, 128, 256 channels and 24, 24, 12, 6, 3 locations a side: 4x4, 4x4,
+    # 3x3, 2x2 of them fit, and 1x1.
     grids = dict(zip(names[:-1], (4, 4, 3, 2), strict=True))
-    assert list(found) == ["pooled", *names, *(f"{name} grid" for name in grids)]
-    assert torch.allclose(found["pooled"], pooled, atol=1e-4)
+    assert list(extracted) == ["pooled", *names, *(f"{name} grid" for name in grids)]
+    assert torch.allclose(extracted["pooled"], pooled, atol=1e-4)
     for name, values in maps.items():
-        assert torch.allclose(found[name], values.mean((2, 3)), atol=1e-4)
+        assert torch.allclose(extracted[name], values.mean((2, 3)), atol=1e-4)
     for name, side in grids.items():
         expected = F.adaptive_avg_pool2d(maps[name], side).flatten(1)
-        assert torch.allclose(found[f"{name} grid"], expected, atol=1e-4)
+        assert torch.allclose(extracted[f"{name} grid"], expected, atol=1e-4)
 
 
 def test_pooled_vector_is_the_encoders_own_where_it_is_no_average():
     encoder, images = encoder_of("vit_b_32", image_size=32).eval(), make_images(3, 32)
-    found = features.extract(encoder, [images], features.InputTransform(32, MEAN, STD))["pooled"]
+    extracted = features.extract(encoder, [images], features.InputTransform(32, MEAN, STD))[
+        "pooled"
+    ]
     with torch.no_grad():
         expected = encoder(features.InputTransform(32, MEAN, STD)(images))
-    assert torch.allclose(found, expected, atol=1e-4)
+    assert torch.allclose(extracted, expected, atol=1e-4)
 
 
 def test_batches_change_nothing():
     encoder, images = encoder_of(), make_images(7, 16)
-    whole = features.extract(encoder, [images], READER, 500)
-    parts = features.extract(encoder, images.split(3), READER, 500)
+    whole = features.extract(encoder, [images], TRANSFORM, 500)
+    parts = features.extract(encoder, images.split(3), TRANSFORM, 500)
     for name, values in whole.items():
         assert parts[name].dtype == torch.float32
         assert torch.allclose(parts[name], values, atol=1e-5)
@@ -72,22 +76,22 @@ def test_modes_are_restored_and_statistics_untouched():
     norm.eval()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     modes = [module.training for module in encoder.modules()]
-    found = features.extract(encoder, [make_images(4, 16)], READER)
+    extracted = features.extract(encoder, [make_images(4, 16)], TRANSFORM)
     assert [module.training for module in encoder.modules()] == modes
     assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
-    assert not found["pooled"].requires_grad
+    assert not extracted["pooled"].requires_grad
 
 
 def test_bfloat16_only_if_asked():
     encoder, images = encoder_of(), [make_images(4, 16)]
-    exact = features.extract(encoder, images, READER)["pooled"]
-    rough = features.extract(encoder, images, READER, dtype=torch.bfloat16)["pooled"]
+    exact = features.extract(encoder, images, TRANSFORM)["pooled"]
+    rough = features.extract(encoder, images, TRANSFORM, dtype=torch.bfloat16)["pooled"]
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     assert torch.allclose(rough, exact, atol=0.05 * float(exact.abs().max()))
 
 
-def test_reader_by_hand():
+def test_transform_by_hand():
     images = torch.tensor([[51, 102, 255]], dtype=torch.uint8)[:, :, None, None].expand(1, 3, 2, 2)
     color = features.InputTransform(2, (0.1, 0.2, 0.3), (0.5, 0.1, 0.7))(images)
     assert color[0, :, 1, 0].tolist() == pytest.approx([0.2, 2.0, 1.0], abs=1e-6)
@@ -96,7 +100,7 @@ def test_reader_by_hand():
     assert gray[0, 0, 0, 0].item() == pytest.approx(((0.2 + 0.4 + 1.0) / 3 - 0.2) / 0.1, abs=1e-5)
 
 
-def test_reader_of_lightness_and_of_lab():
+def test_transform_to_lightness_and_lab():
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     light = features.InputTransform(2, (0.5,), (0.5,), "lightness")(red)
     assert light.shape == (1, 1, 2, 2)
@@ -120,39 +124,39 @@ def test_shrinking_is_antialiased():
 def test_gray_encoder_reads_the_mean_of_the_channels():
     encoder, images = encoder_of(in_channels=1), make_images(3, 16)
     mean = images.float().mean(1, keepdim=True).round().to(torch.uint8)
-    found = features.extract(encoder, [images], features.InputTransform(16, (0.5,), (0.25,)))[
+    extracted = features.extract(encoder, [images], features.InputTransform(16, (0.5,), (0.25,)))[
         "pooled"
     ]
     same = features.extract(
         encoder, [mean.expand(-1, 3, -1, -1)], features.InputTransform(16, (0.5,), (0.25,))
     )["pooled"]
-    assert torch.allclose(found, same, atol=0.02 * float(found.abs().max()))
+    assert torch.allclose(extracted, same, atol=0.02 * float(extracted.abs().max()))
 
 
 def test_faults_are_named():
     encoder = encoder_of()
     with pytest.raises(DataError, match="no images"):
-        features.extract(encoder, [], READER)
+        features.extract(encoder, [], TRANSFORM)
     with pytest.raises(DataError, match="no images"):
-        features.pixel_form([])
+        features.pixel_format([])
     next(encoder.parameters()).data.fill_(torch.nan)
     with pytest.raises(WeightsError, match="'pooled' features hold NaN or infinity"):
-        features.extract(encoder, [make_images(2, 16)], READER)
+        features.extract(encoder, [make_images(2, 16)], TRANSFORM)
 
 
 def test_pixels_keep_small_images_and_shrink_large_ones():
     small = make_images(4, 28)
     assert torch.equal(features.pixels(small, 28, 3), (small.float() / 255).flatten(1))
-    assert features.pixel_form(small.split(2)) == (28, 3)
-    assert features.pixel_form([make_images(2, 40)]) == (32, 3)
+    assert features.pixel_format(small.split(2)) == (28, 3)
+    assert features.pixel_format([make_images(2, 40)]) == (32, 3)
     assert features.pixels(make_images(2, 40), 8, 3).shape == (2, 3 * 8 * 8)
 
 
 def test_pixels_of_gray_images_are_one_channel():
     color = make_images(4, 28)
     gray = color[:, :1].expand(-1, 3, -1, -1)
-    assert features.pixel_form([gray]) == (28, 1)
-    assert features.pixel_form([gray, color]) == (28, 3)
+    assert features.pixel_format([gray]) == (28, 1)
+    assert features.pixel_format([gray, color]) == (28, 3)
     assert torch.allclose(features.pixels(gray, 28, 1), gray[:, 0].float().flatten(1) / 255)
     expected = color.float().mean(1).flatten(1) / 255
     assert torch.allclose(features.pixels(color, 28, 1), expected)
@@ -165,7 +169,7 @@ def test_batch_norm_gets_the_statistics_of_all_images():
     seen = []
     hook = norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     # Unequal batches, the last of a single image, which is left out.
-    used = features.recalibrate_batch_norm(encoder, images.split([4, 3, 2, 1]), READER)
+    used = features.recalibrate_batch_norm(encoder, images.split([4, 3, 2, 1]), TRANSFORM)
     hook.remove()
     assert used == 9
     assert torch.allclose(norm.running_mean, torch.cat(seen).mean((0, 2, 3)), atol=1e-5)
@@ -180,7 +184,7 @@ def test_recalibration_changes_nothing_else_and_repeats():
     second.load_state_dict(first.state_dict())
     parameters = [p.clone() for p in first.parameters()]
     for encoder in (first, second):
-        features.recalibrate_batch_norm(encoder, images.split(4), READER)
+        features.recalibrate_batch_norm(encoder, images.split(4), TRANSFORM)
     assert all(torch.equal(p, q) for p, q in zip(parameters, first.parameters(), strict=True))
     assert all(torch.equal(p, q) for p, q in zip(first.buffers(), second.buffers(), strict=True))
 
@@ -199,10 +203,10 @@ def test_encoder_without_batch_norm_is_left_alone():
 
 def test_patch_by_patch_is_each_patch_alone():
     encoder = encoder_of(norm="ln", last_stage="layer3").eval()
-    images, patchwise = make_images(3, 20), features.Patchwise(encoder, 8, 4)
-    reader = features.InputTransform(20, MEAN, STD)
-    found = features.extract(patchwise, images.split(2), reader, 600)
-    x = reader(images)
+    images, patch_encoder = make_images(3, 20), features.PatchEncoder(encoder, 8, 4)
+    transform = features.InputTransform(20, MEAN, STD)
+    extracted = features.extract(patch_encoder, images.split(2), transform, 600)
+    x = transform(images)
     with torch.no_grad():
         maps = [
             [encoder.maps(x[:, :, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8]) for j in range(4)]
@@ -212,21 +216,21 @@ def test_patch_by_patch_is_each_patch_alone():
         grid = torch.stack(
             [torch.stack([cell[stage.name].mean((2, 3)) for cell in row], -1) for row in maps], -2
         )
-        assert torch.allclose(found[stage.name], grid.mean((2, 3)), atol=1e-5)
+        assert torch.allclose(extracted[stage.name], grid.mean((2, 3)), atol=1e-5)
         side = min(4, int((600 / stage.width) ** 0.5))
         assert torch.allclose(
-            found[f"{stage.name} grid"], F.adaptive_avg_pool2d(grid, side).flatten(1), atol=1e-5
+            extracted[f"{stage.name} grid"], F.adaptive_avg_pool2d(grid, side).flatten(1), atol=1e-5
         )
-    assert torch.allclose(found["pooled"], found["layer3"], atol=1e-5)
+    assert torch.allclose(extracted["pooled"], extracted["layer3"], atol=1e-5)
     with torch.no_grad():
-        assert torch.allclose(patchwise(x), found["pooled"], atol=1e-5)
+        assert torch.allclose(patch_encoder(x), extracted["pooled"], atol=1e-5)
 
 
 def test_patch_by_patch_and_whole_images_differ():
     encoder = encoder_of(norm="ln", last_stage="layer3").eval()
-    reader = features.InputTransform(20, MEAN, STD)
-    whole = features.extract(encoder, [make_images(3, 20)], reader)["pooled"]
-    patch = features.extract(features.Patchwise(encoder, 8, 4), [make_images(3, 20)], reader)[
+    transform = features.InputTransform(20, MEAN, STD)
+    whole = features.extract(encoder, [make_images(3, 20)], transform)["pooled"]
+    patch = features.extract(features.PatchEncoder(encoder, 8, 4), [make_images(3, 20)], transform)[
         "pooled"
     ]
     assert whole.shape == patch.shape

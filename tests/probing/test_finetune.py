@@ -13,7 +13,7 @@ from ssltool.errors import DataError
 from ssltool.probing import finetune
 from ssltool.probing.finetune import Schedule, accuracy, shifted
 
-READER = InputTransform(16, (0.5,) * 3, (0.25,) * 3)
+TRANSFORM = InputTransform(16, (0.5,) * 3, (0.25,) * 3)
 SHORT = Schedule(images=320, batch_size=16)
 
 
@@ -35,8 +35,8 @@ def network(seed: int = 0) -> Encoder:
 def test_it_learns_and_moves_the_whole_network() -> None:
     encoder = network()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    trained = finetune.finetune(encoder, *stripes(40), READER, 2, 0, schedule=SHORT)
-    assert accuracy(trained, [stripes(30, seed=1)], READER) > 90
+    trained = finetune.finetune(encoder, *stripes(40), TRANSFORM, 2, 0, schedule=SHORT)
+    assert accuracy(trained, [stripes(30, seed=1)], TRANSFORM) > 90
     assert all(not torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     assert not trained.training
 
@@ -46,14 +46,14 @@ def test_the_classifier_learns_ten_times_as_fast_and_only_matrices_decay(
 ) -> None:
     seen: list[list[dict[str, Any]]] = []
 
-    class Noting(torch.optim.AdamW):
+    class Recording(torch.optim.AdamW):
         def __init__(self, groups: Any, **options: Any) -> None:
             seen.append([dict(group) for group in groups])
             super().__init__(groups, **options)
 
-    monkeypatch.setattr(finetune, "AdamW", Noting)
+    monkeypatch.setattr(finetune, "AdamW", Recording)
     trained = finetune.finetune(
-        network(), *stripes(4), READER, 2, 0, schedule=Schedule(images=4, batch_size=4)
+        network(), *stripes(4), TRANSFORM, 2, 0, schedule=Schedule(images=4, batch_size=4)
     )
     rates = {
         id(p): (group["lr"], group["weight_decay"]) for group in seen[0] for p in group["params"]
@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_bytes_and_leaves_the_generator() -> None:
         encoder = network()
         before = torch.random.get_rng_state()
         trained = finetune.finetune(
-            encoder, *stripes(20), READER, 2, seed, schedule=Schedule(images=40, batch_size=8)
+            encoder, *stripes(20), TRANSFORM, 2, seed, schedule=Schedule(images=40, batch_size=8)
         )
         assert torch.equal(torch.random.get_rng_state(), before)
         states.append(trained.head.weight.detach())
@@ -90,21 +90,21 @@ def test_one_batch_size_and_every_image_in_turn() -> None:
     ] == [3, 3]
 
 
-def test_the_rate_rises_and_falls_to_nothing() -> None:
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
     schedule = Schedule(images=640, batch_size=64, warmup=0.2)
-    rates = [finetune._rate(step, schedule) for step in range(10)]
-    assert rates[:3] == [0.5, 1.0, 1.0]
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-    assert 0 < rates[-1] < 0.05
+    factors = [finetune._lr_factor(step, schedule) for step in range(10)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[2:] == sorted(factors[2:], reverse=True)
+    assert 0 < factors[-1] < 0.05
 
 
 def test_images_are_shifted_and_mirrored_within_their_border() -> None:
     image = torch.arange(28 * 28).view(1, 1, 28, 28).remainder(251).to(torch.uint8)
-    found = shifted(
+    images = shifted(
         image.expand(300, -1, -1, -1), torch.arange(300), torch.Generator().manual_seed(0)
     )
-    assert found.dtype == torch.uint8
-    middle = {tuple(one[0, 10:12, 10].tolist()) for one in found}
+    assert images.dtype == torch.uint8
+    middle = {tuple(one[0, 10:12, 10].tolist()) for one in images}
     allowed = {
         tuple(side[0, 0, 10 + y : 12 + y, 10 + x].tolist())
         for side in (image, image.flip(-1))
@@ -116,9 +116,9 @@ def test_images_are_shifted_and_mirrored_within_their_border() -> None:
 
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(DataError, match="two labeled images"):
-        finetune.finetune(network(), *stripes(1), READER, 2, 0)
+        finetune.finetune(network(), *stripes(1), TRANSFORM, 2, 0)
     trained = finetune.finetune(
-        network(), *stripes(4), READER, 2, 0, schedule=Schedule(images=4, batch_size=4)
+        network(), *stripes(4), TRANSFORM, 2, 0, schedule=Schedule(images=4, batch_size=4)
     )
     with pytest.raises(DataError, match="no images to test"):
-        accuracy(trained, [], READER)
+        accuracy(trained, [], TRANSFORM)

@@ -5,19 +5,19 @@ import math
 import pytest
 import torch
 
-from ssltool.probing.health import MOST, health
+from ssltool.probing.health import MAX_IMAGES, health
 
 
-def test_numbers_by_hand():
+def test_values_by_hand():
     # Four unit vectors on two axes: singular values equal, so two directions; squared distances 4,
     # 4 and four times 2.
     x = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
-    found = health(x, -x)
-    assert found.effective_rank == pytest.approx(2)
-    assert found.std == pytest.approx(math.sqrt(0.5) * math.sqrt(2))
-    assert found.uniformity == pytest.approx(math.log((2 * math.exp(-8) + 4 * math.exp(-4)) / 6))
-    assert found.alignment == pytest.approx(4)
-    assert not found.warning
+    measured = health(x, -x)
+    assert measured.effective_rank == pytest.approx(2)
+    assert measured.std == pytest.approx(math.sqrt(0.5) * math.sqrt(2))
+    assert measured.uniformity == pytest.approx(math.log((2 * math.exp(-8) + 4 * math.exp(-4)) / 6))
+    assert measured.alignment == pytest.approx(4)
+    assert not measured.warning
 
 
 def test_scale_of_the_features_does_not_matter():
@@ -35,5 +35,5 @@ def test_collapse_is_named():
 
 
 def test_many_images_are_thinned():
-    x = torch.randn(3 * MOST, 4, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(3 * MAX_IMAGES, 4, generator=torch.Generator().manual_seed(0))
     assert health(x) == health(x[::3])

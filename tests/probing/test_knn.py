@@ -116,7 +116,7 @@ def test_faults_are_named():
     x = torch.randn(4, 3)
     with pytest.raises(DataError, match="NaN or infinite"):
         nearest(x, torch.full((2, 3), torch.nan), 1)
-    with pytest.raises(DataError, match="queries have 3 numbers each and training images 5"):
+    with pytest.raises(DataError, match="queries have 3 dimensions and training images 5"):
         nearest(x, torch.randn(2, 5), 1)
     with pytest.raises(DataError, match="no training images"):
         nearest(x, torch.empty(0, 3), 1)

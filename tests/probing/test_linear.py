@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from ssltool.errors import DataError
@@ -78,13 +76,13 @@ def test_same_optimum_as_scikit_learn(count, classes, width, weight_decay):
         z.double().numpy(), y
     )
     expected = torch.from_numpy(np.column_stack([reference.coef_, reference.intercept_]))
-    found = linear.fit(x, y, classes, weight_decay, tolerance=1e-6)
+    fitted = linear.fit(x, y, classes, weight_decay, tolerance=1e-6)
     best, _ = objective(expected, z, y, weight_decay)
-    value, gradient = objective(theta_of(found), z, y, weight_decay)
-    assert found.converged
+    value, gradient = objective(theta_of(fitted), z, y, weight_decay)
+    assert fitted.converged
     assert value == pytest.approx(best, rel=1e-5)
     assert gradient.norm() < 1e-4
-    agreement = (found.predict(x).numpy() == reference.predict(z.double().numpy())).mean()
+    agreement = (fitted.predict(x).numpy() == reference.predict(z.double().numpy())).mean()
     assert agreement > 0.999
 
 
@@ -153,18 +151,18 @@ def test_units_of_the_features_do_not_matter():
 def test_constant_features_stay_out_of_it():
     x, y = blobs(200, 3, 5, seed=8)
     padded = torch.cat([x, torch.full((200, 1), 0.1), torch.zeros(200, 1)], 1)
-    found, expected = linear.fit(padded, y, 3, 1e-2), linear.fit(x, y, 3, 1e-2)
-    assert torch.equal(found.weight[:, 5:], torch.zeros(3, 2))
+    fitted, expected = linear.fit(padded, y, 3, 1e-2), linear.fit(x, y, 3, 1e-2)
+    assert torch.equal(fitted.weight[:, 5:], torch.zeros(3, 2))
     elsewhere = torch.cat([x, torch.full((200, 2), 9.0)], 1)
-    assert torch.allclose(found.logits(elsewhere), expected.logits(x), atol=1e-3)
+    assert torch.allclose(fitted.logits(elsewhere), expected.logits(x), atol=1e-3)
 
 
 def test_class_without_training_images_is_never_predicted():
     x, y = blobs(200, 2, 5, seed=9)
-    found = linear.fit(x, y * 2, 4, 1e-2)  # classes 0 and 2 of 4
-    assert found.converged
-    assert found.logits(x)[:, [1, 3]].isneginf().all()
-    assert torch.allclose(found.weight[[0, 2]], linear.fit(x, y, 2, 1e-2).weight)
+    fitted = linear.fit(x, y * 2, 4, 1e-2)  # classes 0 and 2 of 4
+    assert fitted.converged
+    assert fitted.logits(x)[:, [1, 3]].isneginf().all()
+    assert torch.allclose(fitted.weight[[0, 2]], linear.fit(x, y, 2, 1e-2).weight)
 
 
 def test_faults_are_named():
@@ -190,7 +188,7 @@ def test_moments_of_large_offsets():
 
 
 def test_weight_decay_is_chosen_inside_the_grid_or_beyond_its_end():
-    # 40 noisy images of 200 numbers want a strong weight decay: an all too weak grid has to be
+    # 40 noisy images of 200 dimensions want a strong weight decay: an all too weak grid has to be
     # left.
     x, y = blobs(40, 2, 200, seed=12, spread=4)
     best, table = linear.choose_weight_decay(x, y, (1e-9, 1e-8), seed=0, holdout=0.5)
@@ -212,7 +210,7 @@ def test_weight_decay_is_chosen_inside_the_grid_or_beyond_its_end():
         ({0.1: 80.0, 1.0: 70.0, 10.0: 60.0}, [0.01]),
     ],
 )
-def test_search_goes_on_beyond_a_better_end(table, beyond):
+def test_search_continues_beyond_a_better_end(table, beyond):
     assert linear._beyond_the_end(table) == pytest.approx(beyond)
 
 
@@ -223,31 +221,11 @@ def test_nothing_to_choose_by():
     assert linear.choose_weight_decay(x, y, (0.5,), seed=0) == (0.5, {})
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.integers(0, 5), min_size=1, max_size=80), st.floats(0, 1), st.integers(0, 2**31 - 1)
-)
-def test_split_keeps_each_class(labels, holdout, seed):
-    y = torch.tensor(labels)
-    kept, held = linear.split(y, holdout, seed)
-    assert sorted(kept.tolist() + held.tolist()) == list(range(len(y)))
-    assert kept.tolist() == sorted(kept.tolist())
-    for c in set(labels):
-        n = labels.count(c)
-        assert int((y[held] == c).sum()) == min(max(round(holdout * n), 1), n - 1)
-
-
-def test_split_follows_the_seed():
-    y = torch.arange(200) % 4
-    assert torch.equal(linear.split(y, 0.1, 3)[1], linear.split(y, 0.1, 3)[1])
-    assert not torch.equal(linear.split(y, 0.1, 3)[1], linear.split(y, 0.1, 4)[1])
-
-
 @pytest.mark.parametrize("count", [40, 150])
-def test_fewer_images_than_numbers_have_the_same_optimum_as_scikit_learn(count):
+def test_fewer_images_than_dimensions_have_the_same_optimum_as_scikit_learn(count):
     x, y = blobs(count, 3, 300, seed=14)
     z = standardized(x).double().numpy()
     reference = LogisticRegression(C=1 / (count * 1e-2), tol=1e-8, max_iter=5000).fit(z, y)
-    found = linear.fit(x, y, 3, 1e-2, tolerance=1e-6)
-    assert found.converged
-    assert torch.allclose(found.weight.double(), torch.from_numpy(reference.coef_), atol=2e-4)
+    fitted = linear.fit(x, y, 3, 1e-2, tolerance=1e-6)
+    assert fitted.converged
+    assert torch.allclose(fitted.weight.double(), torch.from_numpy(reference.coef_), atol=2e-4)

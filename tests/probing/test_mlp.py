@@ -18,10 +18,10 @@ def test_a_hidden_layer_tells_what_a_line_cannot():
     assert mlp.fit_and_score(*train, *test, 2, 0, grid=(1e-2,)) > 93
 
 
-def test_same_number_twice_and_the_global_generator_is_left_alone(
+def test_repeats_and_the_global_generator_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mlp, "_LEAST_STEPS", 40)
+    monkeypatch.setattr(mlp, "_MIN_STEPS", 40)
     train, test = rings(60, 0), rings(60, 1)
     state = torch.random.get_rng_state()
     first = mlp.fit_and_score(*train, *test, 2, 0)

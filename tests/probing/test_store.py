@@ -5,7 +5,7 @@ import torch
 
 from ssltool.errors import DataError, WeightsError
 from ssltool.probing import store
-from ssltool.probing.store import FeatureStore, key_of
+from ssltool.probing.store import FeatureStore, cache_key
 
 
 def batches(count: int = 3):
@@ -21,11 +21,11 @@ def test_what_is_put_comes_back(tmp_path):
     put = kept.put("a", batches())
     got = FeatureStore(tmp_path / "deep" / "cache").get("a")
     assert got is not None
-    for found in (put, got):
-        assert list(found.stages) == ["pooled", "layer1 grid"]
-        assert found.stages["pooled"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
-        assert found.stages["layer1 grid"].shape == (6, 3)
-        assert found.places.tolist() == [0, 9, 1, 9, 2, 9]
+    for stored in (put, got):
+        assert list(stored.stages) == ["pooled", "layer1 grid"]
+        assert stored.stages["pooled"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+        assert stored.stages["layer1 grid"].shape == (6, 3)
+        assert stored.indices.tolist() == [0, 9, 1, 9, 2, 9]
     assert kept.get("b") is None
 
 
@@ -48,10 +48,10 @@ def test_a_damaged_entry_is_not_read(tmp_path, damage):
     else:
         (tmp_path / "a" / "1.f32").unlink()
     assert kept.get("a") is None
-    assert kept.put("a", batches()).places.shape == (6,)
+    assert kept.put("a", batches()).indices.shape == (6,)
 
 
-def test_nothing_half_written_stays(tmp_path):
+def test_a_failed_write_leaves_nothing(tmp_path):
     kept = FeatureStore(tmp_path)
 
     def broken():
@@ -65,7 +65,7 @@ def test_nothing_half_written_stays(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_not_used_for_longest_is_forgotten(tmp_path, monkeypatch):
+def test_the_least_recently_used_is_evicted(tmp_path, monkeypatch):
     import os
 
     kept = FeatureStore(tmp_path)
@@ -76,7 +76,7 @@ def test_what_was_not_used_for_longest_is_forgotten(tmp_path, monkeypatch):
     assert kept.get("a") is not None  # used now
     monkeypatch.setattr(store, "LIMIT", 3 * size)
     kept.put("d", batches())
-    assert sorted(place.name for place in tmp_path.iterdir()) == ["a", "c", "d"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "c", "d"]
 
 
 def test_without_a_folder_features_live_as_long_as_the_store():
@@ -88,5 +88,5 @@ def test_without_a_folder_features_live_as_long_as_the_store():
     assert not folder.exists()
 
 
-def test_keys_follow_the_facts():
-    assert key_of(a=1, b=[2, 3]) == key_of(b=[2, 3], a=1) != key_of(a=1, b=[2, 4])
+def test_keys_are_a_function_of_their_content():
+    assert cache_key(a=1, b=[2, 3]) == cache_key(b=[2, 3], a=1) != cache_key(a=1, b=[2, 4])

@@ -23,12 +23,12 @@ def blobs(count, classes, width, seed, spread=1.5):
 
 @pytest.mark.parametrize("weight_decay", [1e-3, 1e-1])
 @pytest.mark.parametrize("positive", [1.0, 2.0])
-def test_same_machines_as_scikit_learn(weight_decay, positive):
+def test_same_classifiers_as_scikit_learn(weight_decay, positive):
     x, y = blobs(1500, 4, 20, seed=0)
     mean, std = convex.moments(x)
     z = ((x - mean) / std).double().numpy()
-    found = svm.fit(x, svm.targets_of(y, 4), weight_decay, positive=positive, tolerance=2e-6)
-    assert found.converged
+    fitted = svm.fit(x, svm.targets_of(y, 4), weight_decay, positive=positive, tolerance=2e-6)
+    assert fitted.converged
     for c in range(4):
         own = np.where(y.numpy() == c, 1, -1)
         reference = LinearSVC(
@@ -40,7 +40,7 @@ def test_same_machines_as_scikit_learn(weight_decay, positive):
             intercept_scaling=100,  # the larger, the freer is the bias
         ).fit(z, own)
         expected = reference.decision_function(z)
-        scores = found.scores(x)[:, c].numpy()
+        scores = fitted.scores(x)[:, c].numpy()
         assert np.abs(scores - expected).max() < 2e-3
         assert ((scores > 0) == (expected > 0)).mean() > 0.999
 
@@ -52,13 +52,13 @@ def test_average_precision_is_scikit_learns_on_the_images_that_count(rows):
         torch.tensor([row[0] for row in rows]),
         torch.tensor([float(row[1]) for row in rows]),
     )
-    found = svm.average_precisions(scores[:, None], truth[:, None])[0]
+    fitted = svm.average_precisions(scores[:, None], truth[:, None])[0]
     kept = truth != 0
     if not (truth == 1).any():
-        assert found is None
+        assert fitted is None
     else:
         expected = average_precision_score((truth[kept] == 1).numpy(), scores[kept].numpy())
-        assert found == pytest.approx(100 * expected)
+        assert fitted == pytest.approx(100 * expected)
 
 
 def test_average_precision_by_hand():

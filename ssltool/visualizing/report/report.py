@@ -17,11 +17,10 @@ import ssltool
 from ssltool.atomic import atomic_file
 from ssltool.errors import UsageError
 from ssltool.plotting.units import titled, written
-from ssltool.probing.measures import MEASURES
-from ssltool.probing.probe import DOCUMENT
 from ssltool.runs import folder as runs
 from ssltool.runs import metrics
-from ssltool.runs.records import RUN_FILE
+from ssltool.runs.records import MEASURES, RUN_FILE
+from ssltool.runs.records import PROBE_FILE as DOCUMENT
 from ssltool.visualizing.report.page import Curves, Frame, HeatMap, RunPage, Table, cell, page
 
 _FRAMES = 16  # images over time in the page; 20 to 40 are written by a run

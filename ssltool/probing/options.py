@@ -1,0 +1,182 @@
+"""Options of ``ssltool probe``, ``compare`` and ``embed``: a class per panel of the help.
+
+The fields of a class's last base are listed first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ssltool.options import DeviceOption, Options, option
+
+Kind = Literal["linear", "layers", "knn", "svm", "mlp", "finetune"]
+
+
+class LabeledData(Options):
+    """Labeled images."""
+
+    data: tuple[str, ...] = option(
+        ..., "Labeled images, one folder per class; may be repeated", panel="Data"
+    )
+    test_data: tuple[str, ...] = option(
+        (), "Labeled test images; a fifth of --data is held out without it", panel="Data"
+    )
+    label_file: Path | None = option(
+        None,
+        "CSV file of lines such as 'a/1.jpg,dog;grass', in place of a folder per class",
+        panel="Data",
+    )
+
+
+class Probes(Options):
+    """What is measured."""
+
+    kind: tuple[Kind, ...] = option(
+        (),
+        "What to measure; automatic: linear,layers,knn, or svm,layers where images have several "
+        "classes",
+        panel="Probes",
+        comma=True,
+    )
+    grid_dim: int = option(
+        512,
+        "Largest dimension of the grid features of each stage; 0 for none, about 9000 in the "
+        "papers",
+        panel="Probes",
+        ge=0,
+    )
+    baselines: bool = option(
+        True, "Also measure random init, raw pixels and the majority class", panel="Probes"
+    )
+    recalibrate: bool = option(
+        True, "Re-estimate batch-norm statistics on the training images first", panel="Probes"
+    )
+
+
+class Loading(DeviceOption):
+    """How images are read and where features are computed."""
+
+    batch_size: int = option(256, "Images per batch", panel="Run", ge=1)
+    workers: int | None = option(
+        None, "Processes that decode images; automatic: from the cores", panel="Run", ge=0
+    )
+
+
+class FeatureCache(Options):
+    """Which features and splits are reused."""
+
+    seed: int = option(0, "Of splits, subsets and random init", panel="Run", ge=0)
+    cache: Path | None = option(
+        None, "Folder of cached features; ~/.cache/ssltool/features without it", panel="Run"
+    )
+    keep_features: bool = option(True, "Cache the features for the next command", panel="Run")
+
+
+class LabelEfficiency(Options):
+    """How many labels are used, and how networks are fine-tuned."""
+
+    label_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = option(
+        (),
+        "Fractions of the labels, such as 0.01,0.1,1, for --kind linear and finetune",
+        panel="Label efficiency",
+        comma=True,
+    )
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = option(
+        (),
+        "Labeled images per class, such as 1,5,10, in place of fractions",
+        panel="Label efficiency",
+        comma=True,
+    )
+    repeats: int = option(
+        1,
+        "Seeds of each point, of mlp and of finetune; several give a standard deviation",
+        panel="Label efficiency",
+        ge=1,
+        le=100,
+    )
+    finetune_images: int = option(
+        12_800,
+        "Images seen in fine-tuning, repetitions included",
+        panel="Label efficiency",
+        ge=1,
+    )
+    scratch: bool = option(
+        False,
+        "Also train on all labels from random init for as many images as pretraining saw",
+        panel="Label efficiency",
+    )
+
+
+class ProbedModel(Options):
+    """The weights of ``probe``."""
+
+    weights: Path = option(
+        ..., "Run folder, weights file or plain state dict, .safetensors", panel="Model"
+    )
+    backbone: str | None = option(
+        None, "Torchvision model that a plain state dict belongs to", panel="Model"
+    )
+    stem: Literal["imagenet", "small"] = option(
+        "imagenet", "Stem of a plain state dict", panel="Model"
+    )
+    image_size: int | None = option(
+        None,
+        "Side in px at which a plain state dict reads images; 224 without it",
+        panel="Model",
+        ge=8,
+        le=1024,
+    )
+
+
+class ProbeOptions(FeatureCache, Loading, LabelEfficiency, Probes, ProbedModel, LabeledData):
+    """Options of ``ssltool probe``."""
+
+    to: Path | None = option(
+        None, "Folder of probe.json and the plots; the run's own without it", panel="Output"
+    )
+
+
+class ComparedRuns(Options):
+    """The weights of ``compare``."""
+
+    runs: tuple[Path, ...] = option(
+        ..., "Run folders or weights files", panel="Model", positional=True, metavar="RUNS..."
+    )
+
+
+class CompareOptions(FeatureCache, Loading, Probes, ComparedRuns, LabeledData):
+    """Options of ``ssltool compare``."""
+
+    sort: str = option(
+        "linear",
+        "Column to sort by: linear (of the best stage), pooled linear, knn20, effective rank ...",
+        panel="Output",
+    )
+    csv: Path | None = option(None, "CSV file to write the table to", panel="Output")
+    to: Path | None = option(
+        None, "Plot of the column to write, .png, .svg or .pdf", panel="Output"
+    )
+
+    def probe_options(self, weights: Path) -> ProbeOptions:
+        """How one of the runs is probed."""
+        shared = set(ProbeOptions.model_fields) & set(type(self).model_fields) - {"to"}
+        return ProbeOptions(weights=weights, **{name: getattr(self, name) for name in shared})
+
+
+class EmbedImages(Options):
+    """The input of ``embed``."""
+
+    data: tuple[str, ...] = option(..., "Images; may be repeated", panel="Data")
+    weights: Path = option(..., "Run folder or weights file", panel="Model")
+    stage: str = option(
+        "pooled", "pooled, or a stage such as layer3, whose map is averaged", panel="Model"
+    )
+
+
+class EmbedOptions(Loading, EmbedImages):
+    """Options of ``ssltool embed``."""
+
+    to: Path = option(..., "File to write: .safetensors, .npz or .parquet", panel="Output")

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssltool.errors import UsageError
+
+
+def test_fractions_of_the_labels_are_a_table_and_a_curve(
+    cpc_run: Path, probed: Any, tmp_path: Path
+) -> None:
+    options = {"kind": ("linear", "finetune"), "label_fractions": (0.5, 1.0), "to": tmp_path}
+    record = probed(cpc_run, **options, finetune_images=64)
+    points = {(r.source.kind, r.protocol, r.fraction): r for r in record.label_efficiency}
+    assert set(points) == {
+        (kind, protocol, fraction)
+        for kind in ("pretrained", "random_init")
+        for protocol in ("linear", "finetune")
+        for fraction in (0.5, 1.0)
+    }
+    assert {r.images for r in record.label_efficiency} == {20, 40}
+    assert {r.curve() for r in record.label_efficiency} == {
+        "cpc, frozen",
+        "random init, frozen",
+        "cpc, fine-tuned",
+        "trained from scratch",
+    }
+    # With all labels the linear probe is the one of the main table.
+    pooled = next(row for row in record.rows if row.source.kind == "pretrained")
+    assert points["pretrained", "linear", 1.0].accuracy == pooled.accuracy["linear"]
+    assert (tmp_path / "probe-labels.png").read_bytes()[:4] == b"\x89PNG"
+    assert str(tmp_path / "probe-labels.png") in record.plots
+    table = record.tables()[-1]
+    assert [row[:2] for row in table.rows] == [("0.5", "20"), ("1", "40")]
+    assert all(all(row) for row in table.rows)
+
+
+def test_shots_with_repeats_have_a_standard_deviation(cpc_run: Path, probed: Any) -> None:
+    options = {"kind": ("linear",), "shots": (1, 3), "repeats": 2, "baselines": False}
+    record = probed(cpc_run, **options, scratch=True, finetune_images=32)
+    *frozen, scratch = record.label_efficiency
+    assert [(r.shots, r.images, r.repeats) for r in frozen] == [(1, 10, 2), (3, 30, 2)]
+    assert all(r.std is not None and r.std >= 0 for r in frozen)
+    assert (scratch.protocol, scratch.source.kind) == ("scratch", "random_init")
+    assert (scratch.images, scratch.fraction) == (40, 1.0)
+
+
+def test_fine_tuning_alone_extracts_no_features(jigsaw_run: Path, probed: Any) -> None:
+    record = probed(jigsaw_run, kind=("finetune",), finetune_images=16)
+    assert record.rows == ()
+    assert record.health == ()
+    assert record.plots == ()
+    points = [(r.source.kind, r.fraction) for r in record.label_efficiency]
+    assert points == [("pretrained", 1.0), ("random_init", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"label_fractions": "0,2"}, "--label-fractions"),
+        ({"shots": "0"}, "--shots"),
+        ({"kind": "linaer"}, "--kind"),
+    ],
+)
+def test_invalid_options_name_their_flag(
+    jigsaw_run: Path, probed: Any, options: dict[str, str], flag: str
+) -> None:
+    with pytest.raises(UsageError, match=flag):
+        probed(jigsaw_run, **options)

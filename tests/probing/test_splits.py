@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssltool.probing.splits import label_subset, stratified_split
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0.01, 1), st.integers(0, 99))
+def test_of_every_class_its_fraction_and_at_least_one(
+    labels: list[int], fraction: float, seed: int
+) -> None:
+    y = torch.tensor(labels)
+    chosen = label_subset(y, seed, fraction=fraction)
+    assert len(set(chosen.tolist())) == len(chosen)
+    for c in set(labels):
+        count = labels.count(c)
+        assert int((y[chosen] == c).sum()) == max(1, round(fraction * count))
+
+
+@given(st.integers(0, 99))
+def test_smaller_fractions_are_parts_of_larger_ones(seed: int) -> None:
+    y = torch.arange(200) % 7
+    chosen = [
+        set(label_subset(y, seed, fraction=fraction).tolist()) for fraction in (0.02, 0.1, 0.5, 1)
+    ]
+    assert all(a < b for a, b in pairwise(chosen))
+    assert len(chosen[-1]) == 200
+
+
+def test_the_seed_decides() -> None:
+    y = torch.arange(100) % 4
+    assert torch.equal(label_subset(y, 1, fraction=0.2), label_subset(y, 1, fraction=0.2))
+    assert not torch.equal(label_subset(y, 1, fraction=0.2), label_subset(y, 2, fraction=0.2))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=80), st.floats(0, 1), st.integers(0, 2**31 - 1)
+)
+def test_a_split_keeps_each_class(labels: list[int], holdout: float, seed: int) -> None:
+    y = torch.tensor(labels)
+    kept, held = stratified_split(y, holdout, seed)
+    assert sorted(kept.tolist() + held.tolist()) == list(range(len(y)))
+    assert kept.tolist() == sorted(kept.tolist())
+    for c in set(labels):
+        n = labels.count(c)
+        assert int((y[held] == c).sum()) == min(max(round(holdout * n), 1), n - 1)
+
+
+def test_a_split_follows_the_seed() -> None:
+    y = torch.arange(200) % 4
+    assert torch.equal(stratified_split(y, 0.1, 3)[1], stratified_split(y, 0.1, 3)[1])
+    assert not torch.equal(stratified_split(y, 0.1, 3)[1], stratified_split(y, 0.1, 4)[1])

@@ -58,7 +58,7 @@ def ways(name: str, encoder: Encoder, patch: tuple[int, int] | None) -> dict[str
 
 def read_size(metadata: EncoderMetadata) -> int:
     """Side at which files are read: what pretraining read; tiles may have been enlarged after that."""
-    return int(metadata.training.get("read_size", metadata.image_size))
+    return metadata.read_size
 
 
 def reader_of(network: Network, metadata: EncoderMetadata) -> InputTransform:

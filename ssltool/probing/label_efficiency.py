@@ -157,8 +157,9 @@ def tuned(
     if options.scratch:
         # As long as pretraining took: the same number of images shown.
         shown = (
-            int(metadata.training.get("steps", 0)) * int(metadata.training.get("batch_size", 0))
-            or short.images
+            metadata.training.steps * metadata.training.batch_size
+            if metadata.training
+            else short.images
         )
         everything = Few(1.0, None)
         fresh = [random_init(some, options.seed + r) for r in repeats]

@@ -186,7 +186,7 @@ def probe(
         "method": metadata.method,
         "backbone": metadata.backbone,
         "network": f"{metadata.backbone}, {metadata.stem} stem, {metadata.in_channels} channel{'s' * (metadata.in_channels > 1)}",
-        "steps": metadata.training.get("steps", 0),
+        "steps": metadata.training.steps if metadata.training else 0,
         "rows": [found_.row for found_ in scored],
         "best": best,
         "details": {} if best is None else scored[best].details,

@@ -57,7 +57,7 @@ def draw_features(
     metadata = encoder.metadata
     assert metadata is not None, "load_encoder attaches it"
     images, places = sample(
-        source, int(metadata.training.get("read_size", metadata.image_size)), count
+        source, metadata.read_size, count
     )
     if len(images) < 4:
         raise UsageError(

@@ -37,7 +37,6 @@ def encoder_of(backbone: str, color_space: str = "lightness") -> Encoder:
         image_size=SIDE,
         mean=mean,
         std=std,
-        training={},
     )  # type: ignore[arg-type]
     return encoder.eval()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 from typer.core import TyperCommand
 
@@ -70,7 +72,7 @@ def index(options: IndexOptions, output: OutputOptions) -> None:
     typer.echo(f"{result.images} images of {len(result.classes)} classes in {result.shards} shards")
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, tuple[Callable[..., None], list[str]]] = {
     "check": (check, ["ssltool data check ~/photos"]),
     "pack": (pack, ["ssltool data pack ~/photos --to shards --size 256"]),
     "index": (index, ["ssltool data index shards"]),

@@ -250,7 +250,7 @@ def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     # format as channels last, takes half as long again and returns channels first.
     image = torch.from_numpy(center)[None].permute(0, 3, 1, 2)
     if side > size:
-        # Fewer rows first: torch resizes within rows first, three times as slowly.
+        # Height first: torch would begin with the width, which is three times as slow per pixel.
         image = F.interpolate(image, (size, side), mode="bilinear", antialias=True)
     resized = F.interpolate(image, (size, size), mode="bilinear", antialias=True)
     result: NDArray[np.uint8] = resized.permute(0, 2, 3, 1)[0].numpy()

@@ -30,7 +30,8 @@ from ssltool.data.options import PackOptions
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
-from ssltool.data.sources.shards import INDEX, UNFINISHED, write_index
+from ssltool.data.sources.shard_index import INDEX, write_index
+from ssltool.data.sources.shards import UNFINISHED
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 # Pixels up to which "auto" stores PNG: small images lose most to JPEG and gain least.

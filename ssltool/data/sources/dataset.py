@@ -48,7 +48,7 @@ class DatasetSource(Source):
         self._name = type(dataset).__name__
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise UsageError(f"{self._name} has no length; give a map-style dataset")
-        self._count = len(dataset)
+        self._count: int = len(dataset)
         if self._count == 0:
             raise DataError(f"no images in {self._name}: it is empty")
         self.description = f"{self._count:,} images in {self._name}"
@@ -71,8 +71,7 @@ class DatasetSource(Source):
         return fitted(Image.fromarray(self._pixels(index)), short_side)
 
     def short_side(self, index: int) -> int:
-        height, width = self._pixels(index).shape[:2]
-        return min(height, width)
+        return int(min(self._pixels(index).shape[:2]))
 
     def name(self, index: int) -> str:
         return f"item {index} of {self._name}"

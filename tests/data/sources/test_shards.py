@@ -19,7 +19,8 @@ from ssltool.data.sources import shards
 from ssltool.data.sources.base import JoinedSource
 from ssltool.data.sources.folder import FolderSource
 from ssltool.data.sources.registry import open_source
-from ssltool.data.sources.shards import ShardSource, expand_braces, shard_paths, write_index
+from ssltool.data.sources.shard_index import write_index
+from ssltool.data.sources.shards import ShardSource, expand_braces, shard_paths
 from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 

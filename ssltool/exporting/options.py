@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ssltool.options import Options, option
+from ssltool.options import DeviceName, Options, option
 
 InputForm = Literal["lightness", "lab", "rgb"]
 
@@ -22,7 +22,5 @@ class ExportOptions(Options):
     data: tuple[str, ...] = option(
         (), "Images on which to measure how close --form comes; may be repeated", panel="Data"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = option(
-        "auto", "Where the features of --data are computed", panel="Data"
-    )
+    device: DeviceName = option("auto", "Where the features of --data are computed", panel="Data")
     to: Path = option(..., "File to write, .safetensors", panel="Output")

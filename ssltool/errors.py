@@ -2,16 +2,17 @@
 
 ::
 
-    SslToolError                exit 1   anything that goes wrong while running
-    ├── UsageError              exit 2   what was typed cannot work
-    │   └── UnknownNameError    exit 2   a name that is not on the list; the nearest ones are
-    suggested ├── DataError               exit 1   the images as a whole cannot be used │   └──
-    UnreadableImage            one image; caught by the loader, counted and skipped ├── WeightsError
-    exit 1   a weights file that is not what it should be ├── CheckpointError         exit 1   a run
-    folder that cannot be saved to or resumed from │   └── DiskFullError       exit 1   no space
-    left; what was saved before is intact ├── NonFiniteLossError      exit 1   the loss became NaN
-    or infinite ├── ProcessLost             exit 1   another process of the same run has ended └──
-    Interrupted             exit 130 stopped by Ctrl-C or SIGTERM, with a checkpoint saved
+    SslToolError                exit 1   something went wrong while running
+    ├── UsageError              exit 2   the command as typed cannot work
+    │   └── UnknownNameError    exit 2   a name that does not exist; the nearest are suggested
+    ├── DataError               exit 1   the images or labels cannot be used
+    │   └── UnreadableImage              one image; the loader catches, counts and skips it
+    ├── WeightsError            exit 1   a weights file is damaged or does not fit
+    ├── CheckpointError         exit 1   a run folder cannot be written or resumed
+    │   └── DiskFullError       exit 1   no space left; earlier checkpoints are intact
+    ├── NonFiniteLossError      exit 1   the loss became NaN or infinite
+    ├── ProcessLost             exit 1   another process of the same run has ended
+    └── Interrupted             exit 130 stopped by Ctrl-C or SIGTERM, with a checkpoint saved
 
 Each message is one line: what was found, what was expected, what to type next.
 """
@@ -23,7 +24,7 @@ from difflib import get_close_matches
 
 
 class SslToolError(Exception):
-    """Base of all errors meant for the user; the command line prints its message and nothing else."""
+    """Base of all errors meant for the user; the command line prints the message alone."""
 
     exit_code = 1
 
@@ -35,37 +36,37 @@ class UsageError(SslToolError):
 
 
 class UnknownNameError(UsageError):
-    """A name that is not among the known ones.
+    """A name that does not exist.
 
     Args:
         kind: What the name stands for, such as ``"backbone"``.
         name: The name as typed.
-        known: The names that exist; the nearest of them are suggested.
+        available: The names that exist; the nearest of them are suggested.
         hint: How to list them all, for example ``"'ssltool methods' lists them"``.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        names = sorted(known)
+    def __init__(self, kind: str, name: str, available: Iterable[str], hint: str = "") -> None:
+        names = sorted(available)
         near = get_close_matches(name, names, n=3, cutoff=0.5)
         if near:
             advice = "did you mean " + " or ".join(near) + "?"
         elif len(names) <= 12:
-            advice = "known: " + ", ".join(names)
+            advice = "available: " + ", ".join(names)
         else:
-            advice = f"{len(names)} are known"
+            advice = f"{len(names)} are available"
         super().__init__(f"unknown {kind} {name!r}; {advice}" + (f" ({hint})" if hint else ""))
 
 
 class DataError(SslToolError):
-    """The images as a whole cannot be used, for example a folder with nothing readable in it."""
+    """The images or labels cannot be used, for example a folder without a readable image."""
 
 
 class UnreadableImage(DataError):
-    """One image cannot be read. The loader catches it, names the file once and goes on without it."""
+    """One image cannot be read. The loader catches it, reports the image once and skips it."""
 
 
 class WeightsError(SslToolError):
-    """A weights file is truncated, of another format, or does not fit the encoder it is meant for."""
+    """A weights file is damaged, of another format, or does not fit the encoder."""
 
 
 class CheckpointError(SslToolError):
@@ -73,19 +74,18 @@ class CheckpointError(SslToolError):
 
 
 class DiskFullError(CheckpointError):
-    """The disk has no space left. Whatever was saved before is intact."""
+    """No space is left on the disk. Earlier checkpoints are intact."""
 
 
 class NonFiniteLossError(SslToolError):
-    """The loss became NaN or infinite; the message names the step, the last good checkpoint and
-    what to try.
+    """The loss became NaN or infinite.
+
+    The message names the step, the last good checkpoint and what to try.
     """
 
 
 class ProcessLost(SslToolError):
-    """Another process of the same run has ended, so this one cannot go on; the error of that one is
-    what counts.
-    """
+    """Another process of the same run has ended; the error of that process is the cause."""
 
 
 class Interrupted(SslToolError):

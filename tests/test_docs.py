@@ -100,7 +100,6 @@ def test_the_python_of_the_weights_page_runs(
         image_size=64,
         mean=(0.5,) * 3,
         std=(0.2,) * 3,
-        training={},
     )
     save_encoder(encoder, metadata, tmp_path / "encoder.safetensors")
     monkeypatch.chdir(tmp_path)
@@ -116,7 +115,6 @@ def test_the_python_of_the_weights_page_runs(
         image_size=64,
         mean=mean,
         std=std,
-        training={},
     )
     save_encoder(light, of_light, tmp_path / "lightness.safetensors")
     images = (torch.rand(2, 3, 64, 64) * 255).byte()

@@ -11,27 +11,38 @@ from ssltool.exporting.options import ExportOptions
 
 def export(options: ExportOptions, output: JsonOption) -> None:
     """Write the encoder under torchvision's key names, load it back and compare."""
+    from ssltool.device import choose_device
     from ssltool.exporting.export import export as run
 
-    result = run(options.weights, options.to, form=options.form, data=options.data)
+    result = run(
+        options.weights,
+        options.to,
+        form=options.form,
+        data=options.data,
+        device=choose_device(options.device),
+    )
     if output.as_json:
-        print_json(result)
+        print_json(result.model_dump(mode="json"))
         return
     typer.echo(
-        f"{result['path']}: {result['tensors']} tensors, {result['parameters']:,} parameters, "
+        f"{result.path}: {result.tensors} tensors, {result.parameters:,} parameters, "
         "loaded back and compared",
         err=True,
     )
-    if "similarity" in result:
+    if result.similarity is not None:
         typer.echo(
-            f"features: mean cosine similarity to the lightness form {result['similarity']:.4f}",
+            f"features: mean cosine similarity to the lightness form {result.similarity:.4f}",
             err=True,
         )
-    typer.echo(result["path"])
+    typer.echo(result.path)
 
 
 command = command_of(
     "export",
     export,
-    examples=["ssltool export --weights runs/jigsaw-1 --to encoder.safetensors"],
+    examples=[
+        "ssltool export --weights runs/jigsaw-1 --to encoder.safetensors",
+        "ssltool export --weights runs/colorization-1 --to rgb.safetensors --form rgb "
+        "--data ~/photos",
+    ],
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import typer
 
 from ssltool.cli._flags import command_of
@@ -15,8 +13,8 @@ def methods(output: JsonOption) -> None:
     """List the installed methods and the packages that provide them."""
     listings = list(available().values())
     if output.as_json:
-        rows = [dataclasses.asdict(listing) for listing in listings]
-        print_json([{k: v for k, v in row.items() if k != "target"} for row in rows])
+        fields = ("name", "origin", "summary")
+        print_json([{field: getattr(listing, field) for field in fields} for listing in listings])
         return
     width = max(len(listing.name) for listing in listings)
     for listing in listings:

@@ -1,3 +1,1 @@
-"""Images in: sources (folders, the demo world), decoding and the loader. Imports only ``errors``
-from ssltool.
-"""
+"""Images: sources, decoding, sampling order and loading, checking and packing."""

@@ -1,9 +1,7 @@
-"""Batches of decoded images: for training without end and in a seeded order, for reading features
-once and in order.
+"""Batches of decoded images: shuffled and endless for training, once and in order for features.
 
-Workers hand over whole batches of uint8 center squares. A decoded square is a pure function of the
-image, so the squares are kept in memory when all of them fit; everything random happens later, on
-the device.
+Workers deliver whole batches of uint8 center squares. A square is a pure function of the image, so
+the squares are cached in memory when all of them fit; random augmentation happens on the device.
 """
 
 from __future__ import annotations
@@ -31,20 +29,20 @@ from ssltool.data.sources.base import Source
 from ssltool.distributed.collectives import local_world_size
 from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
-_TINY = 2**28  # bytes of a decoded set that one process reads in seconds: workers would only cost
-_MOST_WORKERS = 16
-# batches that each worker makes before they are asked for; each lies in shared memory meanwhile
-_AHEAD = 2
+# Bytes of a decoded set that one process reads in seconds: starting workers would not pay.
+_TINY = 2**28
+_MAX_WORKERS = 16
+_PREFETCH = 2  # batches per worker; each is in shared memory
 
 
 class Batch(NamedTuple):
-    """Images on their way to the network.
+    """A batch on the device.
 
     Attributes:
         images: uint8 ``[B, 3, S, S]``, RGB center squares, channels last in memory.
-        indices: int64 ``[B]``, place of each image in the source.
-        epoch: Which pass over the data this is, from 0.
-        wait: Seconds spent waiting for it.
+        indices: int64 ``[B]``, index of each image in the source.
+        epoch: Number of the pass over the data, from 0.
+        wait: Seconds spent waiting for the batch.
     """
 
     images: Tensor
@@ -54,7 +52,7 @@ class Batch(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """What a worker hands over: images, their places, the epoch, and what could not be read."""
+    """A batch from a worker; ``skipped`` holds name and reason of unreadable images."""
 
     images: Tensor
     indices: Tensor
@@ -62,12 +60,11 @@ class _Loaded(NamedTuple):
     skipped: dict[str, str]
 
 
-class _Workers:
-    """A stream of batches and the processes that decode for it, stopped on leaving a ``with``
-    block.
+class _Loader:
+    """A stream of batches and its worker processes, stopped at the end of a ``with`` block.
 
     Attributes:
-        skipped: Name and reason of what could not be read so far.
+        skipped: Reason by name of the images that could not be read so far.
     """
 
     def __init__(self, workers: int | None, tiny: bool, device: torch.device | str) -> None:
@@ -76,16 +73,16 @@ class _Workers:
         self._device = torch.device(device)
         self._stream: Iterator[_Loaded] | None = None
 
-    def _start(self, images: _Squares, requests: Iterable[_Request]) -> Iterator[Batch]:
-        """End the stream there is and begin another."""
+    def _start(self, batches: _Batches, requests: Iterable[_Request]) -> Iterator[Batch]:
+        """Stop the current stream and start another."""
         self.close()
-        self._stream = _started(images, requests, self._workers, self._device)
-        return _delivered(self._stream, self.skipped, self._device)
+        self._stream = _start_stream(batches, requests, self._workers, self._device)
+        return _deliver(self._stream, self.skipped, self._device)
 
     @property
     def ahead(self) -> int:
-        """Batches that may lie ready before they are asked for."""
-        return _AHEAD * self._workers
+        """Batches that may be loaded before they are needed."""
+        return _PREFETCH * self._workers
 
     def close(self) -> None:
         """Stop the workers."""
@@ -102,27 +99,27 @@ class _Workers:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-        _name_dead_worker(value)
+        _raise_if_worker_died(value)
 
 
-class TrainBatches(_Workers):
-    """Shuffled batches for ever, the same for any number of workers.
+class TrainBatches(_Loader):
+    """Endless shuffled batches, the same for any number of workers.
 
-    The order of an epoch is drawn from (seed, epoch), see `ssltool.data.sampler`. Global batch g of
-    an epoch is the g-th slice of ``batch_size * world`` images, of which each rank takes its part
-    and each of its workers whole batches in turn; the remainder of an epoch is left out. An image
-    that cannot be read is replaced by the next one that can, and named once in ``skipped``.
+    The order of an epoch is a function of (seed, epoch), see `ssltool.data.sampler`. Global batch g
+    of an epoch is the g-th slice of ``batch_size * world`` images, of which each rank takes its
+    part and each of its workers whole batches in turn; the remainder of an epoch is dropped. An
+    unreadable image is replaced by the next readable one and listed in ``skipped``.
 
     Args:
         source: The images.
         size: Side S of the squares in pixels.
         batch_size: Images B per batch and rank.
-        seed: Of the order.
+        seed: Random seed of the order.
         workers: Processes that decode; None decides from the cores and the size of the set.
-        rank: This process among ``world``.
-        world: Processes that train together.
-        device: Where batches go.
-        cache_bytes: Decoded images are kept in memory if all of them fit into this.
+        rank: Rank of this process.
+        world: Number of processes that train together.
+        device: Device of the batches.
+        cache_bytes: Decoded images are cached if all of them fit into this.
 
     Raises:
         UsageError: There are fewer images than one global batch.
@@ -147,44 +144,43 @@ class TrainBatches(_Workers):
                 f"{len(source)} images but a batch of {batch_size * world}: add images, or type "
                 f"--batch-size {max(2, len(source) // world)}"
             )
-        self._source, self._batch, self._seed, self._rank, self._world = (
-            source,
-            batch_size,
-            seed,
-            rank,
-            world,
-        )
+        self._source, self._batch_size, self._seed = source, batch_size, seed
+        self._rank, self._world = rank, world
         decoded = len(source) * size * size * 3
         cache = _Cache(len(source), size) if decoded <= cache_bytes else None
-        self._images = _Squares(source, size, cache, replace=True)
+        self._batches = _Batches(source, size, cache, replace=True)
         super().__init__(workers, cache is not None and decoded <= _TINY, device)
 
     def from_step(self, step: int) -> Iterator[Batch]:
-        """Batches without end, beginning with the one of step ``step`` (batches taken so far).
+        """Endless batches, starting with batch ``step`` of the run.
 
         Raises:
-            DataError: While iterating, if no image of the whole source can be read any more.
+            DataError: While iterating, if no image of the source can be read any more.
             SslToolError: While iterating, if a worker was killed.
         """
-        order = Order(len(self._source), self._source.chunks, self._seed)
-        requests = _requests(
-            order, self.steps_per_epoch, self._batch, self._rank, self._world, step
-        )
-        return self._full(self._start(self._images, requests))
+        return self._only_full(self._start(self._batches, self._requests(step)))
 
-    def _full(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _requests(self, start: int) -> Iterator[_Request]:
+        """The endless requests of this rank, starting with batch ``start``."""
+        order = Order(len(self._source), self._source.chunks, self._seed)
+        for step in count(start):
+            epoch, number = divmod(step, self.steps_per_epoch)
+            begin = (number * self._world + self._rank) * self._batch_size
+            indices = order.slice(epoch, begin, begin + self._batch_size)
+            yield _Request(epoch, indices.tolist())
+
+    def _only_full(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            if len(batch.indices) < self._batch:
+            if len(batch.indices) < self._batch_size:
                 name, reason = next(iter(self.skipped.items()))
                 raise DataError(
                     f"no image of {self._source.description} can be read any more; first: "
-                    f"{name}: {reason}; see "
-                    "that the files are still there"
+                    f"{name}: {reason}; check that the files are still there"
                 )
             yield batch
 
 
-class AllImages(_Workers):
+class AllImages(_Loader):
     """Every readable image once, in order; the last batch may be short.
 
     Args:
@@ -192,11 +188,11 @@ class AllImages(_Workers):
         size: Side S of the squares in pixels.
         batch_size: Images per batch.
         workers: As for `TrainBatches`.
-        device: Where batches go.
-        indices: Only these places of the source, in this order.
+        device: Device of the batches.
+        indices: Only these images, in this order; None for all.
 
     Attributes:
-        skipped: Name and reason of what could not be read, complete after the last batch.
+        skipped: Reason by name of the unreadable images, complete after the last batch.
     """
 
     def __init__(
@@ -209,50 +205,39 @@ class AllImages(_Workers):
         device: torch.device | str = "cpu",
         indices: Sequence[int] | None = None,
     ) -> None:
-        self._places = range(len(source)) if indices is None else indices
+        self._indices = range(len(source)) if indices is None else indices
         self._batch_size = batch_size
-        self._images = _Squares(source, size, cache=None, replace=False)
-        super().__init__(workers, len(self._places) * size * size * 3 <= _TINY // 8, device)
+        self._batches = _Batches(source, size, cache=None, replace=False)
+        super().__init__(workers, len(self._indices) * size * size * 3 <= _TINY // 8, device)
 
     def __len__(self) -> int:
-        """Images asked for, the unreadable ones included."""
-        return len(self._places)
+        """Number of images, unreadable ones included."""
+        return len(self._indices)
 
     def __iter__(self) -> Iterator[Batch]:
-        starts = range(0, len(self._places), self._batch_size)
-        groups = [_Request(0, list(self._places[s : s + self._batch_size])) for s in starts]
-        for batch in self._start(self._images, groups):
+        starts = range(0, len(self._indices), self._batch_size)
+        requests = [_Request(0, list(self._indices[s : s + self._batch_size])) for s in starts]
+        for batch in self._start(self._batches, requests):
             if len(batch.indices):
                 yield batch
 
 
 def usual_workers() -> int:
-    """Processes that decode beside this one: one core is left to training, and more than sixteen
-    rarely help.
+    """Default number of workers: one less than the cores of this process, 1 to 16.
 
     Processes that train together on this machine share its cores.
     """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return max(1, min(_MOST_WORKERS, cores // local_world_size() - 1))
+    return max(1, min(_MAX_WORKERS, cores // local_world_size() - 1))
 
 
 class _Request(NamedTuple):
-    """A batch asked of a worker."""
+    """The images of a batch."""
 
     epoch: int
-    places: list[int]
-
-
-def _requests(
-    order: Order, per_epoch: int, batch_size: int, rank: int, world: int, start: int
-) -> Iterator[_Request]:
-    """The requests of one rank, for ever, from batch ``start``."""
-    for step in count(start):
-        epoch, g = divmod(step, per_epoch)
-        begin = (g * world + rank) * batch_size
-        yield _Request(epoch, order.slice(epoch, begin, begin + batch_size).tolist())
+    indices: list[int]
 
 
 class _Cache:
@@ -265,97 +250,93 @@ class _Cache:
     def __init__(self, count: int, size: int) -> None:
         pixels = mmap.mmap(-1, count * 3 * size * size)
         self._pixels = np.frombuffer(pixels, np.uint8).reshape(count, size, size, 3)
-        self._known = np.frombuffer(mmap.mmap(-1, count), np.uint8)
+        self._filled = np.frombuffer(mmap.mmap(-1, count), np.uint8)
 
-    def get(self, place: int) -> NDArray[np.uint8] | None:
+    def get(self, index: int) -> NDArray[np.uint8] | None:
         """The square ``[S, S, 3]`` of an image, if it was decoded before."""
-        return self._pixels[place] if self._known[place] else None
+        return self._pixels[index] if self._filled[index] else None
 
-    def put(self, place: int, square: NDArray[np.uint8]) -> None:
-        """Keep a square; the flag comes last, so that no process sees half of it."""
-        self._pixels[place] = square
-        self._known[place] = 1
+    def put(self, index: int, square: NDArray[np.uint8]) -> None:
+        """Store a square; the flag is set last, so that no process reads half of it."""
+        self._pixels[index] = square
+        self._filled[index] = 1
 
 
-class _Squares(Dataset[_Loaded]):
-    """A request in, a batch of squares out; runs in the workers."""
+class _Batches(Dataset[_Loaded]):
+    """Maps a request to its batch of squares; runs in the workers."""
 
     def __init__(self, source: Source, size: int, cache: _Cache | None, *, replace: bool) -> None:
         self._source, self._size, self._cache, self._replace = source, size, cache, replace
-        self._unreadable: dict[
-            int, str
-        ] = {}  # so that a broken file is tried once and not in every epoch
+        # Reason by index, so that a broken file is tried once and not in every epoch.
+        self._unreadable: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the cache behind: a process that is not forked cannot see it, and a copy in each is
-        too much.
-        """
+        """Leave out the cache: a process that is not forked would get a copy of its own."""
         return {**self.__dict__, "_cache": None}
 
     def __getitem__(self, request: _Request) -> _Loaded:
         skipped: dict[str, str] = {}
         # Channels last, as images are decoded and as torch resizes bytes three times as fast.
-        images = torch.empty(len(request.places), self._size, self._size, 3, dtype=torch.uint8)
-        into, read = images.numpy(), list[int]()
-        for place in request.places:
-            found = self._readable(place, skipped)
-            if found is not None:
-                into[len(read)] = found[1]
-                read.append(found[0])
+        images = torch.empty(len(request.indices), self._size, self._size, 3, dtype=torch.uint8)
+        pixels, indices = images.numpy(), list[int]()
+        for index in request.indices:
+            readable = self._read_or_replace(index, skipped)
+            if readable is not None:
+                pixels[len(indices)] = readable[1]
+                indices.append(readable[0])
             elif self._replace:
-                # A short batch says that nothing is left; an exception would arrive with the
-                # worker's traceback in it.
+                # A short batch tells that no image is left; an exception would carry the worker's
+                # traceback.
                 break
         return _Loaded(
-            images[: len(read)].permute(0, 3, 1, 2),
-            torch.tensor(read, dtype=torch.int64),
+            images[: len(indices)].permute(0, 3, 1, 2),
+            torch.tensor(indices, dtype=torch.int64),
             request.epoch,
             skipped,
         )
 
-    def _readable(
-        self, place: int, skipped: dict[str, str]
+    def _read_or_replace(
+        self, index: int, skipped: dict[str, str]
     ) -> tuple[int, NDArray[np.uint8]] | None:
-        """An image, or, if images are to be replaced, the next one that can be read."""
+        """Index and square of an image, or, with ``replace``, of the next readable one."""
         for _ in range(len(self._source) if self._replace else 1):
-            if place not in self._unreadable:
+            if index not in self._unreadable:
                 try:
-                    return place, self._square(place)
+                    return index, self._square(index)
                 except UnreadableImage as error:
-                    self._unreadable[place] = str(error)
-            skipped[self._source.name(place)] = self._unreadable[place]
-            place = (place + 1) % len(self._source)
+                    self._unreadable[index] = str(error)
+            skipped[self._source.name(index)] = self._unreadable[index]
+            index = (index + 1) % len(self._source)
         return None
 
-    def _square(self, place: int) -> NDArray[np.uint8]:
-        known = self._cache.get(place) if self._cache else None
-        if known is not None:
-            return known
-        square = self._source.read(place, self._size)
+    def _square(self, index: int) -> NDArray[np.uint8]:
+        cached = self._cache.get(index) if self._cache else None
+        if cached is not None:
+            return cached
+        square = self._source.read(index, self._size)
         if self._cache:
-            self._cache.put(place, square)
+            self._cache.put(index, square)
         return square
 
 
 _running: weakref.WeakSet[Iterator[_Loaded]] = weakref.WeakSet()
 
 
-def _started(
-    images: _Squares, requests: Iterable[_Request], workers: int, device: torch.device
+def _start_stream(
+    batches: _Batches, requests: Iterable[_Request], workers: int, device: torch.device
 ) -> Iterator[_Loaded]:
     """Start the workers on a list of requests."""
     loader = DataLoader(
-        images,
-        batch_size=None,  # an item is a whole batch already
+        batches,
+        batch_size=None,  # an item is a whole batch
         sampler=requests,
         num_workers=workers,
-        worker_init_fn=_begin_worker,
+        worker_init_fn=_init_worker,
         pin_memory=device.type == "cuda",
-        prefetch_factor=_AHEAD if workers else None,
-        # Only forked workers share the cache, and newer Pythons no longer fork unless told to.
+        prefetch_factor=_PREFETCH if workers else None,
+        # Only forked workers share the cache, and newer Pythons no longer fork by default.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        # The loader draws a number when it starts; it must not come from the generator that others
-        # draw from.
+        # The loader samples a seed when it starts; it must not advance the global generator.
         generator=torch.Generator(),
     )
     stream: Iterator[_Loaded] = iter(loader)
@@ -365,39 +346,36 @@ def _started(
 
 @atexit.register
 def _stop_running() -> None:
-    """End what was never closed: Python would send each worker one SIGTERM, which it ignores, and
-    wait for ever.
+    """Stop streams that were never closed.
+
+    Python would send each worker one SIGTERM, which it ignores, and wait forever.
     """
     for stream in list(_running):
         _stop(stream)
 
 
-def _begin_worker(number: int) -> None:
+def _init_worker(number: int) -> None:
     """Leave signals to the main process, which saves and then stops the workers."""
     del number
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _overhear)
+    signal.signal(signal.SIGTERM, _ignore_once)
 
 
-def _overhear(number: int, frame: FrameType | None) -> None:
-    """Take the first SIGTERM for one sent to all processes of a job; a second one is meant for this
-    worker.
-    """
+def _ignore_once(number: int, frame: FrameType | None) -> None:
+    """Ignore the first SIGTERM, which all processes of a job get; a second one ends this worker."""
     del frame
     signal.signal(number, signal.SIG_DFL)
 
 
-def _delivered(
+def _deliver(
     stream: Iterator[_Loaded], skipped: dict[str, str], device: torch.device
 ) -> Iterator[Batch]:
-    """Move what workers hand over to the device, timing the wait; the workers end with the
-    iteration.
-    """
+    """Batches on the device, with the time spent waiting; the workers stop with the iteration."""
     try:
         batches = _timed(stream, skipped)
         yield from _copied_ahead(batches, device) if device.type == "cuda" else batches
     except RuntimeError as error:
-        _name_dead_worker(error)
+        _raise_if_worker_died(error)
         raise
     finally:
         _stop(stream)
@@ -409,11 +387,10 @@ def _timed(stream: Iterator[_Loaded], skipped: dict[str, str]) -> Iterator[Batch
         try:
             loaded = next(stream, None)
         except (EOFError, ConnectionError, FileNotFoundError) as error:
-            # The line on which a worker hands over its batch is cut; what it raised itself says
-            # where it was caught.
+            # The pipe to a worker broke. An error raised in a worker says where it was "Caught".
             if not hasattr(stream, "_workers") or "Caught" in str(error):
                 raise
-            raise _death(f"{type(error).__name__} while it handed over a batch") from error
+            raise _death(f"{type(error).__name__} while it sent a batch") from error
         if loaded is None:
             return
         skipped.update(loaded.skipped)
@@ -421,41 +398,39 @@ def _timed(stream: Iterator[_Loaded], skipped: dict[str, str]) -> Iterator[Batch
 
 
 def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Copy each batch to a GPU, on a stream of its own, while the step before it is computed."""
+    """Copy each batch to a GPU, on a separate stream, while the step before it is computed."""
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def copied(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
+    def start_copy(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         with torch.cuda.stream(copying):
-            # The memory is pinned, so this returns at once; torch keeps it until the copy is done.
+            # Asynchronous, from pinned memory, which torch keeps until the copy is done.
             images = batch.images.to(device, non_blocking=True)
             indices = batch.indices.to(device, non_blocking=True)
             return batch._replace(images=images, indices=indices), copying.record_event()
 
-    def handed_over(batch: Batch, done: torch.cuda.Event) -> Batch:
+    def wait_for_copy(batch: Batch, done: torch.cuda.Event) -> Batch:
         computing = torch.cuda.current_stream(device)
         computing.wait_event(done)
         for tensor in (batch.images, batch.indices):
-            # They were allocated for the copying stream, which must not reuse them while a step
-            # still reads them.
+            # Allocated on the copying stream, which must not reuse them while a step reads them.
             tensor.record_stream(computing)
         return batch
 
     ahead = None
     for batch in batches:
-        following = copied(batch)
+        following = start_copy(batch)
         if ahead is not None:
-            yield handed_over(*ahead)
+            yield wait_for_copy(*ahead)
         ahead = following
     if ahead is not None:
-        yield handed_over(*ahead)
+        yield wait_for_copy(*ahead)
 
 
-def _name_dead_worker(error: BaseException | None) -> None:
-    """Turn what torch raises when a worker dies, at whatever line the main process then is, into
-    one line.
+def _raise_if_worker_died(error: BaseException | None) -> None:
+    """Translate torch's error about a dead worker, which it raises wherever the main process is.
 
     Raises:
-        SslToolError: The error was of that kind.
+        SslToolError: The error is of that kind.
     """
     if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
         raise _death(" ".join(str(error).split()).partition(". ")[0]) from error
@@ -469,7 +444,11 @@ def _death(how: str) -> SslToolError:
 
 
 def _stop(stream: Iterator[_Loaded] | None) -> None:
-    """Shut the workers of a stream down now; torch would do so when the stream is collected."""
+    """Shut down the workers of a stream now.
+
+    torch has no public way: it shuts them down when the stream is garbage-collected, which happens
+    late if a traceback or a generator holds it.
+    """
     shut_down = getattr(stream, "_shutdown_workers", None)
     if shut_down is not None:
         shut_down()

@@ -1,195 +1,166 @@
-"""Write resized images and their classes to tar shards, for sets too large or too slow to read as
-single files.
+"""Pack resized images and their classes into tar shards, and index existing shards.
+
+For sets that are too large or too slow to read as single files.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import tarfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import Progress, track
 
 from ssltool import atomic
 from ssltool.atomic import atomic_file
 from ssltool.data.loader import usual_workers
+from ssltool.data.options import PackOptions
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
-from ssltool.data.sources.shards import INDEX, UNFINISHED, write_index
+from ssltool.data.sources.shard_index import INDEX, write_index
+from ssltool.data.sources.shards import UNFINISHED
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
-Form = Literal["auto", "jpeg", "png"]
-_LOSSLESS = (
-    64  # px up to which "auto" keeps images as PNG: small ones lose most to JPEG and win least
-)
+# Pixels up to which "auto" stores PNG: small images lose most to JPEG and gain least.
+_LOSSLESS = 64
+
+
+class IndexResult(BaseModel):
+    """What `index` found in the shards.
+
+    Attributes:
+        folder: Folder of the shards.
+        shards: Number of shards.
+        images: Number of images in them.
+        classes: Class names.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: Path
+    shards: int
+    images: int
+    classes: tuple[str, ...]
+
+
+class PackResult(IndexResult):
+    """What `pack` wrote.
+
+    Attributes:
+        skipped: Reason by name of the unreadable images, of the shards written by this call.
+        bytes: Size of the shards.
+        seconds: Duration.
+    """
+
+    skipped: dict[str, str]
+    bytes: int
+    seconds: float
 
 
 class _Sample(NamedTuple):
-    """What is written of one image."""
+    """An image as it is stored in a shard."""
 
     key: str
-    ending: str
+    extension: str
     data: bytes
     label: int | None
     about: dict[str, str]
 
 
-def pack(
-    data: Sequence[str],
-    to: str,
-    *,
-    size: int = 256,
-    per_shard: int = 2000,
-    quality: int = 90,
-    form: Form = "auto",
-    seed: int = 0,
-    workers: int | None = None,
-    overwrite: bool = False,
-    console: Console | None = None,
-) -> dict[str, Any]:
-    """Run ``ssltool data pack``.
+def pack(options: PackOptions, console: Console | None = None) -> PackResult:
+    """Pack images into tar shards.
 
     Images are shuffled once, so that each shard is a sample of all. Each has ``KEY.jpg`` or
     ``KEY.png`` (upright RGB or gray, shorter side ``size`` px, never enlarged) and ``KEY.json``
-    with its file's name and, where it has a class, the class's name; ``KEY.cls`` holds the class's
-    number. The same images and options give the same bytes. Shards appear whole or not at all;
-    after an interruption the same command goes on with the shards that are missing.
+    with the name of its file and, if it has a class, of the class; ``KEY.cls`` holds the number of
+    the class. Equal images and options give equal bytes. A shard is written atomically; after an
+    interruption the same command continues with the missing shards.
 
     Args:
-        data: Sources, as for ``pretrain --data``.
-        to: Folder for the shards.
-        size: Shorter side in pixels.
-        per_shard: Images in a shard.
-        quality: Of JPEG, 1 to 100.
-        form: ``auto`` is PNG for images of up to 64 px and JPEG above.
-        seed: Of the order.
-        workers: Threads that decode; None decides from the cores.
-        overwrite: Remove shards that are there already.
-        console: Where progress goes.
-
-    Returns:
-        ``folder, shards, images, skipped`` (name -> reason, of the shards written now), ``classes,
-        bytes, seconds``.
+        options: What to pack, where to, and how.
+        console: Where progress is shown; stderr by default.
 
     Raises:
         UsageError: The folder holds something else, or shards of other images or options.
         DataError: No image can be read.
     """
     console, start = console or Console(stderr=True, highlight=False), time.monotonic()
-    source = open_source(data)
-    folder = Path(to).expanduser()
-    settings = {
-        "source": source.fingerprint(),
-        "size": size,
-        "per_shard": per_shard,
-        "quality": quality,
-        "format": form,
-        "seed": seed,
-    }
-    _claim(folder, settings, overwrite)
-    order = Order(len(source), source.chunks, seed)
-    starts = range(0, len(source), per_shard)
-    width = max(4, len(str(len(starts) - 1)))
-    paths = [folder / f"shard-{number:0{width}d}.tar" for number in range(len(starts))]
-    skipped: dict[str, str] = {}
-    with ExitStack() as stack:
-        pool = stack.enter_context(
-            ThreadPoolExecutor(usual_workers() + 1 if workers is None else max(1, workers))
-        )
-        stack.callback(
-            pool.shutdown, wait=True, cancel_futures=True
-        )  # on Ctrl-C, not after the rest of the shard
-        bar = stack.enter_context(Progress(console=console, disable=console.quiet, transient=True))
-        task = bar.add_task("packing", total=len(source))
-        for path, begin in zip(paths, starts, strict=True):
-            places = order.slice(0, begin, min(begin + per_shard, len(source))).tolist()
-            if path.exists():  # by an earlier, interrupted run
-                bar.advance(task, len(places))
-                continue
-            with atomic_file(path) as temporary, tarfile.open(temporary, "w") as tar:
-                for sample in pool.map(
-                    lambda place: _encoded(source, place, size, quality, form), places
-                ):
-                    if isinstance(sample, _Sample):
-                        _write(tar, sample)
-                    else:
-                        skipped.update(sample)
-                    bar.advance(task)
-    written = [str(path) for path in paths]
-    document = write_index(str(folder), _counted(written, console))
+    source = open_source(options.specs)
+    folder = options.to.expanduser()
+    _claim(folder, source.fingerprint(), options)
+    count = math.ceil(len(source) / options.per_shard)
+    digits = max(4, len(str(count - 1)))
+    shards = [folder / f"shard-{number:0{digits}d}.tar" for number in range(count)]
+    skipped = _write_shards(source, shards, options, console)
+    written = write_index(str(folder), _progress([str(path) for path in shards], console))
     (folder / UNFINISHED).unlink()
-    images = sum(entry["nsamples"] for entry in document["shardlist"])
-    if not images:
+    if not written.images:
         name, reason = next(iter(skipped.items()), ("?", "?"))
         raise DataError(f"none of the {len(source)} images can be read; first: {name}: {reason}")
-    return {
-        "folder": str(folder),
-        "shards": len(paths),
-        "images": images,
-        "skipped": skipped,
-        "classes": document["classes"],
-        "bytes": sum(entry["filesize"] for entry in document["shardlist"]),
-        "seconds": round(time.monotonic() - start, 1),
-    }
+    return PackResult(
+        folder=folder,
+        shards=len(shards),
+        images=written.images,
+        classes=written.classes,
+        skipped=skipped,
+        bytes=written.bytes,
+        seconds=round(time.monotonic() - start, 1),
+    )
 
 
-def index(folder: str, console: Console) -> dict[str, Any]:
-    """Run ``ssltool data index``: read the headers of all shards of a folder once, for good.
+def index(folder: Path, console: Console) -> IndexResult:
+    """Read the headers of all shards of a folder once and keep them beside the shards.
 
-    Returns:
-        ``folder, shards, images, classes``.
+    Args:
+        folder: A folder with ``.tar`` files.
+        console: Where progress is shown.
 
     Raises:
         UsageError: There are no tar files in the folder.
         DataError: One of them cannot be read.
     """
-    expanded = os.path.expanduser(folder)
-    if not os.path.isdir(expanded):
+    expanded = folder.expanduser()
+    if not expanded.is_dir():
         raise UsageError(f"no folder at {folder}; give the folder that holds the .tar files")
-    names = sorted(
-        name for name in os.listdir(expanded) if name.endswith(".tar") and not name.startswith(".")
-    )
-    if not names:
+    shards = sorted(str(path) for path in expanded.glob("*.tar") if path.name[0] != ".")
+    if not shards:
         raise UsageError(
-            f"no .tar files in {folder}; 'ssltool data pack PICTURES --to {folder}' would write "
-            "some"
+            f"no .tar files in {folder}; 'ssltool data pack IMAGES --to {folder}' writes some"
         )
-    document = write_index(
-        expanded, _counted([os.path.join(expanded, name) for name in names], console)
+    written = write_index(str(expanded), _progress(shards, console))
+    return IndexResult(
+        folder=folder, shards=len(shards), images=written.images, classes=written.classes
     )
-    images = sum(entry["nsamples"] for entry in document["shardlist"])
-    return {
-        "folder": folder,
-        "shards": len(names),
-        "images": images,
-        "classes": document["classes"],
-    }
 
 
-def _counted(paths: Sequence[str], console: Console) -> Iterable[str]:
+def _progress(paths: Sequence[str], console: Console) -> Iterable[str]:
     return track(paths, "indexing", console=console, disable=console.quiet, transient=True)
 
 
-def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Make the folder, or find that it holds the beginning of this very packing."""
+def _claim(folder: Path, fingerprint: str, options: PackOptions) -> None:
+    """Make the folder, or make sure that it holds an interrupted packing of the same images."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; type --to FOLDER")
+    names = {"size", "per_shard", "quality", "format", "seed"}
+    settings = {"source": fingerprint, **options.model_dump(include=names)}
     note = folder / UNFINISHED
-    present = sorted(path for path in folder.iterdir()) if folder.exists() else []
+    present = sorted(folder.iterdir()) if folder.exists() else []
     endings = (".tar", INDEX, ".index.safetensors", ".tmp", UNFINISHED)
-    ours = all(path.name.endswith(endings) for path in present)
-    if present and overwrite and ours:
+    only_shards = all(path.name.endswith(endings) for path in present)
+    if present and options.overwrite and only_shards:
         for path in present:
             path.unlink()
     elif present:
@@ -198,7 +169,7 @@ def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
         except (OSError, ValueError):
             same = False
         if not same:
-            advice = "--overwrite or another --to" if ours else "another --to"
+            advice = "--overwrite or another --to" if only_shards else "another --to"
             raise UsageError(
                 f"{folder} is not empty and not the beginning of this packing; type {advice}"
             )
@@ -208,35 +179,72 @@ def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
         temporary.write_text(json.dumps(settings), encoding="utf-8")
 
 
-def _encoded(
-    source: Source, place: int, size: int, quality: int, form: Form
-) -> _Sample | dict[str, str]:
-    """An image as it will be written, or its name and why it cannot be read."""
+def _write_shards(
+    source: Source, shards: Sequence[Path], options: PackOptions, console: Console
+) -> dict[str, str]:
+    """Write the shards that are missing; return name and reason of the unreadable images."""
+    order = Order(len(source), source.chunks, options.seed)
+    threads = usual_workers() + 1 if options.workers is None else options.workers
+    skipped: dict[str, str] = {}
+    bar = Progress(console=console, disable=console.quiet, transient=True)
+    with _thread_pool(threads) as pool, bar:
+        task = bar.add_task("packing", total=len(source))
+        for number, path in enumerate(shards):
+            begin = number * options.per_shard
+            end = min(begin + options.per_shard, len(source))
+            if path.exists():  # written before an interruption
+                bar.advance(task, end - begin)
+                continue
+            indices = order.slice(0, begin, end).tolist()
+            samples = pool.map(lambda index: _encode(source, index, options), indices)
+            with atomic_file(path) as temporary, tarfile.open(temporary, "w") as tar:
+                for index, sample in zip(indices, samples, strict=True):
+                    if isinstance(sample, _Sample):
+                        _write(tar, sample)
+                    else:
+                        skipped[source.name(index)] = str(sample)
+                    bar.advance(task)
+    return skipped
+
+
+@contextmanager
+def _thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that drops what it has not begun: Ctrl-C does not wait for the rest of a shard."""
+    pool = ThreadPoolExecutor(threads)
     try:
-        image = source.image(place, size)
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _encode(source: Source, index: int, options: PackOptions) -> _Sample | UnreadableImage:
+    """An image as it will be stored, or why it cannot be read."""
+    try:
+        image = source.image(index, options.size)
     except UnreadableImage as error:
-        return {source.name(place): str(error)}
+        return error
     pixels = np.asarray(image)
     if (pixels == pixels[..., :1]).all():
         image = Image.fromarray(pixels[..., 0])
-    png = form == "png" or (form == "auto" and min(image.size) <= _LOSSLESS)
+    small = min(image.size) <= _LOSSLESS
+    png = options.format == "png" or (options.format == "auto" and small)
     data = io.BytesIO()
     if png:
         image.save(data, "PNG")
     else:
-        image.save(data, "JPEG", quality=quality)
-    label = source.label(place)
+        image.save(data, "JPEG", quality=options.quality)
+    label = source.label(index)
     about = {} if label is None else {"class": source.classes[label]}
-    about["file"] = os.path.basename(source.name(place))
-    return _Sample(f"{place:09d}", "png" if png else "jpg", data.getvalue(), label, about)
+    about["file"] = os.path.basename(source.name(index))
+    return _Sample(f"{index:09d}", "png" if png else "jpg", data.getvalue(), label, about)
 
 
 def _write(tar: tarfile.TarFile, sample: _Sample) -> None:
-    """Add the members of a sample, with nothing of the moment or the user in their headers."""
-    members = {sample.ending: sample.data, "json": json.dumps(sample.about).encode()}
+    """Add the members of a sample; their headers hold no times and no user."""
+    members = {sample.extension: sample.data, "json": json.dumps(sample.about).encode()}
     if sample.label is not None:
         members["cls"] = str(sample.label).encode()
-    for ending, data in members.items():
-        header = tarfile.TarInfo(f"{sample.key}.{ending}")
+    for extension, data in members.items():
+        header = tarfile.TarInfo(f"{sample.key}.{extension}")
         header.size = len(data)
         tar.addfile(header, io.BytesIO(data))

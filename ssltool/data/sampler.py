@@ -1,11 +1,9 @@
-"""In which order an epoch goes through the images: a function of (seed, epoch), known at any place
-without the rest.
+"""`Order`: the shuffled order of each epoch, a function of (seed, epoch) with random access.
 
 Up to 262,144 images, and any folder, are shuffled as a whole. Longer lists of shards are shuffled
-in two stages, so that no process ever writes down the whole list: the shards are shuffled, taken
-together until they hold 262,144 images (a window), and the images of each window are shuffled. What
-that costs: images of one shard stay within one window of an epoch. Memory is that of a window and
-of one number per shard, whatever the length of the list.
+in two stages, so that no process holds the whole list: the shards are shuffled and grouped into
+windows of 262,144 images, and the images of each window are shuffled. The cost: the images of one
+shard stay within one window of an epoch. Memory is that of a window and of one integer per shard.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ class Order:
 
     Args:
         count: Number of images.
-        chunks: Where the stretches of images end that are read together, see `Source.chunks`; none
-            if the order of reading does not matter.
-        seed: Of the order.
+        chunks: Ends of the chunks of images that are read together, see `Source.chunks`; empty if
+            the order of reading does not matter.
+        seed: Random seed.
         window: Images that are shuffled together.
     """
 
@@ -34,48 +32,48 @@ class Order:
         self._ends = np.asarray(chunks if len(chunks) and count > window else [count], np.int64)
         self._starts = np.concatenate([np.zeros(1, np.int64), self._ends[:-1]])
         self._epoch = -1
-        self._number, self._places = -1, np.empty(0, np.int64)  # the window at hand
+        self._number, self._indices = -1, np.empty(0, np.int64)  # the current window
 
     def slice(self, epoch: int, begin: int, end: int) -> NDArray[np.int64]:
-        """The images at positions ``begin`` to ``end - 1`` of an epoch, int64 ``[end - begin]``."""
-        self._turn_to(epoch)
+        """Indices at positions ``begin`` to ``end - 1`` of an epoch, int64 ``[n]``."""
+        self._shuffle_chunks(epoch)
         parts = list[NDArray[np.int64]]()
         while begin < end:
             number = int(np.searchsorted(self._bounds, begin, side="right")) - 1
             first, last = int(self._bounds[number]), int(self._bounds[number + 1])
-            parts.append(self._opened(number)[begin - first : min(end, last) - first])
+            parts.append(self._shuffle_window(number)[begin - first : min(end, last) - first])
             begin = min(end, last)
         return np.concatenate(parts)
 
-    def _turn_to(self, epoch: int) -> None:
-        """Shuffle the chunks for an epoch and cut their sequence into windows."""
+    def _shuffle_chunks(self, epoch: int) -> None:
+        """Shuffle the chunks for an epoch and divide their sequence into windows."""
         if epoch == self._epoch:
             return
         self._epoch, self._number = epoch, -1
         chunks = len(self._ends)
-        self._sequence = (
-            _shuffled(chunks, self._seed, epoch) if chunks > 1 else np.zeros(1, np.int64)
-        )
-        positions = np.concatenate(
-            [np.zeros(1, np.int64), np.cumsum((self._ends - self._starts)[self._sequence])]
-        )
-        window = positions[:-1] // self._window  # of each chunk, by where it begins
+        single = np.zeros(1, np.int64)
+        self._sequence = _permutation(chunks, self._seed, epoch) if chunks > 1 else single
+        sizes = (self._ends - self._starts)[self._sequence]
+        positions = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        window = positions[:-1] // self._window  # of each chunk, by its first position
         begins = np.flatnonzero(np.diff(window, prepend=-1))
         self._chunk_bounds = np.append(begins, chunks)
-        self._bounds = positions[self._chunk_bounds]  # where each window begins, and the end
+        self._bounds = positions[self._chunk_bounds]  # first position of each window, and the end
 
-    def _opened(self, number: int) -> NDArray[np.int64]:
-        """The shuffled images of a window."""
-        if number != self._number:
-            inside = self._sequence[self._chunk_bounds[number] : self._chunk_bounds[number + 1]]
-            if len(self._ends) == 1:
-                self._places = _shuffled(self._count, self._seed, self._epoch)
-            else:
-                listed = np.concatenate([np.arange(self._starts[c], self._ends[c]) for c in inside])
-                self._places = listed[_shuffled(len(listed), self._seed, self._epoch, number + 1)]
-            self._number = number
-        return self._places
+    def _shuffle_window(self, number: int) -> NDArray[np.int64]:
+        """The shuffled indices of a window; the last one is kept."""
+        if number == self._number:
+            return self._indices
+        if len(self._ends) == 1:
+            self._indices = _permutation(self._count, self._seed, self._epoch)
+        else:
+            chunks = self._sequence[self._chunk_bounds[number] : self._chunk_bounds[number + 1]]
+            indices = np.concatenate([np.arange(self._starts[c], self._ends[c]) for c in chunks])
+            order = _permutation(len(indices), self._seed, self._epoch, number + 1)
+            self._indices = indices[order]
+        self._number = number
+        return self._indices
 
 
-def _shuffled(count: int, *seed: int) -> NDArray[np.int64]:
+def _permutation(count: int, *seed: int) -> NDArray[np.int64]:
     return np.random.Generator(np.random.PCG64(list(seed))).permutation(count)

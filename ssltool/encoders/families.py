@@ -1,6 +1,6 @@
-"""The families of backbones: what differs between them, one row each.
+"""The table of backbone families: classifier, stages and quirks, one row each.
 
-A *chain* is the list of a backbone's parts before the pooling, see `ssltool.encoders.registry`.
+A *chain* is the list of a backbone's modules before pooling, see `ssltool.encoders.encoder`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ssltool.encoders.backbones.contextnet import ContextNet
 from ssltool.encoders.backbones.inpaintnet import InpaintNet
 from ssltool.encoders.backbones.small_resnet import SMALL_RESNETS
 
-# Networks of the papers, which torchvision does not have.
+# Networks of the papers that torchvision does not have.
 PAPER_NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "caffenet": CaffeNet,
     "contextnet": ContextNet,
@@ -27,20 +27,19 @@ PAPER_NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Family:
-    """What has to be known of a family of backbones.
+    """What distinguishes a family of backbones.
 
     Attributes:
         pattern: Regular expression that the whole name matches.
         classifier: Path of the module replaced by the identity; None where there is none.
-        stages: Chain path to stage name. Left empty, a stage ends before each change of resolution
-            and at the end, and the stages are called stage1, stage2, ...
-        small_stem: Whether the stem can be changed to a 3x3 stride-1 convolution without max-pool.
-        scaled_by_fan_in: Whether the spread of the first convolution's initial values goes with
-            1/sqrt(fan-in).
+        stages: Chain path to stage name. If empty, a stage ends before each change of resolution
+            and at the end, and the stages are named stage1, stage2, ...
+        small_stem: Whether the stem can become a 3x3 stride-1 convolution without max-pool.
+        scaled_by_fan_in: Whether the standard deviation of the first convolution's initial values
+            is proportional to 1/sqrt(fan-in).
         channels_last: Whether the chain's maps are ``[B, h, w, C]``.
         relu_last: Whether torchvision applies a ReLU to the last map outside of any module.
-        buildable_empty: Whether torchvision can build it on the meta device, where tensors have no
-            values.
+        buildable_empty: Whether torchvision can build it on the meta device.
     """
 
     pattern: str
@@ -54,9 +53,7 @@ class Family:
 
 
 def _ends(container: str = "", /, **stages: str) -> Mapping[str, str]:
-    """Stage name to module of ``container`` (the backbone itself by default), turned into chain
-    path to stage name.
-    """
+    """Invert stage name -> module of ``container`` (the backbone by default) to path -> name."""
     prefix = f"{container}." if container else ""
     return {prefix + part: name for name, part in stages.items()}
 

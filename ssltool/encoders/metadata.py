@@ -1,70 +1,147 @@
-"""What an encoder is, in words that can be written into its weights file: stages, stem, colors,
-training.
-"""
+"""Encoder metadata: what a weights file says of the network, its input and its training."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+import json
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ssltool.errors import WeightsError
+
+FORMAT: Final = 2
 Stem = Literal["imagenet", "small"]
 Norm = Literal["batch", "ln", "ln2d"]
 ColorSpace = Literal["rgb", "lightness", "lab"]
-# Mean and deviation for lightness on a 0..1 scale, L / 100: (L - 50) / 50.
+
+IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation per channel, on a 0..1 scale."""
 LIGHTNESS_NORM = ((0.5,), (0.5,))
+"""Mean and standard deviation of lightness as L / 100: (L - 50) / 50."""
 
 
 class Stage(NamedTuple):
-    """A named place in the encoder: channels of its map, and input pixels per step of the map."""
+    """A named point in the encoder at which a feature map is read.
+
+    Attributes:
+        name: Name of the stage, such as ``layer3``.
+        width: Channels of the map.
+        stride: Input pixels per position of the map.
+    """
 
     name: str
     width: int
     stride: int
 
 
+class TrainingSummary(BaseModel):
+    """How weights were trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ssltool: str = Field(description="version of ssltool")
+    steps: int = Field(ge=0, description="optimizer steps")
+    batch_size: int = Field(ge=0, description="images per step, of all processes together")
+    images: int = Field(ge=1, description="images in the training set")
+    read_size: int = Field(ge=1, description="side in pixels at which the images were decoded")
+    optimizer: str = Field(description="name of the optimizer")
+    lr: float = Field(ge=0, description="peak learning rate")
+    seed: int = Field(ge=0, description="random seed")
+    precision: str = Field(description="fp32, bf16 or fp16")
+
+
 class EncoderMetadata(BaseModel):
-    """What a weights file says about itself. Only facts that the same run would give again: no
-    dates, no host.
+    """What a weights file says of itself.
+
+    It holds only what an equal run would give again: no dates, no host names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    format_version: Literal[1] = 1
+    format: Literal[2] = FORMAT
     method: str = Field(description="pretext task that trained the weights")
     backbone: str = Field(description="name of the backbone")
     stem: Stem = Field(
-        description="imagenet: the backbone's own; small: 3x3 stride-1 without max-pool"
+        description="imagenet: the backbone's own; small: 3x3, stride 1, without max-pool"
     )
     norm: Norm = Field(
-        "batch", description="what stands in place of batch norm; batch: the backbone as published"
+        "batch", description="what replaces batch norm; batch: the backbone as published"
     )
     in_channels: Literal[1, 3] = Field(description="input channels")
     color_space: ColorSpace = Field(
         description="what the channels are; lightness is L / 100, lab is Lab / 100"
     )
-    image_size: int = Field(ge=1, description="side in pixels at which features should be read")
+    converted_from: ColorSpace | None = Field(
+        None, description="color space of training, if the first convolution was converted since"
+    )
+    image_size: int = Field(ge=1, description="side in pixels of images for feature extraction")
     patch: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
         None,
-        description="side and stride in pixels of the patches the encoder was trained on, if it "
-        "saw no more",
+        description="side and stride in pixels of the patches the encoder was trained on; null if "
+        "it was trained on whole images",
     )
-    mean: tuple[float, ...] = Field(
-        description="per channel, on a 0..1 scale, subtracted from the input"
-    )
-    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        description="per channel, divides what is left"
-    )
+    mean: tuple[float, ...] = Field(description="per channel, on a 0..1 scale, subtracted")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="per channel, divided by")
     stages: tuple[Stage, ...] = Field(
-        description="name, channels and stride in pixels of each stage"
+        min_length=1, description="name, channels and stride in pixels of each stage"
     )
-    width: int = Field(ge=1, description="length of the pooled feature")
-    training: dict[str, str | int | float] = Field(
-        default={}, description="summary: steps, images, versions"
+    width: int = Field(ge=1, description="dimensions of the pooled feature")
+    training: TrainingSummary | None = Field(
+        None, description="how the weights were trained; null if that is not known"
     )
 
     @model_validator(mode="after")
-    def _one_value_per_channel(self) -> EncoderMetadata:
+    def _one_value_per_channel(self) -> Self:
         if not len(self.mean) == len(self.std) == self.in_channels:
             raise ValueError(f"mean and std need {self.in_channels} values, one per input channel")
         return self
+
+    @property
+    def read_size(self) -> int:
+        """Side in pixels at which images are decoded: that of training, else ``image_size``.
+
+        The two differ where a task enlarges parts of the images.
+        """
+        return self.training.read_size if self.training else self.image_size
+
+    def to_json(self) -> str:
+        """JSON with sorted keys, so that equal metadata give equal bytes."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, file: object) -> Self:
+        """Parse the metadata of a weights file; the format number is checked first.
+
+        Args:
+            text: JSON.
+            file: Where it was read, for messages.
+
+        Raises:
+            WeightsError: It is malformed, has a wrong field or is of another format.
+        """
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            reason = str(error) if isinstance(error, json.JSONDecodeError) else "not valid JSON"
+            raise WeightsError(
+                f"{file} has unreadable metadata ({reason}); use another copy of the file"
+            ) from error
+        number = fields.get("format") if isinstance(fields, dict) else None
+        if isinstance(number, int) and number > FORMAT:
+            raise WeightsError(
+                f"{file} has format {number} and this ssltool reads format {FORMAT}; type "
+                "pip install --upgrade ssltool"
+            )
+        if isinstance(fields, dict) and number != FORMAT:
+            raise WeightsError(
+                f"{file} was written by an older ssltool (no format {FORMAT} in its metadata); "
+                "export it again from its run"
+            )
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the metadata"
+            raise WeightsError(
+                f"{file} has wrong metadata, {where}: {first['msg']}; use another copy of the file"
+            ) from error

@@ -1,18 +1,6 @@
-"""Any torchvision classification backbone, and our small ones, as an encoder with named stages.
+"""Encoders by name: torchvision's classification models, networks of the papers, small ResNets.
 
-An encoder is the backbone with its classifier taken off. The keys of
-``encoder.backbone.state_dict()`` stay those of torchvision, so that the weights load into the plain
-model. ``encoder(x)`` is one vector an image, ``encoder.map(x)`` the map that the vector summarizes,
-``encoder.maps(x)`` one map for every named stage.
-
-Letters used for shapes: B images, C input channels, H and W their sides in pixels, D width of the
-pooled vector, C_s channels and h_s, w_s sides of stage s.
-
-How it works: a torchvision model calls its parts in the order in which they are defined, ending in
-a pooling and a classifier. The *chain* is the list of the parts before the pooling; a map is read
-where the chain has a stage's end. What differs between families is a row of `ssltool.encoders.families`
-each; the vision transformer, which adds a token, overrides the walk along the chain. An encoder cut
-after one of its stages has the identity in place of the later parts.
+Nothing is ever downloaded: weights are random, or empty until a file is loaded.
 """
 
 from __future__ import annotations
@@ -38,16 +26,10 @@ from ssltool.errors import UnknownNameError, UsageError
 
 @cache
 def backbone_names() -> tuple[str, ...]:
-    """Names of all backbones, sorted: torchvision's classification models of the families known
-    here, and ours.
-    """
-    ours = {*SMALL_RESNETS, *PAPER_NETWORKS}
-    theirs = models.list_models(module=models)
-    return tuple(
-        sorted(
-            ours | {name for name in theirs if any(re.fullmatch(f.pattern, name) for f in FAMILIES)}
-        )
-    )
+    """Names of all backbones, sorted: ours and torchvision's, as far as `FAMILIES` covers them."""
+    patterns = "|".join(f"({family.pattern})" for family in FAMILIES)
+    theirs = (name for name in models.list_models(module=models) if re.fullmatch(patterns, name))
+    return tuple(sorted({*SMALL_RESNETS, *PAPER_NETWORKS, *theirs}))
 
 
 def build_encoder(
@@ -60,27 +42,25 @@ def build_encoder(
     last_stage: str | None = None,
     empty: bool = False,
 ) -> Encoder:
-    """Build an encoder with random init, drawn from torch's global generator. Nothing is ever
-    downloaded.
+    """Build an encoder with random weights, sampled from torch's global generator.
 
     Args:
         name: One of :func:`backbone_names`.
         stem: ``"imagenet"`` for the backbone's own stem, ``"small"`` for a 3x3 stride-1 first
-            convolution without max-pool (ResNet, ResNeXt and wide ResNet). The small ResNets have
-            the small stem whatever is asked.
-        in_channels: 1 or 3. Initial values of the first convolution follow the backbone's own rule.
-        image_size: Side of the images in pixels, a multiple of the patch; read for vision
+            convolution without max-pool (ResNet, ResNeXt and wide ResNet). The small ResNets
+            always have the small stem.
+        in_channels: 1 or 3. The first convolution is initialized by the backbone's own rule.
+        image_size: Side of the images in pixels, a multiple of the patch; used by vision
             transformers only, where None means 224.
-        norm: What to put in place of batch norm: ``"ln"`` normalizes each image over channels and
-            places together (a group norm of one group), ``"ln2d"`` over the channels at each place,
-            ``"batch"`` changes nothing. Neither lets images of a batch see each other. Keys stay,
-            but for the running statistics.
-        last_stage: Leave out what follows this stage, see :meth:`Encoder.cut_after`; None leaves
-            nothing out.
-        empty: Draw no values, which weights from a file would overwrite: parameters and buffers of
-            the state dict are on the meta device, to be replaced by ``load_state_dict(...,
-            assign=True)``. RegNets, which compute with tensors while they are built, are drawn all
-            the same.
+        norm: What replaces batch norm: ``"ln"`` normalizes each image over channels and positions
+            together (a group norm of one group), ``"ln2d"`` over the channels at each position,
+            ``"batch"`` replaces nothing. Neither mixes the images of a batch. Keys stay the same,
+            without the running statistics.
+        last_stage: Remove the modules after this stage, see :meth:`Encoder.cut_after`; None
+            removes none.
+        empty: Initialize nothing: parameters and buffers of the state dict are on the meta device,
+            to be replaced by ``load_state_dict(..., assign=True)``. RegNets, which compute with
+            tensors while they are built, are initialized all the same.
 
     Raises:
         UsageError: Unknown name; a stem, channel count, image size or stage the backbone cannot
@@ -126,13 +106,12 @@ def build_encoder(
 def reinitialized_copy(
     encoder: Encoder, *, in_channels: int | None = None, empty: bool = False
 ) -> Encoder:
-    """The same network with fresh weights, drawn from torch's global generator, or with none:
-    `build_encoder`.
+    """The same architecture with new weights, sampled from torch's global generator.
 
     Args:
-        encoder: The network.
-        in_channels: 1 or 3; None takes as many as ``encoder``.
-        empty: Draw no values, see :func:`build_encoder`.
+        encoder: The encoder, which is not changed.
+        in_channels: 1 or 3; None for as many as ``encoder`` has.
+        empty: Initialize nothing, see :func:`build_encoder`.
     """
     return build_encoder(
         encoder.name,
@@ -146,11 +125,10 @@ def reinitialized_copy(
 
 
 def keep_last_resolution(encoder: Encoder) -> None:
-    """Let a ResNet's last stage keep the resolution of the one before it, in place, with the same
-    weights.
+    """Make the last stage of a ResNet keep the resolution of the one before, in place.
 
-    Its stride goes and the kernels behind it are spread out by as much (dilation), so that at every
-    other place the map is what it was. Weights trained so are those of the plain backbone.
+    Its stride becomes 1 and the 3x3 convolutions after it are dilated by 2, so that at every other
+    position the map is unchanged. The weights fit the plain backbone.
 
     Raises:
         UsageError: Not a ResNet, or its last stage has no stride.
@@ -163,22 +141,20 @@ def keep_last_resolution(encoder: Encoder) -> None:
     )
     if not any(conv.stride == (2, 2) for conv in convolutions):
         raise UsageError(
-            f"{encoder.name} has no stride in its last stage to leave out, only resnet* have; "
+            f"{encoder.name} has no stride in its last stage, only resnet* have; "
             "drop --last-stride 1 or type --backbone resnet18"
         )
-    spread = False
-    for (
-        conv
-    ) in convolutions:  # in the order of the forward pass; a projection has no extent to be spread
-        if spread and conv.kernel_size == (3, 3):
+    dilate = False
+    for conv in convolutions:  # in the order of the forward pass
+        if dilate and conv.kernel_size == (3, 3):
             conv.dilation = conv.padding = (2, 2)
         if conv.stride == (2, 2):
             conv.stride = (1, 1)
-            spread = True
+            dilate = True
 
 
 def _create(name: str, side: int | None) -> nn.Module:
-    """The plain model with random init; ``side`` is given for vision transformers."""
+    """The plain model with random weights; ``side`` is that of a vision transformer's images."""
     if name in SMALL_RESNETS:
         return SMALL_RESNETS[name]()
     if name in PAPER_NETWORKS:
@@ -189,9 +165,7 @@ def _create(name: str, side: int | None) -> nn.Module:
 
 
 def _adapt(backbone: nn.Module, family: Family) -> None:
-    """Take the classifier off and average the last map where torchvision keeps places; no key
-    changes.
-    """
+    """Remove the classifier, and average the last map where torchvision pools to a grid."""
     if family.classifier is not None:
         backbone.set_submodule(family.classifier, nn.Identity())
     if isinstance(backbone, models.AlexNet | models.VGG):
@@ -199,9 +173,7 @@ def _adapt(backbone: nn.Module, family: Family) -> None:
 
 
 def _give_small_stem(backbone: nn.Module) -> None:
-    """Replace a ResNet's 7x7 stride-2 convolution and max-pool, keeping keys and initialization
-    rule.
-    """
+    """Replace a ResNet's 7x7 stride-2 convolution and max-pool; keys and initialization stay."""
     conv = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     backbone.set_submodule("conv1", conv)
@@ -209,10 +181,10 @@ def _give_small_stem(backbone: nn.Module) -> None:
 
 
 def _make_gray(backbone: nn.Module, family: Family) -> None:
-    """Leave the first convolution one input channel, initialized by the rule it had for three.
+    """Reduce the first convolution to one input channel, initialized as it was for three.
 
-    The values are independent draws, so one channel of the three already has the right
-    distribution, up to its scale where the rule divides by the square root of the fan-in.
+    The weights are independent samples, so one of the three channels has the right distribution, up
+    to its scale where initialization divides by the square root of the fan-in.
     """
     conv = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     gain = math.sqrt(conv.in_channels) if family.scaled_by_fan_in else 1.0
@@ -223,22 +195,17 @@ def _make_gray(backbone: nn.Module, family: Family) -> None:
 
 
 def _replace_batch_norm(backbone: nn.Module, norm: Norm) -> None:
-    """Exchange every batch norm for a norm within each image, with the same key names of weight and
-    bias.
-    """
+    """Replace every batch norm by a norm within each image; weight and bias keep their keys."""
     if norm == "batch":
         return
     for path, module in list(backbone.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
-            width = module.num_features
-            own = (
-                MapLayerNorm(width, module.eps) if norm == "ln" else LayerNorm2d(width, module.eps)
-            )
-            backbone.set_submodule(path, own)
+            kind = MapLayerNorm if norm == "ln" else LayerNorm2d
+            backbone.set_submodule(path, kind(module.num_features, module.eps))
 
 
 def _vit_side(name: str, side: int) -> int:
-    """``side`` if a vision transformer can have it.
+    """Check the image size of a vision transformer and return it.
 
     Raises:
         UsageError: It is not a multiple of the patch; the nearest multiples are named.

@@ -1,8 +1,4 @@
-"""What the probes read: features of frozen encoders, pixels to compare them with, and batch-norm
-statistics.
-
-Shapes: N images, B per batch, S image side, D width of the pooled vector, C_s width of a stage.
-"""
+"""Input transforms: uint8 RGB images to the resized, normalized input of an encoder."""
 
 from __future__ import annotations
 
@@ -15,12 +11,14 @@ from ssltool.ops.lab import lightness, rgb_to_lab
 
 
 class InputTransform:
-    """Turns uint8 images into what the encoder was trained on.
+    """Converts uint8 RGB images to the input that an encoder was trained on.
+
+    Resizes (bilinear, antialiased), converts the color space and normalizes each channel.
 
     Args:
-        size: Side in pixels to which images are resized (bilinear, antialiased).
-        mean: Per channel of the encoder's input, subtracted (0..1 scale).
-        std: Per channel, divided by.
+        size: Side in pixels of the output.
+        mean: Per channel of the output, subtracted (0..1 scale).
+        std: Per channel of the output, divided by.
         color_space: ``rgb``; ``lightness``, L / 100; or ``lab``, L, a and b / 100.
     """
 
@@ -38,12 +36,18 @@ class InputTransform:
 
     @classmethod
     def of(cls, metadata: EncoderMetadata, size: int | None = None) -> InputTransform:
-        """The reader that a weights file asks for, at another side if given."""
+        """The transform that a weights file asks for, at another size in pixels if given."""
         return cls(size or metadata.image_size, metadata.mean, metadata.std, metadata.color_space)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 ``[B, 3, S, S]`` -> float32 ``[B, C, size, size]``; of rgb, one channel is the mean
-        of R, G and B.
+        """Transform a batch of images.
+
+        Args:
+            images: uint8 ``[B, 3, S, S]``, RGB.
+
+        Returns:
+            float32 ``[B, C, size, size]``, channels last in memory. One channel of ``rgb`` is the
+            mean of R, G and B.
         """
         x = resize(images, self.size)
         if self.color_space == "lightness":
@@ -57,7 +61,7 @@ class InputTransform:
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """Images uint8 ``[B, C, S, S]`` as float32 0..1 of the given side."""
+    """Resize uint8 images ``[B, C, S, S]`` to float32 ``[B, C, side, side]`` in 0..1."""
     x = images.float() / 255
     if x.shape[-1] == side:
         return x

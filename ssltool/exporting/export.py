@@ -1,45 +1,77 @@
-"""Hand an encoder on: write it where it is wanted, load it back, describe it."""
+"""Export an encoder: weights for other libraries, with a model card beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ssltool.atomic import atomic_file
 from ssltool.data.sample import sample
 from ssltool.data.sources.registry import open_source
 from ssltool.encoders.encoder import Encoder
-from ssltool.encoders.transform import InputTransform
+from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.weights import find_weights, load_encoder
 from ssltool.errors import UsageError
-from ssltool.exporting import forms, torchvision
+from ssltool.exporting.input_forms import convert
 from ssltool.exporting.model_card import model_card
+from ssltool.exporting.options import InputForm
+from ssltool.exporting.torchvision import save_verified
 from ssltool.probing.features import POOLED, extract
 
-_PICTURES, _BATCH = 512, 64  # looked at to judge a form
+_COMPARED_IMAGES, _BATCH = 512, 64
+
+
+class ExportResult(BaseModel):
+    """What `export` wrote.
+
+    Attributes:
+        path: The weights file.
+        model_card: The Markdown file beside it.
+        tensors: Number of tensors in the file.
+        parameters: Number of parameters of the encoder.
+        similarity: Mean cosine similarity between the pooled features of the exported encoder and
+            those of the weights; None without images to compare on.
+        metadata: Metadata in the file.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    model_card: Path
+    tensors: int
+    parameters: int
+    similarity: float | None
+    metadata: EncoderMetadata
 
 
 def export(
-    weights: Path, to: Path, *, form: forms.Form | None = None, data: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Run ``ssltool export``.
+    weights: Path | str,
+    to: Path | str,
+    *,
+    form: InputForm | None = None,
+    data: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+) -> ExportResult:
+    """Write an encoder and its model card, load it back and compare.
 
     Args:
         weights: A run folder or a weights file.
-        to: A ``.safetensors`` file to write; a model card goes beside it, with the suffix ``.md``.
-        form: What an encoder that reads lightness shall read, see `ssltool.exporting.forms`; as it
-            is if not given.
-        data: Images on which to say how near the form comes to the weights.
+        to: A ``.safetensors`` file to write; the model card goes beside it, with the suffix
+            ``.md``.
+        form: Input form of an encoder trained on lightness, see `ssltool.exporting.input_forms`;
+            None exports it as it is.
+        data: Images on which to measure how close the form comes to the weights.
+        device: Where the features of these images are computed.
 
-    Returns:
-        ``path, card, tensors, parameters`` and the weights' description, in JSON kinds; with
-        ``data`` also ``similarity``, the mean cosine between the features of the form and those of
-        the weights.
+    Raises:
+        UsageError: ``to`` is no ``.safetensors`` file or is the source; the form does not apply.
+        WeightsError: The weights cannot be loaded, or the copy computes other features.
     """
+    weights, to = Path(weights), Path(to)
     if to.suffix != ".safetensors":
         raise UsageError(
             f"--to {to} should end in .safetensors; type --to {to.with_suffix('.safetensors')}"
@@ -52,34 +84,34 @@ def export(
     if to.exists() and source.resolve() == to.resolve():
         raise UsageError(f"--to {to} is the file to be exported; name another")
     original = load_encoder(source)
-    metadata = original.metadata
-    assert metadata is not None, "load_encoder attaches it"
-    encoder = forms.converted(original, form) if form else original
-    compared: dict[str, float] = {}
-    if data:
-        images, _ = sample(open_source(tuple(data)), metadata.image_size, _PICTURES)
-        similarity = torch.cosine_similarity(
-            _features(original, images), _features(encoder, images)
-        )
-        compared["similarity"] = float(similarity.mean())
-    copy = torchvision.export(encoder, to)
-    assert copy.metadata is not None, "load_encoder attaches it"
-    page = to.with_suffix(".md")
-    with atomic_file(page) as temporary:
+    encoder = convert(original, form) if form else original
+    similarity = _similarity(original, encoder, data, device) if data else None
+    copy = save_verified(encoder, to)
+    card = to.with_suffix(".md")
+    with atomic_file(card) as temporary:
         temporary.write_text(model_card(copy.metadata, to.name), encoding="utf-8")
-    return {
-        "path": str(to),
-        "card": str(page),
-        "tensors": len(copy.backbone.state_dict()),
-        "parameters": sum(p.numel() for p in copy.parameters()),
-        **compared,
-        "weights": copy.metadata.model_dump(mode="json"),
-    }
+    return ExportResult(
+        path=to,
+        model_card=card,
+        tensors=len(copy.backbone.state_dict()),
+        parameters=sum(parameter.numel() for parameter in copy.parameters()),
+        similarity=similarity,
+        metadata=copy.metadata,
+    )
 
 
-def _features(encoder: Encoder, images: Tensor) -> Tensor:
-    """The pooled features ``[N, D]`` of images uint8 ``[N, 3, S, S]``."""
-    assert encoder.metadata is not None, "every exported encoder has one"
-    return extract(encoder, torch.split(images, _BATCH), InputTransform.of(encoder.metadata))[
-        POOLED
-    ]
+def _similarity(
+    original: Encoder, encoder: Encoder, data: Sequence[str], device: torch.device | str
+) -> float:
+    """Mean cosine similarity of the pooled features of two encoders, over a sample of images."""
+    images, _ = sample(open_source(data), original.metadata.image_size, _COMPARED_IMAGES)
+    expected, features = (_features(each, images, device) for each in (original, encoder))
+    return float(torch.cosine_similarity(expected, features).mean())
+
+
+def _features(encoder: Encoder, images: Tensor, device: torch.device | str) -> Tensor:
+    """Pooled features ``[N, D]`` of images uint8 ``[N, 3, S, S]``; the encoder ends on the CPU."""
+    batches = torch.split(images.to(device), _BATCH)
+    features = extract(encoder.to(device), batches, encoder.transform)[POOLED]
+    encoder.to("cpu")
+    return features

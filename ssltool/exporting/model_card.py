@@ -1,4 +1,4 @@
-"""The model card written beside exported weights."""
+"""The model card beside exported weights: Markdown with provenance, input and code to load them."""
 
 from __future__ import annotations
 
@@ -13,34 +13,42 @@ _INPUT = {
 
 
 def model_card(metadata: EncoderMetadata, file: str) -> str:
-    """Markdown that says where the weights come from and how to use them, with code that runs as it
-    stands.
+    """Render the model card of a weights file; its code runs as it stands.
+
+    Args:
+        metadata: Of the weights.
+        file: Name of the weights file.
     """
-    stages = "\n".join(
-        f"| {stage.name} | {stage.width} | {stage.stride} |" for stage in metadata.stages
-    )
-    training = "\n".join(
-        f"- {name.replace('_', ' ')}: {value}" for name, value in metadata.training.items()
-    )
+    channels = f"{metadata.in_channels} channel{'s' * (metadata.in_channels > 1)}"
+    facts = [
+        f"file: `{file}` (safetensors, torchvision key names, no classifier)",
+        f"stem: {metadata.stem}, norm: {metadata.norm}, input: {channels}, "
+        + _INPUT[metadata.color_space],
+        f"image size for feature extraction: {metadata.image_size} px",
+        f"mean: {_decimals(metadata.mean)}, standard deviation: {_decimals(metadata.std)} "
+        "(images on a 0..1 scale)",
+        f"feature: {metadata.width} dimensions{_receptive_patch(metadata)}",
+    ]
+    if metadata.converted_from:
+        accuracy = "approximation" if metadata.color_space == "rgb" else "exact conversion"
+        facts.append(f"trained on {metadata.converted_from}; this form is an {accuracy}")
+    rows = [f"| {stage.name} | {stage.width} | {stage.stride} |" for stage in metadata.stages]
+    stages = "\n".join(rows)
     return f"""# {metadata.backbone} pretrained with {metadata.method}
 
-An image encoder trained without labels by [ssltool](https://pypi.org/project/ssltool/), method `{metadata.method}`.
+An image encoder trained without labels by
+[ssltool](https://pypi.org/project/ssltool/), method `{metadata.method}`.
 
-- file: `{file}` (safetensors, torchvision key names, no classifier)
-- stem: {metadata.stem}, norm: {metadata.norm}, input: {metadata.in_channels} channel(s), {_INPUT[metadata.color_space]}
-- image size to read features at: {metadata.image_size} px
-- mean: {_numbers(metadata.mean)}, standard deviation: {_numbers(metadata.std)} (images on a 0..1 scale)
-- feature: {metadata.width} numbers{_patches(metadata)}
+{_bullets(facts)}
 
 ## Use
 
 ```python
 import ssltool
 
-encoder = ssltool.load_encoder("{file}").eval()
-# resizes, converts and normalizes uint8 [B, 3, S, S] images, RGB
-read = ssltool.InputTransform.of(encoder.metadata)
-# features = encoder(read(images))
+encoder = ssltool.load_encoder("{file}")
+# encoder.transform resizes, converts and normalizes uint8 [B, 3, S, S] images, RGB
+# features = encoder(encoder.transform(images))
 ```
 {_plain_torch(metadata, file)}
 ## Stages
@@ -48,24 +56,21 @@ read = ssltool.InputTransform.of(encoder.metadata)
 | stage | width | stride |
 |---|---|---|
 {stages}
+{_training(metadata)}"""
 
-## Training
 
-{training}
-"""
+def _training(metadata: EncoderMetadata) -> str:
+    if metadata.training is None:
+        return ""
+    facts = metadata.training.model_dump()
+    rows = [f"{name.replace('_', ' ')}: {value}" for name, value in facts.items()]
+    return f"\n## Training\n\n{_bullets(rows)}\n"
 
 
 def _plain_torch(metadata: EncoderMetadata, file: str) -> str:
-    """How to load the file without ssltool, where torchvision's own model fits it."""
-    changed = (
-        metadata.norm != "batch" or metadata.patch is not None
-    )  # other layers, or fewer, than torchvision's
-    if (
-        metadata.stem != "imagenet"
-        or metadata.in_channels != 3
-        or metadata.backbone in PAPER_NETWORKS
-        or changed
-    ):
+    """How to load the file without ssltool, if torchvision's own model fits it."""
+    unchanged = metadata.stem == "imagenet" and metadata.norm == "batch" and metadata.patch is None
+    if not unchanged or metadata.in_channels != 3 or metadata.backbone in PAPER_NETWORKS:
         return ""
     return f"""
 Without ssltool:
@@ -80,12 +85,19 @@ model.load_state_dict(load_file("{file}"), strict=False)  # only the classifier 
 """
 
 
-def _patches(metadata: EncoderMetadata) -> str:
+def _receptive_patch(metadata: EncoderMetadata) -> str:
     if metadata.patch is None:
         return ""
     side, stride = metadata.patch
-    return f" of a patch of {side} px, one every {stride} px (averaged over the image), or of a whole image"
+    return (
+        f" of a patch of {side} px, one every {stride} px (averaged over the image), or of a whole "
+        "image"
+    )
 
 
-def _numbers(values: tuple[float, ...]) -> str:
+def _bullets(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _decimals(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)

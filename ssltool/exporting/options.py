@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ssltool.options import Options, option
+from ssltool.options import DeviceName, Options, option
 
-Form = Literal["lightness", "lab", "rgb"]
+InputForm = Literal["lightness", "lab", "rgb"]
 
 
 class ExportOptions(Options):
     """What to export, where to, and in which input form."""
 
     weights: Path = option(..., "Run folder or weights file", panel="Model")
-    to: Path = option(..., "File to write, .safetensors", panel="Output")
-    form: Form | None = option(
+    form: InputForm | None = option(
         None,
         "Input color space of an encoder trained on lightness; rgb is an approximation",
         panel="Model",
@@ -23,3 +22,5 @@ class ExportOptions(Options):
     data: tuple[str, ...] = option(
         (), "Images on which to measure how close --form comes; may be repeated", panel="Data"
     )
+    device: DeviceName = option("auto", "Where the features of --data are computed", panel="Data")
+    to: Path = option(..., "File to write, .safetensors", panel="Output")

@@ -1,8 +1,7 @@
-"""Hand an encoder on to plain torchvision, and make sure that it arrived.
+"""Write an encoder under torchvision's key names, load it back and compare the features.
 
-The file holds the backbone under torchvision's own key names, without a prefix and without the
-classifier, so ``resnet18().load_state_dict(load_file(F), strict=False)`` finds everything but
-``fc``.
+The file holds the backbone without a prefix and without the classifier, so
+``resnet18().load_state_dict(load_file(F), strict=False)`` misses nothing but ``fc``.
 """
 
 from __future__ import annotations
@@ -18,32 +17,30 @@ from ssltool.errors import WeightsError
 _TOLERANCE = 1e-6
 
 
-def export(encoder: Encoder, to: Path) -> Encoder:
-    """Write an encoder to ``to``, load it back and compare features on noise images.
+def save_verified(encoder: Encoder, path: Path) -> Encoder:
+    """Write an encoder, load it back and compare features of random images.
 
     Args:
-        encoder: In evaluation mode, with its card.
-        to: File to write, replaced atomically.
+        encoder: On the CPU, in evaluation mode, with its metadata.
+        path: File to write, replaced atomically.
 
     Returns:
-        The encoder as loaded back, its card attached.
+        The encoder as loaded back.
 
     Raises:
         WeightsError: The copy computes other features.
     """
     metadata = encoder.metadata
-    assert metadata is not None, "load_encoder attaches it"
-    save_encoder(encoder, metadata, to)
-    copy = load_encoder(to).eval()
+    save_encoder(encoder, metadata, path)
+    copy = load_encoder(path)
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(
-        2, metadata.in_channels, metadata.image_size, metadata.image_size, generator=generator
-    )
+    side = metadata.image_size
+    images = torch.rand(2, metadata.in_channels, side, side, generator=generator)
     with torch.no_grad():
         difference = float((encoder(images) - copy(images)).abs().max())
     if not difference <= _TOLERANCE:
         raise WeightsError(
-            f"{to} computes features that differ by {difference:.2g} from the exported; do not "
-            "use it"
+            f"{path} computes features that differ by {difference:.2g} from those of the encoder; "
+            "do not use it"
         )
     return copy

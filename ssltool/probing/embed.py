@@ -21,7 +21,6 @@ from ssltool.device import choose_device
 from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import find_weights, load_encoder
 from ssltool.errors import SslToolError, UsageError
-from ssltool.probing.extraction import read_size
 from ssltool.probing.features import POOLED, FeatureExtractor
 from ssltool.probing.options import EmbedOptions
 from ssltool.probing.store import FeatureStore
@@ -87,7 +86,6 @@ def embed(options: EmbedOptions, console: Console | None = None) -> EmbedResult:
         raise UsageError(f"--to {to}: a file that ends in {', '.join(SUFFIXES)} is expected")
     encoder = load_encoder(find_weights(options.weights))
     metadata = encoder.metadata
-    assert metadata is not None, "load_encoder attaches it"
     stages = [POOLED, *(part.name for part in encoder.stages)]
     if stage not in stages:
         raise UsageError(f"--stage {stage}: one of {', '.join(stages)} is expected")
@@ -96,7 +94,7 @@ def embed(options: EmbedOptions, console: Console | None = None) -> EmbedResult:
     source = open_source(options.data)
     images = AllImages(
         source,
-        size=read_size(metadata),
+        size=metadata.read_size,
         batch_size=options.batch_size,
         workers=options.workers,
         device=device,

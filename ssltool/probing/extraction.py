@@ -58,7 +58,7 @@ class EncoderVariant(NamedTuple):
         at.
         """
         patches = isinstance(self.network, PatchEncoder)
-        size = read_size(self.metadata) if patches else self.metadata.image_size
+        size = self.metadata.read_size if patches else self.metadata.image_size
         return InputTransform.of(self.metadata, size)
 
 
@@ -100,14 +100,9 @@ def random_init(encoder: Encoder, seed: int) -> Encoder:
     return reinitialized_copy(encoder)
 
 
-def read_size(metadata: EncoderMetadata) -> int:
-    """Side at which files are read, as in pretraining; tiles may be enlarged after that."""
-    return int(metadata.training.get("read_size", metadata.image_size))
-
-
 def recalibrate(variant: EncoderVariant, data: LabeledImages) -> None:
     """Re-estimate batch-norm statistics on whole training images."""
-    batches = data.batches("train", read_size(variant.metadata), limit=_RECALIBRATION)
+    batches = data.batches("train", variant.metadata.read_size, limit=_RECALIBRATION)
     features.recalibrate_batch_norm(
         variant.network, (images for images, _ in batches), variant.transform
     )
@@ -148,7 +143,7 @@ class Extractor:
         extractor = FeatureExtractor(network, transform, self._grid_dim)
         return self._extracted(
             extractor,
-            read_size(metadata),
+            metadata.read_size,
             weights=weights,
             patch=metadata.patch if isinstance(network, PatchEncoder) else None,
             transform=[transform.size, metadata.mean, metadata.std, metadata.color_space],
@@ -170,7 +165,7 @@ class Extractor:
 
     def health(self, variant: EncoderVariant) -> HealthRow:
         """Spread of the pooled features of test images, and their alignment with mirror images."""
-        size = read_size(variant.metadata)
+        size = variant.metadata.read_size
         images = [images for images, _ in self._data.batches("test", size, limit=MAX_IMAGES)]
         plain, mirrored = (
             features.extract(variant.network, batches, variant.transform)[POOLED]

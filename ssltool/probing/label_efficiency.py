@@ -22,7 +22,6 @@ from ssltool.probing.extraction import (
     Features,
     encoder_variants,
     random_init,
-    read_size,
 )
 from ssltool.probing.finetune import Schedule
 from ssltool.probing.options import ProbeOptions
@@ -104,7 +103,7 @@ class FineTuner:
         device: torch.device,
     ) -> None:
         self._data, self._device = data, device
-        self._transform, self._size = InputTransform.of(metadata), read_size(metadata)
+        self._transform, self._size = InputTransform.of(metadata), metadata.read_size
         precision = choose_precision(
             "auto", encoder, self._transform.size, encoder.in_channels, device
         )
@@ -171,7 +170,8 @@ def scratch_row(
     console: Console,
 ) -> LabelRow:
     """A network trained from random init on all labels, for as many images as pretraining saw."""
-    steps, batch_size = (int(metadata.training.get(k, 0)) for k in ("steps", "batch_size"))
+    training = metadata.training
+    steps, batch_size = (training.steps, training.batch_size) if training else (0, 0)
     schedule = Schedule(images=steps * batch_size or options.finetune_images)
     labels, seeds = data.labels("train"), [options.seed + r for r in range(options.repeats)]
     networks = [random_init(encoder, seed) for seed in seeds]

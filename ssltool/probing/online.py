@@ -10,7 +10,7 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.transform import InputTransform
 from ssltool.probing.datasets import LabeledImages, Split
-from ssltool.probing.extraction import encoder_variants, read_size, recalibrate
+from ssltool.probing.extraction import encoder_variants, recalibrate
 from ssltool.probing.features import (
     POOLED,
     FeatureExtractor,
@@ -59,7 +59,7 @@ class OnlineKNN:
         extractor = FeatureExtractor(network, variant.transform)
 
         def features_and_labels(split: Split) -> tuple[Tensor, Tensor]:
-            batches = self._images.labeled_batches(split, read_size(metadata))
+            batches = self._images.labeled_batches(split, metadata.read_size)
             pairs = [(extractor(images)[POOLED], labels) for images, labels in batches]
             if not pairs:
                 raise no_images()

@@ -24,7 +24,6 @@ from ssltool.probing.extraction import (
     hash_of_weights,
     network_summary,
     random_init,
-    read_size,
 )
 from ssltool.probing.measures import MeasuredRow, ProbeSuite, RowCache, majority_row
 from ssltool.probing.options import Kind, ProbeOptions
@@ -131,7 +130,6 @@ def open_encoder(options: ProbeOptions, console: Console) -> tuple[Encoder, Enco
         )
         note = f"; ignored {', '.join(ignored)}" if ignored else ""
         console.print(f"{weights}: all {matched} tensors of {options.backbone} matched{note}")
-    assert encoder.metadata is not None, "attached in loading"
     return encoder, encoder.metadata
 
 
@@ -184,7 +182,7 @@ def run_probe(
         method=metadata.method,
         backbone=metadata.backbone,
         network=network_summary(metadata),
-        steps=int(metadata.training.get("steps", 0)),
+        steps=metadata.training.steps if metadata.training else 0,
         classes=data.classes,
         train_images=data.count("train"),
         test_images=data.count("test"),
@@ -236,7 +234,7 @@ def _extract(
         if health[-1].warning and variant.source.kind == "pretrained":
             console.print(f"{variant.source.label()}: {health[-1].warning}", style="bold red")
     if options.baselines and not label_efficiency.budgets(options):
-        size = read_size(inputs.metadata)
+        size = inputs.metadata.read_size
         features[FeatureSource(kind="pixels")] = extractor.pixels(size)
     return features, health
 

@@ -1,17 +1,16 @@
-"""What this machine can do."""
+"""Versions, device, compute precision and cores of this machine."""
 
 from __future__ import annotations
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 import ssltool
 from ssltool.data.loader import usual_workers
-from ssltool.device import best_device
 from ssltool.encoders.precision import choose_precision
 from ssltool.encoders.registry import build_encoder
 
@@ -28,30 +27,57 @@ _PACKAGES = (
 )
 
 
-def doctor() -> dict[str, Any]:
-    """Run ``ssltool doctor``.
+class MachineReport(BaseModel):
+    """What `doctor` reports.
 
-    Returns:
-        Versions of everything installed, the device and what ``--precision auto`` would choose,
-        cores, workers.
+    Attributes:
+        ssltool: Version of ssltool.
+        python: Version of Python.
+        platform: Operating system and architecture.
+        packages: Version by name; None if a package is not installed.
+        device: Name of the device.
+        gpus: Number of CUDA devices.
+        precision: What ``--precision auto`` chooses on the device, and why.
+        cores: Cores of the machine.
+        torch_threads: Threads that torch computes with.
+        workers: Default number of processes that decode images.
     """
-    device = best_device()
-    encoder = build_encoder("resnet10_w32", stem="small").to(
-        device, memory_format=torch.channels_last
-    )  # type: ignore[call-overload]
+
+    model_config = ConfigDict(frozen=True)
+
+    ssltool: str
+    python: str
+    platform: str
+    packages: dict[str, str | None]
+    device: str
+    gpus: int
+    precision: str
+    cores: int
+    torch_threads: int
+    workers: int
+
+
+def doctor(device: torch.device) -> MachineReport:
+    """Report versions and what a run on a device would use.
+
+    Args:
+        device: The device that precision is measured on.
+    """
+    encoder = build_encoder("resnet10_w32", stem="small").to(device)
+    encoder.to(memory_format=torch.channels_last)
     precision = choose_precision("auto", encoder, 32, 3, device)
-    return {
-        "ssltool": ssltool.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "gpus": torch.cuda.device_count(),
-        "precision": f"{precision.name} ({precision.reason})",
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "workers": usual_workers(),
-    }
+    return MachineReport(
+        ssltool=ssltool.__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages={name: _version(name) for name in _PACKAGES},
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        gpus=torch.cuda.device_count(),
+        precision=f"{precision.name} ({precision.reason})",
+        cores=os.cpu_count() or 1,
+        torch_threads=torch.get_num_threads(),
+        workers=usual_workers(),
+    )
 
 
 def _version(package: str) -> str | None:

@@ -19,7 +19,7 @@ from ssltool.data.sources.base import Source
 from ssltool.device import choose_device, repeat_exactly
 from ssltool.distributed.batch_norm import synchronize_batch_norm
 from ssltool.distributed.collectives import copy_from_main, from_main, rank, world_size
-from ssltool.encoders.metadata import LIGHTNESS_NORM, EncoderMetadata
+from ssltool.encoders.metadata import LIGHTNESS_NORM, EncoderMetadata, TrainingSummary
 from ssltool.encoders.precision import Precision, choose_precision
 from ssltool.encoders.sizes import check_input
 from ssltool.encoders.weights import describe, find_weights, load_backbone
@@ -175,17 +175,17 @@ class Trainer:
             patch=inputs.patch_grid,
             mean=mean,
             std=std,
-            training={
-                "ssltool": ssltool.__version__,
-                "steps": step,
-                "batch_size": options.batch_size * options.devices * options.accumulate,
-                "images": config.data.count,
-                "read_size": config.data.image_size,
-                "optimizer": options.optimizer,
-                "lr": options.lr,
-                "seed": options.seed,
-                "precision": self.schedule.precision.name,
-            },
+            training=TrainingSummary(
+                ssltool=ssltool.__version__,
+                steps=step,
+                batch_size=options.batch_size * options.devices * options.accumulate,
+                images=config.data.count,
+                read_size=config.data.image_size,
+                optimizer=options.optimizer,
+                lr=options.lr,
+                seed=options.seed,
+                precision=self.schedule.precision.name,
+            ),
         )
 
     def _load_or_prepare(self, start: Start, console: Console) -> None:

@@ -66,7 +66,7 @@ def draw_attribution(
     if unknown:
         raise UsageError(f"--stage {unknown[0]}: {encoder.name} has the stages {', '.join(names)}")
     chosen = [name for name in names if name in stages] if stages else names
-    size = int(metadata.training.get("read_size", metadata.image_size))
+    size = metadata.read_size
     own, around = sources_of(weights, data, image, optional=bool(image))
     shown = sample(own, size, len(own) if image else _SEEN)[0]
     seen = torch.cat([shown, sample(around, size, _SEEN)[0]]) if around is not None else shown

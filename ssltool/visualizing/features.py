@@ -56,9 +56,7 @@ def draw_features(
     encoder = load_encoder(find_weights(weights)).to(best_device())
     metadata = encoder.metadata
     assert metadata is not None, "load_encoder attaches it"
-    images, places = sample(
-        source, int(metadata.training.get("read_size", metadata.image_size)), count
-    )
+    images, places = sample(source, metadata.read_size, count)
     if len(images) < 4:
         raise UsageError(
             f"a map needs 4 images or more, but {source.description} has {len(images)}; name "

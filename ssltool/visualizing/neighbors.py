@@ -73,7 +73,7 @@ def draw_neighbors(
         )
     own, around = sources_of(weights, data, image)
     source = around or own
-    side = int(metadata.training.get("read_size", metadata.image_size))
+    side = metadata.read_size
     images, places = sample(source, side, _SEARCHED)
     labels = [source.label(place) for place in places.tolist()]
     owner = torch.arange(len(images))

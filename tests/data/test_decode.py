@@ -481,7 +481,7 @@ def test_a_jpeg_without_exif_is_the_same_with_and_without_pillow(
     file = saved(scene(301, 203).convert(mode), "JPEG")
     with monkeypatch.context() as without:
         if mode != "CMYK":
-            without.setattr("ssltool.data.decode._opened", None)
+            without.setattr("ssltool.data.decode._open", None)
         fast = np.asarray(decode(file, size))
     file.seek(0)
     monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)

@@ -320,9 +320,9 @@ def test_forked_workers_share_the_cache(tmp_path: Path) -> None:
 def test_what_goes_to_workers_that_are_not_forked_leaves_the_cache_behind() -> None:
     batches = train(Numbered(12), cache_bytes=1000)
     taken(batches, 3)
-    images = pickle.loads(pickle.dumps(batches._images))
-    assert images._cache is None
-    assert batches._images._cache is not None
+    copy = pickle.loads(pickle.dumps(batches._batches))
+    assert copy._cache is None
+    assert batches._batches._cache is not None
 
 
 # Reading everything once
@@ -423,7 +423,7 @@ def test_workers_leave_signals_to_the_main_process() -> None:
 def assert_names_the_death(error: SslToolError) -> None:
     text = str(error)
     assert text.startswith("a decoding process died (")
-    assert "DataLoader worker (pid" in text or "while it handed over a batch" in text
+    assert "DataLoader worker (pid" in text or "while it sent a batch" in text
     assert "type --workers 0" in text
     assert text.isprintable()
 

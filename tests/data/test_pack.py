@@ -1,4 +1,4 @@
-"""Packing images into shards: what is written, read back, skipped, and what an interruption leaves."""
+"""Packing images into shards: what is written, read back and skipped, and interruptions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,17 @@ from PIL import Image
 from rich.console import Console
 
 from ssltool.data import pack as packing
-from ssltool.data.pack import index, pack
+from ssltool.data.options import PackOptions
+from ssltool.data.pack import PackResult, index
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shards import UNFINISHED
 from ssltool.errors import DataError, SslToolError, UsageError
 
 QUIET = Console(quiet=True)
+
+
+def pack(data: Path, to: Path, **options: Any) -> PackResult:
+    return packing.pack(PackOptions(data=(str(data),), to=to, **options), QUIET)
 
 
 @pytest.fixture
@@ -43,34 +49,31 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_packed_images_read_back_with_their_classes(images: Path, tmp_path: Path) -> None:
     to = tmp_path / "shards"
-    result = pack([str(images)], str(to), size=96, per_shard=5, console=QUIET)
-    assert (result["images"], result["shards"], result["classes"]) == (12, 3, ["ant", "cat"])
-    assert [Path(name).name for name in result["skipped"]] == ["broken.jpg"]
+    result = pack(images, to, size=96, per_shard=5)
+    assert (result.images, result.shards, result.classes) == (12, 3, ("ant", "cat"))
+    assert [Path(name).name for name in result.skipped] == ["broken.jpg"]
     plain, packed = open_source([str(images)]), open_source([str(to)])
     assert packed.classes == plain.classes == ("ant", "cat")
     originals = {Path(plain.name(i)).name: i for i in range(len(plain))}
-    names = [packed.name(place).rpartition("/")[2] for place in range(4)]
+    names = [packed.name(i).rpartition("/")[2] for i in range(4)]
     with tarfile.open(to / "shard-0000.tar") as shard:
         texts = [shard.extractfile(f"{name[:-4]}.json").read() for name in names]  # type: ignore[union-attr]
-    for place, text in enumerate(texts):
+    for i, text in enumerate(texts):
         original = originals[json.loads(text)["file"]]
-        assert packed.label(place) == plain.label(original)
-        assert packed.image(place, 500).size == (128, 96)
-        difference = np.abs(
-            packed.read(place, 64).astype(int) - plain.read(original, 64).astype(int)
-        )
+        assert packed.label(i) == plain.label(original)
+        assert packed.image(i, 500).size == (128, 96)
+        difference = np.abs(packed.read(i, 64).astype(int) - plain.read(original, 64).astype(int))
         assert difference.mean() < 4
 
 
 def test_the_same_command_gives_the_same_bytes(images: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         pack(
-            [str(images)],
-            str(tmp_path / name),
+            images,
+            tmp_path / name,
             size=40,
             per_shard=5,
             workers=1 + (name == "b"),
-            console=QUIET,
         )
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
@@ -79,8 +82,8 @@ def test_small_images_stay_lossless_and_are_not_enlarged(tmp_path: Path) -> None
     (tmp_path / "in").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (20, 24), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in" / "gray.png")
-    result = pack([str(tmp_path / "in")], str(tmp_path / "out"), console=QUIET)
-    assert result["classes"] == []
+    result = pack(tmp_path / "in", tmp_path / "out")
+    assert result.classes == ()
     with tarfile.open(tmp_path / "out" / "shard-0000.tar") as shard:
         names = shard.getnames()
         stored = Image.open(io.BytesIO(shard.extractfile(names[0]).read()))  # type: ignore[union-attr]
@@ -92,8 +95,8 @@ def test_small_images_stay_lossless_and_are_not_enlarged(tmp_path: Path) -> None
 def test_an_interrupted_packing_goes_on(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"size": 40, "per_shard": 5, "console": QUIET}
-    pack([str(images)], str(tmp_path / "whole"), **options)  # type: ignore[arg-type]
+    options = {"size": 40, "per_shard": 5}
+    pack(images, tmp_path / "whole", **options)
     to, plain, written = tmp_path / "stopped", packing._write, []
 
     def stop(tar: tarfile.TarFile, sample: packing._Sample) -> None:
@@ -104,61 +107,58 @@ def test_an_interrupted_packing_goes_on(
 
     monkeypatch.setattr(packing, "_write", stop)
     with pytest.raises(KeyboardInterrupt):
-        pack([str(images)], str(to), **options)  # type: ignore[arg-type]
+        pack(images, to, **options)
     assert sorted(files(to)) == [UNFINISHED, "shard-0000.tar"]
     with pytest.raises(DataError, match="was not finished"):
         open_source([str(to)])
     with pytest.raises(UsageError, match="not the beginning of this packing"):
-        pack([str(images)], str(to), size=41, per_shard=5, console=QUIET)
+        pack(images, to, size=41, per_shard=5)
     monkeypatch.setattr(packing, "_write", plain)
-    pack([str(images)], str(to), **options)  # type: ignore[arg-type]
+    pack(images, to, **options)
     assert files(to) == files(tmp_path / "whole")
 
 
 def test_what_is_there_is_not_overwritten_unasked(images: Path, tmp_path: Path) -> None:
     to = tmp_path / "shards"
-    pack([str(images)], str(to), size=40, console=QUIET)
+    pack(images, to, size=40)
     with pytest.raises(UsageError, match="--overwrite"):
-        pack([str(images)], str(to), size=40, console=QUIET)
-    assert (
-        pack([str(images)], str(to), size=50, per_shard=9, overwrite=True, console=QUIET)["shards"]
-        == 2
-    )
+        pack(images, to, size=40)
+    assert pack(images, to, size=50, per_shard=9, overwrite=True).shards == 2
     (to / "mine.txt").touch()
     with pytest.raises(UsageError, match="another --to"):
-        pack([str(images)], str(to), size=40, overwrite=True, console=QUIET)
+        pack(images, to, size=40, overwrite=True)
     with pytest.raises(UsageError, match="is a file"):
-        pack([str(images)], str(to / "mine.txt"), console=QUIET)
+        pack(images, to / "mine.txt")
 
 
 def test_nothing_readable(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").touch()
     with pytest.raises(DataError, match=r"none of the 1 images.*a\.jpg: empty file"):
-        pack([str(tmp_path / "in")], str(tmp_path / "out"), console=QUIET)
+        pack(tmp_path / "in", tmp_path / "out")
 
 
 def test_index_of_foreign_shards(images: Path, tmp_path: Path) -> None:
-    pack([str(images)], str(tmp_path / "s"), size=40, console=QUIET)
+    pack(images, tmp_path / "s", size=40)
     kept = files(tmp_path / "s")
     for path in (tmp_path / "s").glob("*index*"):
         path.unlink()
-    result = index(str(tmp_path / "s"), QUIET)
-    assert (result["shards"], result["images"], result["classes"]) == (1, 12, ["ant", "cat"])
+    result = index(tmp_path / "s", QUIET)
+    assert (result.shards, result.images, result.classes) == (1, 12, ("ant", "cat"))
     assert files(tmp_path / "s") == kept
 
 
 @pytest.mark.parametrize("folder", ["gone", "."])
 def test_nothing_to_index(folder: str, tmp_path: Path) -> None:
     with pytest.raises(SslToolError, match=r"no folder|no \.tar"):
-        index(str(tmp_path / folder), QUIET)
+        index(tmp_path / folder, QUIET)
 
 
 def test_pretraining_on_shards_resumes_to_the_same_bytes(images: Path, tmp_path: Path) -> None:
     from ssltool.runs.config import RunConfig
     from ssltool.training.pretrain import pretrain
 
-    pack([str(images)], str(tmp_path / "s"), size=32, per_shard=5, console=QUIET)
+    pack(images, tmp_path / "s", size=32, per_shard=5)
 
     given = {
         "out": str(tmp_path / "whole"),

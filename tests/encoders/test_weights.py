@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.metadata import EncoderMetadata, TrainingSummary
 from ssltool.encoders.registry import build_encoder
+from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import (
-    EncoderMetadata,
     describe,
     find_weights,
     load_backbone,
@@ -48,14 +49,27 @@ CLASSIFIERS = {
 }
 
 
-def card_of(encoder: Encoder, **changes) -> EncoderMetadata:
+SUMMARY = TrainingSummary(
+    ssltool="0.1.0",
+    steps=100,
+    batch_size=8,
+    images=1000,
+    read_size=96,
+    optimizer="sgd",
+    lr=0.1,
+    seed=0,
+    precision="fp32",
+)
+
+
+def metadata_of(encoder: Encoder, **changes) -> EncoderMetadata:
     fields = {
         "method": "jigsaw",
         "color_space": "rgb" if encoder.in_channels == 3 else "lightness",
         "image_size": 64,
         "mean": (0.5,) * encoder.in_channels,
         "std": (0.25,) * encoder.in_channels,
-        "training": {"steps": 100, "lr": 0.1, "ssltool": "0.1.0"},
+        "training": SUMMARY,
     }
     return describe(encoder, **{**fields, **changes})
 
@@ -69,7 +83,7 @@ def tiny(seed: int = 0) -> Encoder:
 def written(tmp_path: Path) -> Path:
     encoder = tiny()
     path = tmp_path / "encoder.safetensors"
-    save_encoder(encoder, card_of(encoder), path)
+    save_encoder(encoder, metadata_of(encoder), path)
     return path
 
 
@@ -109,7 +123,7 @@ def test_plain_torchvision_takes_the_file_and_gives_the_same_features(name, tmp_
     options = {"image_size": 32} if name.startswith("vit") else {}
     encoder = build_encoder(name, **options).eval()
     path = tmp_path / "w.safetensors"
-    save_encoder(encoder, card_of(encoder), path)
+    save_encoder(encoder, metadata_of(encoder), path)
     model, missing, unexpected = plain_model(name, load_file(path), **options)
     prefix = CLASSIFIERS[name] + "."
     assert unexpected == []
@@ -127,7 +141,7 @@ def test_plain_torchvision_takes_the_file_and_gives_the_same_features(name, tmp_
 
 def test_resnet18_misses_only_fc(tmp_path):
     encoder = build_encoder("resnet18")
-    save_encoder(encoder, card_of(encoder), tmp_path / "w.safetensors")
+    save_encoder(encoder, metadata_of(encoder), tmp_path / "w.safetensors")
     keys = torchvision.models.resnet18().load_state_dict(
         load_file(tmp_path / "w.safetensors"), strict=False
     )
@@ -150,7 +164,7 @@ def test_round_trip_is_bit_for_bit(name, options, tmp_path):
     encoder.train()(
         torch.randn(2, encoder.in_channels, 64, 64)
     )  # moves batch norm's statistics and its step count
-    metadata = card_of(encoder)
+    metadata = metadata_of(encoder)
     save_encoder(encoder, metadata, tmp_path / "w.safetensors")
     state = torch.random.get_rng_state()
     loaded = load_encoder(tmp_path / "w.safetensors")
@@ -182,7 +196,7 @@ def test_loaded_weights_do_not_hang_on_the_file(written):
 
 def test_a_vit_is_rebuilt_for_its_own_size(tmp_path):
     encoder = build_encoder("vit_b_32", image_size=64, last_stage="block3")
-    metadata = card_of(encoder, image_size=224)
+    metadata = metadata_of(encoder, image_size=224)
     assert metadata.image_size == 64
     save_encoder(encoder, metadata, tmp_path / "w.safetensors")
     assert load_encoder(tmp_path / "w.safetensors").image_size == 64
@@ -195,29 +209,29 @@ def test_a_vit_is_rebuilt_for_its_own_size(tmp_path):
     mean=st.tuples(*[st.floats(-10, 10)] * 3),
     std=st.tuples(*[st.floats(1e-6, 10)] * 3),
     image_size=st.integers(1, 4096),
-    training=st.dictionaries(
-        st.text(max_size=8),
-        st.text(max_size=8)
-        | st.integers(-(2**60), 2**60)
-        | st.floats(allow_nan=False, allow_infinity=False),
+    training=st.none()
+    | st.builds(
+        TrainingSummary.model_copy,
+        st.just(SUMMARY),
+        update=st.fixed_dictionaries(
+            {
+                "ssltool": st.text(max_size=8),
+                "steps": st.integers(0, 2**60),
+                "lr": st.floats(0, 1e9),
+            }
+        ),
     ),
 )
-def test_any_card_comes_back_as_it_went(tmp_path, mean, std, image_size, training):
+def test_metadata_survives_a_round_trip(tmp_path, mean, std, image_size, training):
     encoder = tiny()
-    metadata = card_of(encoder, mean=mean, std=std, image_size=image_size, training=training)
+    metadata = metadata_of(encoder, mean=mean, std=std, image_size=image_size, training=training)
     save_encoder(encoder, metadata, tmp_path / "w.safetensors")
-    found = read_metadata(tmp_path / "w.safetensors")
-    assert found == metadata
-    assert {k: type(v) for k, v in found.training.items()} == {
-        k: type(v) for k, v in training.items()
-    }
+    assert read_metadata(tmp_path / "w.safetensors") == metadata
 
 
-def test_same_weights_and_card_give_the_same_bytes_in_every_process(written, tmp_path):
+def test_equal_weights_and_metadata_give_equal_bytes_in_every_process(written, tmp_path):
     encoder = load_encoder(written)
-    entries = {"steps": 100, "lr": 0.1, "ssltool": "0.1.0"}
-    backwards = card_of(encoder, training=dict(reversed(entries.items())))
-    save_encoder(encoder, backwards, tmp_path / "again.safetensors")
+    save_encoder(encoder, encoder.metadata, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == written.read_bytes()
     code = (
         "import sys; from pathlib import Path; from ssltool.encoders.weights import *; "
@@ -235,10 +249,10 @@ def test_metadata_is_readable_json_under_one_key(written):
     with safe_open(written, framework="pt") as opened:
         metadata = opened.metadata()
     assert list(metadata) == ["ssltool"]
-    said = json.loads(metadata["ssltool"])
-    assert said["method"] == "jigsaw"
-    assert said["stages"][0] == ["stem", 16, 1]
-    assert list(said) == sorted(said)
+    document = json.loads(metadata["ssltool"])
+    assert document["method"] == "jigsaw"
+    assert document["stages"][0] == ["stem", 16, 1]
+    assert list(document) == sorted(document)
 
 
 def test_run_folder_stands_for_its_file(written):
@@ -283,11 +297,11 @@ def test_pickles_are_never_read(tmp_path):
         refused(lambda name=name: load_backbone(tiny(), tmp_path / name), "is a pickle")
 
 
-def test_plain_weights_have_no_card_but_load_into_an_encoder(tmp_path):
+def test_plain_weights_have_no_metadata_but_load_into_an_encoder(tmp_path):
     path = tmp_path / "plain.safetensors"
     plain = torchvision.models.resnet18()
     save_file(plain.state_dict(), path)
-    refused(lambda: load_encoder(path), "does not say what it holds", "--init")
+    refused(lambda: load_encoder(path), "no 'ssltool' metadata", "--init")
     encoder = build_encoder("resnet18")
     assert load_backbone(encoder, path) == len(plain.state_dict()) - 2 == 120
     assert torch.equal(encoder.backbone.layer4[1].conv2.weight, plain.layer4[1].conv2.weight)
@@ -296,7 +310,7 @@ def test_plain_weights_have_no_card_but_load_into_an_encoder(tmp_path):
 def test_another_backbone_is_named_with_shapes_and_changes_nothing(tmp_path):
     path = tmp_path / "w.safetensors"
     small = build_encoder("resnet18", stem="small")
-    save_encoder(small, card_of(small), path)
+    save_encoder(small, metadata_of(small), path)
     encoder = build_encoder("resnet18")
     before = {key: tensor.clone() for key, tensor in encoder.state_dict().items()}
     refused(
@@ -365,10 +379,13 @@ def rewrite(path: Path, text: str) -> None:
     save_file(load_file(path), path, metadata={"ssltool": text})
 
 
-def test_wrong_cards_are_one_line(written):
+def test_wrong_metadata_are_one_line(written):
     fields = json.loads(json.dumps(read_metadata(written).model_dump(mode="json")))
     for change, words in [
-        ({"format_version": 2}, "format version 2 and this ssltool reads up to 1"),
+        ({"format": 3}, "format 3 and this ssltool reads format 2"),
+        ({"format": 1}, "written by an older ssltool"),
+        ({"training": {"steps": 3}}, "training.ssltool: Field required"),
+        ({"stages": []}, "stages:"),
         ({"stem": "tiny"}, "stem:"),
         ({"surprise": 1}, "surprise:"),
         ({"backbone": "resnet19"}, "unknown backbone 'resnet19'"),
@@ -380,8 +397,9 @@ def test_wrong_cards_are_one_line(written):
         refused(lambda: load_encoder(written), words)
     rewrite(written, "[1, 2]")
     refused(lambda: read_metadata(written), "wrong metadata")
-    rewrite(written, "{")
-    refused(lambda: read_metadata(written), "unreadable metadata")
+    for damaged in ("{", "[" * 100_000, '{"format": ' + "9" * 5000 + "}"):
+        rewrite(written, damaged)
+        refused(lambda: read_metadata(written), "unreadable metadata")
 
 
 @pytest.mark.parametrize("norm", ["batch", "ln", "ln2d"])
@@ -389,7 +407,7 @@ def test_norm_and_cut_survive_the_file(norm, tmp_path):
     torch.manual_seed(0)
     encoder = build_encoder("resnet18", norm=norm, last_stage="layer3").eval()
     path = tmp_path / "w.safetensors"
-    save_encoder(encoder, card_of(encoder, patch=(16, 8)), path)
+    save_encoder(encoder, metadata_of(encoder, patch=(16, 8)), path)
     loaded = load_encoder(path)
     assert (loaded.norm, loaded.stages, loaded.width) == (norm, encoder.stages, 256)
     assert loaded.metadata.patch == (16, 8)
@@ -417,7 +435,7 @@ def test_files_without_a_norm_are_of_batch_norm(written):
 
 def test_weights_of_another_norm_are_refused_with_what_they_are(tmp_path):
     encoder = build_encoder("resnet20", norm="ln", last_stage="layer2")
-    save_encoder(encoder, card_of(encoder), tmp_path / "w.safetensors")
+    save_encoder(encoder, metadata_of(encoder), tmp_path / "w.safetensors")
     refused(
         lambda: load_backbone(tiny(), tmp_path / "w.safetensors"),
         "is missing",
@@ -425,21 +443,21 @@ def test_weights_of_another_norm_are_refused_with_what_they_are(tmp_path):
     )
 
 
-def test_a_card_must_make_sense_when_written():
+def test_metadata_must_make_sense_when_written():
     encoder = tiny()
     for change in (
         {"mean": (0.5,)},
         {"std": (0.0, 0.1, 0.1)},
-        {"training": {"lr": float("nan")}},
+        {"training": {**SUMMARY.model_dump(), "lr": float("nan")}},
         {"image_size": 0},
     ):
         with pytest.raises(ValidationError):
-            card_of(encoder, **change)
+            metadata_of(encoder, **change)
 
 
-def test_a_card_of_another_encoder_is_not_written(tmp_path):
+def test_metadata_of_another_encoder_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="not this resnet20"):
-        save_encoder(tiny(), card_of(build_encoder("resnet10_w32")), tmp_path / "w.safetensors")
+        save_encoder(tiny(), metadata_of(build_encoder("resnet10_w32")), tmp_path / "w.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -447,3 +465,18 @@ def test_weights_in_another_memory_format_are_saved_as_usual(tmp_path, written):
     encoder = load_encoder(written).to(memory_format=torch.channels_last)
     save_encoder(encoder, encoder.metadata, tmp_path / "w.safetensors")
     assert (tmp_path / "w.safetensors").read_bytes() == written.read_bytes()
+
+
+def test_an_encoder_without_a_file_has_no_metadata(written):
+    with pytest.raises(RuntimeError, match="not loaded from a file"):
+        _ = tiny().metadata
+
+
+def test_a_loaded_encoder_has_its_transform_and_read_size(written, tmp_path):
+    encoder = load_encoder(written)
+    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    expected = InputTransform.of(encoder.metadata, 64)(images)
+    assert torch.equal(encoder.transform(images), expected)
+    assert encoder.metadata.read_size == 96
+    plain = metadata_of(encoder, training=None)
+    assert plain.read_size == plain.image_size == 64

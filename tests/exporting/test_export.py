@@ -47,12 +47,15 @@ def test_torchvision_finds_everything_but_the_classifier_and_computes_the_same(
         ours, theirs = ssltool.load_encoder(file).eval()(images), model.eval()(images)
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert (
-        result["weights"]["image_size"] == 256
+        result.metadata.image_size == 256
     )  # 24 px tiles are enlarged to 64 px, and 96 px images as much
-    assert result["weights"]["training"]["steps"] == 2
+    assert result.metadata.training is not None
+    assert result.metadata.training.steps == 2
+    assert (result.path, result.model_card) == (file, tmp_path / "encoder.md")
+    assert result.similarity is None
 
 
-def test_the_model_cards_code_runs(
+def test_the_code_in_the_model_card_runs(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export(run, tmp_path / "encoder.safetensors")
@@ -61,7 +64,7 @@ def test_the_model_cards_code_runs(
     blocks = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
     assert len(blocks) == 2
     for block in blocks:
-        exec(compile(block, "card", "exec"), {})
+        exec(compile(block, "model card", "exec"), {})
 
 
 def test_the_target_must_be_safetensors_and_not_the_source(run: Path, tmp_path: Path) -> None:
@@ -87,19 +90,19 @@ def test_forms_of_weights_that_read_lightness(
     light: Path, tmp_path: Path, form: Any, least: float
 ) -> None:
     result = export(light, tmp_path / "encoder.safetensors", form=form, data=("demo:32",))
-    assert least < result["similarity"] < 1.00001
+    assert result.similarity is not None
+    assert least < result.similarity < 1.00001
     metadata = ssltool.load_encoder(tmp_path / "encoder.safetensors").metadata
-    assert metadata is not None
     assert metadata.color_space == form
     assert metadata.in_channels == (1 if form == "lightness" else 3)
+    assert metadata.converted_from == (None if form == "lightness" else "lightness")
     assert {"lightness": "lightness L", "lab": "CIE Lab", "rgb": "RGB"}[form] in (
         tmp_path / "encoder.md"
     ).read_text()
 
 
-def test_the_card_says_what_the_encoder_was_trained_on(light: Path) -> None:
+def test_metadata_give_the_color_space_of_training(light: Path) -> None:
     metadata = ssltool.load_encoder(light).metadata
-    assert metadata is not None
     assert (metadata.color_space, metadata.in_channels, metadata.mean, metadata.std) == (
         "lightness",
         1,

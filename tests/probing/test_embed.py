@@ -27,7 +27,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     statistics = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
     save_encoder(
         encoder,
-        describe(encoder, method="x", color_space="rgb", image_size=32, **statistics, training={}),
+        describe(encoder, method="x", color_space="rgb", image_size=32, **statistics),
         path,
     )
     return path

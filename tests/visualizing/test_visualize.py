@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ssltool.data.check import check
 from ssltool.data.sources.registry import open_source
 from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import load_encoder
@@ -16,7 +15,6 @@ from ssltool.errors import DataError, UsageError
 from ssltool.methods.base import Predictions
 from ssltool.methods.registry import find_method
 from ssltool.runs.config import RunConfig
-from ssltool.runs.doctor import doctor
 from ssltool.training.pretrain import pretrain
 from ssltool.visualizing import neighbors
 from ssltool.visualizing.attribution import draw_attribution, overlaid, responses
@@ -156,28 +154,6 @@ def test_places_become_columns_and_the_unreadable_is_gray(tmp_path: Path) -> Non
     )
     assert list(predictions.images) == ["image", "nearest"]
     assert [int(image[0, 0, 0]) for image in predictions.images["nearest"]] == [20, 128, 10]
-
-
-def test_data_check_counts_and_finds_duplicates(tmp_path: Path) -> None:
-    for name, shade in (("a/one.png", 10), ("a/two.png", 10), ("b/three.png", 200)):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (40, 50), (shade, 0, 0)).save(path)
-    (tmp_path / "b" / "text.jpg").write_text("no image")
-    result = check([str(tmp_path)], Console(quiet=True))
-    assert (result["images"], result["readable"], result["gray"]) == (4, 3, 0)
-    assert result["classes"] == {"a": 2, "b": 1}
-    assert result["short_side"] == [40, 40, 40]
-    assert len(result["unreadable"]) == 1
-    assert [[Path(name).name for name in names] for names in result["duplicates"]] == [
-        ["one.png", "two.png"]
-    ]
-
-
-def test_doctor_tells_what_is_here() -> None:
-    result = doctor()
-    assert result["packages"]["torch"]
-    assert result["precision"].startswith(("fp32", "bf16", "fp16"))
 
 
 @pytest.mark.parametrize("patch", [None, 12])

@@ -1,9 +1,4 @@
-"""What a set of images is: a numbered list that can be read at any square size, with optional class
-labels.
-
-`ssltool.data.sources.registry` turns what was typed after ``--data`` into a `Source`; `survey` looks at a few
-of its images.
-"""
+"""`Source`: an indexable list of images with optional labels; `survey` samples its statistics."""
 
 from __future__ import annotations
 
@@ -20,39 +15,41 @@ from PIL import Image
 
 from ssltool.errors import DataError, UnreadableImage
 
-ACCEPTED = "give a folder of images, shards/{0000..0099}.tar, torchvision:NAME@ROOT, demo[:N] or demo-test[:N]"
+ACCEPTED = (
+    "give a folder of images, shards/{0000..0099}.tar, torchvision:NAME@ROOT, demo[:N] or "
+    "demo-test[:N]"
+)
 _SURVEY_SIZE = 64
-_PIECE = 4096
+_FOLDER_CHUNK = 4096
 
 
 class Source(ABC):
-    """A numbered list of images. What it returns for an index never changes, in any process."""
+    """An indexable list of images. An index gives the same image at any time, in any process."""
 
     classes: tuple[str, ...] = ()
-    """Class names in the order of the label numbers; empty without labels."""
+    """Class names by label; empty without labels."""
 
     description: str = ""
-    """One line for people: what and where it is."""
+    """What and where the images are, on one line, for people."""
 
     unlisted: Mapping[str, str] = {}
-    """Folders that could not be looked into, with the reason; their images are not in the list."""
+    """Reason by path of the folders that cannot be listed; their images are not in the source."""
 
     @property
     def chunks(self) -> Sequence[int]:
-        """Where stretches of images end that are better read together, such as shards: rising, up
-        to the length.
+        """Ends of the chunks of images that are better read together, such as shards, ascending.
 
-        Empty if any order of reading is as good; see `ssltool.data.sampler`.
+        Empty if the order of reading does not matter; see `ssltool.data.sampler`.
         """
         return ()
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of images, the unreadable ones included."""
+        """Number of images, unreadable ones included."""
 
     @abstractmethod
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
-        """One image as uint8 ``[size, size, 3]``, RGB.
+        """The center square of one image, uint8 ``[size, size, 3]``, RGB.
 
         Raises:
             UnreadableImage: With a short reason that does not name the image.
@@ -76,21 +73,19 @@ class Source(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What to call an image in a message; printable, on one line."""
+        """Name of an image for messages; printable, on one line."""
 
     @abstractmethod
     def label(self, index: int) -> int | None:
-        """Number of an image's class in ``classes``, or None where it has none."""
+        """Class number of an image, an index into ``classes``; None without a label."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 in hex of what makes this list this list; equal means the same images in the same
-        order.
-        """
+        """SHA-256 in hex that identifies the images and their order."""
 
 
 class JoinedSource(Source):
-    """Several sources one after the other; classes of the same name are one class.
+    """Several sources, concatenated; classes of the same name are one class.
 
     Args:
         parts: The sources, at least one.
@@ -112,10 +107,10 @@ class JoinedSource(Source):
         if not any(part.chunks for part in self._parts):
             return ()
         ends, start = list[int](), 0
-        for part in self._parts:  # a folder beside shards takes part in their order in pieces
-            ends += [
-                start + end for end in part.chunks or (*range(_PIECE, len(part), _PIECE), len(part))
-            ]
+        for part in self._parts:
+            # A source without chunks, such as a folder, is divided into some.
+            chunks = part.chunks or (*range(_FOLDER_CHUNK, len(part), _FOLDER_CHUNK), len(part))
+            ends += [start + end for end in chunks]
             start += len(part)
         return ends
 
@@ -147,50 +142,48 @@ class JoinedSource(Source):
         return fingerprint_of(len(self), *(part.fingerprint().encode() for part in self._parts))
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """Number of the part that holds an image, and the image's index there."""
+        """Number of the source that holds an image, and the index of the image in it."""
         part = bisect_right(self._ends, index)
         return part, index - (self._ends[part - 1] if part else 0)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at some images of a source tells about all of them."""
+    """Statistics of a source, estimated from a sample of its images."""
 
     count: int
     """Images in the source, unreadable ones included."""
     short_side: int
     """Median length in pixels of the sampled images' shorter sides."""
     gray_fraction: float
-    """Share of the sampled images, 0 to 1, without any color."""
+    """Fraction of the sampled images without color, 0..1."""
     mean: tuple[float, float, float]
-    """Mean of red, green and blue, each 0 to 1."""
+    """Mean of red, green and blue, each 0..1."""
     std: tuple[float, float, float]
-    """Standard deviation of red, green and blue over all sampled pixels, each 0 to 1."""
+    """Standard deviation of red, green and blue over all sampled pixels, each 0..1."""
     unreadable: dict[str, str]
-    """Name and reason of the sampled images that cannot be read, and of folders that cannot be
-    listed.
-    """
+    """Reason by name of the images that cannot be read and folders that cannot be listed."""
 
 
 def survey(source: Source, sample: int = 64) -> Survey:
-    """Read a sample of a source's images, evenly spread over it, at 64 px.
+    """Estimate statistics from evenly spaced images, read at 64 px.
 
-    If none of the sample is readable, the source is searched for one image that is.
+    If none of them is readable, the first readable image of the source is used.
 
     Args:
         source: The images.
-        sample: How many to read at most.
+        sample: Most images to read.
 
     Raises:
-        DataError: Not one image of the whole source can be read.
+        DataError: No image of the source can be read.
     """
     spread = np.unique(
         np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)
     )
     unreadable = dict(source.unlisted)
-    looks = list(_look(source, spread.tolist(), unreadable))
-    looks = looks or list(islice(_look(source, range(len(source)), unreadable), 1))
-    if not looks:
+    readable = list(_read_some(source, spread.tolist(), unreadable))
+    readable = readable or list(islice(_read_some(source, range(len(source)), unreadable), 1))
+    if not readable:
         name, reason = next(
             (name, reason) for name, reason in unreadable.items() if name not in source.unlisted
         )
@@ -199,11 +192,11 @@ def survey(source: Source, sample: int = 64) -> Survey:
             f"none of the {len(source)} files in {where} can be read as an image; first: {name}: "
             f"{reason}"
         )
-    images = np.stack([image for _, image in looks])
+    images = np.stack([image for _, image in readable])
     gray = (images == images[..., :1]).all(axis=(1, 2, 3))
     return Survey(
         count=len(source),
-        short_side=int(np.median([side for side, _ in looks])),
+        short_side=int(np.median([side for side, _ in readable])),
         gray_fraction=float(gray.mean()),
         mean=_rgb(images.mean(axis=(0, 1, 2)) / 255),
         std=_rgb(images.std(axis=(0, 1, 2)) / 255),
@@ -211,10 +204,10 @@ def survey(source: Source, sample: int = 64) -> Survey:
     )
 
 
-def _look(
+def _read_some(
     source: Source, indices: Iterable[int], unreadable: dict[str, str]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield shorter side and pixels of the readable ones among some images; note the others."""
+    """Yield shorter side and pixels of the readable images; add the others to ``unreadable``."""
     for index in indices:
         try:
             yield source.short_side(index), source.read(index, _SURVEY_SIZE)
@@ -228,7 +221,7 @@ def _rgb(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def fingerprint_of(count: int, *parts: bytes) -> str:
-    """SHA-256 in hex of a number of images and of what tells them apart."""
+    """SHA-256 in hex of a number of images and of bytes that identify them."""
     digest = hashlib.sha256(f"{count}\n".encode())
     for part in parts:
         digest.update(part)

@@ -1,4 +1,4 @@
-"""Images named one by one, as after ``--image``."""
+"""`FileSource`: images given file by file, as with ``--image``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ssltool.errors import DataError, UnreadableImage, UsageError
 
 
 class FileSource(Source):
-    """The files given, in their order, without classes.
+    """The given files, in order, without classes.
 
     Args:
         paths: At least one; ``~`` is expanded.
 
     Raises:
         UsageError: A path is no file.
-        DataError: A file cannot be read as an image; one that was asked for by name is not skipped.
+        DataError: A file cannot be read as an image; a file given by name is not skipped.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:

@@ -1,4 +1,4 @@
-"""A folder of images, at any depth and under any names."""
+"""`FolderSource`: the images of a folder, at any depth."""
 
 from __future__ import annotations
 
@@ -11,48 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import decode, fitted, read_size, read_square
+from ssltool.data.decode import decode, fitted, read_square
 from ssltool.data.sources.base import ACCEPTED, Source, fingerprint_of
 from ssltool.errors import DataError, UsageError
 
-EXTENSIONS = frozenset(
-    [
-        "avif",
-        "bmp",
-        "dib",
-        "gif",
-        "ico",
-        "j2k",
-        "jfif",
-        "jp2",
-        "jpe",
-        "jpeg",
-        "jpf",
-        "jpg",
-        "jpx",
-        "mpo",
-        "pbm",
-        "pgm",
-        "png",
-        "pnm",
-        "ppm",
-        "tga",
-        "tif",
-        "tiff",
-        "webp",
-    ]
-)
-"""Endings, compared without case, of the files that a folder's walk takes for images."""
+# fmt: off
+EXTENSIONS = frozenset([
+    "avif", "bmp", "dib", "gif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpf", "jpg", "jpx",
+    "mpo", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp",
+])
+# fmt: on
+"""Extensions, in lower case, of the files in a folder that are taken for images."""
 
 
 class FolderSource(Source):
-    """Every image below a folder, at any depth, ordered by relative path; first-level folders are
-    the classes.
+    """Every image below a folder, ordered by relative path; first-level folders are the classes.
 
-    Hidden files and folders are left out, and so are files whose ending is no image's. Links are
-    followed, each real folder once. Names are kept as one block of bytes: a million of them take
-    some 40 MB, and processes forked from this one share it (a list of str would be copied by mere
-    reference counting).
+    Hidden files and folders and files without an image's extension are left out. Links are
+    followed, each real folder once. Names are stored as one block of bytes: a million of them take
+    about 40 MB, which forked workers share (a list of str would be copied by reference counting).
 
     Args:
         path: The folder; ``~`` is expanded.
@@ -69,7 +46,7 @@ class FolderSource(Source):
         if not names:
             raise DataError(_no_images(self._root, others, self.unlisted))
         names.sort()
-        # No second list of a million: whatever is made of the names is made one by one.
+        # Generators below, so that there is no second list of a million.
         self.classes = tuple(sorted({name.partition("/")[0] for name in names if "/" in name}))
         number = {name: label for label, name in enumerate(self.classes)}
         labels = (number[name.partition("/")[0]] if "/" in name else -1 for name in names)
@@ -84,8 +61,7 @@ class FolderSource(Source):
         names: list[str] = []
         others = 0
         seen: set[tuple[int, int]] = set()
-        # Links wait until all real folders are walked, so an image goes by its real name where it
-        # has one.
+        # Links are walked after all real folders, so that an image has its real name if possible.
         real, linked = [""], list[str]()
         while real or linked:
             folder = real.pop() if real else linked.pop(0)
@@ -97,16 +73,14 @@ class FolderSource(Source):
                     (linked if entry.is_symlink() else real).append(f"{folder}{entry.name}/")
                 elif not _is_image_name(entry.name):
                     others += 1
-                # A dead link counts as an image, to be named as unreadable later; a pipe or a
-                # device does not.
+                # A dead link counts as an image, reported as unreadable later; pipes and devices do
+                # not.
                 elif is_file or not os.path.exists(entry.path):
                     names.append(folder + entry.name)
         return names, others
 
     def _entries(self, folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
-        """Entries of a folder by name; nothing if its real folder was seen before or it cannot be
-        listed.
-        """
+        """Sorted entries of a folder; none if it was seen before or cannot be listed."""
         path = os.path.join(self._root, folder)
         try:
             status = os.stat(path)
@@ -151,7 +125,7 @@ class FolderSource(Source):
 
 
 def _existing_folder(path: str) -> str:
-    """Expand ``~`` and make sure that there is a folder."""
+    """Expand ``~`` and make sure that the folder exists."""
     expanded = os.path.expanduser(path)
     if os.path.isdir(expanded):
         return expanded
@@ -168,35 +142,34 @@ def _existing_folder(path: str) -> str:
 
 def _no_images(root: str, others: int, unlisted: Mapping[str, str]) -> str:
     """Message for a folder without images."""
-    found = f"no images in {_printable(root)}"
+    start = f"no images in {_printable(root)}"
     if unlisted:
         folder, reason = next(iter(unlisted.items()))
-        return f"{found}, and {folder} cannot be listed ({reason}); change its permissions or {ACCEPTED}"
+        return (
+            f"{start}, and {folder} cannot be listed ({reason}); change its permissions or "
+            f"{ACCEPTED}"
+        )
     if others:
         noun = "file has" if others == 1 else "files have"
         return (
-            f"{found}: its {others} {noun} no image's ending (.jpg, .png, .webp, ...); {ACCEPTED}"
+            f"{start}: its {others} {noun} no image's ending (.jpg, .png, .webp, ...); {ACCEPTED}"
         )
-    return f"{found}: it holds no files; {ACCEPTED}"
+    return f"{start}: it holds no files; {ACCEPTED}"
 
 
 def _is_image_name(name: str) -> bool:
-    _, dot, ending = name.rpartition(".")
-    return dot != "" and ending.lower() in EXTENSIONS
+    _, dot, extension = name.rpartition(".")
+    return dot != "" and extension.lower() in EXTENSIONS
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
-    """Whether an entry, or what it links to, is a folder, and whether a file; a link to itself is
-    neither.
-    """
+    """Whether an entry, links followed, is a folder, and whether it is a file."""
     try:
         return entry.is_dir(), entry.is_file()
-    except OSError:
+    except OSError:  # a link to itself
         return False, False
 
 
 def _printable(path: str) -> str:
-    """A path as it is, or with escapes where it holds line breaks, control characters or
-    undecodable bytes.
-    """
+    """A path, with line breaks, control characters and undecodable bytes escaped."""
     return path if path.isprintable() and path else ascii(path)[1:-1] or "''"

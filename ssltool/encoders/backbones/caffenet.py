@@ -1,10 +1,10 @@
-"""One column of the Context-Free Network: the AlexNet of the jigsaw paper, seen by one tile.
+"""`CaffeNet`: the AlexNet-style column of the jigsaw paper's Context-Free Network.
 
 Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
 ECCV 2016. Layers follow the authors' released network: two groups in conv2, conv4 and conv5, local
 response normalization, and pooling that rounds up (Caffe's rule). Rounding up gives a 64-px tile a
-3x3 ``pool5`` of 2304 numbers and a 75-px tile the paper's 4x4; rounding down would leave a 64-px
-tile 2x2. It is another network than torchvision's ``alexnet``.
+3x3 ``pool5`` of 2304 values and a 75-px tile the paper's 4x4; rounding down would leave a 64-px
+tile 2x2. It differs from torchvision's ``alexnet``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ from ssltool.encoders.layers.local_response_norm import LocalResponseNorm
 
 
 class CaffeNet(nn.Module):
-    """Convolutions conv1 to conv5 of the Context-Free Network (2,334,080 parameters); it has no
-    classifier.
+    """conv1 to conv5 of the Context-Free Network (2,334,080 parameters), without a classifier.
 
-    The weights are He-initialized (Kaiming normal, fan-in, biases zero). Neither the paper's text
-    nor this project's notes on it fix an initialization; Caffe's usual Gaussian of std 0.01, or
-    torch's default, shrinks the signal at every layer of a network that has no batch norm to
-    restore it, while He's rule keeps its size.
+    The weights are He-initialized (Kaiming normal, fan-in, biases zero). The paper states no
+    initialization. Caffe's usual Gaussian of std 0.01, or torch's default, shrinks the signal at
+    every layer of a network without batch norm; He's rule keeps its scale.
 
     Args:
-        conv1_stride: 2 to solve puzzles, 4 to transfer to whole images, as in the paper. The
+        conv1_stride: 2 for the jigsaw task, 4 to transfer to whole images, as in the paper. The
             parameters are the same.
     """
 

@@ -1,14 +1,12 @@
-"""The two networks of the colorization paper, up to the layers that are kept, and the heads that
-tell colors.
+"""The two networks of the colorization paper, without their prediction heads.
 
-Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016: the network that makes the images,
-about as deep as VGG, and the AlexNet behind the paper's tables of representation learning. Layers
-follow the authors' released definitions. Both read lightness there, one channel, and with one
-channel they have the release's parameters.
+Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016: the colorization network, about as
+deep as VGG, and the AlexNet of the paper's tables of representation learning. Layers follow the
+authors' released definitions. Both read lightness there; with one input channel they have the
+release's number of parameters.
 
-Batch norm has no scale and shift, as in the release. The weights are He-initialized; the release's
-k-means initialization kept training from going astray where nothing normalized the signal, which
-batch norm does here.
+Batch norm has no scale and shift, as in the release. The weights are He-initialized; the release
+uses a k-means initialization.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ _BLOCKS = (
 
 
 class _Features(nn.Module):
-    """A stack of layers whose last map is averaged over its places."""
+    """A stack of layers and the global average of its last map."""
 
     def __init__(self, features: nn.Sequential) -> None:
         super().__init__()
@@ -49,10 +47,10 @@ class _Features(nn.Module):
 
 
 def colornet() -> nn.Module:
-    """conv1 to conv7 of the network that makes the images: 512 channels, an eighth of the side.
+    """conv1 to conv7 of the colorization network: 512 channels at an eighth of the side.
 
-    Convolutions of stride 2 instead of pooling; ReLU before batch norm, which ends each block. With
-    the head conv8 of 313 bins it has 32,230,393 parameters.
+    Convolutions of stride 2 replace pooling; each block ends with ReLU and batch norm. With the
+    head conv8 of 313 bins it has 32,230,393 parameters.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before = 3
@@ -69,11 +67,10 @@ def colornet() -> nn.Module:
 
 
 def color_alexnet() -> nn.Module:
-    """conv1 to conv5 of the AlexNet for features (2,310,848 parameters with one input channel) and
-    its pooling.
+    """conv1 to conv5 and pool5 of the AlexNet (2,310,848 parameters with one input channel).
 
     Two groups in conv2, conv4 and conv5; batch norm before each ReLU; padded pooling, the last of
-    stride 1, so that 180 px images end 12x12.
+    stride 1, so that 180 px images give a 12x12 map.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     rows = ((96, 11, 4, 1), (256, 5, 1, 2), (384, 3, 1, 1), (384, 3, 1, 2), (256, 3, 1, 2))

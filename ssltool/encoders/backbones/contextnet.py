@@ -1,9 +1,9 @@
-"""The column of the context-prediction network: an AlexNet without groups, seen by one patch.
+"""`ContextNet`: the AlexNet-style column of the context-prediction network.
 
 Doersch, Gupta and Efros, "Unsupervised Visual Representation Learning by Context Prediction", ICCV
 2015. Layers follow the authors' released network, which differs from figure 3: conv2 has 256
-kernels and stride 1. Pooling rounds up (Caffe's rule), so that a 96 px patch ends as 3x3 places,
-2304 numbers.
+kernels and stride 1. Pooling rounds up (Caffe's rule), so that a 96 px patch gives a 3x3 map of
+2304 values.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ContextNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map patches or images ``[B, 3, H, W]`` to the global average of ``pool5``, ``[B, 256]``."""
+        """Map patches or images ``[B, 3, H, W]`` to the average of ``pool5``, ``[B, 256]``."""
         pooled: Tensor = self.avgpool(self.features(x)).flatten(1)
         return pooled
 

@@ -1,4 +1,4 @@
-"""The encoder of the released inpainting network (Pathak et al. 2016, section 5.1)."""
+"""`InpaintNet`: the released inpainting network's encoder (Pathak et al. 2016, section 5.1)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 
 class InpaintNet(nn.Module):
-    """Five 4x4 convolutions of stride 2 and one over the 4x4 places that a 128 px image leaves; no
-    classifier.
+    """Five 4x4 convolutions of stride 2 and one over the 4x4 map of a 128 px image; no classifier.
 
-    Kernels have no bias (the released code sets them to zero at every step) and no batch norm
+    The convolutions have no bias (the released code zeroes it at every step), and no batch norm
     follows the first.
     """
 

@@ -1,5 +1,4 @@
-"""Residual networks for small images: the CIFAR ones, and a ResNet-10 of half width for a laptop
-core.
+"""ResNets for small images: those of CIFAR, and a half-width ResNet-10 for one laptop core.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2: a 3x3 stride-1
 stem, no max-pool, and stages of ``n`` two-layer blocks. Blocks, key names (``conv1``,
@@ -18,8 +17,7 @@ from torchvision.models.resnet import BasicBlock
 
 
 class SmallResNet(nn.Module):
-    """A ResNet of basic blocks with the small stem; the first stage keeps the size, each later one
-    halves it.
+    """A ResNet of basic blocks with the small stem; each stage but the first halves the size.
 
     Args:
         widths: Channels of the stages; the stem has as many as the first.
@@ -73,9 +71,7 @@ def resnet56() -> SmallResNet:
 
 
 def resnet10_w32() -> SmallResNet:
-    """ResNet-10 at half width: one block in each of four stages, widths 32, 64, 128, 256 (1.23 M
-    parameters).
-    """
+    """ResNet-10 at half width: four stages of one block, widths 32 to 256, 1.23 M parameters."""
     return SmallResNet((32, 64, 128, 256), 1)
 
 
@@ -89,9 +85,7 @@ SMALL_RESNETS: dict[str, Callable[[], SmallResNet]] = {
 
 
 def _stage(before: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-    """Basic blocks from ``before`` to ``width`` channels, the first with ``stride`` and, if needed,
-    a projection.
-    """
+    """Basic blocks; the first goes from ``before`` to ``width`` channels with ``stride``."""
     projection = None
     if stride != 1 or before != width:
         projection = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Layer norm of whole maps, on maps that lie channels-last in memory."""
+"""`MapLayerNorm`: layer norm of whole feature maps, fast on channels-last memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 
 class MapLayerNorm(nn.GroupNorm):
-    """Layer norm over all channels and places of a map, then a scale and an offset of each channel.
+    """Layer norm over all channels and positions of a map, with a scale and offset per channel.
 
-    Ba, Kiros & Hinton 2016 for convolutions, as CPC v2 uses it: each map by its own statistics, so
-    that no image or patch sees another. The same numbers, up to rounding, and the same keys as
-    ``nn.GroupNorm(1, channels)``, which on a GPU under autocast would turn channels-last bfloat16
-    maps into float32 ones in the other layout and back.
+    Ba, Kiros & Hinton 2016 for convolutions, as CPC v2 uses it: each map is normalized by its own
+    statistics, so no image or patch affects another. Values (up to rounding) and keys are those of
+    ``nn.GroupNorm(1, channels)``, which on a GPU under autocast converts channels-last bfloat16
+    maps to contiguous float32 and back.
 
     Args:
         channels: C.
@@ -24,23 +24,20 @@ class MapLayerNorm(nn.GroupNorm):
         super().__init__(1, channels, eps)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Float ``[B, C, H, W]`` to the same; statistics are in float32 at least."""
-        # A CPU's group norm takes them as they lie, twice as fast as below.
+        """Normalize float maps ``[B, C, H, W]``; statistics are in float32 at least."""
+        # On a CPU group norm handles either layout, twice as fast as below.
         if maps.device.type == "cpu" or not maps.is_contiguous(memory_format=torch.channels_last):
             return super().forward(maps)
         with torch.autocast(maps.device.type, enabled=False):
-            return self.as_they_lie(maps)
+            return self.channels_last(maps)
 
-    def as_they_lie(self, maps: Tensor) -> Tensor:
-        """The same of maps that lie channels-last, each of which is one row of numbers to torch's
-        layer norm.
-        """
+    def channels_last(self, maps: Tensor) -> Tensor:
+        """Normalize channels-last maps: each is one row of torch's layer norm."""
         last = maps.permute(0, 2, 3, 1)
         rows = last.flatten(1)
         normed = (
             F.layer_norm(rows, rows.shape[1:], eps=self.eps).view(last.shape).permute(0, 3, 1, 2)
         )
-        # The answer is no view: what follows often works in place, which of a view costs copies in
-        # the backward pass.
+        # Not a view: in-place modules often follow, and on a view they copy in the backward pass.
         weight, bias = (each.to(maps.dtype)[:, None, None] for each in (self.weight, self.bias))
         return torch.addcmul(bias, normed, weight)

@@ -19,7 +19,8 @@ from ssltool.data.sources import shards
 from ssltool.data.sources.base import JoinedSource
 from ssltool.data.sources.folder import FolderSource
 from ssltool.data.sources.registry import open_source
-from ssltool.data.sources.shards import ShardSource, expand_braces, shard_paths, write_index
+from ssltool.data.sources.shard_index import write_index
+from ssltool.data.sources.shards import ShardSource, expand_braces, shard_paths
 from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 
@@ -182,7 +183,10 @@ def test_the_index_gives_the_same_list_without_reading_the_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = numbered(tmp_path, [3, 2])
-    document = write_index(str(tmp_path), shard_paths(str(tmp_path)))
+    index = write_index(str(tmp_path), shard_paths(str(tmp_path)))
+    assert index.images == 5
+    assert index.bytes == sum(path.stat().st_size for path in tmp_path.glob("*.tar"))
+    document = json.loads((tmp_path / "index.json").read_text())
     assert [entry["nsamples"] for entry in document["shardlist"]] == [3, 2]
     monkeypatch.setattr(shards, "scan", lambda path: pytest.fail(f"{path} was scanned"))
     source = open_source([str(tmp_path)])
@@ -194,12 +198,12 @@ def test_the_index_gives_the_same_list_without_reading_the_shards(
     assert reds(pickle.loads(pickle.dumps(source))) == reds(plain)  # a spawned worker's copy
 
 
-def test_tables_not_used_for_long_are_forgotten(
+def test_the_least_recently_used_tables_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbered(tmp_path, [2] * 6)
     write_index(str(tmp_path), shard_paths(str(tmp_path)))
-    monkeypatch.setattr(shards, "_HELD", 4)
+    monkeypatch.setattr(shards, "_CACHED_IMAGES", 4)
     source = ShardSource(shard_paths(str(tmp_path)), "x")
     assert reds(source) == list(range(12))
     assert list(source._recent) == [4, 5]

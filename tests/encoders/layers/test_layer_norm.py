@@ -26,9 +26,9 @@ def test_equals_group_norm_with_its_gradients(shape: tuple[int, ...]) -> None:
     maps = (3 * torch.randn(shape, dtype=torch.float64) + 1).to(memory_format=torch.channels_last)
     weights = torch.randn(shape, dtype=torch.float64)
     found = []
-    for way in (norm.as_they_lie, usual):
+    for way in (norm.channels_last, usual):
         x = maps.clone().requires_grad_()
-        module = norm if way == norm.as_they_lie else usual
+        module = norm if way == norm.channels_last else usual
         out = way(x)
         gradients = torch.autograd.grad((out * weights).sum(), [x, module.weight, module.bias])
         found.append((out, *gradients))
@@ -38,7 +38,7 @@ def test_equals_group_norm_with_its_gradients(shape: tuple[int, ...]) -> None:
 
 def test_keeps_the_layout_and_the_number_format() -> None:
     maps = torch.randn(2, 4, 3, 3).to(torch.bfloat16, memory_format=torch.channels_last)
-    out = built(4).as_they_lie(maps)
+    out = built(4).channels_last(maps)
     assert out.dtype == torch.bfloat16
     assert out.is_contiguous(memory_format=torch.channels_last)
 

@@ -8,19 +8,16 @@ from torch import nn
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import LIGHTNESS_NORM
 from ssltool.encoders.registry import build_encoder
-from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import describe
 from ssltool.errors import UsageError
-from ssltool.exporting.forms import _CONSTANT, _SLOPES, converted
+from ssltool.exporting.input_forms import _CONSTANT, _SLOPES, convert
 from ssltool.ops.lab import rgb_to_lab
 
 SIDE = 64
 
 
 def encoder_of(backbone: str, color_space: str = "lightness") -> Encoder:
-    """Random weights, batch norm statistics that are not the initial ones, and a card; of a
-    transformer one quarter.
-    """
+    """Random weights and batch-norm statistics, with metadata; of a transformer one quarter."""
     torch.manual_seed(0)
     channels = 1 if color_space == "lightness" else 3
     sizes = {"image_size": SIDE, "last_stage": "block3"} if backbone.startswith("vit") else {}
@@ -37,7 +34,6 @@ def encoder_of(backbone: str, color_space: str = "lightness") -> Encoder:
         image_size=SIDE,
         mean=mean,
         std=std,
-        training={},
     )  # type: ignore[arg-type]
     return encoder.eval()
 
@@ -51,31 +47,29 @@ def make_images() -> torch.Tensor:
 
 
 def features(encoder: Encoder) -> torch.Tensor:
-    assert encoder.metadata is not None
     with torch.no_grad():
-        found: torch.Tensor = encoder(InputTransform.of(encoder.metadata)(make_images()))
-    return found
+        pooled: torch.Tensor = encoder(encoder.transform(make_images()))
+    return pooled
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "color_alexnet", "densenet121", "vit_b_32"])
 def test_the_lab_form_is_exact_and_the_rgb_form_is_near(backbone: str) -> None:
     encoder = encoder_of(backbone)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    exact, lab, rgb = features(encoder), converted(encoder, "lab"), converted(encoder, "rgb")
-    assert lab.metadata is not None
+    exact, lab, rgb = features(encoder), convert(encoder, "lab"), convert(encoder, "rgb")
     assert (lab.metadata.color_space, lab.metadata.in_channels) == ("lab", 3)
+    assert lab.metadata.converted_from == "lightness"
     assert torch.allclose(features(lab), exact, atol=1e-4 * float(exact.abs().max()))
-    assert rgb.metadata is not None
     assert (rgb.metadata.color_space, rgb.metadata.mean) == ("rgb", (0.485, 0.456, 0.406))
     centered = [values - exact.mean(dim=0) for values in (exact, features(rgb))]
     assert torch.cosine_similarity(*centered).mean() > 0.9
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
-    assert converted(encoder, "lightness") is encoder
+    assert convert(encoder, "lightness") is encoder
 
 
 def test_the_slopes_and_the_constant_by_hand() -> None:
     encoder = encoder_of("resnet18")
-    rgb = converted(encoder, "rgb")
+    rgb = convert(encoder, "rgb")
     kernel = encoder.backbone.conv1.weight
     ratio = rgb.backbone.conv1.weight / kernel
     for channel, slope in enumerate((0.10216, 0.31321, 0.03446)):
@@ -86,9 +80,9 @@ def test_the_slopes_and_the_constant_by_hand() -> None:
     assert torch.allclose(moved, 0.0273 * kernel.sum(dim=(1, 2, 3)), atol=2e-4)
 
 
-def test_without_batch_norm_behind_it_the_convolutions_bias_takes_the_constant() -> None:
+def test_without_batch_norm_the_bias_takes_the_constant() -> None:
     encoder = encoder_of("alexnet")
-    rgb = converted(encoder, "rgb")
+    rgb = convert(encoder, "rgb")
     first, copy = encoder.backbone.features[0], rgb.backbone.features[0]
     assert torch.allclose(
         copy.bias - first.bias, -0.0273 * first.weight.sum(dim=(1, 2, 3)), atol=2e-4
@@ -108,4 +102,4 @@ def test_the_plane_is_the_best_one_through_nearly_gray_colors() -> None:
 
 def test_other_weights_have_no_forms() -> None:
     with pytest.raises(UsageError, match="--form lab: these weights read rgb"):
-        converted(encoder_of("resnet18", "rgb"), "lab")
+        convert(encoder_of("resnet18", "rgb"), "lab")

@@ -1,0 +1,48 @@
+"""Options of ``ssltool data check``, ``pack`` and ``index``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from ssltool.options import Options, option
+
+ImageFormat = Literal["auto", "jpeg", "png"]
+_SOURCES = "Folders, tar shards, torchvision:NAME@ROOT or demo[:N]"
+
+
+class SourceOptions(Options):
+    """Which images; they may be typed with or without ``--data``."""
+
+    positional: tuple[str, ...] = option(
+        (), _SOURCES, panel="Data", positional=True, metavar="[DATA]..."
+    )
+    data: tuple[str, ...] = option((), "The same as a flag; may be repeated", panel="Data")
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """The sources, in the form that `ssltool.data.sources.registry.open_source` takes."""
+        return self.positional + self.data
+
+
+class PackOptions(SourceOptions):
+    """How images are packed into tar shards."""
+
+    size: int = option(
+        256, "Shorter side in pixels; smaller images are not enlarged", panel="Images", ge=8
+    )
+    format: ImageFormat = option("auto", "auto: PNG up to 64 px, JPEG above", panel="Images")
+    quality: int = option(90, "JPEG quality", panel="Images", ge=1, le=100)
+    to: Path = option(..., "Folder for the shards", panel="Output")
+    per_shard: int = option(2000, "Images in a shard", panel="Output", ge=1)
+    seed: int = option(0, "Random seed of the order of the images", panel="Output", ge=0)
+    overwrite: bool = option(False, "Remove shards that are there already", panel="Output")
+    workers: int | None = option(
+        None, "Threads that decode images; automatic: from the cores", panel="Run", ge=1
+    )
+
+
+class IndexOptions(Options):
+    """Which shards to index."""
+
+    folder: Path = option(..., "Folder of .tar files", panel="Data", positional=True)

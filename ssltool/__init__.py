@@ -1,28 +1,81 @@
-"""ssltool: pretrain image encoders with the six classic self-supervised pretext tasks, probe,
-export and look at them.
+"""ssltool: pretrain image encoders with the six classic self-supervised pretext tasks.
 
-Importing it imports no torch; the names below load on first use.
+::
+
+    run = ssltool.pretrain("jigsaw", data="photos/")
+    result = ssltool.probe(run, data="labeled/")
+    encoder = ssltool.load_encoder(run)
+
+Importing the package imports no torch; the names below load on first use.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["InputTransform", "__version__", "load_encoder"]
+
+# Public name -> the module that has it.
+_PUBLIC = {
+    "embed": "ssltool.api",
+    "export": "ssltool.api",
+    "load_encoder": "ssltool.api",
+    "pretrain": "ssltool.api",
+    "probe": "ssltool.api",
+    "visualize": "ssltool.api",
+    "DataInfo": "ssltool.methods.base",
+    "EncoderInput": "ssltool.methods.base",
+    "InputTransform": "ssltool.encoders.transform",
+    "Loss": "ssltool.methods.base",
+    "Method": "ssltool.methods.base",
+    "MethodOptions": "ssltool.methods.base",
+    "Metric": "ssltool.methods.base",
+    "ProbeRecord": "ssltool.runs.records",
+    "Run": "ssltool.runs.folder",
+    "SslToolError": "ssltool.errors",
+}
+__all__ = [
+    "DataInfo",
+    "EncoderInput",
+    "InputTransform",
+    "Loss",
+    "Method",
+    "MethodOptions",
+    "Metric",
+    "ProbeRecord",
+    "Run",
+    "SslToolError",
+    "__version__",
+    "embed",
+    "export",
+    "load_encoder",
+    "pretrain",
+    "probe",
+    "visualize",
+]
 
 if TYPE_CHECKING:
+    from ssltool.api import embed, export, load_encoder, pretrain, probe, visualize
     from ssltool.encoders.transform import InputTransform
-    from ssltool.encoders.weights import load_encoder
+    from ssltool.errors import SslToolError
+    from ssltool.methods.base import (
+        DataInfo,
+        EncoderInput,
+        Loss,
+        Method,
+        MethodOptions,
+        Metric,
+    )
+    from ssltool.runs.folder import Run
+    from ssltool.runs.records import ProbeRecord
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load_encoder":
-        from ssltool.encoders.weights import load_encoder
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ssltool' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
 
-        return load_encoder
-    if name == "InputTransform":
-        from ssltool.encoders.transform import InputTransform
 
-        return InputTransform
-    raise AttributeError(f"module 'ssltool' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted(__all__)

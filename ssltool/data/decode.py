@@ -266,7 +266,7 @@ def fitted(image: Image.Image, short_side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
-def read_size(file: ImageFile) -> tuple[int, int]:
+def dimensions(file: ImageFile) -> tuple[int, int]:
     """Width and height in pixels as stored, before EXIF orientation, from the header alone.
 
     Raises:

@@ -16,17 +16,15 @@ from torch import Tensor
 
 from ssltool.atomic import atomic_file
 from ssltool.data.loader import AllImages
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
 from ssltool.device import choose_device
-from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import find_weights, load_encoder
 from ssltool.errors import SslToolError, UsageError
 from ssltool.probing.features import POOLED, FeatureExtractor
 from ssltool.probing.options import EmbedOptions
 from ssltool.probing.store import FeatureStore
 from ssltool.runs.records import Part
-
-SUFFIXES = (".safetensors", ".npz", ".parquet")
 
 
 class EmbedResult(Part):
@@ -65,7 +63,9 @@ class Embedding(NamedTuple):
     stage: str
 
 
-def embed(options: EmbedOptions, console: Console | None = None) -> EmbedResult:
+def embed(
+    options: EmbedOptions, console: Console | None = None, source: Source | None = None
+) -> EmbedResult:
     """Write the features of images to a file.
 
     It holds ``features`` float32 ``[N, D]``, ``names`` and, where images have classes, ``labels``
@@ -75,26 +75,43 @@ def embed(options: EmbedOptions, console: Console | None = None) -> EmbedResult:
     Args:
         options: Which images, weights and stage.
         console: Where progress goes; stderr if not given.
+        source: Images in place of those that the options name.
 
     Raises:
         UsageError: There is no such file type or stage.
         SslToolError: The weights or the images are invalid.
     """
+    if options.to.suffix not in _WRITERS:
+        raise UsageError(
+            f"--to {options.to}: a file that ends in {', '.join(_WRITERS)} is expected"
+        )
+    embedding, skipped = compute(options, console, source)
+    write(embedding, options.to)
+    return EmbedResult(
+        file=str(options.to),
+        images=len(embedding.labels),
+        dim=embedding.features.shape[1],
+        stage=embedding.stage,
+        skipped=skipped,
+    )
+
+
+def compute(
+    options: EmbedOptions, console: Console | None = None, source: Source | None = None
+) -> tuple[Embedding, dict[str, str]]:
+    """Compute the features of images, and why some could not be read; see `embed`."""
     console = console or Console(stderr=True, highlight=False)
-    stage, to, device = options.stage, options.to, choose_device(options.device)
-    if to.suffix not in SUFFIXES:
-        raise UsageError(f"--to {to}: a file that ends in {', '.join(SUFFIXES)} is expected")
+    stage, device = options.stage, choose_device(options.device)
     encoder = load_encoder(find_weights(options.weights))
-    metadata = encoder.metadata
     stages = [POOLED, *(part.name for part in encoder.stages)]
     if stage not in stages:
         raise UsageError(f"--stage {stage}: one of {', '.join(stages)} is expected")
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    extractor = FeatureExtractor(encoder, InputTransform.of(metadata))
-    source = open_source(options.data)
+    extractor = FeatureExtractor(encoder, encoder.transform)
+    source = source or open_source(options.data)
     images = AllImages(
         source,
-        size=metadata.read_size,
+        size=encoder.metadata.read_size,
         batch_size=options.batch_size,
         workers=options.workers,
         device=device,
@@ -119,15 +136,19 @@ def embed(options: EmbedOptions, console: Console | None = None) -> EmbedResult:
         source.classes,
         stage,
     )
+    return embedding, images.skipped
+
+
+def write(embedding: Embedding, to: Path) -> None:
+    """Write an embedding to a .safetensors, .npz or .parquet file.
+
+    Raises:
+        UsageError: Another file type.
+    """
+    if to.suffix not in _WRITERS:
+        raise UsageError(f"--to {to}: a file that ends in {', '.join(_WRITERS)} is expected")
     with atomic_file(to) as temporary:
         _WRITERS[to.suffix](temporary, embedding)
-    return EmbedResult(
-        file=str(to),
-        images=len(labels),
-        dim=embedding.features.shape[1],
-        stage=stage,
-        skipped=images.skipped,
-    )
 
 
 def _write_safetensors(path: Path, content: Embedding) -> None:

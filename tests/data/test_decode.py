@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ssltool.data.decode import MIN_SIDE, decode, read_size, read_square, square
+from ssltool.data.decode import MIN_SIDE, decode, dimensions, read_square, square
 from ssltool.errors import UnreadableImage
 
 pytestmark = pytest.mark.filterwarnings("error")  # Pillow's warnings must not reach the user
@@ -323,7 +323,7 @@ def test_a_path_and_a_stream_give_the_same(tmp_path: Path) -> None:
     expected = read_square(io.BytesIO(path.read_bytes()), 20)
     np.testing.assert_array_equal(read_square(path, 20), expected)
     np.testing.assert_array_equal(read_square(str(path), 20), expected)
-    assert read_size(path) == (70, 50)
+    assert dimensions(path) == (70, 50)
 
 
 # Refusals
@@ -342,7 +342,7 @@ def test_text_with_a_image_ending(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_text("no image\n")
     assert refusal(decode, path) == "not an image in a known format"
-    assert refusal(read_size, path) == "not an image in a known format"
+    assert refusal(dimensions, path) == "not an image in a known format"
 
 
 def test_zero_bytes(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_reasons_of_truncated_files() -> None:
 def test_tiny_images(sides: tuple[int, int]) -> None:
     file = saved(Image.new("RGB", sides), "PNG")
     assert refusal(decode, file) == f"{sides[0]}x{sides[1]} px, smaller than {MIN_SIDE} px"
-    assert refusal(read_size, file) == f"{sides[0]}x{sides[1]} px, smaller than {MIN_SIDE} px"
+    assert refusal(dimensions, file) == f"{sides[0]}x{sides[1]} px, smaller than {MIN_SIDE} px"
 
 
 @pytest.mark.parametrize("sides", [(20_000, 20_000), (14_000, 13_000), (2**31 - 1, 2**31 - 1)])
@@ -389,7 +389,7 @@ def test_decompression_bombs_are_refused_before_their_pixels_exist(
     for limit in (Image.MAX_IMAGE_PIXELS, None):  # other libraries switch Pillow's own limit off
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         assert refusal(decode, io.BytesIO(bomb)) == "more than 179 megapixels"
-        assert refusal(read_size, io.BytesIO(bomb)) == "more than 179 megapixels"
+        assert refusal(dimensions, io.BytesIO(bomb)) == "more than 179 megapixels"
 
 
 @pytest.mark.skipif(

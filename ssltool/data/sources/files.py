@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssltool.data.decode import read_size, read_square
+from ssltool.data.decode import dimensions, read_square
 from ssltool.data.sources.base import Source, fingerprint_of
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
@@ -33,7 +33,7 @@ class FileSource(Source):
                     f"--image {path} is no file; name an image, or a folder of them with --data"
                 )
             try:
-                read_size(str(path))
+                dimensions(str(path))
             except UnreadableImage as error:
                 raise DataError(f"--image {path} cannot be read as an image: {error}") from error
         names = [path.name for path in self._paths]
@@ -48,7 +48,7 @@ class FileSource(Source):
         return read_square(str(self._paths[index]), size)
 
     def short_side(self, index: int) -> int:
-        return min(read_size(str(self._paths[index])))
+        return min(dimensions(str(self._paths[index])))
 
     def name(self, index: int) -> str:
         return str(self._paths[index])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import decode, fitted, read_square
+from ssltool.data.decode import decode, dimensions, fitted, read_square
 from ssltool.data.sources.base import ACCEPTED, Source, fingerprint_of
 from ssltool.errors import DataError, UsageError
 
@@ -106,7 +106,7 @@ class FolderSource(Source):
         return fitted(decode(self._path(index), short_side), short_side)
 
     def short_side(self, index: int) -> int:
-        return min(read_size(self._path(index)))
+        return min(dimensions(self._path(index)))
 
     def name(self, index: int) -> str:
         return _printable(self._path(index))

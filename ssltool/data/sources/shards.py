@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import decode, fitted, read_square
+from ssltool.data.decode import decode, dimensions, fitted, read_square
 from ssltool.data.sources.base import ACCEPTED, Source, fingerprint_of
 from ssltool.data.sources.shard_index import (
     INDEX,
@@ -100,7 +100,7 @@ class ShardSource(Source):
         return fitted(decode(self._member(index), short_side), short_side)
 
     def short_side(self, index: int) -> int:
-        return min(read_size(self._member(index)))
+        return min(dimensions(self._member(index)))
 
     def name(self, index: int) -> str:
         shard, local = self._locate(index)

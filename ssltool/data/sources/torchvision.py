@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import decode, fitted, read_square, square
+from ssltool.data.decode import decode, dimensions, fitted, read_square, square
 from ssltool.data.sources.base import Source, fingerprint_of
 from ssltool.errors import DataError, UnknownNameError, UnreadableImage, UsageError
 
@@ -102,7 +102,7 @@ class TorchvisionSource(Source):
 
     def short_side(self, index: int) -> int:
         file = self._file(index)
-        return min(read_size(file) if file else self._image(index).size)
+        return min(dimensions(file) if file else self._image(index).size)
 
     def name(self, index: int) -> str:
         return self._file(index) or f"image {index} of {self._name}"

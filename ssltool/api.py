@@ -1,0 +1,241 @@
+"""The Python API: every command as a function that returns an object and prints nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from ssltool.data.sources.base import Source
+from ssltool.data.sources.registry import DataSpec, open_source
+from ssltool.distributed.collectives import launched
+from ssltool.errors import UsageError
+from ssltool.probing.datasets import LabeledImages
+from ssltool.probing.embed import Embedding
+from ssltool.probing.options import EmbedOptions, ProbeOptions
+from ssltool.runs.config import RunConfig
+from ssltool.runs.folder import Run
+from ssltool.runs.records import ProbeRecord
+
+if TYPE_CHECKING:
+    from ssltool.encoders.encoder import Encoder
+    from ssltool.exporting.export import ExportResult
+    from ssltool.exporting.options import InputForm
+    from ssltool.visualizing.results import FigureResult
+
+# Paths and names as typed after --data, map-style torch datasets, or sources.
+Data = DataSpec | Sequence[DataSpec]
+Weights = Run | str | os.PathLike[str]
+
+
+def pretrain(
+    method: str,
+    data: Data | None = None,
+    *,
+    preset: str | None = None,
+    config: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> Run:
+    """Pretrain an encoder on unlabeled images.
+
+    Args:
+        method: Name of a method, such as ``"jigsaw"``.
+        data: A folder of images, a name such as ``"demo:200"``, a map-style torch ``Dataset`` of
+            images or (image, label), or several of them. Not needed to resume.
+        preset: One of the method's presets.
+        config: TOML or JSON file of options, or a ``run.json`` to repeat.
+        resume: Continue the run in ``out``, or the newest of the method.
+        overwrite: Replace the run in ``out``.
+        progress: Whether to print progress to stderr.
+        **options: Options of ``ssltool pretrain METHOD``, with underscores: ``steps=1000``.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: An option or the data cannot be used.
+        Interrupted: Ctrl-C came; a checkpoint was saved.
+        SslToolError: Anything else the user can mend.
+    """
+    from ssltool.training import launch
+    from ssltool.training.pretrain import pretrain as run_pretraining
+
+    names, source = _named(data)
+    given = {**options, **({"data": names} if names else {})}
+    asked = RunConfig.merged(method, given, preset, Path(config) if config else None)
+    console = _console(progress)
+    devices = 1 if launched() else launch.processes(asked, resume=resume)
+    if devices == 1:
+        summary = run_pretraining(
+            asked, source=source, resume=resume, overwrite=overwrite, console=console
+        )
+        return Run.open(summary.run)
+    if source is not None:
+        raise UsageError(
+            "a dataset object cannot be sent to other processes; give paths, or start the script "
+            "with torchrun"
+        )
+    words = () if progress else ("--quiet",)
+    folder = launch.launch(
+        asked, devices, words, resume=resume, overwrite=overwrite, console=console
+    )
+    return Run.open(folder)
+
+
+def probe(
+    weights: Weights,
+    data: Data,
+    *,
+    test_data: Data | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> ProbeRecord:
+    """Measure what an encoder learned, beside random init and raw pixels.
+
+    Args:
+        weights: A run, a run folder or a weights file.
+        data: Labeled images: a folder per class, or a torch ``Dataset`` of (image, label).
+        test_data: Labeled test images; a fifth of ``data`` is held out without it.
+        progress: Whether to print progress to stderr.
+        **options: Options of ``ssltool probe``, with underscores: ``kind=("linear", "knn")``.
+
+    Raises:
+        UsageError: An option or the data cannot be used.
+        SslToolError: The weights or the images are invalid.
+    """
+    from ssltool.device import choose_device
+    from ssltool.probing.probe import probe as run_probe
+
+    names, source = _named(data)
+    test_names, test_source = _named(test_data)
+    asked = ProbeOptions.checked(
+        **options, weights=_path(weights), data=names, test_data=test_names
+    )
+    images = None
+    if source is not None or test_source is not None:
+        images = LabeledImages(
+            source or names,
+            test_source or test_names,
+            label_file=asked.label_file,
+            seed=asked.seed,
+            batch_size=asked.batch_size,
+            workers=asked.workers,
+            device=choose_device(asked.device),
+        )
+    return run_probe(asked, _console(progress), data=images)
+
+
+def embed(
+    weights: Weights,
+    data: Data,
+    *,
+    to: Path | str | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Embedding:
+    """Compute the features of images.
+
+    Args:
+        weights: A run, a run folder or a weights file.
+        data: Images, as for `pretrain`.
+        to: Also write them to this .safetensors, .npz or .parquet file.
+        progress: Whether to print progress to stderr.
+        **options: Options of ``ssltool embed``, with underscores: ``stage="layer3"``.
+
+    Returns:
+        ``features`` float32 ``[N, D]``, ``names``, ``labels`` int64 ``[N]`` and ``classes``.
+    """
+    from ssltool.probing.embed import compute, write
+
+    names, source = _named(data)
+    target = Path(to) if to else Path("embedding.safetensors")
+    asked = EmbedOptions.checked(**options, weights=_path(weights), data=names, to=target)
+    embedding, _ = compute(asked, _console(progress), source)
+    if to is not None:
+        write(embedding, target)
+    return embedding
+
+
+def export(
+    weights: Weights,
+    to: Path | str,
+    *,
+    form: InputForm | None = None,
+    data: Sequence[str] = (),
+) -> ExportResult:
+    """Write an encoder for other libraries, with a model card beside it; load it back and compare.
+
+    Args:
+        weights: A run, a run folder or a weights file.
+        to: A .safetensors file, with torchvision's key names.
+        form: Input form of an encoder trained on lightness.
+        data: Images on which to measure how close the form comes to the weights.
+    """
+    from ssltool.exporting.export import export as run_export
+
+    return run_export(_path(weights), Path(to), form=form, data=data)
+
+
+def load_encoder(weights: Weights) -> Encoder:
+    """Load an encoder in evaluation mode, with ``.metadata`` and ``.transform``.
+
+    ``encoder(encoder.transform(images))`` maps uint8 images ``[B, 3, S, S]`` to ``[B, D]``.
+
+    Raises:
+        WeightsError: The file is not what it should be; the message says in what.
+    """
+    from ssltool.encoders.weights import load_encoder as load
+
+    return load(_path(weights))
+
+
+def visualize(what: str, weights: Weights | None = None, **options: Any) -> FigureResult:
+    """Draw a figure.
+
+    Args:
+        what: ``predictions``, ``neighbors``, ``features``, ``attribution``, ``filters``,
+            ``permutations`` or ``curves``.
+        weights: A run, a run folder or a weights file; for ``curves`` a run. Not needed for
+            ``permutations``.
+        **options: Options of ``ssltool visualize WHAT``, with underscores: ``to="out.png"``.
+
+    Returns:
+        The path of the figure, shown in notebooks, and the numbers in it.
+    """
+    from ssltool.visualizing.commands import draw
+
+    given = dict(options)
+    if weights is not None:
+        given["runs" if what == "curves" else "weights"] = (
+            (_path(weights),) if what == "curves" else _path(weights)
+        )
+    return draw(what, given)
+
+
+def _named(data: Data | None) -> tuple[tuple[str, ...], Source | None]:
+    """Names to record, and the source if any of the data is an object and not a name."""
+    if data is None:
+        return (), None
+    parts = list(data) if isinstance(data, list | tuple) else [data]
+    paths = [os.fspath(part) for part in parts if isinstance(part, str | os.PathLike)]
+    if len(paths) == len(parts):
+        return tuple(paths), None
+    source = open_source(data)
+    return (f"object: {source.description}",), source
+
+
+def _path(weights: Weights) -> Path:
+    return weights.folder if isinstance(weights, Run) else Path(weights)
+
+
+def _console(progress: bool) -> Console:
+    return Console(stderr=True, quiet=not progress, highlight=False, soft_wrap=True)
+
+
+__all__ = ["embed", "export", "load_encoder", "pretrain", "probe", "visualize"]

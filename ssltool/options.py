@@ -71,6 +71,14 @@ def option(
     )
 
 
+class DeviceOption(Options):
+    """The option of everything that computes; `ssltool.device.choose_device` resolves it."""
+
+    device: DeviceName = option(
+        "auto", "Where to compute; automatic: CUDA, else MPS, else the CPU", panel="Run"
+    )
+
+
 def declared(model: type[BaseModel], name: str) -> dict[str, Any]:
     """The arguments of `option` that pydantic has no place for, by name."""
     extra = model.model_fields[name].json_schema_extra

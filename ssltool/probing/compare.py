@@ -13,7 +13,8 @@ from rich.console import Console
 from ssltool.atomic import atomic_file
 from ssltool.encoders.weights import find_weights
 from ssltool.errors import UsageError
-from ssltool.plotting import charts as chart
+from ssltool.plotting.figures import save_plot
+from ssltool.plotting.records import Bars
 from ssltool.probing.features import POOLED
 from ssltool.probing.measures import MEASURES, Scored
 from ssltool.probing.probe import DOCUMENT, ProbeOptions, probe, protocol_of
@@ -67,7 +68,7 @@ def compare(
     if image is not None:
         values = {row["name"]: row[sort] for row in ordered if sort in row}
         unit = "" if sort == "effective rank" else ", percent"
-        chart.save_figure(chart.bars(values, f"{sort}{unit}", title=_title(document)), image)
+        save_plot(Bars(values, f"{sort}{unit}"), image, _title(document))
     return {
         "rows": ordered,
         "sort": sort,

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.precision import choose_precision
 from ssltool.encoders.transform import InputTransform
-from ssltool.plotting import charts as chart
+from ssltool.plotting.records import Lines
 from ssltool.probing import features, linear
 from ssltool.probing.datasets import LabeledImages, Split
 from ssltool.probing.extraction import Features, Network, random_init
@@ -183,7 +182,7 @@ def series(row: Mapping[str, Any]) -> str:
     return SCRATCH if name.startswith(("random init", SCRATCH)) else f"{name}, fine-tuned"
 
 
-def figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+def plot(rows: Sequence[Mapping[str, Any]]) -> Lines:
     """Accuracy over the number of labeled data, a curve for each kind of features and way of using
     them.
     """
@@ -192,9 +191,7 @@ def figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     names = dict.fromkeys(series(row) for row in rows)
     found = {(series(row), row["images"]): row["accuracy"] for row in rows}
     curves = {name: [found.get((name, count), float("nan")) for count in counts] for name in names}
-    return chart.lines(
-        counts, curves, "labeled images", "test accuracy, percent", title=title, log_x=True
-    )
+    return Lines.shared_x(counts, curves, "labeled images", "test accuracy, percent", log_x=True)
 
 
 def _with_labels(

@@ -22,7 +22,8 @@ from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.weights import find_weights, has_metadata, load_encoder, load_plain
 from ssltool.errors import UsageError
 from ssltool.options import describe_faults
-from ssltool.plotting import charts as chart
+from ssltool.plotting.figures import save_plot
+from ssltool.plotting.records import Bars, Matrix
 from ssltool.probing import label_efficiency as label_curves
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import (
@@ -309,26 +310,18 @@ def _draw(document: Mapping[str, Any], weights: Path, options: ProbeOptions) -> 
         stage = document["rows"][document["best"]]["stage"]
         names = document["classes"]
         counts = torch.tensor(details["confusion"]).double()
-        shares = (100 * counts / counts.sum(1, keepdim=True).clamp_min(1)).numpy()
-        figure = chart.matrix(
-            shares,
-            names,
-            names,
-            "true class",
-            "answer",
-            title=f"{title}, {stage}: answers in % of each class",
-            digits=0,
-        )
-        drawn.append(chart.save_figure(figure, folder / "probe-confusion.png"))
+        percent = 100 * counts / counts.sum(1, keepdim=True).clamp_min(1)
+        confusion = Matrix(percent, names, names, "true class", "predicted class", digits=0)
+        heading = f"{title}, {stage}: predictions in % of each class"
+        drawn.append(save_plot(confusion, folder / "probe-confusion.png", heading))
         known = {name: share for name, share in details["per_class"].items() if share is not None}
-        figure = chart.bars(
-            known, "test accuracy, percent", title=f"{title}, {stage}: accuracy of each class"
-        )
-        drawn.append(chart.save_figure(figure, folder / "probe-classes.png"))
+        heading = f"{title}, {stage}: accuracy of each class"
+        classes = Bars(known, "test accuracy, percent")
+        drawn.append(save_plot(classes, folder / "probe-classes.png", heading))
     few = [row for row in document.get("labels", ()) if "share" in row or "shots" in row]
     if len({row["images"] for row in few}) > 1:
-        figure = label_curves.figure(few, f"{title}: accuracy over labels")
-        drawn.append(chart.save_figure(figure, folder / "probe-labels.png"))
+        heading = f"{title}: accuracy over labels"
+        drawn.append(save_plot(label_curves.plot(few), folder / "probe-labels.png", heading))
     return drawn
 
 

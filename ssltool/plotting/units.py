@@ -30,8 +30,8 @@ def format_value(value: float, unit: str) -> str:
 
 
 def metric_title(name: str) -> str:
-    """A metric's name for display, without the unit."""
-    return name.removesuffix("_db").removesuffix("_nats").replace("_", " ")
+    """A metric's name for display."""
+    return name.replace("_", " ")
 
 
 def axis_label(name: str, unit: str) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source
 from ssltool.distributed.collectives import launched
-from ssltool.errors import UsageError
+from ssltool.errors import UnknownNameError, UsageError
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.embed import Embedding
 from ssltool.probing.options import EmbedOptions, ProbeOptions
@@ -209,13 +209,17 @@ def visualize(what: str, weights: Weights | None = None, **options: Any) -> Figu
         The path of the figure, shown in notebooks, and the numbers in it.
     """
     from ssltool.visualizing.commands import draw
+    from ssltool.visualizing.options import FIGURES
 
+    if what not in FIGURES:
+        raise UnknownNameError("figure", what, FIGURES)
+    model = FIGURES[what].options
     given = dict(options)
     if weights is not None:
-        given["runs" if what == "curves" else "weights"] = (
-            (_path(weights),) if what == "curves" else _path(weights)
-        )
-    return draw(what, given)
+        path = _path(weights)
+        given |= {"runs": (path,)} if "runs" in model.model_fields else {"weights": path}
+    device = given.pop("device", "auto")
+    return draw(what, model.checked(**given), device)
 
 
 def _named(data: Data | None) -> tuple[tuple[str, ...], Source | None]:

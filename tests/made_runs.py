@@ -1,4 +1,4 @@
-"""Run folders as `pretrain` leaves them, made without training."""
+"""Run folders as `pretrain` and `probe` leave them, made without training."""
 
 from __future__ import annotations
 
@@ -8,36 +8,64 @@ from typing import Any
 
 from PIL import Image
 
+from ssltool.methods.base import DataInfo
+from ssltool.runs.records import (
+    Details,
+    FeatureSource,
+    HealthRow,
+    LabelRow,
+    MetricRecord,
+    PrecisionRecord,
+    ProbeRecord,
+    ProbeRow,
+    RunRecord,
+    SourceRecord,
+)
 
-def made_run(
-    folder: Path, *, steps: int = 40, name: str = "jigsaw", description: str = "16 images"
-) -> Path:
+
+def run_record(
+    *,
+    steps: int = 40,
+    method: str = "jigsaw",
+    description: str = "16 images",
+    options: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
+) -> RunRecord:
+    """``run.json`` of a run on 16 images."""
+    return RunRecord(
+        ssltool="0.1.0",
+        method=method,
+        options={
+            "steps": steps,
+            "backbone": "resnet10_w32",
+            "data": ["demo:16"],
+            "seed": 0,
+            "log_every": 10,
+            **(options or {}),
+        },
+        precision=PrecisionRecord(name="fp32", reason="as asked"),
+        source=SourceRecord(description=description, fingerprint="f" * 64),
+        data=DataInfo(
+            count=16,
+            image_size=32,
+            gray=False,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.2, 0.2, 0.2),
+            batch_size=4,
+        ),
+        fingerprint={},
+        metrics=(
+            MetricRecord(name="loss", unit="", chance=3.178),
+            MetricRecord(name="accuracy", unit="fraction", chance=1 / 24),
+        ),
+        environment={"python": "3.11.7", "torch": "2.11", **(environment or {})},
+    )
+
+
+def made_run(folder: Path, record: RunRecord | None = None) -> Path:
     """A run folder as `pretrain` leaves it, without weights."""
     (folder / "figures").mkdir(parents=True)
-    options: dict[str, Any] = {
-        "steps": steps,
-        "backbone": "resnet10_w32",
-        "data": ["demo:16"],
-        "seed": 0,
-    }
-    document = {
-        "format": 1,
-        "ssltool": "0.1.0",
-        "method": name,
-        "options": options,
-        "precision": {"name": "fp32", "reason": "as asked"},
-        "data": {
-            "description": description,
-            "fingerprint": "f" * 64,
-            "count": 16,
-            "image_size": 32,
-            "gray": False,
-        },
-        "task": {},
-        "chance": {"loss": 3.178, "accuracy": 1 / 24},
-        "environment": {"python": "3.11.7", "torch": "2.11"},
-    }
-    (folder / "run.json").write_text(json.dumps(document))
+    (record or run_record()).write(folder / "run.json")
     lines = [
         {
             "step": step,
@@ -57,39 +85,66 @@ def made_run(
     return folder
 
 
-def probed(folder: Path) -> Path:
-    rows = [
-        {
-            "features": "jigsaw",
-            "stage": "pooled",
-            "numbers": 256,
-            "linear": 30.5,
-            "knn20": 28.0,
-            "knn200": 27.0,
-        },
-        {"features": "jigsaw", "stage": "layer1", "numbers": 32, "linear": 9.5},
-        {
-            "features": "random init",
-            "stage": "pooled",
-            "numbers": 256,
-            "linear": 12.25,
-            "knn20": 100.0,
-        },
-        {"features": "random init", "stage": "layer1", "numbers": 32, "linear": 11.0},
-        {"features": "pixels", "stage": "pixels", "numbers": 3072, "linear": 10.0},
-    ]
-    document: dict[str, Any] = {"rows": rows, "best": 0, "classes": ["a", "b"]}
-    document["details"] = {"confusion": [[3, 1], [0, 4]], "per_class": {"a": 75.0, "b": None}}
-    document["health"] = {"jigsaw": {"effective_rank": 17.5, "std": 0.04, "warning": ""}}
-    document["labels"] = [
-        {
-            "features": "jigsaw",
-            "how": "linear",
-            "share": share,
-            "images": 9,
-            "accuracy": 20 * share + 5,
-        }
-        for share in (0.1, 1)
-    ]
-    (folder / "probe.json").write_text(json.dumps(document))
+def probe_record(*, method: str = "jigsaw", classes: tuple[str, ...] = ("a", "b")) -> ProbeRecord:
+    """``probe.json`` of two classes; the pretrained encoder's pooled features are best."""
+    pretrained = FeatureSource(kind="pretrained", method=method, network="resnet10_w32")
+    random_init = FeatureSource(kind="random_init", network="resnet10_w32")
+    pixels = FeatureSource(kind="pixels")
+    return ProbeRecord(
+        weights="encoder.safetensors",
+        method=method,
+        backbone="resnet10_w32",
+        network="resnet10_w32",
+        steps=40,
+        classes=classes,
+        train_images=18,
+        test_images=8,
+        skipped={},
+        rows=(
+            ProbeRow(
+                source=pretrained,
+                stage="pooled",
+                dim=256,
+                accuracy={"linear": 30.5, "knn20": 28.0, "knn200": 27.0},
+            ),
+            ProbeRow(source=pretrained, stage="layer1", dim=32, accuracy={"linear": 9.5}),
+            ProbeRow(
+                source=random_init,
+                stage="pooled",
+                dim=256,
+                accuracy={"linear": 12.25, "knn20": 100.0},
+            ),
+            ProbeRow(source=random_init, stage="layer1", dim=32, accuracy={"linear": 11.0}),
+            ProbeRow(source=pixels, stage="", dim=3072, accuracy={"linear": 10.0}),
+        ),
+        best=0,
+        details=Details(row=0, per_class=(75.0, None), confusion=((3, 1), (0, 4))),
+        health=(
+            HealthRow(
+                source=pretrained,
+                effective_rank=17.5,
+                std=0.04,
+                uniformity=-2.0,
+                alignment=None,
+                warning="",
+            ),
+        ),
+        label_efficiency=tuple(
+            LabelRow(
+                source=pretrained,
+                protocol="linear",
+                fraction=fraction,
+                images=round(18 * fraction),
+                accuracy=20 * fraction + 5,
+            )
+            for fraction in (0.1, 1.0)
+        ),
+        plots=(),
+        protocol={},
+    )
+
+
+def probed(folder: Path, record: ProbeRecord | None = None) -> Path:
+    """A run folder after `probe`."""
+    (record or probe_record()).write(folder / "probe.json")
     return folder

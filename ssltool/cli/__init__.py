@@ -37,11 +37,6 @@ COMMANDS = {
 def _load(name: str) -> Command:
     """The command of a file; see `COMMANDS`."""
     module = importlib.import_module(f"ssltool.cli.{name}")
-    if not hasattr(module, "command"):  # transition: a plain function or a Typer app
-        app = getattr(module, "app", None) or typer.Typer(add_completion=False)
-        if not hasattr(module, "app"):
-            app.command(name)(getattr(module, name))
-        module.command = typer.main.get_command(app)  # type: ignore[attr-defined]
     command: Command = module.command
     return command
 

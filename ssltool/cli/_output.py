@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ssltool.options import Options, option
 
@@ -14,10 +12,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ssltool.runs.tables import Table
-
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
-QuietFlag = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and the result")]
 
 
 class JsonOption(Options):

@@ -1,46 +1,32 @@
-"""``ssltool report RUN``: a run as one page that needs no network."""
+"""``ssltool report``: write one HTML page on one or several runs."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from ssltool.cli._output import JsonFlag, print_json
+from ssltool.cli._flags import command_of
+from ssltool.cli._output import JsonOption, print_json
+from ssltool.visualizing.options import ReportOptions
 
 
-def report(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared")
-    ],
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            "--to",
-            help="HTML file to write; automatic: RUN/report.html, or report.html for several runs",
-        ),
-    ] = None,
-    frames: Annotated[
-        int, typer.Option(min=2, help="Images over time shown of each run at most, evenly spread")
-    ] = 16,
-    json: JsonFlag = False,
-) -> None:
-    """Write one HTML page on runs: options, data, curves, images over time, probes. Needs
-    ssltool[report].
-    """
+def report(options: ReportOptions, output: JsonOption) -> None:
+    """Write one HTML page on runs: curves, predictions over time, probes; needs ssltool[report]."""
     from ssltool.visualizing.report.report import write_report
 
-    result = write_report(runs, to, frames)
-    if json:
-        print_json(result)
+    result = write_report(options.runs, options.to, options.frames)
+    if output.as_json:
+        print_json(result.model_dump(mode="json"))
         return
-    for run in result["runs"]:
-        for line in run["missing"]:
-            typer.echo(f"{run['name']}: {line}", err=True)
-    typer.echo(
-        f"{len(result['runs'])} run{'s' * (len(result['runs']) != 1)}, "
-        f"{result['bytes'] / 1e6:.1f} MB",
-        err=True,
-    )
-    typer.echo(result["path"])
+    for run in result.runs:
+        for line in run.missing:
+            typer.echo(f"{run.name}: {line}", err=True)
+    count = len(result.runs)
+    typer.echo(f"{count} run{'s' * (count != 1)}, {result.bytes / 1e6:.1f} MB", err=True)
+    typer.echo(result.path)
+
+
+command = command_of(
+    "report",
+    report,
+    examples=["ssltool report runs/jigsaw-1", "ssltool report runs/jigsaw-1 runs/npid-1"],
+)

@@ -1,6 +1,4 @@
-"""Points in a plane -> a PNG map of the images that lie there, framed in the colors of their
-classes.
-"""
+"""PNG map of images at points of a plane, framed in the colors of their classes."""
 
 from __future__ import annotations
 
@@ -87,11 +85,11 @@ def save_map(
     return save_image(canvas, path)
 
 
-def class_color(number: int, classes: int) -> Color:
-    """A color for a class; up to ten and up to twenty classes have colors that people tell apart."""
+def class_color(index: int, classes: int) -> Color:
+    """Color of a class; colors of up to twenty classes can be told apart."""
     names = "tab10" if classes <= 10 else "tab20" if classes <= 20 else "hsv"
-    share = number % classes if classes <= 20 else number / classes
-    red, green, blue, _ = (round(255 * part) for part in colormaps[names](share))
+    position = index % classes if classes <= 20 else index / classes
+    red, green, blue, _ = (round(255 * part) for part in colormaps[names](position))
     return red, green, blue
 
 

@@ -1,61 +1,46 @@
-"""The numbers of a run in words, with their units, which are read from their names.
-
-``..._db`` is in decibels, ``..._nats`` in nats; ``loss``, ``log_...``, ``..._similarity`` and what
-concerns the training itself are plain numbers; everything else is a share, shown in percent.
-"""
+"""Units of metrics: how values are written and how axes are labeled."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 Unit = Literal["fraction", "dB", "nats", ""]
 
-_PLAIN = {
-    "loss",
-    "step",
-    "epoch",
-    "grad_norm",
-    "lr",
-    "images_per_s",
-    "effective_rank",
-    "feature_std",
-}
+# Metrics that training and online evaluation report for every method, apart from plain numbers.
+TRAINING_UNITS: dict[str, Unit] = {"knn": "fraction", "data_wait": "fraction"}
 
 
-def is_share(name: str) -> bool:
-    """Whether a number is a share 0..1, to be shown in percent."""
-    return not (
-        name in _PLAIN or name.startswith("log_") or name.endswith(("_similarity", "_nats", "_db"))
-    )
+def display_scale(unit: str) -> float:
+    """Factor from a stored to a displayed value: fractions are displayed in percent."""
+    return 100.0 if unit == "fraction" else 1.0
 
 
-def written(name: str, value: float) -> str:
-    """A number with its unit."""
-    if is_share(name):
-        # A small share, such as the chance of picking one of thousands, keeps two digits.
-        return f"{value:.1%}" if value >= 0.01 or value <= 0 else f"{100 * value:.2g}%"
-    if name.endswith("_nats"):
-        return f"{value:.3f} nats"
-    return f"{value:.1f} dB" if name.endswith("_db") else f"{value:.4g}"
+def format_value(value: float, unit: str) -> str:
+    """A value with its unit."""
+    match unit:
+        case "fraction":
+            # A small fraction, such as the chance level among thousands, keeps two digits.
+            return f"{value:.1%}" if value >= 0.01 or value <= 0 else f"{100 * value:.2g}%"
+        case "nats":
+            return f"{value:.3f} nats"
+        case "dB":
+            return f"{value:.1f} dB"
+        case _:
+            return f"{value:.4g}"
 
 
-def titled(name: str) -> str:
-    """A number's name without its unit."""
-    return name.removesuffix("_db").removesuffix("_nats").replace("_", " ")
+def metric_title(name: str) -> str:
+    """A metric's name for display."""
+    return name.replace("_", " ")
 
 
-def headed(name: str) -> str:
-    """A number's name with its unit, for a chart or a column."""
-    units = {"_db": ", dB", "_nats": ", nats"}
-    unit = next(
-        (words for end, words in units.items() if name.endswith(end)),
-        ", %" if is_share(name) else "",
-    )
-    return titled(name) + unit
+def axis_label(name: str, unit: str) -> str:
+    """A metric's name with its unit, for an axis or a column."""
+    shown = "%" if unit == "fraction" else unit
+    return metric_title(name) + (f", {shown}" if shown else "")
 
 
-def said(name: str, value: float, chance: Mapping[str, float]) -> str:
-    """A number in words, with its unit and what knowing nothing gives."""
-    known = f" (chance {written(name, chance[name])})" if name in chance else ""
-    return f"{titled(name)} {written(name, value)}{known}"
+def describe(name: str, value: float, unit: str, chance: float | None = None) -> str:
+    """A metric in words, with its chance level: ``accuracy 50.0% (chance level 12.5%)``."""
+    level = "" if chance is None else f" (chance level {format_value(chance, unit)})"
+    return f"{metric_title(name)} {format_value(value, unit)}{level}"

@@ -12,7 +12,8 @@ from rich.console import Console
 from ssltool.atomic import atomic_file
 from ssltool.encoders.weights import find_weights
 from ssltool.errors import CheckpointError, UsageError
-from ssltool.plotting import charts
+from ssltool.plotting.figures import save_plot
+from ssltool.plotting.records import Bars
 from ssltool.probing.measures import RowCache
 from ssltool.probing.options import CompareOptions, ProbeOptions
 from ssltool.probing.probe import open_inputs, protocol_of, run_probe
@@ -134,8 +135,7 @@ def compare(options: CompareOptions, console: Console | None = None) -> Comparis
             row.name: row.values[options.sort] for row in ordered if options.sort in row.values
         }
         unit = "" if options.sort == EFFECTIVE_RANK else ", percent"
-        figure = charts.bars(values, f"{options.sort}{unit}", title=last.data_summary())
-        charts.save_figure(figure, options.to)
+        save_plot(Bars(values, f"{options.sort}{unit}"), options.to, last.data_summary())
     return Comparison(
         rows=tuple(ordered),
         sort=options.sort,

@@ -1,80 +1,89 @@
-"""Plots of a probe's record: confusion matrix, accuracy per class, label efficiency."""
+"""Plots of a probe's record: stages, confusion matrix, accuracy per class, label efficiency."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
-from ssltool.plotting import charts
+from ssltool.plotting.figures import save_plot
+from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Series
 from ssltool.runs.records import ProbeRecord
 
 _MAX_CLASSES = 60  # of a legible confusion matrix
 
 
 def draw_plots(record: ProbeRecord, folder: Path) -> list[Path]:
-    """Write the plots of a record as PNG files.
+    """Write the plots of a record as PNG files ``probe-NAME.png``; return them."""
+    title = f"{record.method}, {record.backbone}"
+    return [
+        save_plot(plot, folder / f"probe-{name}.png", f"{title}: {heading}")
+        for name, (heading, plot) in record_plots(record).items()
+    ]
 
-    Returns:
-        The files, those for which the record has data.
-    """
-    figures = {
-        "probe-confusion.png": confusion_plot(record),
-        "probe-classes.png": class_plot(record),
-        "probe-labels.png": label_efficiency_plot(record),
+
+def record_plots(record: ProbeRecord) -> dict[str, tuple[str, Plot]]:
+    """The plots for which a record has data: name -> heading and plot."""
+    stage = "" if record.best is None else f" at {record.rows[record.best].stage}"
+    plots: dict[str, tuple[str, Plot | None]] = {
+        "stages": ("linear probe of each stage", stage_accuracy(record)),
+        "labels": ("label efficiency", label_efficiency(record)),
+        "confusion": (f"predictions in % of each class{stage}", confusion(record)),
+        "classes": (f"accuracy of each class{stage}", class_accuracy(record)),
     }
-    return [charts.save_figure(figure, folder / name) for name, figure in figures.items() if figure]
+    return {name: (heading, plot) for name, (heading, plot) in plots.items() if plot is not None}
 
 
-def confusion_plot(record: ProbeRecord) -> Figure | None:
+def stage_accuracy(record: ProbeRecord) -> Lines | None:
+    """Linear accuracy over the stages, one curve per source; None without stages."""
+    series: dict[str, tuple[list[str], list[float]]] = {}
+    levels = []
+    for row in record.rows:
+        accuracy, label = row.accuracy.get("linear"), row.source.label()
+        if accuracy is None:
+            continue
+        if not row.stage:  # raw pixels and the majority class
+            levels.append(Level(accuracy, f"{label} {accuracy:.1f} %"))
+            continue
+        x, y = series.setdefault(label, ([], []))
+        x.append(row.stage)
+        y.append(accuracy)
+    if all(len(x) < 2 for x, _ in series.values()):
+        return None
+    curves = {name: Series(x, y) for name, (x, y) in series.items()}
+    return Lines(curves, "stage", "test accuracy, %", levels)
+
+
+def label_efficiency(record: ProbeRecord) -> Lines | None:
+    """Accuracy over the number of labeled images, one curve per source and protocol; None with
+    fewer than two points.
+    """
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    rows = [row for row in record.label_efficiency if row.protocol != "scratch"]
+    for row in sorted(rows, key=lambda row: row.images):
+        x, y = series.setdefault(row.curve(), ([], []))
+        x.append(row.images)
+        y.append(row.accuracy)
+    if len({row.images for row in rows}) < 2:
+        return None
+    curves = {name: Series(x, y) for name, (x, y) in series.items()}
+    return Lines(curves, "labeled images", "test accuracy, %", log_x=True)
+
+
+def confusion(record: ProbeRecord) -> Matrix | None:
     """Predictions of the best row in percent of each true class; None without them."""
     if record.details is None or len(record.classes) > _MAX_CLASSES:
         return None
     counts = torch.tensor(record.details.confusion).double()
-    return charts.matrix(
-        (100 * counts / counts.sum(1, keepdim=True).clamp_min(1)).numpy(),
-        record.classes,
-        record.classes,
-        "true class",
-        "predicted class",
-        title=f"{_best_row(record)}: predictions in % of each class",
-        digits=0,
+    percent = 100 * counts / counts.sum(1, keepdim=True).clamp_min(1)
+    return Matrix(
+        percent, record.classes, record.classes, "true class", "predicted class", digits=0
     )
 
 
-def class_plot(record: ProbeRecord) -> Figure | None:
-    """Accuracy of the best row for each class that has test images; None without predictions."""
+def class_accuracy(record: ProbeRecord) -> Bars | None:
+    """Accuracy of the best row for each class with test images; None without predictions."""
     if record.details is None or len(record.classes) > _MAX_CLASSES:
         return None
     accuracies = zip(record.classes, record.details.per_class, strict=True)
-    return charts.bars(
-        {name: value for name, value in accuracies if value is not None},
-        "test accuracy, percent",
-        title=f"{_best_row(record)}: accuracy of each class",
-    )
-
-
-def label_efficiency_plot(record: ProbeRecord) -> Figure | None:
-    """Accuracy over the number of labeled images, one curve per source and protocol; None with
-    fewer than two points.
-    """
-    rows = [row for row in record.label_efficiency if row.protocol != "scratch"]
-    counts = sorted({row.images for row in rows})
-    if len(counts) < 2:
-        return None
-    accuracy = {(row.curve(), row.images): row.accuracy for row in rows}
-    curves = dict.fromkeys(row.curve() for row in rows)
-    return charts.lines(
-        counts,
-        {name: [accuracy.get((name, n), float("nan")) for n in counts] for name in curves},
-        "labeled images",
-        "test accuracy, percent",
-        title=f"{record.method}, {record.backbone}: label efficiency",
-        log_x=True,
-    )
-
-
-def _best_row(record: ProbeRecord) -> str:
-    assert record.best is not None, "details are of the best row"
-    return f"{record.method}, {record.backbone}, {record.rows[record.best].stage}"
+    return Bars({n: value for n, value in accuracies if value is not None}, "test accuracy, %")

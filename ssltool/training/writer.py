@@ -22,7 +22,7 @@ from ssltool.training.loop import StepReport
 from ssltool.training.metrics import Meter
 from ssltool.training.tensorboard import TENSORBOARD, TensorBoard
 from ssltool.training.trainer import Trainer
-from ssltool.visualizing.snapshots import Place, draw
+from ssltool.visualizing.snapshots import draw_snapshot, draw_start
 
 _PLATEAU = 500  # steps after which a loss still at the chance level is worth a remark
 _MONITORED = 64  # images whose features are monitored for a collapse
@@ -229,8 +229,12 @@ class RunWriter:
     def _draw(self, step: int) -> None:
         """Draw the data and the task (at the start) or predictions (later)."""
         trainer, options = self._trainer, self._trainer.config.run
-        place = Place(self._folder / FIGURES, step, options.seed, trainer.device)
-        size = options.image_size if step else options.load_size or options.image_size
-        for name, path in draw(trainer.method, trainer.source, size, place).items():
+        folder, size, seed = self._folder / FIGURES, options.image_size, options.seed
+        method, source = trainer.method, trainer.source
+        if step:
+            figures = draw_snapshot(method, source, size, folder, step=step, seed=seed)
+        else:
+            figures = draw_start(method, source, options.load_size or size, folder, seed=seed)
+        for name, path in figures.items():
             if self._board is not None:
                 self._board.figure(name, path, step)

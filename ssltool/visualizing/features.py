@@ -1,27 +1,44 @@
-"""Images of a task, of what a network answers, of features, filters, permutation sets and training
-curves.
-"""
+"""Figure of images arranged by their features: principal components or t-SNE."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ssltool.data.sample import sample
-from ssltool.device import best_device
-from ssltool.encoders.transform import InputTransform
-from ssltool.encoders.weights import find_weights, load_encoder
+from ssltool.device import choose_device
 from ssltool.errors import UsageError
+from ssltool.options import DeviceName
 from ssltool.plotting.thumbnail_map import save_map
-from ssltool.plotting.units import said as said
 from ssltool.probing.features import POOLED, extract, recalibrate_batch_norm
-from ssltool.visualizing.sources import png, sources_of
+from ssltool.visualizing.loading import load_pretrained, open_images, sheet_path
+from ssltool.visualizing.results import FigureResult
 
-_READ = 128  # images of a map whose features are read at a time
+_BATCH = 128
+
+
+class FeaturesFigure(FigureResult):
+    """What `draw_features` drew.
+
+    Attributes:
+        method: Pretext task of the weights.
+        images: Number of images.
+        classes: Number of classes of the data; 0 without labels.
+        variance: Fraction of the variance along the two principal components; None for t-SNE.
+    """
+
+    method: str
+    images: int
+    classes: int
+    variance: float | None
+
+    def summary(self) -> list[str]:
+        """Variance along the map's axes."""
+        return [] if self.variance is None else [f"variance {self.variance:.1%}"]
 
 
 def draw_features(
@@ -29,82 +46,78 @@ def draw_features(
     path: Path,
     *,
     data: Sequence[str] = (),
-    kind: str = "pca",
+    kind: Literal["pca", "tsne"] = "pca",
     count: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Draw a map of images by their pooled features; frames have the colors of the classes if there
-    are any.
+    device: DeviceName = "auto",
+) -> FeaturesFigure:
+    """Draw a map of images by their pooled features, framed in the colors of their classes.
 
     Args:
         weights: Run folder or weights file.
         path: PNG to write.
-        data: Images; those of the run if empty.
-        kind: ``pca``, the plane of the largest variance, or ``tsne``, which keeps neighbors
-            together.
-        count: Most images, evenly spread over the data.
-        seed: Of t-SNE.
-
-    Returns:
-        The path and the numbers of images; for ``pca`` the share of the variance that the map
-        shows.
+        data: Images; the run's own if empty.
+        kind: ``pca`` for the two principal components, ``tsne`` to preserve neighborhoods.
+        count: Largest number of images, evenly spread over the data.
+        seed: Seed of t-SNE.
+        device: Where to compute, see `ssltool.device.choose_device`.
 
     Raises:
-        UsageError: t-SNE's package is not installed, or there are too few images.
+        UsageError: scikit-learn is not installed, there are fewer than 4 images, or the weights
+            belong to no run and no images were named.
     """
-    source, _ = sources_of(weights, data)
-    encoder = load_encoder(find_weights(weights)).to(best_device())
-    metadata = encoder.metadata
-    assert metadata is not None, "load_encoder attaches it"
-    images, places = sample(source, metadata.read_size, count)
+    sheet, where = sheet_path(path), choose_device(device)
+    source = open_images(weights, data).source
+    encoder, metadata, transform, size = load_pretrained(weights, where)
+    images, index = sample(source, size, count)
     if len(images) < 4:
         raise UsageError(
             f"a map needs 4 images or more, but {source.description} has {len(images)}; name "
             "more --data"
         )
-    reader = InputTransform.of(metadata)
-    parts = torch.split(images.to(best_device()), _READ)
-    recalibrate_batch_norm(encoder, parts, reader)
-    # Cosine similarity is what neighbors are measured by, so lengths are left out of the map, too.
-    features = nn.functional.normalize(extract(encoder, parts, reader)[POOLED]).double().cpu()
-    points, share = principal_plane(features) if kind == "pca" else (_tsne(features, seed), None)
-    labels = [label for place in places.tolist() if (label := source.label(place)) is not None]
+    batches = torch.split(images.to(where), _BATCH)
+    recalibrate_batch_norm(encoder, batches, transform)
+    # Neighbors are compared by cosine similarity, so the map leaves lengths out as well.
+    features = nn.functional.normalize(extract(encoder, batches, transform)[POOLED]).double().cpu()
+    variance = None
+    if kind == "pca":
+        points, variance = principal_plane(features)
+    else:
+        points = _tsne(features, seed)
+    labels = [label for i in index.tolist() if (label := source.label(i)) is not None]
     if len(labels) < len(images) or len(source.classes) < 2:
         labels = []
-    kind_said = "t-SNE" if share is None else f"principal components, {share:.0%} of the variance"
-    title = f"{metadata.method}, pooled features of {len(images):,} of {source.description}: {kind_said}"
-    path = png(path)
-    save_map(
-        points.numpy(),
-        images,
-        path,
-        labels=labels,
-        classes=source.classes if labels else (),
-        title=title,
+    axes = "t-SNE"
+    if variance is not None:
+        axes = f"principal components, {variance:.0%} of the variance"
+    title = f"{metadata.method}, pooled features of {len(images):,} of {source.description}: {axes}"
+    classes = source.classes if labels else ()
+    save_map(points.numpy(), images, sheet, labels=labels, classes=classes, title=title)
+    return FeaturesFigure(
+        path=sheet,
+        method=metadata.method,
+        images=len(images),
+        classes=len(source.classes),
+        variance=variance,
     )
-    found = {} if share is None else {"variance": share}
-    return {
-        "path": str(png(path)),
-        "method": metadata.method,
-        "images": len(images),
-        "classes": len(source.classes),
-        **found,
-    }
 
 
 def principal_plane(features: Tensor) -> tuple[Tensor, float]:
-    """Coordinates ``[N, 2]`` of features ``[N, D]`` on their two principal components, and their
-    share of the variance.
+    """Project features on their two principal components.
 
-    Signs are chosen so that the largest weight of each component is positive: the same features
-    give the same map.
+    The largest weight of each component is positive, so that the same features give the same map.
+
+    Args:
+        features: float ``[N, D]``.
+
+    Returns:
+        Coordinates ``[N, 2]``, and the fraction of the variance along them.
     """
     centered = features - features.mean(dim=0)
     _, spread, axes = torch.linalg.svd(centered, full_matrices=False)
     axes = axes[:2] * axes[:2].gather(1, axes[:2].abs().argmax(dim=1, keepdim=True)).sign()
-    return centered @ axes.T, float(
-        spread[:2].square().sum() / spread.square().sum().clamp_min(1e-12)
-    )
+    variances = spread.square()
+    return centered @ axes.T, float(variances[:2].sum() / variances.sum().clamp_min(1e-12))
 
 
 def _tsne(features: Tensor, seed: int) -> Tensor:
@@ -117,7 +130,5 @@ def _tsne(features: Tensor, seed: int) -> Tensor:
             "'ssltool[maps]', or --map pca"
         ) from error
     perplexity = min(30.0, (len(features) - 1) / 3)
-    found = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(
-        features.numpy()
-    )
-    return torch.from_numpy(found).double()
+    embedding = TSNE(init="pca", perplexity=perplexity, random_state=seed)
+    return torch.from_numpy(embedding.fit_transform(features.numpy())).double()

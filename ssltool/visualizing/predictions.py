@@ -1,6 +1,4 @@
-"""Images of a task, of what a network answers, of features, filters, permutation sets and training
-curves.
-"""
+"""Figure of a run's predictions beside the ground truth, with its metrics."""
 
 from __future__ import annotations
 
@@ -9,125 +7,146 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ssltool.data.sample import sample
 from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
+from ssltool.device import choose_device
 from ssltool.errors import UsageError
 from ssltool.methods.base import Loss, Method
-from ssltool.plotting import charts as chart
-from ssltool.plotting.records import Lines, Matrix, Points
+from ssltool.options import DeviceName
 from ssltool.plotting.sheet import save_sheet
-from ssltool.plotting.units import said as said
+from ssltool.plotting.units import Unit, describe
 from ssltool.runs.folder import Run
-from ssltool.visualizing.sampling import spread, with_indexed_images
-from ssltool.visualizing.sources import png
+from ssltool.visualizing.loading import sheet_path
+from ssltool.visualizing.results import FigureResult
+from ssltool.visualizing.sampling import SAMPLE, spread_indices, with_training_images
+from ssltool.visualizing.task_plots import save_task_plots
 
-_SCORED = 512  # images that are scored for the metrics in the title
 _BATCH = 64
 
 
+class Score(BaseModel):
+    """A metric over the scored images.
+
+    Attributes:
+        name: Of the metric.
+        value: Mean over the images.
+        unit: How the value is written.
+        chance: Chance level; None if there is none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    value: float
+    unit: Unit
+    chance: float | None
+
+    def __str__(self) -> str:
+        return describe(self.name, self.value, self.unit, self.chance)
+
+
+class PredictionsFigure(FigureResult):
+    """What `draw_predictions` drew and measured.
+
+    Attributes:
+        method: Name of the method.
+        images: Number of images scored.
+        scores: Metrics, the loss first.
+    """
+
+    method: str
+    images: int
+    scores: tuple[Score, ...]
+
+    def summary(self) -> list[str]:
+        """Each metric next to its chance level."""
+        return [str(score) for score in self.scores]
+
+
 def draw_predictions(
-    folder: Path,
+    weights: Path,
     path: Path,
     *,
-    name: str | None = None,
+    method: str | None = None,
     data: Sequence[str] = (),
     image: Sequence[Path] = (),
     count: int = 6,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Draw what a run's network answers beside the truth, and score it on up to 512 images.
+    device: DeviceName = "auto",
+) -> PredictionsFigure:
+    """Draw a run's predictions beside the ground truth, and score it on up to 512 images.
 
     Args:
-        folder: A run folder.
-        path: PNG to write; charts beside it may be SVG or PDF by its suffix.
-        name: The method expected, to catch a mistaken folder.
-        data: Images to ask about; the run's own if empty.
-        image: Ask about these files instead.
-        count: Rows drawn.
-        seed: Seed of the puzzles.
+        weights: Run folder, or the weights file in it.
+        path: PNG to write; plots beside it may be SVG or PDF by its suffix.
+        method: The method expected, to catch a mistaken folder.
+        data: Images to predict on; the run's own if empty.
+        image: Predict on these files instead.
+        count: Images drawn.
+        seed: Seed of the task.
+        device: Where to compute, see `ssltool.device.choose_device`.
+
+    Raises:
+        UsageError: There is no such run, or it is of another method.
+        CheckpointError: The run has no checkpoint yet, or it is damaged.
     """
-    sheet = png(path)
-    run = Run.open(folder)
-    if name is not None and name != run.config.method:
-        raise UsageError(f"{folder} is a run of {run.config.method}, not of {name}")
-    source = FileSource(image) if image else open_source(tuple(data) or run.config.run.data)
-    images, index = sample(source, run.config.data.image_size, _SCORED)
-    # Chance levels of a task that compares the images of a batch are those of the scored batches.
-    method = run.load_method(batch_size=len(images) // _batches(images))
+    sheet, where = sheet_path(path), choose_device(device)
+    run = Run.open(weights)
+    name, size, training = run.config.method, run.config.data.image_size, run.config.run.data
+    if method is not None and method != name:
+        raise UsageError(f"{weights} is a run of {name}, not of {method}")
+    source = FileSource(image) if image else open_source(tuple(data) or training)
+    images, index = (part.to(where) for part in sample(source, size, SAMPLE))
     if source.fingerprint() != run.record.source.fingerprint:
-        index = (
-            index + run.config.data.count
-        )  # images that the run has not seen are numbered after its own
-    scores = score(method, images, index, seed)
-    chosen = spread(images, count)
-    predictions = method.figures.draw_predictions(
-        method, images[chosen], index[chosen], torch.Generator().manual_seed(seed)
+        # Images unseen in training are numbered after those seen.
+        index = index + run.config.data.count
+    # Chance levels of a task that compares the images of a batch are those of the scored batches.
+    trained = run.load_method(batch_size=len(images) // _batches(images)).to(where)
+    scores = score(trained, images, index, seed)
+    chosen = spread_indices(images, count)
+    generator = torch.Generator().manual_seed(seed)
+    predictions = trained.figures.draw_predictions(
+        trained, images[chosen], index[chosen], generator
     )
     if predictions.indices:
-        predictions = with_indexed_images(
-            predictions, open_source(run.config.run.data), run.config.data.image_size
-        )
-    numbers = ", ".join(
-        said(key, value, method.chance) for key, value in scores.items() if key != "loss"
-    )
-    scored = "" if len(images) == len(source) else f"{len(images)} of "
-    title = f"{run.config.method} on {scored}{source.description}: {numbers}"
+        predictions = with_training_images(predictions, open_source(training), size)
+    metrics = ", ".join(str(metric) for metric in scores if metric.name != "loss")
+    part = "" if len(images) == len(source) else f"{len(images)} of "
+    title = f"{name} on {part}{source.description}: {metrics}"
     save_sheet(predictions.images, sheet, captions=predictions.captions, title=title)
-    return {
-        "path": str(sheet),
-        "charts": _draw_charts(method, images, index, path, seed),
-        "method": run.config.method,
-        "images": len(images),
-        **scores,
-        "chance": method.chance,
-    }
+    plots = save_task_plots(trained, images, index, path, seed)
+    return PredictionsFigure(
+        path=sheet, plots=plots, method=name, images=len(images), scores=scores
+    )
 
 
 @torch.no_grad()
-def _draw_charts(
-    method: Method[Any, Any], images: Tensor, index: Tensor, path: Path, seed: int
-) -> list[str]:
-    """Draw the method's charts beside the sheet ``path``, as ``NAME-chart-name`` with its suffix;
-    their paths.
-    """
-    drawn = []
-    generator = torch.Generator().manual_seed(seed)
-    for name, plot in method.figures.plots(method, images, index, generator).items():
-        title = f"{name}, {len(images)} images"
-        match plot:
-            case Matrix():
-                figure = chart.matrix(plot.values.numpy(), *plot[1:], title=title)
-            case Lines():
-                figure = chart.lines(*plot, title=title)
-            case Points(x, y, colors, sizes, x_label, y_label):
-                plane = [part.numpy() for part in (x, y, colors, sizes)]
-                figure = chart.points(
-                    plane[0], plane[1], plane[2], plane[3], x_label, y_label, title=title
-                )
-        place = path.with_name(f"{path.stem}-{name.replace(' ', '-')}{path.suffix}")
-        drawn.append(str(chart.save_figure(figure, place)))
-    return drawn
+def score(method: Method[Any, Any], images: Tensor, index: Tensor, seed: int) -> tuple[Score, ...]:
+    """Loss and metrics of a trained method over images, in evaluation mode.
 
-
-@torch.no_grad()
-def score(method: Method[Any, Any], images: Tensor, index: Tensor, seed: int) -> dict[str, float]:
-    """A trained method's loss and numbers over images, in evaluation mode (no guards, central
-    geometry).
+    Args:
+        method: Of the run.
+        images: uint8 ``[N, 3, S, S]``.
+        index: int64 ``[N]``.
+        seed: Seed of the task.
     """
     method.eval()
     generator = torch.Generator()
     totals: dict[str, float] = {}
     parts = _batches(images)
-    for part, places in zip(
-        torch.tensor_split(images, parts), torch.tensor_split(index, parts), strict=True
-    ):
-        loss: Loss = method(method.view(part, places, generator.manual_seed(seed)))
-        for key, value in {"loss": loss.value, **loss.metrics}.items():
-            totals[key] = totals.get(key, 0.0) + float(value) * len(part) / len(images)
-    return totals
+    for batch, which in zip(images.tensor_split(parts), index.tensor_split(parts), strict=True):
+        loss: Loss = method(method.view(batch, which, generator.manual_seed(seed)))
+        for name, value in {"loss": loss.value, **loss.metrics}.items():
+            totals[name] = totals.get(name, 0.0) + float(value) * len(batch) / len(images)
+    return tuple(
+        Score(name=metric.name, value=totals[metric.name], unit=metric.unit, chance=metric.chance)
+        for metric in method.metrics
+        if metric.name in totals
+    )
 
 
 def _batches(images: Tensor) -> int:

@@ -98,7 +98,7 @@ def _errors(method: Colorization, views: list[ColorizationView]) -> Lines:
                 float(((error <= most) * weight).sum() / weight.sum()) for most in axis
             ]
     label = "distance from the true color in (a, b), at most"
-    return Lines(axis.tolist(), curves, label, "share of the pixels")
+    return Lines.shared_x(axis.tolist(), curves, label, "share of the pixels")
 
 
 def _chroma(method: Colorization, views: list[ColorizationView]) -> Lines:
@@ -111,7 +111,7 @@ def _chroma(method: Colorization, views: list[ColorizationView]) -> Lines:
         name: [float((ab.norm(dim=1) >= least).float().mean()) for least in axis]
         for name, ab in colors.items()
     }
-    return Lines(axis.tolist(), curves, "chroma, at least", "share of the pixels")
+    return Lines.shared_x(axis.tolist(), curves, "chroma, at least", "share of the pixels")
 
 
 def _decoded(method: Colorization, views: list[ColorizationView], temperature: float) -> Tensor:

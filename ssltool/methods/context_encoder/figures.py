@@ -90,7 +90,7 @@ def plots(
     if reached == _LARGEST_DEPTH:
         label += f" (the last: {_LARGEST_DEPTH} or more)"
     x = [float(step) for step in range(1, reached + 1)]
-    return {"seam": Lines(x, curves, label, "mean absolute error, %")}
+    return {"seam": Lines.shared_x(x, curves, label, "mean absolute error, %")}
 
 
 def _inpainted(method: ContextEncoder, view: ContextEncoderView) -> Tensor:

@@ -173,7 +173,7 @@ def _reach(method: Cpc, images: Tensor, index: Tensor, generator: torch.Generato
         "first pixel row of its nearest target": limit,
     }
     x = [float(i) for i in contexts]
-    return Lines(x, curves, "row of the context", "pixel row, in the direction")
+    return Lines.shared_x(x, curves, "row of the context", "pixel row, in the direction")
 
 
 def _influence(method: Cpc, image: Tensor, direction: Direction, row: int, column: int) -> Tensor:

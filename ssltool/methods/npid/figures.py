@@ -84,4 +84,4 @@ def plots(
     }
     middles = ((edges[1:] + edges[:-1]) / 2).tolist()
     label = f"share of the pairs in bins of {2 / _BINS:g}"
-    return {"similarities": Lines(middles, histograms, "similarity (cosine)", label)}
+    return {"similarities": Lines.shared_x(middles, histograms, "similarity (cosine)", label)}

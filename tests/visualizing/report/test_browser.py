@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import made_run, probed
+from made_runs import made_run, probed, run_record
 
 from ssltool.visualizing.report.report import write_report
 
@@ -39,29 +39,26 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    first = probed(made_run(folder / "one"))
-    document = json.loads((first / "run.json").read_text())
-    document["options"]["a_long_option"] = "/a/very/long/path/without/any/space/" * 8
-    (first / "run.json").write_text(json.dumps(document))
-    second = made_run(
-        folder / ("two-" * 20), steps=100, name="<script>alert(1)</script>", description="x" * 200
-    )
+    path = "/a/very/long/path/without/any/space/" * 8
+    first = probed(made_run(folder / "one", run_record(options={"a_long_option": path})))
+    record = run_record(steps=100, method="<script>alert(1)</script>", description="x" * 200)
+    second = made_run(folder / ("two-" * 20), record)
     write_report([first, second], folder / "page.html")
     return folder / "page.html"
 
 
 class Opened:
-    """A page with everything it said and asked for since it was opened."""
+    """A page with its messages and requests since it was opened."""
 
     def __init__(self, browser: Any, file: Path, **context: Any) -> None:
         self.context = browser.new_context(**context)
         self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.messages.append(dialog.message))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(file.as_uri())
         self.page.evaluate(
             "for (const part of document.querySelectorAll('details')) part.open = true"
@@ -104,8 +101,8 @@ def opened(browser: Any, page_file: Path) -> Iterator[Any]:
 
 def test_it_loads_without_an_error_or_a_request(opened: Any, page_file: Path) -> None:
     one = opened()
-    assert one.said == []
-    assert [url for url in one.asked if not url.startswith(("data:", "blob:"))] == [
+    assert one.messages == []
+    assert [url for url in one.requests if not url.startswith(("data:", "blob:"))] == [
         page_file.as_uri()
     ]
     drawn = one.page.evaluate("document.querySelectorAll('.plot .main-svg').length")
@@ -136,8 +133,8 @@ def test_tables_sort_by_numbers_and_words(opened: Any) -> None:
     table = page.locator("table", has=page.get_by_role("button", name="linear", exact=True)).first
 
     def column(number: int) -> list[str]:
-        found: list[str] = table.locator(f"tbody td:nth-child({number})").all_inner_texts()
-        return found
+        texts: list[str] = table.locator(f"tbody td:nth-child({number})").all_inner_texts()
+        return texts
 
     linear = table.get_by_role("button", name="linear", exact=True)
     linear.click()
@@ -145,7 +142,7 @@ def test_tables_sort_by_numbers_and_words(opened: Any) -> None:
     linear.press("Enter")
     assert column(4) == ["30.5", "12.25", "11", "10", "9.5"]
     assert table.locator("th").nth(3).get_attribute("aria-sort") == "descending"
-    table.get_by_role("button", name="20 neighbors").click()
+    table.get_by_role("button", name="kNN, k = 20").click()
     assert column(5) == ["28", "100", "", "", ""]  # what is empty comes last
     table.get_by_role("button", name="features").click()
     assert column(1) == sorted(column(1))

@@ -1,6 +1,4 @@
-"""The page on runs, read as text; what a browser makes of it is tested in
-``test_report_browser.py``.
-"""
+"""The report as text; what a browser makes of it is tested in ``test_browser.py``."""
 
 from __future__ import annotations
 
@@ -11,175 +9,172 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import made_run, probed
+from made_runs import made_run, probe_record, probed, run_record
 from PIL import Image
 
 from ssltool.cli import run as command
 from ssltool.errors import UsageError
-from ssltool.visualizing.report.report import read_page, write_report
+from ssltool.visualizing.report.reading import read_run_files
+from ssltool.visualizing.report.report import Report, write_report
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(2)>&'
 
 
 class Tags(HTMLParser):
-    """The elements of a page, their attributes and the data of its charts."""
+    """The elements of a page and their attributes."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
 
-def charts(text: str) -> list[dict[str, Any]]:
+def figures(text: str) -> list[dict[str, Any]]:
+    """The plotly figures of a page, by the order of their elements."""
     head = '<script type="application/json" id="charts">'
-    found: list[dict[str, Any]] = json.loads(text.partition(head)[2].partition("</script>")[0])
-    return found
+    document = json.loads(text.partition(head)[2].partition("</script>")[0])
+    ids = [a["id"] for _, a in Tags(text).tags if (a.get("class") or "").startswith("plot")]
+    assert sorted(ids) == sorted(figure["id"] for figure in document["figures"])
+    by_id: dict[str, dict[str, Any]] = {figure["id"]: figure for figure in document["figures"]}
+    return list(by_id.values())
 
 
-def written(tmp_path: Path, *folders: Path) -> tuple[str, dict[str, Any]]:
+def written(tmp_path: Path, *folders: Path) -> tuple[str, Report]:
     result = write_report(folders, tmp_path / "page.html")
     return (tmp_path / "page.html").read_text(), result
 
 
 def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
     text, result = written(tmp_path, probed(made_run(tmp_path / "one")))
-    assert result["runs"] == [
-        {
-            "name": "one",
-            "folder": str(tmp_path / "one"),
-            "method": "jigsaw",
-            "step": 40,
-            "missing": [],
-        }
-    ]
-    assert result["bytes"] == (tmp_path / "page.html").stat().st_size
+    (run,) = result.runs
+    assert (run.name, run.folder, run.method) == ("one", tmp_path / "one", "jigsaw")
+    assert (run.step, run.missing) == (40, ())
+    assert result.bytes == (tmp_path / "page.html").stat().st_size
     for words in (
         "finished, 40 steps",
         "16 images",
         "after step 20",
         "resnet10_w32",
         "30.5%",
+        "chance level 4.2%",
         "2.11",
         "demo:16",
         "17.5",
+        "18 training images, 8 test images, 2 classes, chance level 50 %",
     ):
         assert words in text
-    drawn = {chart["title"]: chart for chart in charts(text)}
-    assert drawn["accuracy, %"]["chance"] == [
-        {"name": "chance 4.17", "y": pytest.approx(100 / 24), "color": None}
-    ]
-    assert drawn["accuracy, %"]["series"][0]["y"] == [10, 20, 30, 40]
-    assert drawn["loss"]["series"][0]["x"] == [10, 20, 30, 40]
-    assert drawn["answers in % of each class"]["z"] == [[75, 25], [0, 100]]
-    stages = drawn["linear probe of each stage, accuracy in %"]
-    assert [series["name"] for series in stages["series"]] == ["jigsaw", "random init"]
-    assert stages["chance"] == [{"name": "pixels 10.0 %", "y": 10, "color": None}]
+    loss, accuracy, lr, speed, stages, labels, confusion, classes = figures(text)
+    assert loss["data"][0]["x"] == [10, 20, 30, 40]
+    assert loss["data"][0]["y"] == pytest.approx([3.1, 3, 2.9, 2.8])
+    assert accuracy["data"][0]["y"] == [10, 20, 30, 40]
+    assert accuracy["layout"]["shapes"][0]["y0"] == pytest.approx(100 / 24)
+    assert accuracy["layout"]["annotations"][0]["text"] == "chance level 4.17"
+    assert (lr["data"][0]["y"][0], speed["data"][0]["y"][0]) == (0.001, 50)
+    assert [trace["name"] for trace in stages["data"][:2]] == ["jigsaw", "random init"]
+    assert stages["layout"]["annotations"][0]["text"] == "raw pixels 10.0 %"
+    assert labels["data"][0]["x"] == [2, 18]
+    assert confusion["data"][0]["z"] == [[75, 25], [0, 100]]
+    assert (classes["data"][0]["y"], classes["data"][0]["x"]) == (["a"], [75])
 
 
 def test_a_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
     text, _ = written(tmp_path, made_run(tmp_path / "one"))
-    for tag, attributes in Tags(text).found:
+    for tag, attributes in Tags(text).tags:
         for name in ("src", "href", "action", "srcset", "poster"):
             target = attributes.get(name)
             assert not target or target.startswith(("data:", "#")), (tag, target)
 
 
 def test_several_runs_are_compared(tmp_path: Path) -> None:
-    second = made_run(tmp_path / "b" / "run", steps=100, description="99 images")
-    text, result = written(
-        tmp_path, made_run(tmp_path / "a" / "run"), second, tmp_path / "a" / "run"
-    )
-    assert [run["name"] for run in result["runs"]] == [
-        "a/run",
-        "b/run",
-    ]  # the same folder twice is one run
+    first = made_run(tmp_path / "a" / "run")
+    second = made_run(tmp_path / "b" / "run", run_record(steps=100, description="99 images"))
+    text, result = written(tmp_path, first, second, first)
+    assert [run.name for run in result.runs] == ["a/run", "b/run"]  # a folder twice is one run
     assert "unfinished, step 40 of 100" in text
+    assert "Runs side by side" in text
     assert "Options that differ" in text
-    loss = next(chart for chart in charts(text) if chart["title"] == "loss")
-    assert [series["name"] for series in loss["series"]] == ["a/run", "b/run"]
-    assert loss["chance"] == [
-        {"name": "chance 3.18", "y": 3.178, "color": None}
-    ]  # one line for both
+    loss = figures(text)[0]
+    assert [trace["name"] for trace in loss["data"][:2]] == ["a/run", "b/run"]
+    assert len(loss["layout"]["shapes"]) == 1  # one chance level for both
 
 
 def test_nothing_of_a_run_is_taken_for_html(tmp_path: Path) -> None:
-    folder = made_run(tmp_path / "<b>run", name=EVIL, description=EVIL)
-    document = json.loads((folder / "run.json").read_text())
-    document["options"][EVIL] = EVIL
-    document["environment"][EVIL] = EVIL
-    (folder / "run.json").write_text(json.dumps(document))
+    record = run_record(
+        method=EVIL,
+        description=EVIL,
+        options={EVIL: EVIL, "many": [EVIL]},
+        environment={EVIL: EVIL},
+    )
+    folder = probed(
+        made_run(tmp_path / "<b>run", record), probe_record(method=EVIL, classes=(EVIL, "b"))
+    )
     (folder / "skipped.txt").write_text(f"{EVIL}: {EVIL}\n")
     (folder / "figures" / "predictions.png").rename(
         folder / "figures" / "<img onerror=alert(3)>.png"
     )
-    probe = {
-        "rows": [{"features": EVIL, "stage": EVIL, "linear": 1.0}],
-        "classes": [EVIL],
-        "details": {"confusion": [[1]], "per_class": {EVIL: 1.0}},
-        "health": {EVIL: {EVIL: EVIL}},
-    }
-    (folder / "probe.json").write_text(json.dumps(probe))
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 50, "loss": 1.0, EVIL: 2.0, "</script>": 1.0}) + "\n")
-    text, _ = written(tmp_path, folder)
-    tags = Tags(text).found
+    text, result = written(tmp_path, folder)
+    assert not result.runs[0].missing
+    tags = Tags(text).tags
     assert sum(tag == "script" for tag, _ in tags) == 4
-    assert not [
-        attributes for _, attributes in tags if any(name.startswith("on") for name in attributes)
-    ]
-    assert all(
-        (attributes["src"] or "").startswith("data:") for tag, attributes in tags if tag == "img"
-    )
-    for chart in charts(text):  # plotly reads tags in names
-        for series in chart.get("series", []):
-            assert "<" not in series["name"]
+    assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
+    images = [attributes["src"] or "" for tag, attributes in tags if tag == "img"]
+    assert all(source.startswith("data:") for source in images)
+    for figure in figures(text):  # plotly reads tags in names
+        for trace in figure["data"]:
+            assert "<" not in trace.get("name", "")
 
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "figures", "probe.json"])
-@pytest.mark.parametrize("how", ["away", "empty", "cut", "odd", "binary"])
+@pytest.mark.parametrize("how", ["away", "empty", "cut", "odd", "binary", "other format"])
 def test_a_half_written_run_gives_a_page_that_says_so(tmp_path: Path, name: str, how: str) -> None:
     folder = probed(made_run(tmp_path / "one"))
-    place = folder / name
-    if place.is_dir():
-        place = place / "predictions-0000040.png"
-        if how == "away":
-            for path in (folder / name).iterdir():
-                path.unlink()
-    if how == "away":
-        place.unlink(missing_ok=True)
-    else:
-        data = place.read_bytes()
-        place.write_bytes(
-            {"empty": b"", "cut": data[: len(data) // 2], "odd": b"[3]", "binary": b"\xff\xfe\x00"}[
-                how
-            ]
-        )
+    path = folder / name
+    if path.is_dir():
+        path = path / "predictions-0000040.png"
+        for other in (folder / name).iterdir() if how == "away" else ():
+            other.unlink()
+    path.unlink(missing_ok=True) if how == "away" else path.write_bytes(
+        {
+            "empty": b"",
+            "cut": path.read_bytes()[: path.stat().st_size // 2],
+            "odd": b"[3]",
+            "binary": b"\xff\xfe\x00",
+            "other format": b'{"format": 1, "rows": [[[]]], "method": 3}',
+        }[how]
+    )
     text, result = written(tmp_path, folder)
-    cut_line = name == "metrics.jsonl" and how == "cut"  # the lines before it still tell
-    assert bool(result["runs"][0]["missing"]) != cut_line
-    for line in result["runs"][0]["missing"]:
+    cut_line = name == "metrics.jsonl" and how == "cut"  # the lines before it remain
+    missing = result.runs[0].missing
+    assert bool(missing) != cut_line
+    for line in missing:
         assert line.split()[0] in text
     assert "</html>" in text
 
 
-def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_numbers_are_left_out(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "one")
     (folder / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": NaN, "lr": "x"}\n{"step": 2, "loss": 1.5}\n7\n'
+        '{"step": 1, "loss": NaN, "lr": "x"}\n{"step": 2, "loss": 1.5}\n7\n{"loss": 1}\n'
     )
-    assert read_page(folder, "one").lines == [{"step": 1}, {"step": 2, "loss": 1.5}]
+    files = read_run_files(folder, "one", 16)
+    assert files.lines == [{"step": 1}, {"step": 2, "loss": 1.5}]
+    assert files.step == 2
 
 
-def test_images_over_time_are_spread_and_keep_the_ends(tmp_path: Path) -> None:
+def test_predictions_over_time_are_spread_and_keep_the_ends(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "one")
     for step in range(60, 1000, 20):
         Image.new("RGB", (9, 9)).save(folder / "figures" / f"predictions-{step:07d}.png")
-    found = read_page(folder, "one", frames=5)
-    assert [frame.step for frame in found.predictions] == [20, 260, 500, 740, 980]
-    assert found.left_out == 44
+    shown = read_run_files(folder, "one", 5).figures
+    steps = (20, 260, 500, 740, 980)
+    assert [frame.title for frame in shown.predictions] == [f"after step {s}" for s in steps]
+    assert shown.left_out == 44
+    assert [frame.title for frame in shown.others] == ["predictions"]
 
 
 def test_what_is_no_run_is_refused_in_one_line(
@@ -197,14 +192,14 @@ def test_what_is_no_run_is_refused_in_one_line(
         assert words in shown.err
         assert shown.err.count("\n") == 1
     assert command(["report", str(tmp_path / "runs" / "one"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["path"] == str(
-        tmp_path / "runs" / "one" / "report.html"
-    )
+    document = json.loads(capsys.readouterr().out)
+    assert document["path"] == str(tmp_path / "runs" / "one" / "report.html")
 
 
+@pytest.mark.parametrize("package", ["plotly.offline", "plotly.graph_objects", "jinja2"])
 def test_without_its_packages_the_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=r"ssltool\[report\]"):
         write_report([made_run(tmp_path / "one")])

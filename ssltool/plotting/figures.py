@@ -1,0 +1,202 @@
+"""Plot records to matplotlib figures, saved as PNG, SVG or PDF; no display, no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ssltool.atomic import atomic_file
+from ssltool.errors import UsageError
+from ssltool.plotting.colors import BLUE, GRAY, ORANGE, PALETTE
+from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Points
+
+FORMATS = (".png", ".svg", ".pdf")
+_DASHES = ("-", "--", "-.", ":")
+_NUMBERED = 20  # rows or columns up to which a matrix has its values written in
+_UNDATED: dict[str, dict[str, str | None]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
+
+
+def save_plot(plot: Plot, path: Path, title: str) -> Path:
+    """Draw a plot and save it; see `save_figure`."""
+    return save_figure(figure(plot, title), path)
+
+
+def save_figure(drawn: Figure, path: Path) -> Path:
+    """Save a figure in the format of the suffix. Equal figures give equal bytes.
+
+    Raises:
+        UsageError: The suffix is not .png, .svg or .pdf.
+    """
+    if path.suffix not in FORMATS:
+        raise UsageError(f"--to {path}: plots are written as .png, .svg or .pdf")
+    FigureCanvasAgg(drawn)
+    with atomic_file(path) as temporary, rc_context({"svg.hashsalt": "ssltool"}):
+        drawn.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=_UNDATED[path.suffix])
+    return path
+
+
+def figure(plot: Plot, title: str) -> Figure:
+    """Draw one plot under its title."""
+    match plot:
+        case Lines():
+            return _lines(plot, title)
+        case Matrix():
+            return _matrix(plot, title)
+        case Points():
+            return _points(plot, title)
+        case Bars():
+            return _bars(plot, title)
+
+
+def panels(plots: Sequence[Lines], title: str) -> Figure:
+    """Draw several plots in a grid, each under its y label, with one legend if a plot has several
+    curves.
+    """
+    columns = 2 if len(plots) in {2, 4} else min(3, len(plots))
+    rows = -(-len(plots) // columns)
+    drawn = Figure(figsize=(4.6 * columns, 2.9 * rows + 0.4), layout="constrained")
+    drawn.suptitle(title)
+    grid = list(drawn.subplots(rows, columns, squeeze=False).flat)
+    curves: dict[str, Line2D] = {}
+    for plot, axis in zip(plots, grid, strict=False):
+        _draw_lines(axis, plot)
+        axis.set_title(plot.y_label, fontsize=10)
+        axis.set_xlabel(plot.x_label, fontsize=8)
+        axis.tick_params(labelsize=8)
+        curves |= {str(line.get_label()): line for line in axis.lines[: len(plot.series)]}
+    for axis in grid[len(plots) :]:
+        axis.set_visible(False)
+    if len(curves) > 1:
+        drawn.legend(handles=curves.values(), loc="outside lower center", ncols=4, fontsize=9)
+    return drawn
+
+
+def _lines(plot: Lines, title: str) -> Figure:
+    drawn = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = drawn.subplots()
+    _draw_lines(axis, plot)
+    axis.set_xlabel(plot.x_label)
+    axis.set_ylabel(plot.y_label)
+    axis.set_title(title, fontsize=10)
+    axis.legend(fontsize=8)
+    return drawn
+
+
+def _draw_lines(axis: Axes, plot: Lines) -> None:
+    """Draw the curves and the levels, told apart by color and by dash."""
+    following = count()
+    for name, series in plot.series.items():
+        index = next(following) if series.color is None else series.color
+        axis.plot(
+            series.x,
+            series.y,
+            label=name,
+            color=PALETTE[index % len(PALETTE)],
+            linestyle=_DASHES[index % len(_DASHES)],
+            linewidth=1.5,
+            marker="o" if plot.log_x or len(series.y) == 1 else None,
+            markersize=4,
+        )
+    axis.grid(alpha=0.25)
+    if plot.log_x:
+        ticks = sorted({float(x) for series in plot.series.values() for x in series.x})
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [f"{value:g}" for value in ticks])
+        axis.minorticks_off()
+    if plot.levels:
+        low, high = axis.get_ylim()
+        for level in plot.levels:
+            _draw_level(axis, level, ORANGE if len(plot.series) == 1 else GRAY, (low + high) / 2)
+        axis.margins(y=0.08)
+
+
+def _draw_level(axis: Axes, level: Level, default: str, middle: float) -> None:
+    """Draw a level across; its label stands at the right, on the side that has more room."""
+    color = default if level.color is None else PALETTE[level.color % len(PALETTE)]
+    axis.axhline(level.value, color=color, linestyle=(0, (4, 3)), linewidth=1)
+    below = level.value > middle
+    axis.annotate(
+        level.label,
+        (0.98, level.value),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -3 if below else 3),
+        textcoords="offset points",
+        ha="right",
+        va="top" if below else "bottom",
+        color=color,
+        fontsize=8,
+        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+    )
+
+
+def _matrix(plot: Matrix, title: str) -> Figure:
+    """A heat map with its values written in; large tables have the colors alone."""
+    values = plot.values.cpu().double().numpy()
+    numbered = max(values.shape) <= _NUMBERED
+    cell = 0.55 if numbered else 0.26  # inches
+    height, width = values.shape
+    drawn = Figure(
+        figsize=(max(5.0, cell * width + 2), max(4.0, cell * height + 1.5)), layout="constrained"
+    )
+    axis = drawn.subplots()
+    drawn.colorbar(axis.imshow(values, cmap="viridis", interpolation="nearest"), ax=axis)
+    middle = (values.min() + values.max()) / 2
+    for (y, x), value in np.ndenumerate(values) if numbered else ():
+        ink = "black" if value > middle else "white"
+        text = f"{value:.{plot.digits}f}"
+        axis.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)
+    upright = max(map(len, plot.columns)) > 4
+    axis.set_xticks(range(width), plot.columns, rotation=90 if upright else 0, fontsize=8)
+    axis.set_yticks(range(height), plot.rows, fontsize=8)
+    axis.set_xlabel(plot.column_label)
+    axis.set_ylabel(plot.row_label)
+    axis.set_title(title, fontsize=10)
+    return drawn
+
+
+def _points(plot: Points, title: str) -> Figure:
+    drawn = Figure(figsize=(6.4, 6.0), layout="constrained")
+    axis = drawn.subplots()
+    axis.scatter(
+        plot.x.cpu().numpy(),
+        plot.y.cpu().numpy(),
+        s=4 + 120 * plot.sizes.cpu().numpy(),
+        c=plot.colors.cpu().numpy() / 255,
+        edgecolors=GRAY,
+        linewidths=0.3,
+    )
+    axis.set_aspect("equal")
+    axis.set_xlabel(plot.x_label)
+    axis.set_ylabel(plot.y_label)
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.25)
+    return drawn
+
+
+def _bars(plot: Bars, title: str) -> Figure:
+    """Bars with their values written beside them."""
+    names = sorted(plot.values, key=lambda name: plot.values[name])
+    lengths = [plot.values[name] for name in names]
+    drawn = Figure(figsize=(6.4, max(2.4, 0.24 * len(names) + 1.2)), layout="constrained")
+    axis = drawn.subplots()
+    errors = [plot.std.get(name, 0.0) for name in names] if plot.std else None
+    bars = axis.barh(names, lengths, xerr=errors, color=BLUE)
+    axis.bar_label(bars, [f"{length:.1f}" for length in lengths], fontsize=8, padding=3)
+    axis.set_xlabel(plot.label)
+    drawn.suptitle(title, fontsize=10)  # centered over the names as well
+    axis.tick_params(labelsize=8)
+    axis.margins(x=0.12, y=0.01)
+    axis.spines[["top", "right"]].set_visible(False)
+    return drawn

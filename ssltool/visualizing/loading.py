@@ -1,0 +1,111 @@
+"""Pretrained encoders and images for the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ssltool.data.sources.base import Source
+from ssltool.data.sources.files import FileSource
+from ssltool.data.sources.registry import open_source
+from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.metadata import EncoderMetadata
+from ssltool.encoders.transform import InputTransform
+from ssltool.encoders.weights import find_weights, load_encoder
+from ssltool.errors import UsageError
+from ssltool.plotting.figures import FORMATS
+from ssltool.runs.folder import Run
+
+
+class Pretrained(NamedTuple):
+    """An encoder with what is needed to feed it.
+
+    Attributes:
+        encoder: On the device, in evaluation mode.
+        metadata: What it was trained on.
+        transform: Resizes and normalizes images for it.
+        image_size: Side in pixels at which images are read.
+    """
+
+    encoder: Encoder
+    metadata: EncoderMetadata
+    transform: InputTransform
+    image_size: int
+
+    @property
+    def title(self) -> str:
+        """Method and backbone."""
+        return f"{self.metadata.method}, {self.metadata.backbone}"
+
+
+def load_pretrained(weights: Path, device: torch.device) -> Pretrained:
+    """Load an encoder.
+
+    Args:
+        weights: Run folder or weights file.
+        device: Where to compute.
+
+    Raises:
+        WeightsError: The file is damaged, or holds no metadata.
+    """
+    encoder = load_encoder(find_weights(weights)).to(device)
+    metadata = encoder.metadata
+    return Pretrained(encoder.eval(), metadata, encoder.transform, metadata.read_size)
+
+
+class Images(NamedTuple):
+    """Images of a figure.
+
+    Attributes:
+        source: The images to draw.
+        background: Further images that statistics or neighbors are taken from; None if there are
+            none beside ``source``.
+    """
+
+    source: Source
+    background: Source | None
+
+
+def open_images(
+    weights: Path,
+    data: Sequence[str],
+    image: Sequence[Path] = (),
+    *,
+    background_required: bool = True,
+) -> Images:
+    """Open the images that the user named, or those of the run.
+
+    Args:
+        weights: Run folder or weights file.
+        data: Sources, as ``--data`` takes them; the run's own images if empty.
+        image: Single files to draw; ``data`` is then the background.
+        background_required: Whether ``image`` needs a background. If not, weights that belong to
+            no run have none.
+
+    Raises:
+        UsageError: The weights belong to no run, and no data was named.
+    """
+    try:
+        background = open_source(tuple(data) or Run.open(weights).config.run.data)
+    except UsageError as error:
+        if data:
+            raise
+        if image and not background_required:
+            return Images(FileSource(image), None)
+        find_weights(weights)  # its own error comes first
+        raise UsageError(f"{error}; name images with --data") from error
+    return Images(FileSource(image), background) if image else Images(background, None)
+
+
+def sheet_path(path: Path) -> Path:
+    """Path of the PNG sheet of images beside plots at ``path``, which may be SVG or PDF.
+
+    Raises:
+        UsageError: The suffix is none of these.
+    """
+    if path.suffix not in FORMATS:
+        raise UsageError(f"--to {path}: images are written as .png, plots also as .svg or .pdf")
+    return path.with_suffix(".png")

@@ -1,0 +1,185 @@
+"""Options of the ``ssltool visualize`` and ``ssltool report`` commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ssltool.options import Options, option
+
+Mode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all"]
+
+# Options that several commands share.
+_DATA: Any = option((), "Images; automatic: those of the run; may be repeated", panel="Data")
+_IMAGE: Any = option((), "Draw this image file instead; may be repeated", panel="Data")
+_WEIGHTS: Any = option(..., "Run folder or weights file", panel="Model")
+_COUNT: Any = option(6, "Images to draw", panel="Figure", ge=1, le=64)
+_SEED: Any = option(0, "Seed of what is sampled", panel="Figure", ge=0)
+_TO: Any = option(None, "File to write: .png; plots also .svg or .pdf", panel="Output")
+_RUNS: Any = option(
+    ..., "Run folders; several are compared", panel="Data", positional=True, metavar="RUN..."
+)
+
+
+class PermutationsOptions(Options):
+    """Which permutation sets to draw."""
+
+    mode: Mode = option("max_min", "How the set is selected", panel="Permutations")
+    count: int = option(100, "Number of permutations", panel="Permutations", flag="--permutations")
+    grid: int = option(3, "Tiles along a side", panel="Permutations", ge=2, le=5)
+    seed: int = option(0, "Relabels the canonical set; 0 leaves it", panel="Permutations", ge=0)
+    file: Path | None = option(
+        None, "Draw the set of a .npy or .bin file instead", panel="Permutations"
+    )
+    compare: bool = option(
+        False, "Compare the distances of the sets of all modes instead", panel="Figure"
+    )
+    to: Path | None = _TO
+
+
+class TaskOptions(Options):
+    """What is drawn of a task, beside options of the run and of the method."""
+
+    image: tuple[Path, ...] = _IMAGE
+    count: int = _COUNT
+    to: Path | None = _TO
+
+
+class PredictionsOptions(Options):
+    """What is drawn of a run's predictions."""
+
+    method: str | None = option(
+        None, "Method that the run should be of", panel="Model", positional=True
+    )
+    data: tuple[str, ...] = _DATA
+    image: tuple[Path, ...] = _IMAGE
+    weights: Path = _WEIGHTS
+    count: int = _COUNT
+    seed: int = _SEED
+    to: Path | None = _TO
+
+
+class NeighborsOptions(Options):
+    """Which nearest neighbors to draw."""
+
+    data: tuple[str, ...] = _DATA
+    image: tuple[Path, ...] = option(
+        (), "Find the neighbors of this image file; may be repeated", panel="Data"
+    )
+    weights: Path = _WEIGHTS
+    patch: int | None = option(
+        None, "Compare patches of this side in px instead of whole images", panel="Figure", ge=4
+    )
+    count: int = option(6, "Queries to draw", panel="Figure", ge=1, le=64)
+    nearest: int = option(5, "Neighbors of each query", panel="Figure", ge=1, le=20)
+    seed: int = _SEED
+    to: Path | None = _TO
+
+
+class FiltersOptions(Options):
+    """Whose filters to draw."""
+
+    weights: Path = _WEIGHTS
+    to: Path | None = _TO
+
+
+class AttributionOptions(Options):
+    """Which stages to draw, over which images."""
+
+    data: tuple[str, ...] = _DATA
+    image: tuple[Path, ...] = _IMAGE
+    weights: Path = _WEIGHTS
+    stage: tuple[str, ...] = option((), "Draw this stage only; may be repeated", panel="Figure")
+    count: int = _COUNT
+    to: Path | None = _TO
+
+
+class FeaturesOptions(Options):
+    """Which map of features to draw."""
+
+    data: tuple[str, ...] = _DATA
+    weights: Path = _WEIGHTS
+    map: Literal["pca", "tsne"] = option(
+        "pca", "Principal components, or t-SNE, which needs ssltool[maps]", panel="Figure"
+    )
+    count: int = option(1000, "Largest number of images", panel="Figure", ge=4, le=20_000)
+    seed: int = option(0, "Seed of t-SNE", panel="Figure", ge=0)
+    to: Path | None = _TO
+
+
+class CurvesOptions(Options):
+    """Whose metrics to draw."""
+
+    runs: tuple[Path, ...] = _RUNS
+    to: Path | None = _TO
+
+
+class Figure(NamedTuple):
+    """A subcommand of ``ssltool visualize``.
+
+    Attributes:
+        options: Its options.
+        summary: What it draws.
+        example: A command line.
+        computes: Whether it runs an encoder, and so takes ``--device``.
+    """
+
+    options: type[Options]
+    summary: str
+    example: str
+    computes: bool = True
+
+
+# Every figure by its name on the command line; ``task`` is apart, as its options are the method's.
+FIGURES = {
+    "predictions": Figure(
+        PredictionsOptions,
+        "Draw a run's predictions beside the ground truth, and score them.",
+        "ssltool visualize predictions --weights runs/jigsaw-1 --data photos/",
+    ),
+    "neighbors": Figure(
+        NeighborsOptions,
+        "Draw nearest neighbors by an encoder's features, beside those by random init.",
+        "ssltool visualize neighbors --weights runs/npid-1 --data labeled/",
+    ),
+    "features": Figure(
+        FeaturesOptions,
+        "Draw a map of images by their features, framed in the colors of their classes.",
+        "ssltool visualize features --weights runs/npid-1 --data labeled/ --map tsne",
+    ),
+    "attribution": Figure(
+        AttributionOptions,
+        "Draw over images where each stage of an encoder responds.",
+        "ssltool visualize attribution --weights runs/jigsaw-1 --image cat.jpg",
+    ),
+    "filters": Figure(
+        FiltersOptions,
+        "Draw the kernels of the first convolution.",
+        "ssltool visualize filters --weights runs/colorization-1",
+        computes=False,
+    ),
+    "permutations": Figure(
+        PermutationsOptions,
+        "Draw a permutation set, its Hamming-distance matrix and histogram.",
+        "ssltool visualize permutations --permutations 1000 --mode code",
+        computes=False,
+    ),
+    "curves": Figure(
+        CurvesOptions,
+        "Draw the metrics of runs over their steps, with chance levels.",
+        "ssltool visualize curves runs/jigsaw-1 runs/jigsaw-2 --to curves.svg",
+        computes=False,
+    ),
+}
+
+
+class ReportOptions(Options):
+    """Which runs to report on."""
+
+    runs: tuple[Path, ...] = _RUNS
+    frames: int = option(16, "Largest number of predictions over time", panel="Page", ge=2)
+    to: Path | None = option(
+        None,
+        "HTML file to write; automatic: RUN/report.html, or report.html for several runs",
+        panel="Output",
+    )

@@ -1,0 +1,105 @@
+"""Charts and tables of a probe in the report."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from ssltool.probing.plots import record_plots
+from ssltool.runs.records import Measure, ProbeRecord, ProbeRow
+from ssltool.visualizing.report.parts import Chart, Table
+
+_MEASURES: tuple[Measure, ...] = get_args(Measure)
+_TITLES: dict[Measure, str] = {
+    "linear": "linear",
+    "knn5": "kNN, k = 5",
+    "knn20": "kNN, k = 20",
+    "knn200": "kNN, k = 200",
+    "svm": "SVM",
+    "svm_map": "SVM, mAP",
+    "mlp": "MLP",
+}
+
+
+def best_row(probe: ProbeRecord) -> ProbeRow | None:
+    """The best row of the pretrained weights, if it has a linear accuracy."""
+    if probe.best is None or probe.best >= len(probe.rows):
+        return None
+    row = probe.rows[probe.best]
+    return row if "linear" in row.accuracy else None
+
+
+def probe_charts(probe: ProbeRecord) -> list[Chart]:
+    """Accuracy over stages and labels, the confusion matrix and the accuracy of each class."""
+    return [
+        Chart(heading[:1].upper() + heading[1:], plot)
+        for heading, plot in record_plots(probe).values()
+    ]
+
+
+def probe_tables(probe: ProbeRecord) -> list[Table]:
+    """Accuracies, label efficiency, health of the features and the accuracy of each class."""
+    tables = [_accuracy_table(probe), _label_table(probe), _health_table(probe)]
+    rows = [[name, accuracy] for name, accuracy in _per_class(probe).items()]
+    tables.append(Table("Accuracy of each class, %", ["class", "accuracy"], rows))
+    return [table for table in tables if table.rows]
+
+
+def _per_class(probe: ProbeRecord) -> dict[str, float | None]:
+    if probe.details is None or len(probe.details.per_class) != len(probe.classes):
+        return {}
+    return dict(zip(probe.classes, probe.details.per_class, strict=True))
+
+
+def _accuracy_table(probe: ProbeRecord) -> Table:
+    measures = [name for name in _MEASURES if any(name in row.accuracy for row in probe.rows)]
+    return Table(
+        "Probes, accuracy in %",
+        ["features", "stage", "dim", *(_TITLES[name] for name in measures)],
+        [
+            [row.source.label(), row.stage, row.dim or None]
+            + [row.accuracy.get(name) for name in measures]
+            for row in probe.rows
+        ],
+        best=probe.best,
+        note=(
+            f"{probe.train_images:,} training images, {probe.test_images:,} test images, "
+            f"{len(probe.classes)} classes, chance level {100 / max(len(probe.classes), 1):.3g} %"
+        ),
+    )
+
+
+def _label_table(probe: ProbeRecord) -> Table:
+    return Table(
+        "Label efficiency, accuracy in %",
+        ["features", "protocol", "fraction", "per class", "images", "accuracy", "std"],
+        [
+            [
+                row.source.label(),
+                row.protocol,
+                row.fraction,
+                row.shots,
+                row.images,
+                row.accuracy,
+                row.std,
+            ]
+            for row in probe.label_efficiency
+        ],
+    )
+
+
+def _health_table(probe: ProbeRecord) -> Table:
+    return Table(
+        "Health of the features",
+        ["features", "effective rank", "std", "uniformity", "alignment", "warning"],
+        [
+            [
+                row.source.label(),
+                row.effective_rank,
+                row.std,
+                row.uniformity,
+                row.alignment,
+                row.warning,
+            ]
+            for row in probe.health
+        ],
+    )

@@ -1,0 +1,93 @@
+"""Tables of the report: metrics of a run, runs side by side, options that differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ssltool.plotting.units import axis_label, display_scale
+from ssltool.visualizing.curves import RunMetrics
+from ssltool.visualizing.report.parts import Cell, Table
+
+_POINTS = 400  # of a curve and rows of its table: more cannot be told apart on a screen
+_LAST = {"step", "epoch"}  # of averaged lines the last value is kept
+_NOT_COMPARED = {"step", "epoch", "lr"}
+
+
+class RunSummary(NamedTuple):
+    """What is compared between runs.
+
+    Attributes:
+        name: Of the run.
+        method: Of the run.
+        state: How far it is.
+        facts: Label -> value, the same labels in each run.
+        options: Option -> value.
+        metrics: Of the run.
+    """
+
+    name: str
+    method: str
+    state: str
+    facts: Mapping[str, Cell]
+    options: Mapping[str, str]
+    metrics: RunMetrics
+
+
+def thinned(lines: Sequence[Mapping[str, float]], most: int = _POINTS) -> list[dict[str, float]]:
+    """Averages of neighboring lines, so that at most ``most`` remain; steps and epochs are the last
+    of each group.
+    """
+    size = max(1, math.ceil(len(lines) / most))
+    return [_average(lines[start : start + size]) for start in range(0, len(lines), size)]
+
+
+def _average(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for line in lines for name in line)
+    values = {name: [line[name] for line in lines if name in line] for name in names}
+    return {n: v[-1] if n in _LAST else sum(v) / len(v) for n, v in values.items()}
+
+
+def metrics_table(lines: Sequence[Mapping[str, float]]) -> Table | None:
+    """The curves of a run as a table; None without any."""
+    if not lines:
+        return None
+    averages = thinned(lines)
+    names = list(dict.fromkeys(name for line in averages for name in line))
+    size = math.ceil(len(lines) / len(averages))
+    note = f"Each row is the average of {size} lines of metrics.jsonl." if size > 1 else ""
+    rows = [[line.get(name) for name in names] for line in averages]
+    return Table("Metrics", names, rows, note=note)
+
+
+def comparison(runs: Sequence[RunSummary]) -> Table:
+    """One row per run with its last metrics, each beside its chance level."""
+    last = {run.name: run.metrics.lines[-1] for run in runs if run.metrics.lines}
+    names = dict.fromkeys(name for line in last.values() for name in line)
+    facts = list(dict.fromkeys(label for run in runs for label in run.facts))
+    columns = ["run", "method", "state", *facts]
+    rows: list[list[Cell]] = [
+        [run.name, run.method, run.state, *(run.facts.get(label) for label in facts)]
+        for run in runs
+    ]
+    for name in [name for name in names if name not in _NOT_COMPARED]:
+        unit = next(run.metrics.unit(name) for run in runs if name in last.get(run.name, {}))
+        parts = [[last.get(run.name, {}) for run in runs]]
+        columns.append(axis_label(name, unit))
+        if any(name in run.metrics.chance for run in runs):
+            parts.append([run.metrics.chance for run in runs])
+            columns.append("chance level")
+        for part in parts:
+            for row, values in zip(rows, part, strict=True):
+                row.append(display_scale(unit) * values[name] if name in values else None)
+    return Table("Runs side by side", columns, rows, note="Last line of metrics of each run.")
+
+
+def differences(runs: Sequence[RunSummary]) -> Table:
+    """The options that are not the same in all runs."""
+    names = dict.fromkeys(name for run in runs for name in run.options if name != "out")
+    rows = [[name, *(run.options.get(name) for run in runs)] for name in names]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    note = "" if rows else "All options are the same."
+    return Table("Options that differ", ["option", *(run.name for run in runs)], rows, note=note)

@@ -78,7 +78,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cpc": ("cpc", {}),
     "cpc, other images": ("cpc", {"negatives": "other-images"}),
     "cpc, same image": ("cpc", {"negatives": "same-image"}),
-    "cpc, random": ("cpc", {"negatives": "random", "offered": 3}),
+    "cpc, random": ("cpc", {"negatives": "random", "sampled": 3}),
 }
 
 ONE_EACH = [
@@ -112,7 +112,7 @@ def build(case: str) -> Method[Any, Any]:
     method.prepare([make_images()])
     method.to(precision(case)).train()
     for module in method.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             module.eval()
     return method
 

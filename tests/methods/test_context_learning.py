@@ -90,7 +90,7 @@ def test_color_fringes_are_a_shortcut_that_dropping_closes() -> None:
     smooth = (smooth - 0.5) * 4 + 0.5
     larger = F.interpolate(smooth, (54, 54), mode="bilinear")[..., 3:51, 3:51]
     images = (torch.cat([smooth, larger, smooth], dim=1).clamp(0, 1) * 255).to(torch.uint8)
-    options = {"sampler": "center", "shrink": 0.0}
+    options = {"sampler": "center", "downsample": 0.0}
     leaking = scores(
         context_prediction(images[:500], 300, color_guard="none", **options), images[500:]
     )

@@ -49,7 +49,7 @@ def facts(side: int) -> DataInfo:
     """What a survey of `batch` would say."""
     images = batch(DataInfo(count=64, image_size=side))[0] / 255
     mean, std = images.mean(dim=(0, 2, 3)).tolist(), images.std(dim=(0, 2, 3)).tolist()
-    return DataInfo(count=64, image_size=side, mean=tuple(mean), std=tuple(std))
+    return DataInfo(64, side, mean=tuple(mean), std=tuple(std), batch_size=8)
 
 
 def batch(info: DataInfo, count: int = 8) -> tuple[Tensor, Tensor]:
@@ -371,7 +371,7 @@ METRICS = {
 
 @pytest.mark.parametrize("name", METRICS)
 def test_metrics_and_their_units(name: str) -> None:
-    """Names are keys of metrics.jsonl and units decide how they are shown: a change is deliberate."""
+    """Names are keys of metrics.jsonl; units decide how values are shown."""
     method, _ = build(name)
     assert {metric.name: metric.unit for metric in method.metrics} == METRICS[name]
 

@@ -293,7 +293,7 @@ def test_a_lasting_plateau_is_mentioned_once(
         "steps": 40,
         "lr": lr,
         "dropout": 0.0,
-        "puzzles": 8,
+        "permutations_per_image": 8,
         "grayscale": 0.0,
     }
     given["checkpoint_every"] = 100

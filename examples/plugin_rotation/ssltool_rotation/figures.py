@@ -20,9 +20,8 @@ def draw_predictions(method, images, index, generator):
     view = method.view(images, index, generator)
     shown, target = view.images[:, 0], view.turns[:, 0]
     confidence, predicted = method.logits(shown).softmax(dim=1).max(dim=1)
-    undone = [
-        image.rot90(-int(turn), (-2, -1)) for image, turn in zip(shown, predicted, strict=True)
-    ]
+    pairs = zip(shown, predicted.tolist(), strict=True)
+    undone = [image.rot90(-turn, (-2, -1)) for image, turn in pairs]
     green, red = frames.GREEN.to(shown.device), frames.RED.to(shown.device)
     colors = torch.where((predicted == target)[:, None, None], green, red)
     framed = frames.border(torch.stack(undone)[:, None], colors, width=2)[:, 0]

@@ -53,7 +53,7 @@ def gray(count: int, size: int = SIDE) -> Tensor:
 
 def told(method: Colorization, answer: Tensor) -> None:
     """Make the network answer this, whatever it sees."""
-    method.answer = lambda seen, side: answer  # type: ignore[method-assign]
+    method.predict = lambda seen, side: answer  # type: ignore[method-assign]
 
 
 def of_color(ab: Tensor, colored: Tensor, method: Colorization) -> ColorizationView:
@@ -300,7 +300,7 @@ def test_images_without_color_are_refused_before_any_work() -> None:
     with pytest.raises(DataError, match="gray") as stop:
         ColorizationOptions().with_defaults(DataInfo(100, 28, gray=True))
     assert "\n" not in str(stop.value)
-    with pytest.raises(DataError, match="all of the 6 images looked at are gray"):
+    with pytest.raises(DataError, match="all of the 6 sampled images are gray"):
         build().prepare([(gray(4), torch.arange(4)), (gray(2), torch.arange(2))])
 
 
@@ -378,19 +378,19 @@ def test_answers_decode_logits_and_keep_the_lightness() -> None:
     told(method, torch.zeros(3, 313, 16, 16).scatter(1, view.target.nearest[:, None], 12.0))
     shown = method.figures.draw_predictions(method, images, torch.arange(3), seeded())
     assert list(shown.images) == [
-        "what it sees",
+        "input",
         "mean (T = 1)",
         "annealed (T = 0.38)",
         "mode (T = 0)",
-        "truth",
+        "ground truth",
     ]
-    assert torch.equal(shown.images["truth"], images)
+    assert torch.equal(shown.images["ground truth"], images)
     for name, stack in shown.images.items():
         difference = (lightness(stack[:2]) - lightness(images[:2])).abs()
         assert difference.median() < 1.0, name
     nearly = (shown.images["annealed (T = 0.38)"][:2].float() - images[:2].float()).abs().mean()
     assert nearly < 12
-    assert "off by" in shown.captions[0]
+    assert "error" in shown.captions[0]
     assert shown.captions[2] == "a gray image, weight 0"
 
 

@@ -18,14 +18,14 @@ from torch.nn import functional as F
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
 from ssltool.methods.base import DataInfo
-from ssltool.methods.context_encoder.networks import ChannelwiseLinear, Discriminator
-from ssltool.methods.context_encoder.task import (
-    ContextEncoder,
-    ContextEncoderOptions,
+from ssltool.methods.context_encoder import figures
+from ssltool.methods.context_encoder.losses import (
     adversarial_losses,
     band_weights,
     reconstruction_loss,
 )
+from ssltool.methods.context_encoder.networks import ChannelwiseLinear, Discriminator
+from ssltool.methods.context_encoder.task import ContextEncoder, ContextEncoderOptions
 from ssltool.plotting.records import Lines
 from ssltool.training.optim import build_optimizer
 
@@ -178,7 +178,7 @@ def test_visible_pixels_get_no_gradient_and_removed_ones_are_exactly_the_fill() 
     view = method.view(make_images(4, 32), torch.arange(4), seeded())
     assert (view.inputs[view.mask.expand_as(view.inputs)] == 0).all()
     painted = torch.zeros(4, 3, 32, 32, requires_grad=True)
-    method.paint = lambda given: painted  # type: ignore[method-assign]
+    method.predict = lambda given: painted  # type: ignore[method-assign]
     method(view).value.backward()
     assert painted.grad is not None
     outside = ~view.mask.expand_as(painted)
@@ -209,8 +209,8 @@ def test_only_removed_pixels_are_pasted() -> None:
     """Pasting the whole window, band included, leaves a visible box at the seam."""
     method = build(64, mask="center").eval()
     view = method.view(make_images(2, 64), torch.arange(2), seeded())
-    method.paint = lambda given: torch.ones(2, 3, 32, 32)  # type: ignore[method-assign]
-    filled = method._filled(view)
+    method.predict = lambda given: torch.ones(2, 3, 32, 32)  # type: ignore[method-assign]
+    filled = figures._inpainted(method, view)
     changed = (filled != view.image).any(dim=1)
     assert torch.equal(changed, view.mask[:, 0])
     assert int(changed[0].sum()) == 24 * 24
@@ -221,7 +221,7 @@ def test_errors_are_on_a_scale_of_0_to_1() -> None:
     """A port measures on -1..1, where L1 is twice and L2 four times as large."""
     method = build(mask="center").eval()
     view = method.view(make_images(4, 32), torch.arange(4), seeded())
-    method.paint = lambda given: 2 * (method._windowed(given.image) + 0.1) - 1  # type: ignore[method-assign]
+    method.predict = lambda given: 2 * (method._windowed(given.image) + 0.1) - 1  # type: ignore[method-assign]
     numbers = method(view).metrics
     assert float(numbers["l1"]) == pytest.approx(0.1, abs=1e-5)
     assert float(numbers["l2"]) == pytest.approx(0.01, abs=1e-5)
@@ -253,7 +253,7 @@ def test_where_the_channelwise_layer_is_used(backbone: str, size: int, expected:
 
 
 def test_a_channelwise_layer_that_does_nothing_or_too_much_is_refused() -> None:
-    with pytest.raises(UsageError, match="single place"):
+    with pytest.raises(UsageError, match="1x1 map"):
         build(32, backbone="resnet18", channelwise=True)
     with pytest.raises(UsageError, match="million parameters"):
         build(224, channelwise=True)

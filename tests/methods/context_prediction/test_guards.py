@@ -28,7 +28,7 @@ def test_one_random_channel_of_each_patch_is_kept_and_the_others_are_noise() -> 
     kept = deviation.argmax(dim=2)
     assert torch.equal(kept, channel)
     assert torch.equal(
-        dropped.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)), patches
+        dropped.gather(2, kept[..., None, None, None].expand(-1, -1, 1, 32, 32)), planes
     )
     assert torch.allclose(deviation.amax(dim=2), torch.ones(()), atol=1e-3)
     others = deviation.sort(dim=2).values[..., :2]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
 from ssltool.methods.base import DataInfo
+from ssltool.methods.context_prediction import figures
 from ssltool.methods.context_prediction.task import (
     ContextPrediction,
     ContextPredictionOptions,
@@ -188,7 +189,7 @@ def test_about_a_third_of_large_patches_are_less_sharp() -> None:
     rough = [(part[..., 1:] - part[..., :-1]).abs()[differ].mean() for part in (some, none)]
     assert rough[0] < 0.8 * rough[1]
     small = build(64, color_guard="none").train()
-    assert not small.shrinks  # 11 px patches have nothing to lose
+    assert not small._downsamples  # 11 px patches have nothing to lose
 
 
 def test_evaluation_is_balanced_and_unjittered() -> None:
@@ -231,17 +232,16 @@ def test_exchanging_the_patches_turns_place_y_into_7_minus_y() -> None:
     }  # fmt: skip
 
 
-def test_the_place_is_drawn_where_it_is() -> None:
+def test_the_second_patch_is_drawn_at_its_position() -> None:
     """A second patch at class 2 (printed 3) is drawn in the top right cell of the field."""
-    method = build()
     pair = torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)
     place = torch.tensor([2])
-    field = method._neighborhood(pair, place, place, None)[0]
+    field = figures._neighborhood(pair, place, place, None)[0]
     green = (field == frames.GREEN[:, None, None]).all(dim=0).nonzero()
     third = field.shape[-1] / 3
     assert float(green[:, 0].max()) < third + 1
     assert float(green[:, 1].min()) > 2 * third - 1
-    wrong = method._neighborhood(pair, torch.tensor([5]), place, None)[0]
+    wrong = figures._neighborhood(pair, torch.tensor([5]), place, None)[0]
     red = (wrong == frames.RED[:, None, None]).all(dim=0).nonzero()
     assert float(red[:, 0].min()) > 2 * third - 1
     assert float(red[:, 1].max()) < third + 1

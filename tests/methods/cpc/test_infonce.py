@@ -96,7 +96,7 @@ def slow(
     offset: int,
     scale: float,
     negatives: Negatives,
-    offered: Tensor | None,
+    sampled: Tensor | None,
 ) -> Retrieval:
     """One context after the other, one candidate after the other."""
     images, rows, columns, _ = targets.shape
@@ -113,8 +113,8 @@ def slow(
                                 "all": True,
                                 "other-images": p != b,
                                 "same-image": p == b,
-                                "random": offered is not None
-                                and u * columns + v in offered[p].tolist(),
+                                "random": sampled is not None
+                                and u * columns + v in sampled[p].tolist(),
                             }[negatives]
                             if allowed or (p, u, v) == true:
                                 scores[p, u, v] = scale * float(queries[b, i, j] @ targets[p, u, v])
@@ -143,11 +143,11 @@ def test_every_mode_is_what_a_loop_gives(
     queries = torch.randn(
         images, rows - offset, columns, 5, generator=generator, dtype=torch.float64
     )
-    offered = torch.stack(
+    sampled = torch.stack(
         [torch.randperm(rows * columns, generator=generator)[:2] for _ in range(images)]
     )
-    found = retrieve(queries, targets, offset, scale=0.7, negatives=mode, offered=offered)
-    expected = slow(queries, targets, offset, 0.7, mode, offered)
+    found = retrieve(queries, targets, offset, scale=0.7, negatives=mode, sampled=sampled)
+    expected = slow(queries, targets, offset, 0.7, mode, sampled)
     assert torch.allclose(found.loss, expected.loss.double(), atol=1e-6)
     assert torch.equal(found.rank, expected.rank)
     assert torch.equal(found.best, expected.best)
@@ -158,11 +158,11 @@ def test_parts_of_a_small_memory_give_the_same_loss_and_gradients(mode: Negative
     generator = torch.Generator().manual_seed(0)
     targets = torch.randn(5, 4, 3, 6, generator=generator, requires_grad=True)
     queries = torch.randn(5, 2, 3, 6, generator=generator, requires_grad=True)
-    offered = torch.stack([torch.randperm(12, generator=generator)[:4] for _ in range(5)])
-    whole = retrieve(queries, targets, 2, negatives=mode, offered=offered)
+    sampled = torch.stack([torch.randperm(12, generator=generator)[:4] for _ in range(5)])
+    whole = retrieve(queries, targets, 2, negatives=mode, sampled=sampled)
     gradients = torch.autograd.grad(whole.loss.square().mean(), (queries, targets))
     for budget in (1, 2 * 6 * 60 * 4):
-        parts = retrieve(queries, targets, 2, negatives=mode, offered=offered, budget=budget)
+        parts = retrieve(queries, targets, 2, negatives=mode, sampled=sampled, budget=budget)
         assert torch.allclose(parts.loss, whole.loss, atol=1e-6)
         assert torch.equal(parts.rank, whole.rank)
         assert torch.equal(parts.best, whole.best)
@@ -193,22 +193,22 @@ def test_knowing_nothing_costs_log_n(side: int, images: int, expected: float) ->
 
 @pytest.mark.parametrize("mode", ["other-images", "same-image", "random"])
 def test_log_n_of_the_other_modes(mode: Negatives) -> None:
-    offered = torch.tensor([[0, 1]]).expand(4, -1)  # never a target at offset 2
+    sampled = torch.tensor([[0, 1]]).expand(4, -1)  # never a target at offset 2
     found = retrieve(
-        torch.zeros(4, 2, 3, 2), torch.randn(4, 4, 3, 2), 2, negatives=mode, offered=offered
+        torch.zeros(4, 2, 3, 2), torch.randn(4, 4, 3, 2), 2, negatives=mode, sampled=sampled
     )
     expected = {"other-images": 3 * 12 + 1, "same-image": 12, "random": 4 * 2 + 1}[mode]
     assert candidates(mode, 4, 12, 2) == expected
     assert found.loss.tolist() == pytest.approx([math.log(expected)] * len(found.loss), abs=1e-5)
 
 
-def test_a_true_cell_on_offer_is_not_its_own_negative() -> None:
+def test_a_true_cell_sampled_as_well_is_not_its_own_negative() -> None:
     """Public code draws negatives without excluding the positive: a perfect prediction then costs
     log 2.
     """
     targets = 10 * torch.eye(8).view(2, 4, 1, 8)
     everything = torch.arange(4).expand(2, -1)
-    found = retrieve(targets[:, 2:], targets, 2, scale=1.0, negatives="random", offered=everything)
+    found = retrieve(targets[:, 2:], targets, 2, scale=1.0, negatives="random", sampled=everything)
     assert float(found.loss.max()) < 1e-6
     assert (found.rank == 0).all()
 
@@ -230,7 +230,7 @@ def test_an_offset_without_rows_is_refused() -> None:
     for offset, rows in ((3, 0), (0, 3), (1, 1)):
         with pytest.raises(ValueError, match="offset"):
             retrieve(torch.randn(2, rows, 3, 4), targets, offset)
-    with pytest.raises(ValueError, match="offered"):
+    with pytest.raises(ValueError, match="sampled"):
         retrieve(torch.randn(2, 2, 3, 4), targets, 1, negatives="random")
 
 

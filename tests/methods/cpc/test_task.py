@@ -13,6 +13,7 @@ from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.transform import InputTransform
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.methods.base import DataInfo
+from ssltool.methods.cpc import figures
 from ssltool.methods.cpc.task import Cpc, CpcOptions
 from ssltool.ops import grids
 from ssltool.ops.grids import DIRECTIONS, Direction
@@ -110,17 +111,17 @@ def test_a_stage_that_cannot_be_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="layer2"):
         build(28, last_stage="layer9")
     with pytest.raises(
-        UsageError, match=r"convnext_tiny leaves less than 2x2 places of a 4 px patch.*--backbone"
+        UsageError, match=r"convnext_tiny leaves a map of less than 2x2 of a 4 px input.*--backbone"
     ):
         build(28, "convnext_tiny", "imagenet", patch=4, stride=4)
     assert build(28, "resnet10_w32", last_stage="layer2").encoder.width == 64
 
 
 def test_batch_norm_is_refused_with_the_reason_unless_allowed() -> None:
-    with pytest.raises(UsageError, match=r"see each other.*--norm ln.*--allow-batchnorm"):
+    with pytest.raises(UsageError, match=r"leaks information.*--norm ln.*--allow-batchnorm"):
         build(norm="batch")
     info = DataInfo(64, 28)
-    with pytest.raises(UsageError, match="see each other"):
+    with pytest.raises(UsageError, match="leaks information"):
         Cpc(CpcOptions().with_defaults(info), build_encoder("resnet20"), info)
     assert any(
         isinstance(m, nn.BatchNorm2d) for m in build(norm="batch", allow_batchnorm=True).modules()
@@ -155,7 +156,9 @@ def test_no_context_sees_a_pixel_of_its_targets(
     image = noise(1, size)
     assert method.offsets[0] == method.grid.least_offset == least
     for i, expected in enumerate(last):
-        seen = grids.orient(method._influence(image, direction, i, 3), direction).amax(dim=(0, 2))
+        seen = grids.orient(figures._influence(method, image, direction, i, 3), direction).amax(
+            dim=(0, 2)
+        )
         assert int(seen.nonzero().max()) == expected
         target = (i + method.offsets[0]) * options["stride"]
         assert target > expected
@@ -168,7 +171,7 @@ def test_no_context_sees_a_pixel_of_its_targets(
 def test_batch_norm_shows_in_the_figure_of_what_a_context_sees() -> None:
     method = build(norm="batch", allow_batchnorm=True).train()
     before = {key: value.clone() for key, value in method.state_dict().items()}
-    seen = method._influence(noise(2, 28), "down", 0, 3)
+    seen = figures._influence(method, noise(2, 28), "down", 0, 3)
     assert int((seen > 0).any(dim=2)[0].nonzero().max()) == 27
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
 
@@ -177,7 +180,8 @@ def test_batch_norm_shows_in_the_figure_of_what_a_context_sees() -> None:
     ("size", "images", "expected"), [(64, 16, 6.6644), (64, 32, 7.3576), (28, 64, 7.7424)]
 )
 def test_the_first_loss_is_log_n(size: int, images: int, expected: float) -> None:
-    method = build(size, "resnet10_w32", last_stage="layer2").train()
+    info = DataInfo(64, size, batch_size=images)
+    method = build(size, "resnet10_w32", info=info, last_stage="layer2").train()
     with torch.no_grad():
         view = method.view(noise(images, size), torch.arange(images), seeded())
         loss = method(view)
@@ -196,9 +200,13 @@ def test_chance_is_that_of_the_negatives(mode: str) -> None:
     cells = {"all": 360, "other-images": 9 * 36 + 1, "same-image": 36, "random": 161}[mode]
     assert method.chance["loss"] == pytest.approx(math.log(cells))
     assert method.chance["accuracy"] == 1 / cells
-    loss = method.train()(method.view(noise(4, 28), torch.arange(4), seeded())).value
-    assert math.isfinite(float(loss.detach()))
-    assert method.chance["top5"] != 5 / cells or mode == "same-image"  # now of four images
+    before = method.metrics
+    with torch.no_grad():
+        loss = method.train()(method.view(noise(4, 28), torch.arange(4), seeded()))
+    # The ratio is that to the batch's own number of candidates, and nothing is remembered of it.
+    count = {"all": 144, "other-images": 3 * 36 + 1, "same-image": 36, "random": 65}[mode]
+    assert float(loss.metrics["loss_ratio"]) == pytest.approx(float(loss.value) / math.log(count))
+    assert method.metrics == before
 
 
 def test_the_loss_is_the_mean_over_directions_and_offsets() -> None:
@@ -248,7 +256,7 @@ def test_evaluation_is_central_and_unchanged() -> None:
     images = noise(2, 30)
     view = method.view(images, torch.arange(2), seeded())
     assert torch.equal(view.image, images[:, :, 1:29, 1:29])
-    assert torch.equal(method.shown(view)[:, 7], images[:, :, 5:13, 5:13])
+    assert torch.equal(figures._patch_images(method, view)[:, 7], images[:, :, 5:13, 5:13])
 
 
 def test_training_crops_and_mirrors_whole_images() -> None:
@@ -311,7 +319,7 @@ def test_answers_rank_the_candidates() -> None:
 
     method.predictors = nn.ModuleDict({d: Knows() for d in DIRECTIONS})
     predictions = method.figures.draw_predictions(method, images, torch.arange(4), seeded())
-    assert all("number 1 of 144" in caption for caption in predictions.captions)
+    assert all("ranks 1 of 144" in caption for caption in predictions.captions)
     assert all("of the same image" in caption for caption in predictions.captions)
 
 

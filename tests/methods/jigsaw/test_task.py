@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
 from ssltool.methods.base import DataInfo
+from ssltool.methods.jigsaw import figures
 from ssltool.methods.jigsaw.task import Geometry, Jigsaw, JigsawOptions, JigsawView, geometry
 
 
@@ -72,8 +73,8 @@ def test_every_offset_is_drawn_and_every_channel_stays_in_its_cell(side: int) ->
     cell, tile, slack, jitter = geometry(side, 3)
     start = (side - 3 * cell) // 2
     images = torch.zeros(300, 3, side, side, dtype=torch.uint8)
-    place, corner = method._places(_draws(300), images, torch.zeros(300, dtype=torch.bool))
-    top, left = place.unbind(dim=-1)
+    position, corner = method._positions(_draws(300), images, torch.zeros(300, dtype=torch.bool))
+    top, left = position.unbind(dim=-1)
     cells = torch.arange(9)
     within_y = top - start - (cells // 3 * cell)[:, None]
     within_x = left - start - (cells % 3 * cell)[:, None]
@@ -138,7 +139,7 @@ def test_a_permutation_shows_in_slot_i_the_tile_of_cell_p_i() -> None:
     view = JigsawView(
         raw.float(), torch.zeros(1, 1, dtype=torch.int64), raw, raw, torch.zeros(1, 9, 2)
     )
-    assert method._shown(view)[0, :, 0, 0, 0].tolist() == p.tolist()
+    assert figures._shuffled(method, view, raw)[0, :, 0, 0, 0].tolist() == p.tolist()
 
 
 class _OneNumber(nn.Module):
@@ -182,8 +183,8 @@ def test_solved_images_are_restored_with_the_predicted_permutation() -> None:
     tile = view.raw.shape[-1]
     inside = slice(2 + 4, 2 + tile - 4)  # within the frame of the first tile
     assert torch.equal(
-        predictions.images["answer"][:, :, inside, inside],
-        predictions.images["truth"][:, :, inside, inside],
+        predictions.images["prediction"][:, :, inside, inside],
+        predictions.images["ground truth"][:, :, inside, inside],
     )
 
 

@@ -307,7 +307,7 @@ def test_independent_vectors_score_the_chance_level(loss: str, negatives: int) -
     else:
         losses = nce.softmax_loss(positive, compared.against)
     assert float(losses.mean()) == pytest.approx(method.chance["loss"], abs=0.2)
-    accuracy = (positive > compared.largest).float().mean()
+    accuracy = (positive > compared.hardest).float().mean()
     assert float(accuracy) == pytest.approx(method.chance["accuracy"], abs=0.01)
 
 
@@ -337,14 +337,14 @@ def test_the_loss_falls_on_one_repeated_batch(loss: str) -> None:
 def test_other_images_than_the_banks_are_refused_to_be_named_but_compared() -> None:
     method = build().eval()
     images, index = make_images()
-    with pytest.raises(UsageError, match="which of its 37 training images"):
+    with pytest.raises(UsageError, match="its own 37 training images"):
         method(method.view(images, index + COUNT, seeded()))
     predictions = method.figures.draw_predictions(method, images, index + COUNT, seeded())
-    assert all("own row" not in caption for caption in predictions.captions)
+    assert all("own memory vector" not in caption for caption in predictions.captions)
     assert method.figures.plots(method, images, index + COUNT, seeded()) == {}
 
 
-def test_answers_point_to_the_nearest_other_rows() -> None:
+def test_predictions_point_to_the_nearest_other_images() -> None:
     method = build().eval()
     images, index = make_images(3)
     features = method.embed(method.view(images, index, seeded()).images).detach()
@@ -355,15 +355,18 @@ def test_answers_point_to_the_nearest_other_rows() -> None:
         "nearest 2"
     ][:2].tolist() == [10, 20]
     assert all((places != index).all() for places in predictions.indices.values())
-    assert all(caption.startswith("own row 1.00, rank 1 of 37") for caption in predictions.captions)
+    assert all(
+        caption.startswith("own memory vector 1.00, rank 1 of 37")
+        for caption in predictions.captions
+    )
 
 
 def test_histograms_hold_all_pairs() -> None:
     method = build().eval()
     chart = method.figures.plots(method, *make_images(), seeded())["similarities"]
     assert isinstance(chart, Lines)
-    assert sum(chart.y["own row"]) == pytest.approx(1)
-    assert sum(chart.y["other rows"]) == pytest.approx(1)
+    assert sum(chart.y["own memory vector"]) == pytest.approx(1)
+    assert sum(chart.y["other memory vectors"]) == pytest.approx(1)
 
 
 CASES: list[dict[str, Any]] = [

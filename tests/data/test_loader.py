@@ -28,7 +28,7 @@ from ssltool.data.loader import (
     TrainBatches,
     _copied_ahead,
     _timed,
-    usual_workers,
+    default_workers,
 )
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.folder import FolderSource
@@ -362,8 +362,8 @@ def test_nothing_asked_and_nothing_readable() -> None:
 # Workers
 
 
-def test_usual_workers() -> None:
-    assert 1 <= usual_workers() <= 8
+def test_default_workers() -> None:
+    assert 1 <= default_workers() <= 16
 
 
 @linux

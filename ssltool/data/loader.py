@@ -69,7 +69,7 @@ class _Loader:
 
     def __init__(self, workers: int | None, tiny: bool, device: torch.device | str) -> None:
         self.skipped: dict[str, str] = {}
-        self._workers = (0 if tiny else usual_workers()) if workers is None else workers
+        self._workers = (0 if tiny else default_workers()) if workers is None else workers
         self._device = torch.device(device)
         self._stream: Iterator[_Loaded] | None = None
 
@@ -222,7 +222,7 @@ class AllImages(_Loader):
                 yield batch
 
 
-def usual_workers() -> int:
+def default_workers() -> int:
     """Default number of workers: one less than the cores of this process, 1 to 16.
 
     Processes that train together on this machine share its cores.

@@ -17,7 +17,7 @@ class SourceOptions(Options):
     positional: tuple[str, ...] = option(
         (), _SOURCES, panel="Data", positional=True, metavar="[DATA]..."
     )
-    data: tuple[str, ...] = option((), "The same as a flag; may be repeated", panel="Data")
+    data: tuple[str, ...] = option((), "The same, as for pretrain; may be repeated", panel="Data")
 
     @property
     def specs(self) -> tuple[str, ...]:

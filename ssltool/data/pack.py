@@ -25,7 +25,7 @@ from rich.progress import Progress, track
 
 from ssltool import atomic
 from ssltool.atomic import atomic_file
-from ssltool.data.loader import usual_workers
+from ssltool.data.loader import default_workers
 from ssltool.data.options import PackOptions
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
@@ -184,7 +184,7 @@ def _write_shards(
 ) -> dict[str, str]:
     """Write the shards that are missing; return name and reason of the unreadable images."""
     order = Order(len(source), source.chunks, options.seed)
-    threads = usual_workers() + 1 if options.workers is None else options.workers
+    threads = default_workers() + 1 if options.workers is None else options.workers
     skipped: dict[str, str] = {}
     bar = Progress(console=console, disable=console.quiet, transient=True)
     with _thread_pool(threads) as pool, bar:

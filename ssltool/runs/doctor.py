@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 import ssltool
-from ssltool.data.loader import usual_workers
+from ssltool.data.loader import default_workers
 from ssltool.encoders.precision import choose_precision
 from ssltool.encoders.registry import build_encoder
 
@@ -76,7 +76,7 @@ def doctor(device: torch.device) -> MachineReport:
         precision=f"{precision.name} ({precision.reason})",
         cores=os.cpu_count() or 1,
         torch_threads=torch.get_num_threads(),
-        workers=usual_workers(),
+        workers=default_workers(),
     )
 
 

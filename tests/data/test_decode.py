@@ -248,12 +248,12 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None
     [b"", b"\xff\xfe\x00\x06note", b"\xff\xfe\x00\x06\xff\xda\xff\xda", b"\xff\xff"],
     ids=repr,
 )
-def test_exif_is_found_behind_other_segments_and_padding(before: bytes) -> None:
+def test_exif_is_read_after_other_segments_and_padding(before: bytes) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     data = saved(scene(48, 32), "JPEG", exif=exif).getvalue()
-    place = data.index(b"\xff\xe1")
-    assert decode(io.BytesIO(data[:place] + before + data[place:])).size == (32, 48)
+    offset = data.index(b"\xff\xe1")
+    assert decode(io.BytesIO(data[:offset] + before + data[offset:])).size == (32, 48)
 
 
 def test_a_damaged_exif_block_is_ignored() -> None:
@@ -432,8 +432,8 @@ SMALL = {
 def test_damage_gives_a_square_or_a_refusal(kind: str, data: st.DataObject) -> None:
     damaged = bytearray(SMALL[kind])
     for _ in range(data.draw(st.integers(0, 6), label="flips")):
-        place = data.draw(st.integers(0, len(damaged) - 1), label="place")
-        damaged[place] ^= data.draw(st.integers(1, 255), label="mask")
+        offset = data.draw(st.integers(0, len(damaged) - 1), label="place")
+        damaged[offset] ^= data.draw(st.integers(1, 255), label="mask")
     length = data.draw(
         st.one_of(st.just(len(damaged)), st.integers(0, len(damaged))), label="length"
     )
@@ -488,11 +488,9 @@ def test_a_jpeg_without_exif_is_the_same_with_and_without_pillow(
     np.testing.assert_array_equal(fast, np.asarray(decode(file, size)))
 
 
-def test_an_orientation_told_by_xmp_is_followed() -> None:
-    told = (
-        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-    )
-    assert decode(saved(scene(60, 40), "JPEG", xmp=told)).size == (40, 60)
+def test_an_orientation_in_xmp_is_applied() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    assert decode(saved(scene(60, 40), "JPEG", xmp=xmp)).size == (40, 60)
 
 
 def test_what_the_faster_reader_refuses_is_judged_by_pillow() -> None:

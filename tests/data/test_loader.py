@@ -28,7 +28,7 @@ from ssltool.data.loader import (
     TrainBatches,
     _copied_ahead,
     _timed,
-    usual_workers,
+    default_workers,
 )
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.folder import FolderSource
@@ -113,17 +113,17 @@ def taken(batches: TrainBatches, count: int, start: int = 0) -> list[Batch]:
         return list(islice(batches.from_step(start), count))
 
 
-def places(batches: list[Batch]) -> list[list[int]]:
+def indices_of(batches: list[Batch]) -> list[list[int]]:
     return [batch.indices.tolist() for batch in batches]
 
 
 def flat(batches: list[Batch]) -> list[int]:
-    return list(chain.from_iterable(places(batches)))
+    return list(chain.from_iterable(indices_of(batches)))
 
 
 def children() -> set[int]:
     """Process ids of the living children of this process."""
-    found = set()
+    pids = set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -131,8 +131,8 @@ def children() -> set[int]:
             except OSError:
                 continue
             if int(parent) == os.getpid() and state != "Z":
-                found.add(int(folder.name))
-    return found
+                pids.add(int(folder.name))
+    return pids
 
 
 def assert_equal(first: list[Batch], second: list[Batch]) -> None:
@@ -154,7 +154,7 @@ def test_a_batch_holds_the_images_it_names(workers: int) -> None:
         assert batch.images[:, 0, 2, 2].tolist() == batch.indices.tolist()
         assert batch.images[:, :, 0, 1].tolist() == [[1, 2, 3]] * 4
         assert batch.images[:, :, 1, 0].tolist() == [
-            [place, 0, 0] for place in batch.indices.tolist()
+            [index, 0, 0] for index in batch.indices.tolist()
         ]
         assert batch.wait >= 0
 
@@ -187,7 +187,9 @@ def test_order_is_that_of_the_documented_generator() -> None:
 
 
 def test_seeds_differ() -> None:
-    assert places(taken(train(Numbered(50)), 3)) != places(taken(train(Numbered(50), seed=1), 3))
+    assert indices_of(taken(train(Numbered(50)), 3)) != indices_of(
+        taken(train(Numbered(50), seed=1), 3)
+    )
 
 
 def test_order_does_not_depend_on_workers() -> None:
@@ -207,8 +209,8 @@ def test_from_step_continues_an_uninterrupted_run() -> None:
 def test_streams_of_one_loader_do_not_disturb_each_other() -> None:
     batches = train(Numbered(13))
     first, second = batches.from_step(0), batches.from_step(4)
-    assert places([next(second)]) == places(taken(train(Numbered(13)), 1, 4))
-    assert places([next(first)]) == places(taken(train(Numbered(13)), 1, 0))
+    assert indices_of([next(second)]) == indices_of(taken(train(Numbered(13)), 1, 4))
+    assert indices_of([next(first)]) == indices_of(taken(train(Numbered(13)), 1, 0))
 
 
 def test_two_ranks_together_are_one_process_with_twice_the_batch() -> None:
@@ -242,11 +244,11 @@ def test_too_few_images() -> None:
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_a_broken_image_is_replaced_by_the_next_and_named_once(workers: int) -> None:
+def test_an_unreadable_image_is_replaced_by_the_next_and_reported_once(workers: int) -> None:
     batches = train(Numbered(12, broken=(3, 4, 11)), workers=workers)
     read = flat(taken(batches, 6))
     asked = flat(taken(train(Numbered(12)), 6))
-    assert read == [{3: 5, 4: 5, 11: 0}.get(place, place) for place in asked]
+    assert read == [{3: 5, 4: 5, 11: 0}.get(index, index) for index in asked]
     assert batches.skipped == {"image 3": "torn", "image 4": "torn", "image 11": "torn"}
 
 
@@ -317,7 +319,7 @@ def test_forked_workers_share_the_cache(tmp_path: Path) -> None:
     assert_equal(taken(batches, 2), first)
 
 
-def test_what_goes_to_workers_that_are_not_forked_leaves_the_cache_behind() -> None:
+def test_workers_that_are_not_forked_get_no_copy_of_the_cache() -> None:
     batches = train(Numbered(12), cache_bytes=1000)
     taken(batches, 3)
     copy = pickle.loads(pickle.dumps(batches._batches))
@@ -333,19 +335,19 @@ def test_all_images_in_order(workers: int) -> None:
     with AllImages(Numbered(11, broken=(0, 4, 5)), size=4, batch_size=3, workers=workers) as images:
         batches = list(images)
         assert len(images) == 11
-    assert places(batches) == [[1, 2], [3], [6, 7, 8], [9, 10]]
+    assert indices_of(batches) == [[1, 2], [3], [6, 7, 8], [9, 10]]
     assert all(batch.images[:, 0, 2, 2].tolist() == batch.indices.tolist() for batch in batches)
-    assert images.skipped == {f"image {place}": "torn" for place in (0, 4, 5)}
+    assert images.skipped == {f"image {index}": "torn" for index in (0, 4, 5)}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_some_images_in_the_order_given(workers: int) -> None:
+def test_a_selection_in_the_given_order(workers: int) -> None:
     source = Numbered(20, broken=(3,))
     with AllImages(
         source, size=4, batch_size=2, workers=workers, indices=[9, 3, 3, 0, 19]
     ) as images:
-        assert places(list(images)) == [[9], [0], [19]]
-        assert places(list(images)) == [[9], [0], [19]]  # again
+        assert indices_of(list(images)) == [[9], [0], [19]]
+        assert indices_of(list(images)) == [[9], [0], [19]]  # again
         assert len(images) == 5
     assert images.skipped == {"image 3": "torn"}
 
@@ -360,8 +362,8 @@ def test_nothing_asked_and_nothing_readable() -> None:
 # Workers
 
 
-def test_usual_workers() -> None:
-    assert 1 <= usual_workers() <= 8
+def test_default_workers() -> None:
+    assert 1 <= default_workers() <= 16
 
 
 @linux
@@ -374,7 +376,9 @@ def test_close_ends_the_workers() -> None:
     batches.close()
     assert children() == before
     batches.close()
-    assert places(taken(batches, 2)) == places(taken(train(Numbered(20)), 2))  # can be used again
+    assert indices_of(taken(batches, 2)) == indices_of(
+        taken(train(Numbered(20)), 2)
+    )  # can be used again
     assert children() == before
 
 
@@ -405,7 +409,7 @@ def test_an_error_in_the_training_loop_ends_the_workers() -> None:
 
 @linux
 def test_workers_leave_signals_to_the_main_process() -> None:
-    """Ctrl-C and a job's SIGTERM reach every process; batches are still needed to finish the step."""
+    """Ctrl-C and a job's SIGTERM reach every process; the step in progress needs batches."""
     before = children()
     with train(Numbered(20), workers=2) as batches:
         stream = batches.from_step(0)
@@ -455,7 +459,7 @@ class CutOff:
 @pytest.mark.parametrize(
     "error", [EOFError(), ConnectionResetError(104, "reset"), FileNotFoundError(2, "gone")]
 )
-def test_a_worker_that_dies_while_it_hands_over_a_batch(error: Exception) -> None:
+def test_a_worker_that_dies_while_it_sends_a_batch(error: Exception) -> None:
     with pytest.raises(SslToolError) as caught:
         next(_timed(CutOff(error), {}))  # type: ignore[arg-type]
     assert_names_the_death(caught.value)
@@ -550,11 +554,11 @@ def test_a_batch_is_copied_before_the_one_before_it_is_handed_over(
         lambda self, s: log.append("keep" if s is computing else "bad"),
     )
     batches = (Batch(torch.full((1,), i), torch.tensor([i]), 0, 0.0) for i in range(3))
-    found = []
+    values = []
     for batch in _copied_ahead(batches, torch.device("cpu")):
         log.append(f"step {int(batch.indices)}")
-        found.append(int(batch.images))
-    assert found == [0, 1, 2]
+        values.append(int(batch.images))
+    assert values == [0, 1, 2]
     assert log == [
         *("copy 0", "copy 1", "wait 0", "keep", "keep", "step 0"),
         *("copy 2", "wait 1", "keep", "keep", "step 1"),

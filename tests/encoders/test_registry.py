@@ -20,9 +20,11 @@ STAGES = {
     "alexnet": "conv1:64/4 conv2:192/8 conv3:384/16 conv4:256/16 conv5:256/16 pool5:256/32",
     "caffenet": "conv1:96/2 conv2:256/4 conv3:384/8 conv4:384/8 conv5:256/8 pool5:256/16",
     "color_alexnet": "conv1:96/4 conv2:256/8 conv3:384/16 conv4:384/16 conv5:256/16 pool5:256/16",
-    "colornet": "conv1:64/2 conv2:128/4 conv3:256/8 conv4:512/8 conv5:512/8 conv6:512/8 conv7:512/8",
+    "colornet": "conv1:64/2 conv2:128/4 conv3:256/8 conv4:512/8 conv5:512/8 conv6:512/8 "
+    "conv7:512/8",
     "convnext_tiny": "stage1:96/4 stage2:192/8 stage3:384/16 stage4:768/32",
-    "densenet121": "stem:64/2 denseblock1:256/4 denseblock2:512/8 denseblock3:1024/16 denseblock4:1024/32",
+    "densenet121": "stem:64/2 denseblock1:256/4 denseblock2:512/8 denseblock3:1024/16 "
+    "denseblock4:1024/32",
     "efficientnet_b0": "stage1:16/2 stage2:24/4 stage3:40/8 stage4:112/16 stage5:1280/32",
     "mobilenet_v2": "stage1:16/2 stage2:24/4 stage3:32/8 stage4:96/16 stage5:1280/32",
     "mobilenet_v3_small": "stage1:16/2 stage2:16/4 stage3:24/8 stage4:48/16 stage5:576/32",
@@ -78,7 +80,7 @@ def test_declared_stages_are_those_of_the_papers_and_of_the_maps(encoder):
 
 def test_pooled_feature_summarises_the_last_map(encoder):
     if encoder.name.startswith("vit"):
-        pytest.skip("the class token is not one of the map's places")
+        pytest.skip("the class token is not a position of the map")
     x = make_images(encoder)
     with torch.no_grad():
         average = encoder.map(x).mean(dim=(2, 3), keepdim=True)
@@ -154,8 +156,8 @@ def test_swin_maps_are_channels_first():
     encoder.backbone.features[1].register_forward_hook(lambda _m, _i, out: seen.append(out))
     x = make_images(encoder)
     with torch.no_grad():
-        found = encoder.maps(x)["stage1"]
-    torch.testing.assert_close(found[:, :, 3, 5], seen[0][:, 3, 5, :])
+        stage1 = encoder.maps(x)["stage1"]
+    torch.testing.assert_close(stage1[:, :, 3, 5], seen[0][:, 3, 5, :])
 
 
 def test_maps_work_under_autocast():
@@ -169,7 +171,7 @@ def test_maps_work_under_autocast():
         torch.testing.assert_close(half.float(), encoder.map(x), rtol=0.1, atol=0.1)
 
 
-def test_exchanged_parts_and_copies_are_followed():
+def test_replaced_modules_and_copies_are_used():
     encoder = build_encoder("resnet10_w32").eval()
     x = make_images(encoder)
     other = copy.deepcopy(encoder)
@@ -179,7 +181,7 @@ def test_exchanged_parts_and_copies_are_followed():
         assert not torch.equal(other.map(x), encoder.map(x))
 
 
-def test_names_are_torchvisions_of_known_families_and_ours():
+def test_backbone_names_are_ours_and_those_of_torchvisions_families():
     names = backbone_names()
     assert {*STAGES, "resnet20", "resnet56", "wide_resnet50_2", "swin_v2_t", "vit_h_14"} <= set(
         names
@@ -318,25 +320,25 @@ def test_norms_by_hand():
     x = torch.randn(2, 64, 5, 5) * 3 + 1
     with torch.no_grad():
         whole = build_encoder("resnet18", norm="ln").backbone.bn1(x)
-        place = build_encoder("resnet18", norm="ln2d").backbone.bn1(x)
+        normalized = build_encoder("resnet18", norm="ln2d").backbone.bn1(x)
     torch.testing.assert_close(whole.mean(dim=(1, 2, 3)), torch.zeros(2), rtol=0, atol=1e-5)
     torch.testing.assert_close(
         whole.std(dim=(1, 2, 3), correction=0), torch.ones(2), rtol=0, atol=1e-3
     )
-    torch.testing.assert_close(place.mean(dim=1), torch.zeros(2, 5, 5), rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalized.mean(dim=1), torch.zeros(2, 5, 5), rtol=0, atol=1e-5)
     torch.testing.assert_close(
-        place.std(dim=1, correction=0), torch.ones(2, 5, 5), rtol=0, atol=1e-3
+        normalized.std(dim=1, correction=0), torch.ones(2, 5, 5), rtol=0, atol=1e-3
     )
 
 
 def test_ln2d_reads_a_piece_as_it_reads_the_whole_away_from_borders():
     torch.manual_seed(0)
     x = torch.randn(1, 3, 48, 48)
-    found = {}
+    deviation = {}
     for norm in ("ln", "ln2d"):
         encoder = build_encoder("resnet10_w32", norm=norm, last_stage="layer1").eval()
         with torch.no_grad():
-            found[norm] = float(
+            deviation[norm] = float(
                 (
                     encoder.map(x)[..., 20:28, 20:28]
                     - encoder.map(x[..., 8:40, 8:40])[..., 12:20, 12:20]
@@ -344,12 +346,13 @@ def test_ln2d_reads_a_piece_as_it_reads_the_whole_away_from_borders():
                 .abs()
                 .max()
             )
-    assert found["ln2d"] < 1e-5 < found["ln"]
+    assert deviation["ln2d"] < 1e-5 < deviation["ln"]
 
 
 CUT = {
-    "alexnet": "conv3", "caffenet": "conv2", "convnext_tiny": "stage3", "densenet121": "denseblock3",
-    "efficientnet_b0": "stage4", "mobilenet_v3_small": "stage3", "regnet_y_400mf": "stage4", "resnet18": "layer3",
+    "alexnet": "conv3", "caffenet": "conv2", "convnext_tiny": "stage3",
+    "densenet121": "denseblock3", "efficientnet_b0": "stage4", "mobilenet_v3_small": "stage3",
+    "regnet_y_400mf": "stage4", "resnet18": "layer3",
     "shufflenet_v2_x0_5": "stage3", "swin_t": "stage2", "vgg11": "stage4", "vit_b_32": "block6",
 }  # fmt: skip
 

@@ -55,17 +55,20 @@ def test_check_input_changes_nothing():
 
 @pytest.mark.parametrize(
     ("stem", "size", "least", "stage"),
-    [  # sides of the maps of resnet18, after 3 and 4 stages: 24 -> 2; 64 -> 4, 2; 80 -> 5, 3; small stem 8 -> 2, 1
+    # Sides of the maps of resnet18, after 3 and 4 stages: 24 -> 2; 64 -> 4, 2; 80 -> 5, 3; with the
+    # small stem 8 -> 2, 1.
+    [
         ("imagenet", 8, 2, "stem"), ("imagenet", 16, 2, "layer2"), ("imagenet", 24, 2, "layer3"),
         ("imagenet", 64, 2, "layer4"), ("imagenet", 64, 3, "layer3"), ("imagenet", 80, 3, "layer4"),
-        ("small", 8, 2, "layer3"), ("small", 16, 2, "layer4"), ("small", 24, 4, "layer3"), ("small", 2, 3, None),
+        ("small", 8, 2, "layer3"), ("small", 16, 2, "layer4"), ("small", 24, 4, "layer3"),
+        ("small", 2, 3, None),
     ],
 )  # fmt: skip
-def test_the_deepest_stage_with_places_left(stem, size, least, stage):
+def test_the_deepest_stage_with_a_map_of_at_least_a_size(stem, size, least, stage):
     encoder = build_encoder("resnet18", stem=stem).train()
-    found = deepest_stage(encoder, size, least)
+    deepest = deepest_stage(encoder, size, least)
     assert encoder.training
     if (stem, size) == ("imagenet", 8):
-        assert found in ("stem", "layer1")
+        assert deepest in ("stem", "layer1")
     else:
-        assert found == stage
+        assert deepest == stage

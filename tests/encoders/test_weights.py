@@ -134,7 +134,7 @@ def test_plain_torchvision_takes_the_file_and_gives_the_same_features(name, tmp_
     side = encoder.image_size or 64
     x = torch.randn(2, 3, side, side)
     with torch.no_grad():
-        # torchvision hands AlexNet's and VGG's classifier 6x6 and 7x7 places; ours are averaged.
+        # torchvision hands AlexNet's and VGG's classifier 6x6 and 7x7 maps; ours are averaged.
         theirs = model.features(x).mean(dim=(2, 3)) if name in ("alexnet", "vgg11") else model(x)
         torch.testing.assert_close(encoder(x), theirs, rtol=1e-6, atol=1e-6)
 
@@ -187,7 +187,7 @@ def test_round_trip_is_bit_for_bit(name, options, tmp_path):
         assert torch.equal(loaded(x), encoder.eval()(x))
 
 
-def test_loaded_weights_do_not_hang_on_the_file(written):
+def test_loaded_weights_do_not_depend_on_the_file(written):
     loaded = load_encoder(written)
     before = {key: value.clone() for key, value in loaded.state_dict().items()}
     written.write_bytes(bytes(written.stat().st_size))  # in place, as no command of ours would
@@ -363,7 +363,7 @@ def test_step_counts_may_be_missing(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_are_not_finite_are_refused(written, tmp_path, value):
+def test_values_that_are_not_finite_are_refused(written, tmp_path, value):
     encoder = load_encoder(written)
     with torch.no_grad():
         encoder.backbone.layer2[0].bn1.running_var[3] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,13 @@ def test_workers_read_a_dataset_and_skip_what_it_cannot_give() -> None:
     assert "a str; expected an image" in batches.skipped["item 6 of Items"]
     assert [source.label(i) for i in range(7)] == [None, 0, 1, 0, 1, 0, None]
     assert survey(source).count == 7
+
+
+def test_a_source_can_be_sent_to_workers_that_are_not_forked() -> None:
+    source = DatasetSource(TensorDataset(torch.rand(3, 3, 16, 16), torch.tensor([0, 1, 0])))
+    copy = pickle.loads(pickle.dumps(source))
+    assert np.array_equal(copy.read(1, 16), source.read(1, 16))
+    assert [copy.label(i) for i in range(3)] == [0, 1, 0]
 
 
 def test_datasets_join_folders_and_sources_pass_through(tmp_path: Path) -> None:

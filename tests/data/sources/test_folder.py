@@ -229,7 +229,7 @@ def test_joined_sources_merge_classes_by_name(tmp_path: Path) -> None:
 # Fingerprints
 
 
-def test_fingerprint_tells_lists_apart(tmp_path: Path) -> None:
+def test_fingerprints_of_different_lists_differ(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "a/2.png")
     seen = [FolderSource(tmp_path).fingerprint()]
     assert FolderSource(tmp_path).fingerprint() == seen[0]
@@ -244,7 +244,7 @@ def test_fingerprint_tells_lists_apart(tmp_path: Path) -> None:
     assert len(set(seen)) == 4
 
 
-def test_fingerprint_knows_where_names_end(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_where_names_end(tmp_path: Path) -> None:
     put(tmp_path / "one", "a.png", "b.pngc.png")
     put(tmp_path / "two", "a.pngb.png", "c.png")
     assert (
@@ -417,7 +417,7 @@ def test_survey_reads_a_spread_sample(tmp_path: Path) -> None:
     assert survey(FolderSource(tmp_path), sample=3).mean == (1, 1, 1)
 
 
-def test_survey_looks_further_when_the_whole_sample_is_broken(tmp_path: Path) -> None:
+def test_survey_searches_on_when_the_whole_sample_is_unreadable(tmp_path: Path) -> None:
     put(tmp_path, *[f"{number}.png" for number in range(5)])
     for number in (0, 2, 4):
         (tmp_path / f"{number}.png").write_bytes(b"")

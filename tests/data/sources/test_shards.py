@@ -43,7 +43,7 @@ def tar(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -
 def numbered(folder: Path, counts: list[int]) -> ShardSource:
     """Shards of red images, numbered through."""
     paths, number = [], 0
-    for place, count in enumerate(counts):
+    for index, count in enumerate(counts):
         members = {}
         for _ in range(count):
             members |= {
@@ -51,12 +51,12 @@ def numbered(folder: Path, counts: list[int]) -> ShardSource:
                 f"{number:06d}.cls": str(number % 3).encode(),
             }
             number += 1
-        paths.append(str(tar(folder / f"train-{place:04d}.tar", members)))
+        paths.append(str(tar(folder / f"train-{index:04d}.tar", members)))
     return ShardSource(paths, str(folder))
 
 
 def reds(source: ShardSource) -> list[int]:
-    return [int(source.read(place, 8)[0, 0, 0]) for place in range(len(source))]
+    return [int(source.read(index, 8)[0, 0, 0]) for index in range(len(source))]
 
 
 def fails(kind: type[SslToolError], spec: Path | str) -> str:
@@ -71,7 +71,7 @@ def test_images_and_classes_in_order(tmp_path: Path) -> None:
     source = numbered(tmp_path, [3, 2, 4])
     assert reds(source) == list(range(9))
     assert source.classes == ("0", "1", "2")
-    assert [source.label(place) for place in range(9)] == [0, 1, 2] * 3
+    assert [source.label(index) for index in range(9)] == [0, 1, 2] * 3
     assert source.name(4) == f"{tmp_path}/train-0001.tar/000004.png"
     assert source.short_side(0) == 12
 
@@ -96,10 +96,10 @@ def test_samples_group_by_key_up_to_the_first_dot(tmp_path: Path) -> None:
     source = open_source([str(path)])
     assert reds(source) == [1, 2, 3, 4]
     assert source.classes == ("7", "cat")
-    assert [source.label(place) for place in range(4)] == [0, 1, None, None]
+    assert [source.label(index) for index in range(4)] == [0, 1, None, None]
 
 
-def test_numbers_are_classes_in_their_own_order(tmp_path: Path) -> None:
+def test_numeric_classes_are_in_numerical_order(tmp_path: Path) -> None:
     members = {
         f"{n}.{ending}": data
         for n in (10, 9, 2)
@@ -194,7 +194,7 @@ def test_the_index_gives_the_same_list_without_reading_the_shards(
     assert isinstance(source, ShardSource)
     assert not source._recent  # no table is read before an image is
     assert reds(source) == reds(plain)
-    assert [source.label(place) for place in range(5)] == [plain.label(place) for place in range(5)]
+    assert [source.label(index) for index in range(5)] == [plain.label(index) for index in range(5)]
     assert reds(pickle.loads(pickle.dumps(source))) == reds(plain)  # a spawned worker's copy
 
 
@@ -254,7 +254,7 @@ def test_long_lists_are_shuffled_window_by_window() -> None:
     assert first != second
     parts = [set(first[begin : begin + 30]) for begin in (0, 30, 60)]
     assert all(
-        len({place // 10 for place in part}) == 3 for part in parts
+        len({index // 10 for index in part}) == 3 for part in parts
     )  # three whole shards each
     assert any(first[i] // 10 != first[i + 1] // 10 for i in range(9))  # mixed within
     # Any stretch can be asked for in any order, by anyone.
@@ -277,9 +277,9 @@ def test_ranks_share_a_global_batch_and_a_run_goes_on_where_it_stopped(
     def taken(start: int, count: int, workers: int = 0, **rank: int) -> list[list[int]]:
         options = {"size": 8, "batch_size": 4, "seed": 1, "workers": workers, **rank}
         with TrainBatches(source, **options) as batches:
-            found = list(islice(batches.from_step(start), count))
-        assert all(batch.images[:, 0, 0, 0].tolist() == batch.indices.tolist() for batch in found)
-        return [batch.indices.tolist() for batch in found]
+            read = list(islice(batches.from_step(start), count))
+        assert all(batch.images[:, 0, 0, 0].tolist() == batch.indices.tolist() for batch in read)
+        return [batch.indices.tolist() for batch in read]
 
     whole = taken(0, 10)
     assert sorted(chain.from_iterable(whole[:5])) == list(range(20))

@@ -41,9 +41,9 @@ def fails(kind: type[SslToolError], spec: str) -> str:
 def test_images_and_labels(root: Path) -> None:
     source = open_source([f"torchvision:fashionmnist@{root}"])
     assert len(source) == 6
-    assert [int(source.read(place, 28)[0, 0, 0]) for place in range(6)] == list(range(6))
+    assert [int(source.read(index, 28)[0, 0, 0]) for index in range(6)] == list(range(6))
     assert source.read(2, 8).shape == (8, 8, 3)
-    assert [source.label(place) for place in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert [source.label(index) for index in range(6)] == [0, 1, 2, 0, 1, 2]
     assert source.classes[0] == "T-shirt/top"
     assert source.short_side(0) == 28
     assert source.name(3) == "image 3 of FashionMNIST"
@@ -66,7 +66,7 @@ def test_a_set_of_files_is_read_by_our_rules(tmp_path: Path) -> None:
         )
     source = open_source([f"torchvision:EuroSAT@{tmp_path}"])
     assert source.classes == ("Forest", "River")
-    assert [source.label(place) for place in range(2)] == [0, 1]
+    assert [source.label(index) for index in range(2)] == [0, 1]
     assert source.short_side(0) == 12
     assert (source.read(0, 8) == 255).all()  # laid on white
     assert source.image(0, 9).size == (12, 9)

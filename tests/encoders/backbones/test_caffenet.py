@@ -8,13 +8,13 @@ from ssltool.encoders.registry import build_encoder
 
 
 def sides(network: CaffeNet, side: int) -> dict[str, int]:
-    found = {}
+    side_of = {}
     x = torch.zeros(1, 3, side, side)
     with torch.no_grad():
         for name, module in network.features.named_children():
             x = module(x)
-            found[name] = x.shape[-1]
-    return found
+            side_of[name] = x.shape[-1]
+    return side_of
 
 
 def test_parameters_by_hand():
@@ -28,8 +28,8 @@ def test_parameters_by_hand():
 
 
 def test_a_tile_of_64_px_ends_3x3():
-    found = sides(CaffeNet(), 64)
-    assert [found[name] for name in ("conv1", "pool1", "pool2", "conv5", "pool5")] == [
+    side_of = sides(CaffeNet(), 64)
+    assert [side_of[name] for name in ("conv1", "pool1", "pool2", "conv5", "pool5")] == [
         27,
         13,
         6,
@@ -48,8 +48,8 @@ def test_a_tile_of_75_px_ends_4x4():
 def test_stride_4_is_for_whole_images_and_has_the_same_keys():
     transfer = CaffeNet(conv1_stride=4)
     transfer.load_state_dict(CaffeNet().state_dict())
-    found = sides(transfer, 227)
-    assert [found[name] for name in ("conv1", "pool1", "pool2", "pool5")] == [55, 27, 13, 6]
+    side_of = sides(transfer, 227)
+    assert [side_of[name] for name in ("conv1", "pool1", "pool2", "pool5")] == [55, 27, 13, 6]
 
 
 def test_response_normalisation_is_caffes_formula():

@@ -38,8 +38,10 @@ def test_the_alexnet_for_features() -> None:
 )
 def test_batch_norm_stands_where_the_release_has_it(name: str, order: list[str]) -> None:
     names = [part for part, _ in build_encoder(name).backbone.features.named_children()]
-    place = next(i for i, part in enumerate(names) if part.startswith("norm"))
-    around = names[place - 1 : place + 1] if name == "colornet" else names[place : place + 2]
+    position = next(i for i, part in enumerate(names) if part.startswith("norm"))
+    around = (
+        names[position - 1 : position + 1] if name == "colornet" else names[position : position + 2]
+    )
     assert [part[:4] for part in around] == order
     norms = [m for m in build_encoder(name, empty=True).modules() if isinstance(m, nn.BatchNorm2d)]
     assert not any(norm.affine for norm in norms)
@@ -63,7 +65,7 @@ def test_initial_weights_keep_the_size_of_the_signal(name: str) -> None:
     ("name", "stem", "side"),
     [("resnet10_w32", "small", 32), ("resnet18", "imagenet", 96), ("resnet50", "imagenet", 64)],
 )
-def test_a_last_stage_without_its_stride_computes_the_same_at_every_other_place(
+def test_a_last_stage_without_its_stride_computes_the_same_at_every_other_position(
     name: str, stem: str, side: int
 ) -> None:
     torch.manual_seed(0)

@@ -25,18 +25,18 @@ def test_equals_group_norm_with_its_gradients(shape: tuple[int, ...]) -> None:
     usual.load_state_dict(norm.state_dict())
     maps = (3 * torch.randn(shape, dtype=torch.float64) + 1).to(memory_format=torch.channels_last)
     weights = torch.randn(shape, dtype=torch.float64)
-    found = []
+    results = []
     for way in (norm.channels_last, usual):
         x = maps.clone().requires_grad_()
         module = norm if way == norm.channels_last else usual
         out = way(x)
         gradients = torch.autograd.grad((out * weights).sum(), [x, module.weight, module.bias])
-        found.append((out, *gradients))
-    for ours, theirs in zip(*found, strict=True):
+        results.append((out, *gradients))
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_keeps_the_layout_and_the_number_format() -> None:
+def test_keeps_the_memory_format_and_the_dtype() -> None:
     maps = torch.randn(2, 4, 3, 3).to(torch.bfloat16, memory_format=torch.channels_last)
     out = built(4).channels_last(maps)
     assert out.dtype == torch.bfloat16

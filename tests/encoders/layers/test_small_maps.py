@@ -32,12 +32,12 @@ def test_values_and_gradients_of_a_convolution(
     assert holder[0].weight is next(holder.parameters())
     maps = torch.randn(batch, 5, *side, dtype=torch.double)
     one, other = maps.clone().requires_grad_(), maps.clone().requires_grad_()
-    expected, found = plain(one), holder(other)
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected)
+    expected, output = plain(one), holder(other)
+    assert output.shape == expected.shape
+    torch.testing.assert_close(output, expected)
     pull = torch.randn_like(expected)
     expected.backward(pull)
-    found.backward(pull)
+    output.backward(pull)
     torch.testing.assert_close(other.grad, one.grad)
     for a, b in zip(holder.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
@@ -46,12 +46,12 @@ def test_values_and_gradients_of_a_convolution(
 def test_autocast_gives_bfloat16() -> None:
     conv = SmallMapConv2d(4, 4, 3, padding=1)
     with torch.autocast("cpu", torch.bfloat16):
-        found, expected = (
+        output, expected = (
             conv(torch.ones(2, 4, 1, 1)),
             nn.Conv2d.forward(conv, torch.ones(2, 4, 1, 1)),
         )
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output, expected, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_an_encoder_gives_the_same_features_either_way() -> None:
     encoder = build_encoder("resnet10_w32").eval()
     images = torch.rand(300, 3, 16, 16)
     keys = set(encoder.state_dict())
-    found = encoder(images)
+    output = encoder(images)
     for module in encoder.modules():
         if isinstance(module, SmallMapConv2d):
             module.forward = lambda maps, conv=module: nn.Conv2d.forward(conv, maps)
-    torch.testing.assert_close(found, encoder(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output, encoder(images), rtol=1e-4, atol=1e-5)
     assert keys == set(encoder.state_dict())

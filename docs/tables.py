@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ssltool.methods.registry import find_method
-from ssltool.runs.config import RunOptions
+from ssltool.runs.options import RunOptions
 
 MARKED = re.compile(r"(<!-- options: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

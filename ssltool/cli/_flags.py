@@ -193,27 +193,36 @@ def _rows(
 
 def _value(field: FieldInfo, *, comma: bool) -> str:
     """Type, choices or range of a field, for the help."""
-    kind = field.annotation
-    if get_origin(kind) in {Union, types.UnionType}:
-        kind = next(part for part in get_args(kind) if part is not type(None))
-    if get_origin(kind) is tuple:
-        kind = get_args(kind)[0]
-    metadata = list(field.metadata)
-    while get_origin(kind) is Annotated:
-        metadata += [m for part in get_args(kind)[1:] for m in getattr(part, "metadata", [part])]
-        kind = get_args(kind)[0]
+    kind, metadata = _item(field.annotation)
     if get_origin(kind) is Literal:
         return (", " if comma else "|").join(map(str, get_args(kind)))
     if kind is bool:
         return ""
-    bounds = {type(m): m for m in metadata}
-    low = f">= {bounds[Ge].ge}" if Ge in bounds else f"> {bounds[Gt].gt}" if Gt in bounds else ""
-    high = f"<= {bounds[Le].le}" if Le in bounds else f"< {bounds[Lt].lt}" if Lt in bounds else ""
+    name = _TYPES.get(kind, "TEXT")
+    return f"{name},..." if comma else _range([*field.metadata, *metadata]) or name
+
+
+def _item(annotation: Any) -> tuple[Any, list[Any]]:
+    """The type of a value, of a tuple's items, and the constraints annotated to it."""
+    if get_origin(annotation) in {Union, types.UnionType}:
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
+    constraints: list[Any] = []
+    while get_origin(annotation) is Annotated:
+        annotation, *extra = get_args(annotation)
+        constraints += [m for part in extra for m in getattr(part, "metadata", [part])]
+    return annotation, constraints
+
+
+def _range(constraints: Sequence[Any]) -> str:
+    """``2 to 5``, ``>= 2`` or ``> 0, < 1``; empty without bounds."""
+    bounds = {type(m): m for m in constraints}
     if Ge in bounds and Le in bounds:
-        low, high = f"{bounds[Ge].ge} to {bounds[Le].le}", ""
-    limits = ", ".join(filter(None, (low, high)))
-    named = _TYPES.get(kind, "TEXT") if isinstance(kind, type) else "TEXT"
-    return f"{named},..." if comma else limits or named
+        return f"{bounds[Ge].ge} to {bounds[Le].le}"
+    signs = ((Ge, ">=", "ge"), (Gt, ">", "gt"), (Le, "<=", "le"), (Lt, "<", "lt"))
+    limits = [f"{sign} {getattr(bounds[k], name)}" for k, sign, name in signs if k in bounds]
+    return ", ".join(limits)
 
 
 def _default(field: FieldInfo) -> str:
@@ -258,13 +267,12 @@ def _plain(annotation: Any) -> Any:
     """The type of a flag: Optional is stripped, tuples become lists, choices of numbers numbers."""
     if get_origin(annotation) in {Union, types.UnionType}:
         annotation = next(part for part in get_args(annotation) if part is not type(None))
-    while get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
+    item, _ = _item(annotation)
     if get_origin(annotation) is tuple:
-        return list[_plain(get_args(annotation)[0])]  # type: ignore[misc]
-    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+        return list[_plain(item)]  # type: ignore[misc]
+    choices = get_args(item) if get_origin(item) is Literal else ()
     if choices and not all(isinstance(value, str) for value in choices):
         return type(choices[0])
-    if annotation is Path or choices or annotation in {str, int, float, bool}:
-        return annotation
+    if item is Path or choices or item in {str, int, float, bool}:
+        return item
     raise TypeError(f"no flag for fields of type {annotation}")

@@ -30,7 +30,7 @@ def build(name: str) -> TyperCommand:
     """The command of one method, with the flags of ``pretrain``."""
     from ssltool.cli._flags import command, take
     from ssltool.methods.registry import find_method
-    from ssltool.runs.config import RunOptions
+    from ssltool.runs.options import RunOptions
 
     method = find_method(name)
 

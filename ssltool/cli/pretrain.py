@@ -35,7 +35,7 @@ def build(name: str) -> TyperCommand:
     """The command of one method, with the run's options and the method's own."""
     from ssltool.cli._flags import command, take
     from ssltool.methods.registry import find_method
-    from ssltool.runs.config import RunOptions
+    from ssltool.runs.options import RunOptions
 
     method = find_method(name)
 

@@ -50,7 +50,7 @@ def _build_figure(name: str) -> TyperCommand:
 def _build_task(name: str) -> TyperCommand:
     """``visualize task METHOD``, with the options of the method."""
     from ssltool.methods.registry import find_method
-    from ssltool.runs.config import RunOptions
+    from ssltool.runs.options import RunOptions
 
     method = find_method(name)
 

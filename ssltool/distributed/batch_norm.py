@@ -1,6 +1,4 @@
-"""Training in several processes: how they meet, on which device each works, and what it looks like
-when one dies.
-"""
+"""Batch norm over several processes."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def synchronize_batch_norm(method: nn.Module, device: torch.device) -> None:
-    """Let batch norm use the statistics of all processes' batches; with one process there is
-    nothing to do.
+    """Let batch norm use the statistics of all processes' batches; no change with one process.
 
     Raises:
         UsageError: torch has no such layer for this device.
@@ -28,17 +25,16 @@ def synchronize_batch_norm(method: nn.Module, device: torch.device) -> None:
     if device.type != "cuda":
         raise UsageError(
             "--sync-batchnorm: torch synchronizes batch norm on CUDA only, not on "
-            f"{device.type}; drop it, and each "
-            "process normalizes by its own batch"
+            f"{device.type}; omit it, and each process normalizes by its own batch"
         )
     nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
 
 
 def copy_alone(network: Network) -> Network:
-    """A copy of a network for this process alone: its batch norm does not wait for other processes."""
+    """A copy of a network whose batch norm does not wait for other processes."""
     copied = copy.deepcopy(network)
     for module in copied.modules():
         if isinstance(module, nn.SyncBatchNorm):
-            # the same parameters and buffers, and nothing else
+            # The same parameters and buffers, and nothing else.
             module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
     return copied

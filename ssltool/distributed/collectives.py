@@ -1,8 +1,7 @@
-"""Who we are among several processes, and what they tell each other. In one process each function
-does nothing.
+"""Ranks and collective operations; each does nothing in a single process.
 
-All processes must come to each of these calls, in the same order. What Python values they exchange
-travels as JSON, on the host, so that no GPU waits for it.
+All processes must make the same calls in the same order. Python values are exchanged as JSON on the
+host, so that no GPU waits for them.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ def any_of(flag: bool) -> bool:
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum of a tensor over all processes, without gradient; in one process ``x`` itself, detached."""
+    """Sum of a tensor over all processes, without gradient; in one process ``x``, detached."""
     if world_size() == 1:
         return x.detach()
     summed = x.detach().clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Which device and which number format a run uses, and why."""
+"""Compute precision: mixed-precision formats, and the choice of the fastest that is safe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HOPELESS = 0.5  # a gain of this little on a few images is one on none
 
 @dataclass(frozen=True)
 class Precision:
-    """A number format for the forward pass; weights and optimizer state are float32 throughout.
+    """Compute precision of the forward pass; weights and optimizer state stay float32.
 
     Attributes:
         name: ``fp32``, ``bf16`` or ``fp16``.
@@ -135,9 +135,9 @@ def _strides_over_single_pixels(encoder: nn.Module, size: int, channels: int) ->
 
     Seen in torch 2.15: the bfloat16 weight gradient of such a convolution is never written where
     the kernel meets only padding, so it holds whatever was in memory. Training then ends in NaN, or
-    goes on with spoiled weights.
+    continues with corrupted weights.
     """
-    met: list[nn.Conv2d] = []
+    affected: list[nn.Conv2d] = []
 
     def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         assert isinstance(module, nn.Conv2d)
@@ -146,7 +146,7 @@ def _strides_over_single_pixels(encoder: nn.Module, size: int, channels: int) ->
             and max(module.kernel_size) > 1
             and inputs[0].shape[-2:] == (1, 1)
         ):
-            met.append(module)
+            affected.append(module)
 
     network = copy.deepcopy(encoder).cpu().eval()
     for module in network.modules():
@@ -154,4 +154,4 @@ def _strides_over_single_pixels(encoder: nn.Module, size: int, channels: int) ->
             module.register_forward_pre_hook(look)
     with torch.no_grad():
         network(torch.zeros(1, channels, size, size))
-    return bool(met)
+    return bool(affected)

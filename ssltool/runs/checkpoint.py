@@ -1,4 +1,4 @@
-"""Training state on disk: safetensors for tensors, JSON for the rest, never a pickle.
+"""Checkpoints: the training state as safetensors and JSON.
 
 ``checkpoints/step-0001200/`` holds ``model.safetensors`` (encoder, head and buffers),
 ``optimizer.safetensors`` and ``state.json``. The folder is written under a temporary name, flushed
@@ -32,35 +32,33 @@ def save(
 ) -> Path:
     """Save the state after ``step`` steps, then delete all but the newest ``keep`` checkpoints.
 
-    All processes call it, since a memory bank's parts are put together for it; the first of them
-    writes.
+    All processes call it, since sharded buffers are gathered for it; the first of them writes.
 
     Args:
         run: Run folder.
         step: Steps taken so far.
         model: The whole method: encoder, head, buffers.
         optimizer: Its state tensors go to safetensors, its settings to JSON.
-        extra: More state of JSON kinds, such as the loss scaler's.
+        extra: Further state in JSON types, such as the loss scaler's.
         keep: How many checkpoints to leave, at least 1.
 
     Raises:
         DiskFullError: No space; the older checkpoints are intact.
     """
-    place = run / _FOLDER / _NAME.format(step)
-    whole = model.state_dict()
-    if (
-        not is_main() or place.exists()
-    ):  # saved already, by an interrupt right after a regular checkpoint
-        return place
-    tensors, settings = _flatten(optimizer)
-    with atomic_folder(place) as folder:
-        save_file(_ready(whole), folder / "model.safetensors")
-        save_file(_ready(tensors), folder / "optimizer.safetensors")
+    path = run / _FOLDER / _NAME.format(step)
+    tensors = model.state_dict()
+    # One exists already after an interrupt right behind a regular checkpoint.
+    if not is_main() or path.exists():
+        return path
+    state_tensors, settings = _flatten(optimizer)
+    with atomic_folder(path) as folder:
+        save_file(_ready(tensors), folder / "model.safetensors")
+        save_file(_ready(state_tensors), folder / "optimizer.safetensors")
         state = {"step": step, "optimizer": settings, **extra}
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old)
-    return place
+    return path
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -70,40 +68,40 @@ def checkpoints(run: Path) -> list[Path]:
 
 def newest(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
-    found = checkpoints(run)
-    return found[-1] if found else None
+    saved = checkpoints(run)
+    return saved[-1] if saved else None
 
 
-def load_model(place: Path, model: nn.Module) -> None:
+def load_model(path: Path, model: nn.Module) -> None:
     """Load a checkpoint's encoder, head and buffers, strictly.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the tensors are those of another model.
     """
-    tensors = _read(place / "model.safetensors")
+    tensors = _read(path / "model.safetensors")
     try:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise CheckpointError(
-            f"{place} holds another model than its run.json describes: {first}"
+            f"{path} holds another model than its run.json describes: {first}"
         ) from error
 
 
-def load(place: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+def load(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Load a checkpoint into a model and its optimizer; return what `save` was given as ``step``
     and ``extra``.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the tensors are those of another model.
     """
-    load_model(place, model)
-    tensors = _read(place / "optimizer.safetensors")
+    load_model(path, model)
+    tensors = _read(path / "optimizer.safetensors")
     try:
-        state: dict[str, Any] = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{place}/state.json cannot be read: {error}; remove {place} to use an older one"
+            f"{path}/state.json cannot be read: {error}; remove {path} to use an older one"
         ) from error
     _restore(optimizer, tensors, state.pop("optimizer"))
     return state

@@ -11,7 +11,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,201 +19,13 @@ from ssltool.distributed.collectives import world_size
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.methods.base import DataInfo, EncoderInput, MethodOptions
 from ssltool.methods.registry import find_method
-from ssltool.options import DeviceName, Options, declared, describe_faults, flag_of, option
+from ssltool.options import declared, describe_faults, flag_of
+from ssltool.runs.options import ResolvedOptions, RunOptions
 
 _SMALL = 64  # px: up to here images get the small stem and, by default, the small ResNet
 _IMAGES_SEEN = (
     100_000  # by an automatic run: minutes on a laptop for small images, an hour for large
 )
-
-
-class RunOptions(Options):
-    """Options of every pretraining run. None means decided from the data when the run starts."""
-
-    data: tuple[str, ...] = option(
-        ("demo",), "Folder of images at any depth, or demo[:N]; may be repeated", panel="Data"
-    )
-    image_size: int | None = option(
-        None,
-        "Side in px of the center squares read from the files; automatic: from the images, at "
-        "most 256",
-        panel="Data",
-        ge=8,
-        le=1024,
-    )
-    load_size: int | None = option(
-        None,
-        "Side in px of the squares read in training, if larger than --image-size: random crops "
-        "are cut from them and resized; automatic: --image-size",
-        panel="Data",
-        ge=8,
-        le=1024,
-    )
-    workers: int | None = option(
-        None,
-        "Processes that decode images; automatic: from the cores",
-        panel="Data",
-        ge=0,
-        le=256,
-    )
-    backbone: str | None = option(
-        None,
-        "Network of torchvision, a small ResNet or a paper's; automatic: resnet10_w32 up to "
-        "64 px, else resnet18",
-        panel="Model",
-    )
-    stem: Literal["auto", "imagenet", "small"] = option(
-        "auto", "First layers of a ResNet; small is 3x3, stride 1, no max-pool", panel="Model"
-    )
-    channels: Literal[1, 3] | None = option(
-        None,
-        "Input channels of the encoder; 1 reads the mean of R, G and B; automatic: 3, or 1 for "
-        "methods that read lightness",
-        panel="Model",
-    )
-    init: Path | None = option(
-        None, "Initial weights: a run folder or a .safetensors file", panel="Model"
-    )
-    epochs: float | None = option(
-        None,
-        "Passes over the data; automatic: about 100,000 images, 10 to 200 passes",
-        panel="Optimization",
-        gt=0,
-    )
-    steps: int | None = option(
-        None, "Optimizer steps, instead of --epochs", panel="Optimization", ge=1
-    )
-    batch_size: int | None = option(
-        None,
-        "Images per batch and process; automatic: 256 up to 64 px, else 64",
-        panel="Optimization",
-        ge=2,
-    )
-    accumulate: int = option(
-        1, "Batches whose gradients are averaged into one step", panel="Optimization", ge=1
-    )
-    optimizer: Literal["sgd", "adamw", "lars"] = option(
-        "adamw", "Update rule", panel="Optimization"
-    )
-    lr: float | None = option(
-        None,
-        "Peak learning rate; automatic: sgd 0.1 and lars 4.8 per 256 images of a step, adamw 0.001",
-        panel="Optimization",
-        gt=0,
-    )
-    weight_decay: float | None = option(
-        None,
-        "L2 penalty on matrices and kernels; automatic: adamw 0.05, else 0.0001",
-        panel="Optimization",
-        ge=0,
-    )
-    momentum: float = option(
-        0.9, "Momentum of sgd and lars, beta1 of adamw", panel="Optimization", ge=0, lt=1
-    )
-    warmup: float | None = option(
-        None,
-        "Epochs of linear warm-up; automatic: a twentieth of the run",
-        panel="Optimization",
-        ge=0,
-    )
-    schedule: Literal["cosine", "step", "constant"] = option(
-        "cosine",
-        "Learning-rate schedule; step divides by ten three times",
-        panel="Optimization",
-    )
-    clip: float = option(
-        0.0, "Maximum gradient norm; 0 disables clipping", panel="Optimization", ge=0
-    )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "auto", "Compute precision; auto takes the fastest on this machine", panel="Optimization"
-    )
-    sync_batchnorm: bool = option(
-        False,
-        "Batch-norm statistics over the batches of all processes (CUDA only)",
-        panel="Optimization",
-    )
-    compile: bool = option(
-        False, "Use torch.compile; measured to gain nothing on a CPU", panel="Optimization"
-    )
-    out: Path | None = option(None, "Run folder; automatic: runs/METHOD-N", panel="Run")
-    device: DeviceName = option("auto", "Device to train on", panel="Run")
-    devices: int | None = option(
-        None,
-        "Processes on this machine that train together, one per GPU; on a CPU they share the "
-        "cores; automatic: 1, or as torchrun says",
-        panel="Run",
-        ge=1,
-        le=1024,
-    )
-    max_restarts: int = option(
-        3,
-        "With --devices: how often to resume from the last checkpoint after a process was killed",
-        panel="Run",
-        ge=0,
-    )
-    seed: int = option(0, "Seed of everything random", panel="Run", ge=0)
-    checkpoint_every: int | None = option(
-        None,
-        "Steps between checkpoints; automatic: an epoch, within 100 to 2000 steps",
-        panel="Run",
-        ge=1,
-    )
-    keep: int = option(2, "Checkpoints kept", panel="Run", ge=1)
-    log_every: int = option(
-        10, "Steps averaged into one line of metrics.jsonl", panel="Monitoring", ge=1
-    )
-    probe_data: tuple[str, ...] = option(
-        (),
-        "Labeled images, a folder per class, for online kNN accuracy: a fifth of at most 5000 "
-        "is held out; training does not change",
-        panel="Monitoring",
-    )
-    probe_every: int | None = option(
-        None,
-        "Steps between online kNN evaluations; automatic: at each checkpoint",
-        panel="Monitoring",
-        ge=1,
-    )
-    tensorboard: bool = option(
-        False,
-        "Also write metrics and figures for TensorBoard to RUN/tensorboard (ssltool[tensorboard])",
-        panel="Monitoring",
-    )
-
-
-# May differ when a run is resumed: none of these changes a metric of the run.
-FREE_ON_RESUME = frozenset(
-    {
-        "out",
-        "workers",
-        "checkpoint_every",
-        "keep",
-        "log_every",
-        "device",
-        "devices",
-        "max_restarts",
-        "probe_data",
-        "probe_every",
-        "tensorboard",
-    }
-)
-
-
-class ResolvedOptions(RunOptions):
-    """`RunOptions` with nothing left open. ``steps`` says the length, so ``epochs`` is None."""
-
-    image_size: int
-    backbone: str
-    stem: Literal["imagenet", "small"]
-    channels: Literal[1, 3]
-    epochs: None = None
-    steps: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    warmup: float
-    devices: int
-    checkpoint_every: int
 
 
 class RunConfig(BaseModel):

@@ -1,4 +1,4 @@
-"""How fast a method trains, against its bare network in the same run.
+"""Training throughput of a method against its bare network, measured in one run.
 
 Four things are timed in turn, round after round, so that a machine whose speed drifts changes all
 of them alike: the loader alone, the view (crops, tiles, guards) alone, the bare network (encoder
@@ -60,7 +60,7 @@ class _ReadyView(nn.Module):
 def bench(
     config: RunConfig, *, rounds: int = 5, steps: int = 4, console: Console | None = None
 ) -> dict[str, Any]:
-    """Run ``ssltool bench``: writes nothing but its result.
+    """Measure training throughput; nothing is written.
 
     Args:
         config: Method and options, as for `ssltool.training.pretrain.pretrain`.
@@ -135,7 +135,7 @@ def sweep(
     steps: int = 2,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Run ``ssltool bench --sweep``: which batch sizes fit, and which is fastest.
+    """Measure which batch sizes fit into memory, and which is the fastest.
 
     Args:
         config: Method and options.
@@ -161,7 +161,8 @@ def sweep(
             stopped = f"there are {images} images"
             break
         if rows and _expected_memory(rows, size) > _memory(config):
-            stopped = f"a batch of {size} would need about {_expected_memory(rows, size) / 1e9:.1f} GB of memory"
+            needed = _expected_memory(rows, size) / 1e9
+            stopped = f"a batch of {size} would need about {needed:.1f} GB of memory"
             break
         console.print(f"batch {size}")
         if torch.cuda.is_available():

@@ -1,6 +1,4 @@
-"""Ctrl-C and SIGTERM become a flag that the run reads between steps, so that it can save and leave
-in order.
-"""
+"""Stop requests: Ctrl-C and SIGTERM as a flag that a run reads between steps."""
 
 from __future__ import annotations
 

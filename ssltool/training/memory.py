@@ -1,4 +1,4 @@
-"""How this process asks the operating system for memory."""
+"""Memory allocator settings that make training steps on a CPU faster."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""From step reports to lines: averages between lines, ``metrics.jsonl``, and the guard against a
-broken loss.
-
-All processes make their lines at the same steps and get the same one; the first of them writes it.
-"""
+"""Averaging the metrics of steps over all processes, and the check for a non-finite loss."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from ssltool.training.loop import StepReport
 
 
 class Meter:
-    """Gathers the steps since the last line and averages them into one.
+    """Collects the steps since the last line of metrics and averages them into one.
 
     Tensors are kept as they are and read at the end of a line only, so a GPU is not stopped in
     between.

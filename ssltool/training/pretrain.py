@@ -144,7 +144,7 @@ def _train(trainer: Trainer, writer: RunWriter, folder: Path, console: Console) 
         (metrics.read(folder) or [{}])[-1],
         time.monotonic(),
     )
-    progress = ProgressLine(total, trainer.first_step, trainer.method.chance, console)
+    progress = ProgressLine(total, trainer.first_step, trainer.method.metrics, console)
     try:
         with stop_requests() as stop, progress:
             for report in trainer.steps():

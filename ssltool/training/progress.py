@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ssltool.methods.base import Metric
+from ssltool.plotting.units import TRAINING_UNITS, describe
+
+_SHOWN = {"loss", "accuracy", "tile_accuracy"}
 _PLAIN_EVERY = 10.0  # seconds between plain lines
 
 
@@ -19,16 +23,14 @@ class ProgressLine:
     Args:
         total: Steps of the run.
         start: Steps taken before, after a resume.
-        chance: The method's chance levels.
+        metrics: The method's, with units and chance levels.
         console: Where to draw.
     """
 
-    def __init__(
-        self, total: int, start: int, chance: Mapping[str, float], console: Console
-    ) -> None:
+    def __init__(self, total: int, start: int, metrics: Sequence[Metric], console: Console) -> None:
         self._total = total
         self._first = start
-        self._chance = chance
+        self._metrics = metrics
         self._console = console
         self._began = self._printed = time.monotonic()
         self._bar: Progress | None = None
@@ -78,22 +80,13 @@ class ProgressLine:
             )
 
     def text(self, line: Mapping[str, float]) -> str:
-        """``loss 2.31 (chance 3.18)  accuracy 33.0% (4.2%)  812 images/s  data 2%``."""
+        """``loss 2.31 (chance level 3.18)  accuracy 33.0% (chance level 4.2%)  812 images/s``."""
         shown = [
-            f"loss {line['loss']:.3f}"
-            + (f" (chance {self._chance['loss']:.3f})" if "loss" in self._chance else "")
+            describe(metric.name, line[metric.name], metric.unit, metric.chance)
+            for metric in self._metrics
+            if metric.name in _SHOWN and metric.name in line
         ]
-        for name in ("accuracy", "tile_accuracy", "knn"):
-            if name in line:
-                known = f" (chance {_percent(self._chance[name])})" if name in self._chance else ""
-                shown.append(f"{name.replace('_', ' ')} {_percent(line[name])}{known}")
-        shown.append(f"{line['images_per_s']:.0f} images/s")
-        shown.append(f"data {line['data_wait']:.0%}")
+        if "knn" in line:
+            shown.append(describe("knn", line["knn"], TRAINING_UNITS["knn"]))
+        shown += [f"{line['images_per_s']:.0f} images/s", f"data {line['data_wait']:.0%}"]
         return "  ".join(shown)
-
-
-def _percent(share: float) -> str:
-    """A share in percent; a small one, such as the chance of picking one of thousands, keeps two
-    digits.
-    """
-    return f"{share:.1%}" if share >= 0.01 or share <= 0 else f"{100 * share:.2g}%"

@@ -12,9 +12,10 @@ from ssltool.data.sources.registry import open_source
 from ssltool.distributed.collectives import from_main, rank, world_size
 from ssltool.errors import CheckpointError, DataError, UsageError
 from ssltool.methods.base import DataInfo
-from ssltool.runs.config import FREE_ON_RESUME, ResolvedConfig, RunConfig, resolve
+from ssltool.runs.config import ResolvedConfig, RunConfig, resolve
 from ssltool.runs.data_info import inspect
 from ssltool.runs.folder import Run, folder_to_resume, new_folder
+from ssltool.runs.options import FREE_ON_RESUME
 from ssltool.runs.records import RUN_FILE, RunRecord
 
 

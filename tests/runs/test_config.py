@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from ssltool.errors import UsageError
 from ssltool.methods.base import DataInfo
 from ssltool.methods.registry import available, find_method
-from ssltool.runs.config import RunConfig, RunOptions, resolve
+from ssltool.runs.config import RunConfig, resolve
 from ssltool.runs.data_info import automatic_size
+from ssltool.runs.options import RunOptions
 
 JIGSAW = find_method("jigsaw")
 

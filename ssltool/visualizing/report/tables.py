@@ -63,25 +63,33 @@ def metrics_table(lines: Sequence[Mapping[str, float]]) -> Table | None:
 
 def comparison(runs: Sequence[RunSummary]) -> Table:
     """One row per run with its last metrics, each beside its chance level."""
-    last = {run.name: run.metrics.lines[-1] for run in runs if run.metrics.lines}
-    names = dict.fromkeys(name for line in last.values() for name in line)
+    last = [run.metrics.lines[-1] if run.metrics.lines else {} for run in runs]
+    names = dict.fromkeys(name for line in last for name in line if name not in _NOT_COMPARED)
     facts = list(dict.fromkeys(label for run in runs for label in run.facts))
     columns = ["run", "method", "state", *facts]
     rows: list[list[Cell]] = [
         [run.name, run.method, run.state, *(run.facts.get(label) for label in facts)]
         for run in runs
     ]
-    for name in [name for name in names if name not in _NOT_COMPARED]:
-        unit = next(run.metrics.unit(name) for run in runs if name in last.get(run.name, {}))
-        parts = [[last.get(run.name, {}) for run in runs]]
+    for name in names:
+        unit = next(
+            r.metrics.unit(name) for r, line in zip(runs, last, strict=True) if name in line
+        )
         columns.append(axis_label(name, unit))
-        if any(name in run.metrics.chance for run in runs):
-            parts.append([run.metrics.chance for run in runs])
+        _append(rows, last, name, unit)
+        chance = [run.metrics.chance for run in runs]
+        if any(name in levels for levels in chance):
             columns.append("chance level")
-        for part in parts:
-            for row, values in zip(rows, part, strict=True):
-                row.append(display_scale(unit) * values[name] if name in values else None)
+            _append(rows, chance, name, unit)
     return Table("Runs side by side", columns, rows, note="Last line of metrics of each run.")
+
+
+def _append(
+    rows: Sequence[list[Cell]], values: Sequence[Mapping[str, float]], name: str, unit: str
+) -> None:
+    """Add a column of a metric to the rows, one value per run."""
+    for row, of_run in zip(rows, values, strict=True):
+        row.append(display_scale(unit) * of_run[name] if name in of_run else None)
 
 
 def differences(runs: Sequence[RunSummary]) -> Table:

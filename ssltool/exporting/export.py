@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssltool.atomic import atomic_file
 from ssltool.data.sample import sample
-from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.registry import DataSpec, open_source
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.weights import find_weights, load_encoder
@@ -53,7 +53,7 @@ def export(
     to: Path | str,
     *,
     form: InputForm | None = None,
-    data: Sequence[str] = (),
+    data: DataSpec | Sequence[DataSpec] = (),
     device: torch.device | str = "cpu",
 ) -> ExportResult:
     """Write an encoder and its model card, load it back and compare.
@@ -101,7 +101,10 @@ def export(
 
 
 def _similarity(
-    original: Encoder, encoder: Encoder, data: Sequence[str], device: torch.device | str
+    original: Encoder,
+    encoder: Encoder,
+    data: DataSpec | Sequence[DataSpec],
+    device: torch.device | str,
 ) -> float:
     """Mean cosine similarity of the pooled features of two encoders, over a sample of images."""
     images, _ = sample(open_source(data), original.metadata.image_size, _COMPARED_IMAGES)

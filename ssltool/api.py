@@ -11,8 +11,10 @@ from rich.console import Console
 
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source
+from ssltool.device import choose_device
 from ssltool.distributed.collectives import launched
 from ssltool.errors import UnknownNameError, UsageError
+from ssltool.options import DeviceName
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.embed import Embedding
 from ssltool.probing.options import EmbedOptions, ProbeOptions
@@ -109,7 +111,6 @@ def probe(
         UsageError: An option or the data cannot be used.
         SslToolError: The weights or the images are invalid.
     """
-    from ssltool.device import choose_device
     from ssltool.probing.probe import probe as run_probe
 
     names, source = _named(data)
@@ -167,7 +168,8 @@ def export(
     to: Path | str,
     *,
     form: InputForm | None = None,
-    data: Sequence[str] = (),
+    data: Data = (),
+    device: DeviceName = "auto",
 ) -> ExportResult:
     """Write an encoder for other libraries, with a model card beside it; load it back and compare.
 
@@ -176,10 +178,11 @@ def export(
         to: A .safetensors file, with torchvision's key names.
         form: Input form of an encoder trained on lightness.
         data: Images on which to measure how close the form comes to the weights.
+        device: Where features are computed.
     """
     from ssltool.exporting.export import export as run_export
 
-    return run_export(_path(weights), Path(to), form=form, data=data)
+    return run_export(_path(weights), Path(to), form=form, data=data, device=choose_device(device))
 
 
 def load_encoder(weights: Weights) -> Encoder:

@@ -23,9 +23,11 @@ from typing import Any
 from ssltool.errors import CheckpointError, SslToolError, UsageError
 from ssltool.methods.base import Method
 from ssltool.methods.registry import find_method
+from ssltool.plotting.units import format_value
 from ssltool.runs import checkpoint, metrics
 from ssltool.runs.config import ResolvedConfig
-from ssltool.runs.records import RUN_FILE, RunRecord
+from ssltool.runs.records import RUN_FILE, MetricRecord, RunRecord
+from ssltool.runs.tables import Table
 
 WEIGHTS = "encoder.safetensors"
 SKIPPED = "skipped.txt"
@@ -72,6 +74,21 @@ class Run:
         """All lines of ``metrics.jsonl``."""
         return metrics.read(self.folder)
 
+    def _repr_html_(self) -> str:
+        """What was trained and the last metrics next to their chance levels, for notebooks."""
+        last = (self.metrics() or [{}])[-1]
+        rows = [
+            [m.name.replace("_", " "), format_value(last[m.name], m.unit), _level(m)]
+            for m in self.record.metrics
+            if m.name in last
+        ]
+        config = self.config
+        title = (
+            f"{config.method}, {config.run.backbone}, step {last.get('step', 0):,} of "
+            f"{config.run.steps:,}, {self.record.source.description} ({self.folder})"
+        )
+        return Table(title, ["metric", "value", "chance level"], rows).html()
+
     def load_method(self, batch_size: int | None = None) -> Method[Any, Any]:
         """Build the method with the weights of the newest checkpoint, in evaluation mode.
 
@@ -94,6 +111,10 @@ class Run:
         method = build_method(config)
         checkpoint.load_model(newest, method)
         return method.eval()
+
+
+def _level(metric: MetricRecord) -> str:
+    return "" if metric.chance is None else format_value(metric.chance, metric.unit)
 
 
 def configuration(record: RunRecord, folder: Path) -> ResolvedConfig:

@@ -57,10 +57,8 @@ def test_details_are_of_the_best_row_of_the_weights(jigsaw_run: Path, probed: An
 def test_the_record_and_its_plots_are_in_the_run_folder(jigsaw_run: Path, probed: Any) -> None:
     record = probed(jigsaw_run)
     assert ProbeRecord.read(jigsaw_run / "probe.json") == record
-    assert [Path(plot).name for plot in record.plots] == [
-        "probe-confusion.png",
-        "probe-classes.png",
-    ]
+    names = [Path(plot).name for plot in record.plots]
+    assert names == ["probe-stages.png", "probe-confusion.png", "probe-classes.png"]
     assert all(Path(plot).read_bytes()[:4] == b"\x89PNG" for plot in record.plots)
     assert [row.source.kind for row in record.health] == ["pretrained", "random_init"]
     assert 1 < record.health[0].effective_rank <= 20

@@ -58,6 +58,7 @@ def test_the_record_and_its_plots_are_in_the_run_folder(jigsaw_run: Path, probed
     record = probed(jigsaw_run)
     assert ProbeRecord.read(jigsaw_run / "probe.json") == record
     assert [Path(plot).name for plot in record.plots] == [
+        "probe-stages.png",
         "probe-confusion.png",
         "probe-classes.png",
     ]

@@ -16,6 +16,7 @@ from ssltool.runs.records import (
     LabelRow,
     MetricRecord,
     PrecisionRecord,
+    ProbeProtocol,
     ProbeRecord,
     ProbeRow,
     RunRecord,
@@ -140,7 +141,20 @@ def probe_record(*, method: str = "jigsaw", classes: tuple[str, ...] = ("a", "b"
             for fraction in (0.1, 1.0)
         ),
         plots=(),
-        protocol={},
+        protocol=ProbeProtocol(
+            weights="w" * 64,
+            data=("train", "test"),
+            kind=("knn", "layers", "linear"),
+            image_size=32,
+            grid_dim=0,
+            recalibrate=True,
+            baselines=True,
+            label_fractions=(0.1, 1.0),
+            shots=(),
+            repeats=1,
+            seed=0,
+            rules={},
+        ),
     )
 
 

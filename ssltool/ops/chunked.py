@@ -20,9 +20,8 @@ def chunked(size: int, work: Callable[..., ViewT], *given: Tensor | PerImageRNG)
     times as fast that way.
 
     The result is the same, as random numbers belong to an image and not to its batch (see
-    `ssltool.ops.per_image_rng`). What costs the same for one image as for many, such as sampling where
-    to
-    cut, is better done before. A GPU is given the whole batch.
+    `ssltool.ops.per_image_rng`). What costs the same for one image as for many, such as sampling
+    where to cut, is better done before. A GPU is given the whole batch.
 
     Args:
         size: Images at a time.

@@ -1,12 +1,11 @@
-"""Frames and conversions for images of a task, on uint8 tensors."""
+"""Frames, outlines and conversions of uint8 image tensors for figures."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Told apart by people with any color vision (Okabe & Ito 2008: bluish green, vermilion, yellow, sky
-# blue).
+# Distinct with any color vision (Okabe & Ito 2008): bluish green, vermilion, yellow, sky blue.
 GREEN = torch.tensor([0, 158, 115], dtype=torch.uint8)
 RED = torch.tensor([213, 94, 0], dtype=torch.uint8)
 YELLOW = torch.tensor([240, 228, 66], dtype=torch.uint8)
@@ -14,8 +13,8 @@ BLUE = torch.tensor([86, 180, 233], dtype=torch.uint8)
 
 
 def enlarged(images: Tensor, times: int) -> Tensor:
-    """Repeat the pixels of ``[..., h, w]`` a whole number of times, so that small images stay sharp
-    under a frame.
+    """Repeat the pixels of ``[..., h, w]`` a whole number of times, so that small images stay
+    sharp.
     """
     return images.repeat_interleave(times, dim=-1).repeat_interleave(times, dim=-2)
 
@@ -40,7 +39,7 @@ def border(patches: Tensor, colors: Tensor, width: int) -> Tensor:
 def outline(
     images: Tensor, top: Tensor, left: Tensor, size: int, color: Tensor, width: int = 1
 ) -> Tensor:
-    """Draw squares just inside the given places.
+    """Draw the outlines of squares at given positions, just inside their edges.
 
     Args:
         images: uint8 ``[B, 3, H, W]``.
@@ -63,10 +62,9 @@ def outline(
 
 
 def to_uint8(patches: Tensor) -> Tensor:
-    """Stretch each float image ``[..., C, h, w]`` from its own least to its greatest value to
-    0..255, uint8.
+    """Map each float image ``[..., C, h, w]`` from its own range of values to uint8 0..255.
 
-    A constant image, in which there is nothing to see, becomes mid-gray.
+    A constant image becomes mid-gray.
     """
     low = patches.amin(dim=(-3, -2, -1), keepdim=True)
     high = patches.amax(dim=(-3, -2, -1), keepdim=True)

@@ -1,4 +1,4 @@
-"""Tensors -> a PNG sheet: one row per image, one titled column per kind."""
+"""Image sheets: one row per image, one titled column per kind, saved as PNG."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ def save_sheet(
     title: str = "",
     width: int = 0,
 ) -> Path:
-    """Draw a sheet and save it as PNG. It is as wide as its images and captions; a longer title is
-    broken.
+    """Draw a sheet of images and save it as PNG.
+
+    The sheet is as wide as its images and captions; a longer title is wrapped.
 
     Args:
         columns: Title -> uint8 ``[B, 3, h, w]``; sizes may differ between columns.
         path: Where to save; missing folders are made.
         captions: One line per image, drawn under its row.
         title: Drawn on top.
-        width: Rows stand side by side as far as they fit this many pixels; 0 = all below each
+        width: Rows stand side by side as far as they fit this many pixels; 0 for one below the
             other.
 
     Returns:
@@ -44,41 +45,48 @@ def save_sheet(
         name: [_enlarged(to_image(image)) for image in stack] for name, stack in columns.items()
     }
     font = ImageFont.load_default(_TEXT)
-    widths = [max(row[0].width, _length(name, font)) for name, row in images.items()]
+    widths = [max(stack[0].width, _length(name, font)) for name, stack in images.items()]
     lines = [_length(caption, font) + 2 * _GAP for caption in captions or ()]
-    block = max([sum(widths) + _GAP * (len(widths) + 1), *lines])
+    block = max([sum(widths) + _GAP * (len(widths) + 1), *lines])  # px, the width of a row
     rows = len(next(iter(images.values())))
-    side_by_side = max(1, min(rows, (width + _GAP) // (block + _GAP)))
-    deep = -(-rows // side_by_side)
-    side_by_side = -(-rows // deep)
-    whole = side_by_side * block + (side_by_side - 1) * _GAP
+    blocks = max(1, min(rows, (width + _GAP) // (block + _GAP)))  # side by side
+    depth = -(-rows // blocks)  # rows below one another
+    blocks = -(-rows // depth)
+    whole = blocks * block + (blocks - 1) * _GAP
     heading = wrapped(title, font, whole - 2 * _GAP)
     top = _GAP + len(heading) * _LINE + (_GAP if heading else 0) + _LINE
-    height = max(row[0].height for row in images.values())
+    height = max(stack[0].height for stack in images.values())
     step = height + _GAP + (_LINE if captions else 0)
-    canvas = Image.new("RGB", (whole, top + deep * step), _PAPER)
+    canvas = Image.new("RGB", (whole, top + depth * step), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for i, line in enumerate(heading):
         draw.text((_GAP, _GAP + i * _LINE), line, _INK, font)
-    for row in range(rows):
-        left, y = (row // deep) * (block + _GAP), top + (row % deep) * step
-        x = left + _GAP
-        for (name, stack), column in zip(images.items(), widths, strict=True):
-            image = stack[row]
-            if row % deep == 0:
-                draw.text((x, top - _LINE), name, _INK, font)
-            draw.rectangle(
-                (x - 1, y - 1, x + image.width, y + image.height), outline=_EDGE
-            )  # for white images
-            canvas.paste(image, (x, y))
+    for block_index in range(blocks):
+        x = block_index * (block + _GAP) + _GAP
+        for name, column in zip(images, widths, strict=True):
+            draw.text((x, top - _LINE), name, _INK, font)
             x += column + _GAP
+    for row in range(rows):
+        left, y = (row // depth) * (block + _GAP) + _GAP, top + (row % depth) * step
+        _draw_row(canvas, [stack[row] for stack in images.values()], widths, (left, y))
         if captions:
-            draw.text((left + _GAP, y + height + 4), captions[row], _INK, font)
+            draw.text((left, y + height + 4), captions[row], _INK, font)
     return save_image(canvas, path)
 
 
+def _draw_row(
+    canvas: Image.Image, images: Sequence[Image.Image], widths: Sequence[int], at: tuple[int, int]
+) -> None:
+    """Paste images side by side in columns, with an edge around each, for white images."""
+    draw, (x, y) = ImageDraw.Draw(canvas), at
+    for image, column in zip(images, widths, strict=True):
+        draw.rectangle((x - 1, y - 1, x + image.width, y + image.height), outline=_EDGE)
+        canvas.paste(image, (x, y))
+        x += column + _GAP
+
+
 def save_contact(images: Tensor, path: Path, columns: int = 8, side: int = 128) -> Path:
-    """Draw images uint8 ``[N, 3, h, w]`` close together, each about ``side`` px wide, and save them
+    """Draw images uint8 ``[N, 3, h, w]`` in a dense grid, each about ``side`` px wide, and save it
     as PNG.
     """
     drawn = [_enlarged(to_image(image), side) for image in images]
@@ -98,15 +106,15 @@ def to_image(image: Tensor) -> Image.Image:
 
 
 def save_image(image: Image.Image, path: Path) -> Path:
-    """Save an image as PNG, whole or not at all."""
+    """Save an image as PNG, atomically."""
     with atomic_file(path) as temporary:
         image.save(temporary, format="PNG")
     return path
 
 
 def wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Break a text between words into lines of at most ``width`` pixels; a longer word has a line
-    of its own.
+    """Wrap a text between words into lines of at most ``width`` pixels; a longer word has a line of
+    its own.
     """
     lines: list[str] = []
     for word in text.split():
@@ -123,6 +131,6 @@ def _length(text: str, font: Font) -> int:
 
 
 def _enlarged(image: Image.Image, side: int = _CELL) -> Image.Image:
-    """Repeat pixels of a small image a whole number of times, so that they stay sharp."""
+    """Enlarge a small image by a whole factor, so that its pixels stay sharp."""
     times = max(1, round(side / max(image.size)))
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)

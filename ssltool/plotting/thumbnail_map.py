@@ -36,8 +36,8 @@ def save_map(
 ) -> Path:
     """Draw a dot for each point and, where there is room, its image.
 
-    Images are placed in a shuffled order, so that no class has the first choice; one that would
-    cover more than a third of another's width stays a dot.
+    Images are placed in a shuffled order, so that no class comes first; one that would cover more
+    than a third of another's width stays a dot.
 
     Args:
         points: ``[N, 2]`` on any scale; the axes are stretched alike.
@@ -62,26 +62,26 @@ def save_map(
     draw = ImageDraw.Draw(canvas)
     for i, line in enumerate(heading):
         draw.text((_MARGIN, _MARGIN + i * _LINE), line, _INK, font)
-    places = _spread(points, thumbnail) + np.array([0, top])
+    positions = _spread(points, thumbnail) + np.array([0, top])
     colors = (
         [class_color(label, len(classes)) for label in labels]
         if len(labels)
         else [_PLAIN] * len(points)
     )
-    for (x, y), color in zip(places, colors, strict=True):
+    for (x, y), color in zip(positions, colors, strict=True):
         draw.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill=color)
     drawn: list[NDArray[np.float64]] = []
-    for i in np.random.Generator(np.random.PCG64(0)).permutation(len(places)):
-        if all(np.abs(places[i] - other).max() >= thumbnail * 2 / 3 for other in drawn):
-            drawn.append(places[i])
-            _paste(canvas, draw, images[i], places[i], colors[i], thumbnail)
+    for i in np.random.Generator(np.random.PCG64(0)).permutation(len(positions)):
+        if all(np.abs(positions[i] - other).max() >= thumbnail * 2 / 3 for other in drawn):
+            drawn.append(positions[i])
+            _paste(canvas, draw, images[i], positions[i], colors[i], thumbnail)
     for row, names in enumerate(legend):
-        for x, number in names:
+        for x, index in names:
             y = foot + row * _LINE
             draw.rectangle(
-                (x, y + 2, x + _TEXT, y + 2 + _TEXT), fill=class_color(number, len(classes))
+                (x, y + 2, x + _TEXT, y + 2 + _TEXT), fill=class_color(index, len(classes))
             )
-            draw.text((x + _TEXT + 6, y), classes[number], _INK, font)
+            draw.text((x + _TEXT + 6, y), classes[index], _INK, font)
     return save_image(canvas, path)
 
 
@@ -94,26 +94,24 @@ def class_color(index: int, classes: int) -> Color:
 
 
 def _spread(points: NDArray[np.float64], thumbnail: int) -> NDArray[np.float64]:
-    """Stretch points into the map, both axes alike, in the middle, with room for the outermost
-    images.
-    """
+    """Scale points to the map with the axes alike, centered, with room for the outermost images."""
     low, high = points.min(axis=0), points.max(axis=0)
     room = _SIDE - 2 * _MARGIN - thumbnail
     scale = room / max(float((high - low).max()), 1e-9)
-    middle: NDArray[np.float64] = (points - (low + high) / 2) * scale + _SIDE / 2
-    return middle
+    scaled: NDArray[np.float64] = (points - (low + high) / 2) * scale + _SIDE / 2
+    return scaled
 
 
 def _paste(
     canvas: Image.Image,
     draw: ImageDraw.ImageDraw,
     image: Tensor,
-    place: NDArray[np.float64],
+    position: NDArray[np.float64],
     color: Color,
     side: int,
 ) -> None:
-    """Draw an image around its place with a frame in its color."""
-    left, top = (round(float(part) - side / 2) for part in place)
+    """Draw an image around its position with a frame in its color."""
+    left, top = (round(float(part) - side / 2) for part in position)
     draw.rectangle((left, top, left + side - 1, top + side - 1), fill=color)
     inner = side - 2 * _FRAME
     canvas.paste(
@@ -125,14 +123,14 @@ def _paste(
 def _legend(
     classes: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> list[list[tuple[int, int]]]:
-    """Rows of (place in px, number of the class)."""
+    """Rows of (x in px, index of the class)."""
     rows: list[list[tuple[int, int]]] = []
     x = _SIDE
-    for number, name in enumerate(classes):
+    for index, name in enumerate(classes):
         width = _TEXT + 6 + round(font.getlength(name)) + 2 * _MARGIN
         if x + width > _SIDE:
             rows.append([])
             x = _MARGIN
-        rows[-1].append((x, number))
+        rows[-1].append((x, index))
         x += width
     return rows

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ssltool.atomic import atomic_file
 from ssltool.errors import CheckpointError
@@ -340,6 +340,19 @@ class ProbeRecord(Record):
     label_efficiency: tuple[LabelRow, ...]
     plots: tuple[str, ...]
     protocol: ProbeProtocol
+
+    @model_validator(mode="after")
+    def _check_references(self) -> Self:
+        """Refuse indices of rows that do not exist and details of other classes."""
+        named = [self.best] if self.best is not None else []
+        if self.details is not None:
+            named.append(self.details.row)
+            sizes = [len(self.details.per_class), *map(len, self.details.confusion)]
+            if {*sizes, len(self.details.confusion)} != {len(self.classes)}:
+                raise ValueError("details should have one entry for each class")
+        if not all(0 <= row < len(self.rows) for row in named):
+            raise ValueError("best and details should name rows of the table")
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON-compatible Python values."""

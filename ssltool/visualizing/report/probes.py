@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 from ssltool.probing.plots import record_plots
-from ssltool.runs.records import Measure, ProbeRecord, ProbeRow
+from ssltool.runs.records import MEASURES, Measure, ProbeRecord, ProbeRow
 from ssltool.visualizing.report.parts import Chart, Table
 
-_MEASURES: tuple[Measure, ...] = get_args(Measure)
 _TITLES: dict[Measure, str] = {
     "linear": "linear",
     "knn5": "kNN, k = 5",
@@ -22,7 +19,7 @@ _TITLES: dict[Measure, str] = {
 
 def best_row(probe: ProbeRecord) -> ProbeRow | None:
     """The best row of the pretrained weights, if it has a linear accuracy."""
-    if probe.best is None or probe.best >= len(probe.rows):
+    if probe.best is None:
         return None
     row = probe.rows[probe.best]
     return row if "linear" in row.accuracy else None
@@ -45,13 +42,13 @@ def probe_tables(probe: ProbeRecord) -> list[Table]:
 
 
 def _per_class(probe: ProbeRecord) -> dict[str, float | None]:
-    if probe.details is None or len(probe.details.per_class) != len(probe.classes):
+    if probe.details is None:
         return {}
     return dict(zip(probe.classes, probe.details.per_class, strict=True))
 
 
 def _accuracy_table(probe: ProbeRecord) -> Table:
-    measures = [name for name in _MEASURES if any(name in row.accuracy for row in probe.rows)]
+    measures = [name for name in MEASURES if any(name in row.accuracy for row in probe.rows)]
     return Table(
         "Probes, accuracy in %",
         ["features", "stage", "dim", *(_TITLES[name] for name in measures)],

@@ -142,7 +142,7 @@ def test_tables_sort_by_numbers_and_words(opened: Any) -> None:
     linear.press("Enter")
     assert column(4) == ["30.5", "12.25", "11", "10", "9.5"]
     assert table.locator("th").nth(3).get_attribute("aria-sort") == "descending"
-    table.get_by_role("button", name="kNN, k = 20").click()
+    table.get_by_role("button", name="kNN, k = 20", exact=True).click()
     assert column(5) == ["28", "100", "", "", ""]  # what is empty comes last
     table.get_by_role("button", name="features").click()
     assert column(1) == sorted(column(1))
@@ -175,10 +175,10 @@ def test_it_fits_a_phone(opened: Any, scheme: str) -> None:
     assert one.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert one.page.evaluate("innerWidth") == PHONE["width"]  # not zoomed out to fit something wide
     wide = one.page.evaluate(
-        """[...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, .plot,
-        .zoom') &&
-             e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.tagName + '.' +
-             e.className)"""
+        """[...document.querySelectorAll('main *')]
+             .filter((e) => !e.closest('.scroll, .plot, .zoom'))
+             .filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
+             .map((e) => e.tagName + '.' + e.className)"""
     )
     assert wide == []
     one.page.locator(".zoom").first.click()

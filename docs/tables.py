@@ -2,7 +2,8 @@
 
 A table stands between ``<!-- options: NAME -->`` and ``<!-- end -->``; NAME is a method, or
 ``pretrain`` for the options of every run. With --check nothing is written and the exit code is 1 if
-a page would change."""
+a page would change.
+"""
 
 from __future__ import annotations
 

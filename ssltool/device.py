@@ -13,24 +13,22 @@ from ssltool.options import DeviceName
 
 
 def repeat_exactly(device: torch.device) -> None:
-    """Let a GPU add in the same order every time, so that a resumed run ends with the bytes of one
-    never stopped.
+    """Make a GPU compute deterministically, so that a resumed run ends with the same bytes.
 
-    torch's default there is whatever order threads come in. Training ResNet-50 costs no more this
-    way.
+    By default a GPU adds in the order in which its threads arrive. Deterministic training of a
+    ResNet-50 is as fast.
     """
     if device.type != "cuda":
         return
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # read when the first product is computed
+    # Read when the first matrix product is computed.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False  # which kernel is the fastest differs from run to run
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # torch would name operations that have no such way; tests/test_cuda.py looks at the bytes
-    # instead.
+    # torch would name operations without a deterministic version; tests/test_cuda.py compares the
+    # bytes instead.
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
-    # A help for finding errors, at the cost of time.
+    # A debugging aid that costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 

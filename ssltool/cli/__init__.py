@@ -49,8 +49,8 @@ class _Commands(LazyGroup):
 app = typer.Typer(
     name="ssltool",
     cls=_Commands,
-    help="Pretrain image encoders with self-supervised pretext tasks, probe, export and look at "
-    "them.",
+    help="Pretrain image encoders with self-supervised pretext tasks; probe, export and "
+    "visualize them.",
     add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

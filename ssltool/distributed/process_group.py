@@ -39,7 +39,7 @@ def process_group() -> Iterator[int]:
         How often torchrun has started the processes again.
 
     Raises:
-        ProcessLost: Another process ended, so that this one cannot go on.
+        ProcessLost: Another process ended, so that this one cannot continue.
     """
     started_again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if not launched() or world_size() == 1:
@@ -78,7 +78,7 @@ def end_with_parent(poll: float = 1.0, patience: float = _ORPHANED) -> threading
     it is still there ``patience`` seconds later.
 
     Args:
-        poll: Seconds between looks at the parent.
+        poll: Seconds between checks of the parent.
         patience: Seconds to leave in order.
 
     Returns:
@@ -101,13 +101,12 @@ def end_with_parent(poll: float = 1.0, patience: float = _ORPHANED) -> threading
 def rendezvous_ranks(
     store: Store, rank: int, world: int, started_again: int, patience: timedelta = _RENDEZVOUS
 ) -> tuple[Store, int]:
-    """Find out which processes are here now, and give them a part of the store that nobody has
-    used.
+    """Rendezvous of the processes that are alive now, in an unused part of the store.
 
-    torchrun's agents keep one store for as long as they run. A process that was started again would
-    find in it where the others were before they were started again, too, and call in vain. So each
-    says here under a new name, process 0 announces all the names that it sees until everybody has
-    found his own among them, and these names are the meeting's.
+    torchrun's agents keep one store as long as they run. In it, a restarted process would find the
+    addresses that its peers had before they were restarted. So each process registers under a new
+    name, process 0 publishes all the names it sees until every process has found its own among
+    them, and these names identify the rendezvous.
 
     Args:
         store: That of the agents.
@@ -121,28 +120,27 @@ def rendezvous_ranks(
         not count when it starts a process again because one of another host failed.
 
     Raises:
-        ProcessLost: The others did not come.
+        ProcessLost: The others did not join.
     """
-    mine = f"{uuid.uuid4().hex}:{started_again}"
-    store.set(f"ssltool/here/{rank}", mine)
+    own = f"{uuid.uuid4().hex}:{started_again}"
+    store.set(f"ssltool/here/{rank}", own)
     deadline = time.monotonic() + patience.total_seconds()
     while time.monotonic() < deadline:
-        here = [f"ssltool/here/{each}" for each in range(world)]
-        if rank == 0 and store.check(here):
-            store.set("ssltool/names", " ".join(store.get(key).decode() for key in here))
+        registered = [f"ssltool/here/{each}" for each in range(world)]
+        if rank == 0 and store.check(registered):
+            store.set("ssltool/names", " ".join(store.get(key).decode() for key in registered))
         names = store.get("ssltool/names").decode() if store.check(["ssltool/names"]) else ""
-        if mine in names.split():  # else they are those of an earlier meeting
-            meeting = f"ssltool/{hashlib.sha256(names.encode()).hexdigest()}"
-            store.set(f"{meeting}/{rank}", "found")
-            if rank == 0 and store.check([f"{meeting}/{each}" for each in range(world)]):
-                store.set(f"{meeting}/begun", str(store.add("ssltool/meetings", 1)))
-            if store.check([f"{meeting}/begun"]):
-                before = int(store.get(f"{meeting}/begun")) - 1
+        if own in names.split():  # else they are those of an earlier rendezvous
+            group = f"ssltool/{hashlib.sha256(names.encode()).hexdigest()}"
+            store.set(f"{group}/{rank}", "here")
+            if rank == 0 and store.check([f"{group}/{each}" for each in range(world)]):
+                store.set(f"{group}/begun", str(store.add("ssltool/rendezvous", 1)))
+            if store.check([f"{group}/begun"]):
+                before = int(store.get(f"{group}/begun")) - 1
                 counted = max(int(name.partition(":")[2]) for name in names.split())
-                return PrefixStore(meeting, store), max(before, counted)
+                return PrefixStore(group, store), max(before, counted)
         time.sleep(0.02)
     raise ProcessLost(
-        f"the other processes of the run did not come within {patience.total_seconds():.0f} s; "
-        "see that all hosts run, "
-        "and type the same command with --resume"
+        f"the other processes of the run did not join within {patience.total_seconds():.0f} s; "
+        "check that all hosts run, and type the same command with --resume"
     )

@@ -46,7 +46,7 @@ def choose_precision(
     channels: int,
     device: torch.device,
 ) -> Precision:
-    """Decide the number format; ``auto`` takes what is fastest here.
+    """Choose the compute precision; ``auto`` takes the fastest that is safe on this machine.
 
     On a CPU the encoder itself is timed in float32 and bfloat16 (some have bfloat16 units, on
     others it is many times slower). On CUDA bfloat16 is taken where the GPU has it, else float16

@@ -32,7 +32,7 @@ class TrainBatch(Protocol):
 
     @property
     def indices(self) -> Tensor:
-        """int64 ``[B]`` on the device: place of each image in the data."""
+        """int64 ``[B]`` on the device: index of each image in the data."""
 
     @property
     def epoch(self) -> int:
@@ -67,21 +67,25 @@ class TrainSchedule:
     seed: int
     precision: Precision
 
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, 0 to ``steps - 1``."""
+        return learning_rate(
+            step, base=self.lr, total=self.steps, warmup=self.warmup, kind=self.kind
+        )
+
 
 class StepReport(NamedTuple):
-    """What one step did, on this process's images. Tensors stay on the device: reporting does not
-    stop a GPU.
+    """What one step did, on this process's images; its tensors stay on the device.
 
     Attributes:
         step: Steps taken, this one included.
         epoch: Pass over the data of the last batch.
         loss: Mean loss over the accumulated batches, scalar.
-        metrics: The method's named numbers of the last batch, scalars.
+        metrics: The method's metrics of the last batch, scalars.
         grad_norm: Norm of the gradient before clipping, scalar.
         lr: Learning rate of the step.
         images: Images seen in the step.
         wait: Seconds spent waiting for data.
-        view: The last batch's view, for a method's bookkeeping and images.
     """
 
     step: int
@@ -92,7 +96,6 @@ class StepReport(NamedTuple):
     lr: float
     images: int
     wait: float
-    view: Any
 
 
 def train(
@@ -103,7 +106,7 @@ def train(
     scaler: torch.amp.GradScaler,
     start: int = 0,
 ) -> Iterator[StepReport]:
-    """Take the steps ``start`` to ``plan.steps - 1``, yielding a report after each.
+    """Take the steps ``start`` to ``schedule.steps - 1``, yielding a report after each.
 
     Args:
         method: The pretext task; its loss is checked at the first step.
@@ -119,13 +122,7 @@ def train(
     device = parameters[0].device
     method.train()
     for step in range(start, schedule.steps):
-        lr = learning_rate(
-            step,
-            base=schedule.lr,
-            total=schedule.steps,
-            warmup=schedule.warmup,
-            kind=schedule.kind,
-        )
+        lr = schedule.rate(step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         torch.manual_seed(mix(schedule.seed, step, rank()))  # dropout
@@ -152,14 +149,5 @@ def train(
         scaler.step(optimizer)
         scaler.update()
         method.after_step(updates)
-        yield StepReport(
-            step + 1,
-            batch.epoch,
-            torch.stack(losses).mean(),
-            loss.metrics,
-            norm,
-            lr,
-            images,
-            wait,
-            view,
-        )
+        mean = torch.stack(losses).mean()
+        yield StepReport(step + 1, batch.epoch, mean, loss.metrics, norm, lr, images, wait)

@@ -24,8 +24,8 @@ class Meter:
         self._start = time.perf_counter()
 
     def add(self, report: StepReport) -> None:
-        """Add one step; its view is let go of."""
-        self._steps.append(report._replace(view=None))
+        """Add one step."""
+        self._steps.append(report)
 
     def line(self) -> dict[str, float]:
         """Average of the steps since the last call, over all processes, and forget them.

@@ -29,8 +29,7 @@ class TensorBoard:
     Args:
         folder: Where they go.
         start: Step the run resumes from; what a killed run wrote after it is hidden.
-        chance: Number's name -> value for a network that knows nothing, drawn as a level line of
-            its own.
+        chance: Metric -> chance level, written as a scalar of its own.
     """
 
     def __init__(self, folder: Path, start: int, chance: Mapping[str, float]) -> None:
@@ -40,7 +39,7 @@ class TensorBoard:
         self._chance = dict(chance)
 
     def line(self, line: Mapping[str, float]) -> None:
-        """Add the numbers of one line of ``metrics.jsonl``."""
+        """Add the metrics of one line of ``metrics.jsonl``."""
         step = int(line["step"])
         for name, value in line.items():
             if name != "step":

@@ -12,17 +12,8 @@ from ssltool.training.metrics import Meter
 
 
 def step(number: int, loss: float) -> StepReport:
-    return StepReport(
-        number,
-        0,
-        torch.tensor(loss),
-        {"accuracy": torch.tensor(loss / 10)},
-        torch.tensor(1.5),
-        0.1,
-        8,
-        0.0,
-        None,
-    )
+    metrics = {"accuracy": torch.tensor(loss / 10)}
+    return StepReport(number, 0, torch.tensor(loss), metrics, torch.tensor(1.5), 0.1, 8, 0.0)
 
 
 def test_a_line_averages_the_steps_since_the_last() -> None:

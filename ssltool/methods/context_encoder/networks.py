@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers, last)
         self.target = target
         _initialize(self)
-        # An untrained decoder paints the mean color: the first error is that of knowing nothing.
+        # An untrained decoder paints the mean color: the first error is that of the chance level.
         nn.init.normal_(last.weight, std=0.001)
         offset = torch.atanh((2 * torch.tensor(mean) - 1).clamp(-0.99, 0.99)).view(1, -1, 1, 1)
         self.offset: Tensor

@@ -1,8 +1,7 @@
-"""From a method's name to its class: the files of this folder first, then entry points of installed
-packages.
+"""From a method's name to its class: the folders here, then entry points of packages.
 
-The name typed is the file opened: ``context-prediction`` is ``context_prediction.py``. Only the
-method asked for is imported, and listing them imports none (so ``ssltool --help`` needs no torch).
+The name typed is the folder opened: ``context-prediction`` is ``context_prediction/``. Only the
+method asked for is imported; listing them imports none, so ``ssltool --help`` needs no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from ssltool.methods.base import Method
 
 GROUP = "ssltool.methods"
-_NOT_METHODS = {"__init__", "base", "registry"}
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,19 @@ def available() -> dict[str, Listing]:
     Raises:
         UsageError: Two packages, or a package and ssltool, claim one name.
     """
-    found = {listing.name: listing for listing in map(_built_in, _files())}
+    listings = {
+        listing.name: listing for listing in map(_built_in, Path(__file__).parent.glob("*/task.py"))
+    }
     for point in entry_points(group=GROUP):
         listing = _plugin(point)
-        if point.name in found:
-            other = found[point.name].origin
+        if point.name in listings:
+            other = listings[point.name].origin
             raise UsageError(
                 f"two methods are called {point.name!r}: one from {other}, one from "
-                f"{listing.origin}; "
-                "uninstall one of the packages"
+                f"{listing.origin}; uninstall one of the packages"
             )
-        found[point.name] = listing
-    return dict(sorted(found.items()))
+        listings[point.name] = listing
+    return dict(sorted(listings.items()))
 
 
 def find_method(name: str) -> type[Method[Any, Any]]:
@@ -69,34 +68,25 @@ def find_method(name: str) -> type[Method[Any, Any]]:
         UnknownNameError: No such method; the nearest names are suggested.
         SslToolError: A package's method cannot be imported, or is no `Method`.
     """
-    known = available()
-    if name not in known:
-        raise UnknownNameError("method", name, known, hint="'ssltool methods' lists them")
-    listing = known[name]
+    listings = available()
+    if name not in listings:
+        raise UnknownNameError("method", name, listings, hint="'ssltool methods' lists them")
+    listing = listings[name]
     if ":" in listing.target:
         return _load_plugin(listing)
     return _only_method(importlib.import_module(listing.target), listing)
 
 
-def _files() -> list[Path]:
-    """The files of this folder that hold a method, and the folders of those that outgrew one."""
-    here = Path(__file__).parent
-    places = [
-        path for path in here.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
-    ]
-    return sorted(path for path in places if path.stem not in _NOT_METHODS)
-
-
-def _built_in(path: Path) -> Listing:
-    summary = _first_line(path if path.is_file() else path / "__init__.py")
-    return Listing(path.stem.replace("_", "-"), "built in", summary, f"{__package__}.{path.stem}")
+def _built_in(task: Path) -> Listing:
+    """The method whose story a file ``task.py`` tells."""
+    folder = task.parent.name
+    summary = _first_line(task)
+    return Listing(folder.replace("_", "-"), "built in", summary, f"{__package__}.{folder}")
 
 
 @cache
 def _first_line(path: Path) -> str:
-    """Of a module's docstring; nothing behind it is read, as every command lists the methods,
-    several times.
-    """
+    """Of a module's docstring; nothing behind it is read, as every command lists the methods."""
     with tokenize.open(path) as file:
         tokens = tokenize.generate_tokens(file.readline)
         first = next(token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL))
@@ -157,6 +147,9 @@ def _checked(loaded: Any, listing: Listing) -> type[Method[Any, Any]]:
     options = getattr(loaded, "Options", None)
     if not (isinstance(options, type) and issubclass(options, MethodOptions)):
         missing.insert(0, "Options (a subclass of MethodOptions)")
+    figures = getattr(loaded, "figures", None)
+    functions = ("draw_task", "draw_predictions", "plots")
+    missing += [f"figures.{name}" for name in functions if not hasattr(figures, name)]
     if missing:
         raise SslToolError(
             f"method {listing.name!r} from {listing.origin} lacks {', '.join(missing)}"

@@ -38,13 +38,13 @@ def chunked(size: int, work: Callable[..., ViewT], *given: Tensor | PerImageRNG)
     if first.device.type != "cpu" or count <= size:
         return work(*given)
     whole: list[Tensor] = []
-    for some in chunks(first, size):
-        piece: Any = work(*(each[some] for each in given))
-        parts = (piece,) if isinstance(piece, Tensor) else piece
+    for chunk in chunks(first, size):
+        result: Any = work(*(each[chunk] for each in given))
+        parts = (result,) if isinstance(result, Tensor) else result
         whole = whole or [_room(part, count) for part in parts]
         for field, part in zip(whole, parts, strict=True):
-            field[some] = part
-    joined: Any = whole[0] if isinstance(piece, Tensor) else type(piece)(*whole)
+            field[chunk] = part
+    joined: Any = whole[0] if isinstance(result, Tensor) else type(result)(*whole)
     return cast("ViewT", joined)
 
 

@@ -43,12 +43,12 @@ def random_boxes(
     width, height = (areas * ratios).sqrt().round().long(), (areas / ratios).sqrt().round().long()
     fits = (width > 0) & (width <= side) & (height > 0) & (height <= side)
     first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)  # the first of equal maxima
-    found = fits.any(dim=1)
-    height = torch.where(found, height.gather(1, first)[:, 0], side)
-    width = torch.where(found, width.gather(1, first)[:, 0], side)
-    place = rng.uniform(2)
-    top = (place[:, 0] * (side - height + 1)).long()
-    left = (place[:, 1] * (side - width + 1)).long()
+    fitting = fits.any(dim=1)
+    height = torch.where(fitting, height.gather(1, first)[:, 0], side)
+    width = torch.where(fitting, width.gather(1, first)[:, 0], side)
+    position = rng.uniform(2)
+    top = (position[:, 0] * (side - height + 1)).long()
+    left = (position[:, 1] * (side - width + 1)).long()
     return torch.stack([top, left, height, width], dim=1)
 
 
@@ -93,16 +93,16 @@ def _resized_together(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor
 
 
 def _box_matrices(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Matrices float32 ``[B, T, S]`` that cut a piece ``start``, ``length`` (``[B]``) out of a line
-    and resize it.
+    """Matrices float32 ``[B, T, S]`` that crop ``start``, ``length`` (``[B]``) out of a line and
+    resize it.
 
-    Row t weighs the piece's pixels by a triangle round the place of t in it, as wide as a pixel of
-    the larger grid; at the piece's ends, where less than the triangle lies inside, the rest counts
-    as much more.
+    Row t weighs the crop's pixels by a triangle around the position of t in it, as wide as a pixel
+    of the larger grid; at the ends, where part of the triangle lies outside of the crop, the
+    weights inside are scaled up.
     """
     scale = (length / size).clamp_min(1)[:, None, None]  # of the triangle, in pixels of the image
-    places = (torch.arange(size, device=start.device) + 0.5) / size
-    middle = (start[:, None] + places * length[:, None])[:, :, None]
+    positions = (torch.arange(size, device=start.device) + 0.5) / size
+    middle = (start[:, None] + positions * length[:, None])[:, :, None]
     pixels = torch.arange(side, device=start.device)[None, None] + 0.5
     inside = (pixels > start[:, None, None]) & (pixels < (start + length)[:, None, None])
     weights = (1 - (pixels - middle).abs() / scale).clamp_min(0) * inside
@@ -117,7 +117,7 @@ def _resized_one_by_one(
     """
     last = images.stride(1) == 1  # channels last, of which torch resizes bytes three times as fast
     form = torch.channels_last if last else torch.contiguous_format
-    found = torch.empty(
+    resized = torch.empty(
         (len(images), images.shape[1], size, size), dtype=images.dtype, memory_format=form
     )
     flips = [False] * len(images) if mirrored is None else mirrored.tolist()
@@ -127,5 +127,5 @@ def _resized_one_by_one(
         box = images[number : number + 1, :, top : top + height, left : left + width]
         box = box.flip(-1) if flip else box  # before it is resized: it is copied then anyway
         shrinks = max(height, width) > size
-        found[number] = F.interpolate(box, (size, size), mode="bilinear", antialias=shrinks)[0]
-    return found
+        resized[number] = F.interpolate(box, (size, size), mode="bilinear", antialias=shrinks)[0]
+    return resized

@@ -55,9 +55,9 @@ def _cut_rows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
         return rows.index_select(0, start.flatten() * channels)
 
     if top.dim() == 2:
-        found = cut_out(top, left)
+        cut_patches = cut_out(top, left)
     else:  # a cut for each channel, of which that channel is kept
-        found = torch.zeros(
+        cut_patches = torch.zeros(
             top.shape[0] * top.shape[1] * size,
             size * channels,
             dtype=torch.uint8,
@@ -66,8 +66,10 @@ def _cut_rows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
         for channel in range(channels):
             only = tuple(255 * (c == channel) for c in range(channels)) * size
             kept = cached_tensor(only, images.device, torch.uint8)
-            found.bitwise_or_(cut_out(top[..., channel], left[..., channel]).bitwise_and_(kept))
-    return found.view(*top.shape[:2], size, size, channels).permute(0, 1, 4, 2, 3)
+            cut_patches.bitwise_or_(
+                cut_out(top[..., channel], left[..., channel]).bitwise_and_(kept)
+            )
+    return cut_patches.view(*top.shape[:2], size, size, channels).permute(0, 1, 4, 2, 3)
 
 
 def assemble(patches: Tensor, columns: int, gap: int = 0, fill: float = 0) -> Tensor:

@@ -52,5 +52,5 @@ def line_matrix(
     """
     with torch.inference_mode(False):
         lines = torch.eye(before, dtype=torch.float64)[None, None]
-        found = F.interpolate(lines, (after, before), mode=mode, antialias=after < before)
-        return found[0, 0].to(device, dtype)
+        resized = F.interpolate(lines, (after, before), mode=mode, antialias=after < before)
+        return resized[0, 0].to(device, dtype)

@@ -21,11 +21,11 @@ def change(which: Tensor, images: Tensor, how: Callable[[Tensor], Tensor]) -> Te
     Returns:
         The images.
     """
-    places = which.nonzero()[:, 0].tolist() if images.device.type == "cpu" else None
-    if places is None:
+    indices = which.nonzero()[:, 0].tolist() if images.device.type == "cpu" else None
+    if indices is None:
         return select(which, how(images).expand_as(images), images)
-    for place in places:
-        images[place : place + 1] = how(images[place : place + 1])
+    for index in indices:
+        images[index : index + 1] = how(images[index : index + 1])
     return images
 
 

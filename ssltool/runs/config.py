@@ -87,11 +87,11 @@ class RunConfig(BaseModel):
             UsageError: Unknown or invalid options.
         """
         models = (RunOptions, find_method(method).Options)
-        known = [name for model in models for name in model.model_fields]
+        names = [name for model in models for name in model.model_fields]
         for name in values:
-            if name not in known:
+            if name not in names:
                 hint = f"'ssltool pretrain {method} --help' lists them"
-                raise UnknownNameError("option", name, known, hint=hint)
+                raise UnknownNameError("option", name, names, hint=hint)
         parts, faults = [], []
         for model in models:
             try:

@@ -168,15 +168,15 @@ def sweep(
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         try:
-            found = bench(
+            result = bench(
                 config.with_run(batch_size=size), rounds=rounds, steps=steps, console=console
             )
         except torch.OutOfMemoryError:
             stopped = f"the device ran out of memory with a batch of {size}"
             torch.cuda.empty_cache()
             break
-        del found["options"]
-        rows.append({"batch_size": size, **found})
+        del result["options"]
+        rows.append({"batch_size": size, **result})
         speeds = [row["images_per_s"]["end_to_end"] for row in rows]
         if (
             sizes is None

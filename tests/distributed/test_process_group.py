@@ -61,7 +61,7 @@ def test_restarts_are_known_in_a_new_store_too(store: distributed.TCPStore) -> N
 
 def test_one_that_waits_in_vain_says_so(store: distributed.TCPStore) -> None:
     together(store, 2, [0, 0])
-    with pytest.raises(ProcessLost, match="did not come within 1 s"):
+    with pytest.raises(ProcessLost, match="did not join within 1 s"):
         rendezvous_ranks(
             store, 0, 2, 1, timedelta(seconds=1)
         )  # the other is in the store, but from before

@@ -138,8 +138,8 @@ def build_table(step: int, neighbors: int, sigma: float) -> Table:
         # diagonal; those lie within a whole diagonal more than that distance from the middle.
         near = (distance <= distance.kthvalue(neighbors).values + 2**0.5 * step).nonzero()[:, 0]
         target = encode_exact(cells, centers[near], neighbors, sigma)
-        place = rows[:, None], columns[None, :]
-        table.bins[place], table.shares[place] = near[target.bins].short(), target.shares
+        block = rows[:, None], columns[None, :]
+        table.bins[block], table.shares[block] = near[target.bins].short(), target.shares
     return table
 
 
@@ -149,8 +149,8 @@ def look_up(ab: Tensor, table: Table, step: int) -> SoftTarget:
     """
     most = len(table.bins) // 2
     cell = (ab * (_CELLS / step)).floor().long().clamp(-most, most - 1) + most
-    place = (cell[..., 0] * (2 * most) + cell[..., 1]).flatten()
-    bins, shares = (part.flatten(0, 1).index_select(0, place) for part in table)
+    index = (cell[..., 0] * (2 * most) + cell[..., 1]).flatten()
+    bins, shares = (part.flatten(0, 1).index_select(0, index) for part in table)
     shape = *ab.shape[:-1], bins.shape[1]
     return SoftTarget(bins.long().view(shape), shares.view(shape))
 

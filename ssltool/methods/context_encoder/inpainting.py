@@ -73,8 +73,8 @@ def depth(mask: Tensor, most: int) -> Tensor:
         removed.
     """
     inside = mask.to(torch.float32)
-    found = mask.to(torch.int64)
+    distance = mask.to(torch.int64)
     for _ in range(most - 1):
         inside = -F.max_pool2d(-inside, kernel_size=3, stride=1, padding=1)
-        found += inside.to(torch.int64)
-    return found
+        distance += inside.to(torch.int64)
+    return distance

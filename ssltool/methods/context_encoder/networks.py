@@ -32,9 +32,9 @@ class ChannelwiseLinear(nn.Module):
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
-        places = side * side
+        positions = side * side
         # Deviation 1/n keeps the variance of the map.
-        self.weight = nn.Parameter(torch.randn(channels, places, places) / side)
+        self.weight = nn.Parameter(torch.randn(channels, positions, positions) / side)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map ``[B, C, n, n]`` to ``[B, C, n, n]``: y_c = x_c W_c with W_c ``[n^2 inputs, n^2

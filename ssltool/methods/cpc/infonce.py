@@ -105,7 +105,7 @@ def retrieve(
         queries.dtype, torch.float32
     )  # eight bits of a score are too few to rank thousands
     asked = queries.to(dtype).flatten(1, 2) * scale  # [b, (R-k)*G, T]
-    known = targets.to(dtype).flatten(1, 2)  # [B, R*G, T]
+    pool = targets.to(dtype).flatten(1, 2)  # [B, R*G, T]
     cells = rows * columns
     true = labels(asking, rows, columns, offset, targets.device) + first * cells
     chosen = None
@@ -119,11 +119,11 @@ def retrieve(
     with torch.autocast(targets.device.type, enabled=False):
         for start in range(0, asking, at_once):
             part = slice(start, start + at_once)
-            own = known[first : first + asking][part]
+            own = pool[first : first + asking][part]
             given = (
                 asked[part],
                 true[part],
-                own if negatives == "same-image" else known,
+                own if negatives == "same-image" else pool,
                 negatives,
                 chosen,
             )
@@ -137,42 +137,45 @@ def retrieve(
 
 
 def _score(
-    asked: Tensor, true: Tensor, known: Tensor, negatives: Negatives, chosen: Tensor | None
+    asked: Tensor, true: Tensor, pool: Tensor, negatives: Negatives, chosen: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, rank and best ``[b*n]`` of the contexts of some images.
 
     Args:
         asked: ``[b, n, T]``.
         true: ``[b, n]``, numbers of the true cells.
-        known: ``[B, R*G, T]``; of the same b images for ``same-image``.
+        pool: ``[B, R*G, T]``; of the same b images for ``same-image``.
         negatives: The mode.
         chosen: ``[B*m]``, numbers of the cells sampled, for ``random``.
     """
-    cells = known.shape[1]
+    cells = pool.shape[1]
     label = true.flatten()
-    place = label  # the true cell's column
+    column = label  # the true cell's column
     if negatives == "same-image":
-        place = label % cells
-        logits = (asked @ known.transpose(1, 2)).flatten(0, 1)
+        column = label % cells
+        logits = (asked @ pool.transpose(1, 2)).flatten(0, 1)
     elif chosen is not None:
-        flat, queries = known.flatten(0, 1), asked.flatten(0, 1)
+        flat, queries = pool.flatten(0, 1), asked.flatten(0, 1)
         # The true cell is the last column; where it is sampled as well it must not be its own
         # negative.
         own = (queries * flat[label]).sum(dim=1, keepdim=True)
         sampled_logits = (queries @ flat[chosen].T).masked_fill(chosen == label[:, None], -math.inf)
-        logits, place = torch.cat([sampled_logits, own], dim=1), torch.full_like(label, len(chosen))
+        logits, column = (
+            torch.cat([sampled_logits, own], dim=1),
+            torch.full_like(label, len(chosen)),
+        )
     else:
-        logits = asked.flatten(0, 1) @ known.flatten(0, 1).T
+        logits = asked.flatten(0, 1) @ pool.flatten(0, 1).T
         if negatives == "other-images":
             cell = torch.arange(logits.shape[1], device=label.device)
             own_image = cell // cells == label[:, None] // cells
             logits = logits.masked_fill(own_image & (cell != label[:, None]), -math.inf)
-    loss = F.cross_entropy(logits, place, reduction="none")
+    loss = F.cross_entropy(logits, column, reduction="none")
     with torch.no_grad():
-        rank = (logits >= logits.gather(1, place[:, None])).sum(dim=1) - 1
+        rank = (logits >= logits.gather(1, column[:, None])).sum(dim=1) - 1
         best = logits.argmax(dim=1)
         if negatives == "same-image":
-            best = label - place + best
+            best = label - column + best
         elif chosen is not None:
-            best = torch.where(best == place, label, chosen[best.clamp_max(len(chosen) - 1)])
+            best = torch.where(best == column, label, chosen[best.clamp_max(len(chosen) - 1)])
     return loss, rank, best

@@ -113,17 +113,17 @@ def shift_crop(x: Tensor, start: Tensor) -> Tensor:
     low = slack // 2
     high = low + window
     row, column = start.unbind(dim=1)
-    found = torch.empty_like(x)
+    moved = torch.empty_like(x)
     # The square goes to the middle, whole rows at a time; what is outside repeats its border.
     squares = x.unfold(2, window, 1).unfold(
         3, window, 1
     )  # a view [M, C, slack+1, slack+1, window, window]
-    found[:, :, low:high, low:high] = squares[torch.arange(len(x), device=x.device), :, row, column]
-    found[:, :, low:high, :low] = found[:, :, low:high, low : low + 1]
-    found[:, :, low:high, high:] = found[:, :, low:high, high - 1 : high]
-    found[:, :, :low] = found[:, :, low : low + 1]
-    found[:, :, high:] = found[:, :, high - 1 : high]
-    return found
+    moved[:, :, low:high, low:high] = squares[torch.arange(len(x), device=x.device), :, row, column]
+    moved[:, :, low:high, :low] = moved[:, :, low:high, low : low + 1]
+    moved[:, :, low:high, high:] = moved[:, :, low:high, high - 1 : high]
+    moved[:, :, :low] = moved[:, :, low : low + 1]
+    moved[:, :, high:] = moved[:, :, high - 1 : high]
+    return moved
 
 
 def contrast(x: Tensor, factor: Tensor) -> Tensor:
@@ -259,13 +259,13 @@ def _smooth(x: Tensor) -> Tensor:
     return (9 * around + 4 * x) / 13
 
 
-def _cut_out(x: Tensor, which: Tensor, share: Tensor, place: Tensor) -> Tensor:
+def _cut_out(x: Tensor, which: Tensor, share: Tensor, location: Tensor) -> Tensor:
     """Paint a square mid-gray: its side is a ``share [M]`` of the patch's, its place ``[M, 2]``
     uniform in 0..1.
     """
     side = x.shape[-1]
     length = (share * side).round()
-    start = (place * (side - length[:, None] + 1)).floor()  # [M, 2]
+    start = (location * (side - length[:, None] + 1)).floor()  # [M, 2]
     at = torch.arange(side, device=x.device)
     within = (at >= start[..., None]) & (at < (start + length[:, None])[..., None])  # [M, 2, P]
     square = within[:, 0, :, None] & within[:, 1, None, :]

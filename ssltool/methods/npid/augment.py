@@ -174,11 +174,11 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
     r, g, b = images.unbind(dim=1)
     low = torch.minimum(torch.minimum(r, g), b)
     chroma = torch.maximum(torch.maximum(r, g), b).sub_(low)
-    place = (g + b).sub_(r).sub_(low).div_(chroma.clamp_min(1e-9)).add_(1).copysign_(g - b)  # -3..3
+    hue = (g + b).sub_(r).sub_(low).div_(chroma.clamp_min(1e-9)).add_(1).copysign_(g - b)  # -3..3
     own = cached_tensor((0.0, 2.0, 4.0), images.device)
     offset = (6 * turn[:, None] - own + 3).remainder(6) - 3
     near = torch.empty_like(images)  # given to torch, which else loops over the channels innermost
-    torch.add(place[:, None], offset[..., None, None], out=near)
+    torch.add(hue[:, None], offset[..., None, None], out=near)
     near.abs_().sub_(3).abs_()  # 3 at a channel's own hue, 0 opposite to it
     return torch.addcmul((low - chroma)[:, None], chroma[:, None], near.clamp_(1, 2), out=images)
 

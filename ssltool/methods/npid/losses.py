@@ -202,11 +202,11 @@ def _chunks(
         if ids is None:
             part = rows[start : start + step].to(queries.dtype)
             logits = scaled @ part.T
-            place = own - start
-            inside = (place >= 0) & (place < len(part))
-            place = place.clamp(0, len(part) - 1)[:, None]
-            kept = torch.where(inside[:, None], -math.inf, logits.gather(1, place))
-            yield logits.scatter_(1, place, kept), part
+            column = own - start
+            inside = (column >= 0) & (column < len(part))
+            column = column.clamp(0, len(part) - 1)[:, None]
+            kept = torch.where(inside[:, None], -math.inf, logits.gather(1, column))
+            yield logits.scatter_(1, column, kept), part
         else:
             chosen = ids[..., start : start + step]
             # Whole rows are copied; indexing would go number by number.

@@ -1,10 +1,8 @@
-"""Draw the images of the gallery from real runs: python docs/gallery.py RUN [RUN ...] --data
-FOLDER.
+"""Draw the gallery from real runs: ``python docs/gallery.py RUN [RUN ...] --data FOLDER``.
 
-One run of each task is asked for; of several the last is taken. Images go to docs/figures/gallery,
-and the page docs/gallery.md is written anew, with a section for each task that a run was given for.
-Type it where the runs' data
-folders are reached by relative paths: titles name them.
+Give one run of each method; of several the last is taken. Figures go to docs/figures/gallery, and
+docs/gallery.md is written anew, with a section for each method that has a run. Run it where the
+data of the runs is found under relative paths, because titles name them.
 """
 
 from __future__ import annotations
@@ -12,42 +10,60 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from PIL import Image
 
-from ssltool.plotting.units import said
-from ssltool.runs import folder as runs
-from ssltool.runs.config import ResolvedConfig
+from ssltool.runs.config import RunConfig
+from ssltool.runs.folder import Run
 from ssltool.visualizing.attribution import draw_attribution
 from ssltool.visualizing.curves import draw_curves
 from ssltool.visualizing.features import draw_features
 from ssltool.visualizing.neighbors import draw_neighbors
 from ssltool.visualizing.permutations import compare_permutations
-from ssltool.visualizing.predictions import draw_predictions
+from ssltool.visualizing.predictions import PredictionsFigure, draw_predictions
+from ssltool.visualizing.results import FigureResult
 from ssltool.visualizing.task import draw_task
 
 HERE = Path(__file__).parent
-PICTURES = HERE / "figures" / "gallery"
-LARGEST = 320_000  # bytes of an image
+FIGURES = HERE / "figures" / "gallery"
+LARGEST = 320_000  # bytes of a figure
 WIDEST = 1000  # px
 ROWS = 4
 
-TASKS = {
-    "jigsaw": "Shuffled tiles; the network names the permutation.",
-    "context-prediction": "Two patches; the network names on which of eight sides of the first the second lies.",
-    "context-encoder": "A region is removed; the network paints it.",
-    "colorization": "The network sees lightness and answers a distribution over colors for each place.",
-    "npid": "Every image is its own class; what the network takes for alike comes out as nearest neighbors.",
-    "cpc": "From patches above, the network picks the patch below among many.",
-}
-SOLVED = {
-    "jigsaw": "Shown, answered (green = right place, vermilion = wrong), true.",
-    "context-prediction": "The brighter a place, the likelier to the network. Green frame: truth; vermilion: wrong.",
-    "context-encoder": "The hole, what the network paints, the truth, and what interpolation from the rim would paint.",
-    "colorization": "What the network sees, what it answers, the true colors.",
-    "npid": "Each image, and the images of the run that lie nearest to it.",
-    "cpc": "The candidates ranked by the network, the true one framed.",
+
+class Method(NamedTuple):
+    """What the page says of a method."""
+
+    task: str
+    predictions: str
+
+
+METHODS = {
+    "jigsaw": Method(
+        "Shuffled tiles; the network classifies the permutation.",
+        "Shuffled tiles, prediction (green = correct position, vermilion = wrong), ground truth.",
+    ),
+    "context-prediction": Method(
+        "Two patches; the network classifies on which of eight sides of the first the second lies.",
+        "The brighter a position, the more probable. Green frame: ground truth; vermilion: wrong.",
+    ),
+    "context-encoder": Method(
+        "A region is removed; the network paints it.",
+        "The hole, the prediction, the ground truth, and interpolation from the rim.",
+    ),
+    "colorization": Method(
+        "The network sees lightness and predicts a distribution over colors for each location.",
+        "The network's input, the prediction, the ground truth.",
+    ),
+    "npid": Method(
+        "Every image is its own class; images with similar features come out as nearest neighbors.",
+        "Each image, and its nearest training images.",
+    ),
+    "cpc": Method(
+        "From patches above, the network picks the patch below among many.",
+        "The candidates ranked by the network, the ground truth framed.",
+    ),
 }
 
 
@@ -57,134 +73,127 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--data", required=True, help="labeled images that no run has seen")
     parser.add_argument(
-        "--own", help="the training images of the npid run, by the path that its title shall name"
+        "--own", help="training images of the npid run, by the path that its title should name"
     )
-    asked = parser.parse_args()
-    by_task = {runs.read_run(folder).config.method: folder for folder in asked.runs}
-    found = {name: by_task[name] for name in TASKS if name in by_task}
-    PICTURES.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    runs = {run.config.method: run for run in map(Run.open, arguments.runs)}
+    FIGURES.mkdir(parents=True, exist_ok=True)
     lines = [
         "# Gallery",
         "",
-        "Every image here is drawn by a command, from a run of a few CPU-minutes to a few CPU-hours;",
+        "A command draws each figure, from a run of a few CPU-minutes to a few CPU-hours;",
         "[`docs/gallery.py`](gallery.py) draws them all. The same seed draws the same bytes.",
     ]
-    for name, folder in found.items():
-        lines += section(name, folder, asked.data, asked.own)
-    lines += [
-        "",
-        "## Sets of permutations",
-        "",
-        "What the ways to choose 100 permutations amount to.",
-        "",
-    ]
+    for name in METHODS:
+        if name in runs:
+            lines += section(name, runs[name], arguments.data, arguments.own)
+    lines += ["", "## Permutation sets", "", "Sets of 100 permutations, by each mode.", ""]
     lines += shown(
         "ssltool visualize permutations --compare --permutations 100",
         "permutation-modes",
-        "Histograms of the Hamming distances of five sets of permutations",
+        "Histograms of the Hamming distances of five permutation sets",
         lambda path: compare_permutations(path),
     )
     (HERE / "gallery.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def section(name: str, folder: Path, data: str, own_data: str | None) -> list[str]:
-    """The images of one task and their lines."""
-    run = runs.read_run(folder)
-    own = name == "npid"  # its answers are images of the run
-    if run.config.run.data == ("demo",):  # other images of the world it was trained on
-        data = "demo-test:512"
-    others = (data,)
-    trained = (own_data,) if own_data else ()
-    place = f"runs/{name}-1"
-    lines = ["", f"## {name}", "", f"{TASKS[name]} [How it works](methods/{name}.md).", ""]
+def section(name: str, run: Run, data: str, own_data: str | None) -> list[str]:
+    """The figures of one method, as lines of Markdown."""
+    demo, own = run.config.run.data == ("demo",), name == "npid"  # npid needs its training images
+    data = "demo-test:512" if demo else data
+    trained = (own_data,) if own_data and not demo else run.config.run.data
+    place, method = f"runs/{name}-1", METHODS[name]
+    config = RunConfig.merged(name, {"data": trained}, config=run.folder / "run.json")
+    lines = ["", f"## {name}", "", f"{method.task} [How it works](methods/{name}.md).", ""]
     lines += shown(
-        f"ssltool visualize task {name} --data {'demo' if data == 'demo-test:512' else 'photos/train'} --count {ROWS}",
+        f"ssltool visualize task {name} --data {'demo' if demo else 'photos/train'} --count {ROWS}",
         f"{name}-task",
-        f"The task of {name} as the network is given it",
-        lambda path: draw_task(with_data(run.config, trained), path, count=ROWS),
+        f"The task of {name} as it is given to the network",
+        lambda path: draw_task(config, path, count=ROWS),
     )
-    predictions: dict[str, Any] = {}
-    lines += ["", SOLVED[name], ""]
+
+    scores: list[str] = []
+
+    def predictions(path: Path) -> PredictionsFigure:
+        images = trained if own else (data,)
+        result = draw_predictions(run.folder, path, data=images, count=ROWS)
+        metrics = [str(score) for score in result.scores if score.chance is not None]
+        scores.append(f"On {result.images} images: {', '.join(metrics)}.")
+        return result
+
+    lines += ["", method.predictions, ""]
     lines += shown(
         f"ssltool visualize predictions --weights {place}"
         + ("" if own else f" --data {data}")
         + f" --count {ROWS}",
-        f"{name}-solved",
-        f"What a network trained on {name} answers, beside the truth",
-        lambda path: predictions.update(
-            draw_predictions(folder, path, data=trained if own else others, count=ROWS)
-        ),
+        f"{name}-predictions",
+        f"Predictions of a network trained on {name} beside the ground truth",
+        predictions,
     )
-    told = [
-        said(key, value, predictions["chance"])
-        for key, value in predictions.items()
-        if key in predictions["chance"]
-    ]
-    lines += ["", f"On {predictions['images']} images: {', '.join(told)}.", ""]
+    lines += ["", *scores, ""]
     lines += shown(
         f"ssltool visualize curves {place}",
         f"{name}-curves",
-        f"Curves of the run of {name} with chance levels dashed",
-        lambda path: draw_curves([folder], path),
+        f"Training curves of {name} with chance levels dashed",
+        lambda path: draw_curves([run.folder], path),
     )
-    lines += [""]
-    lines += shown(
-        f"ssltool visualize attribution --weights {place} --data {data} --count 3",
-        f"{name}-attribution",
-        f"Where each stage of the encoder trained on {name} responds",
-        lambda path: draw_attribution(folder, path, data=others, count=3),
-    )
+    return lines + of_encoder(name, run, data)
+
+
+def of_encoder(name: str, run: Run, data: str) -> list[str]:
+    """The figures of an encoder, as lines of Markdown."""
+    place = f"runs/{name}-1"
+    lines = [
+        "",
+        *shown(
+            f"ssltool visualize attribution --weights {place} --data {data} --count 3",
+            f"{name}-attribution",
+            f"Where each stage of the encoder trained on {name} responds",
+            lambda path: draw_attribution(run.folder, path, data=[data], count=3),
+        ),
+    ]
     if name in {"context-prediction", "npid"}:
+        frames = "Frames are green around neighbors of the query's class, vermilion around others."
         lines += [
             "",
-            "Frames are green around neighbors of the query's class, vermilion around others.",
+            frames,
             "",
+            *shown(
+                f"ssltool visualize neighbors --weights {place} --data {data} --count 3",
+                f"{name}-neighbors",
+                "Nearest neighbors by the encoder beside those by random init",
+                lambda path: draw_neighbors(run.folder, path, data=[data], count=3, nearest=4),
+            ),
         ]
-        lines += shown(
-            f"ssltool visualize neighbors --weights {place} --data {data} --count 3",
-            f"{name}-neighbors",
-            "Nearest neighbors by the encoder beside those by random init",
-            lambda path: draw_neighbors(folder, path, data=others, count=3, nearest=4),
-        )
     if name == "npid":
-        lines += [""]
-        lines += shown(
-            f"ssltool visualize features --weights {place} --data {data}",
-            f"{name}-features",
-            "A map of images by their features, frames in the colors of their classes",
-            lambda path: draw_features(folder, path, data=others),
-        )
+        lines += [
+            "",
+            *shown(
+                f"ssltool visualize features --weights {place} --data {data}",
+                f"{name}-features",
+                "A map of images by their features, framed in the colors of their classes",
+                lambda path: draw_features(run.folder, path, data=[data]),
+            ),
+        ]
     return lines
 
 
-def with_data(config: ResolvedConfig, data: tuple[str, ...]) -> ResolvedConfig:
-    """The same options on other images, unless the run drew its own."""
-    if not data or config.run.data == ("demo",):
-        return config
-    return config.model_copy(update={"run": config.run.model_copy(update={"data": data})})
+def shown(command: str, name: str, alt: str, draw: Callable[[Path], FigureResult]) -> list[str]:
+    """Draw one figure, make it small, and return its lines of Markdown."""
+    result = draw(FIGURES / f"{name}.png")
+    for plot in result.plots:  # these are shown on the page of the method
+        plot.unlink()
+    shrink(result.path)
+    return ["```console", f"$ {command}", "```", "", f"![{alt}](figures/gallery/{name}.png)"]
 
 
-def shown(command: str, name: str, words: str, draw: Callable[[Path], Any]) -> list[str]:
-    """Draw one image, make it small, and return its lines."""
-    path = PICTURES / f"{name}.png"
-    draw(path)
-    for chart in PICTURES.glob(
-        f"{name}-*.png"
-    ):  # charts beside a sheet stand on the task's own page
-        chart.unlink()
-    small(path)
-    return ["```console", f"$ {command}", "```", "", f"![{words}](figures/gallery/{name}.png)"]
-
-
-def small(path: Path) -> None:
-    """Shrink an image until it is at most `WIDEST` wide and `LARGEST` long, in all its colors."""
+def shrink(path: Path) -> None:
+    """Scale a figure down to at most `WIDEST` px and `LARGEST` bytes."""
     image: Image.Image = Image.open(path).convert("RGB")
     width = min(image.width, WIDEST)
     while True:
-        scaled = image.resize(
-            (width, round(image.height * width / image.width)), Image.Resampling.LANCZOS
-        )
-        scaled.save(path, optimize=True)
+        height = round(image.height * width / image.width)
+        image.resize((width, height), Image.Resampling.LANCZOS).save(path, optimize=True)
         if path.stat().st_size <= LARGEST:
             return
         width = round(0.9 * width)

@@ -25,7 +25,8 @@ _LONGEST = {
         "encoders",
         "weights",
         "contract",
-        "visualize",
+        "task",
+        "predictions",
         "compare",
     )
 }

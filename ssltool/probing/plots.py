@@ -10,7 +10,7 @@ from ssltool.plotting.figures import save_plot
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Series
 from ssltool.runs.records import ProbeRecord
 
-_MAX_CLASSES = 60  # of a legible confusion matrix
+_PRINTED = 60  # classes of a confusion matrix that is legible as an image
 
 
 def draw_plots(record: ProbeRecord, folder: Path) -> list[Path]:
@@ -18,18 +18,27 @@ def draw_plots(record: ProbeRecord, folder: Path) -> list[Path]:
     title = f"{record.method}, {record.backbone}"
     return [
         save_plot(plot, folder / f"probe-{name}.png", f"{title}: {heading}")
-        for name, (heading, plot) in record_plots(record).items()
+        for name, (heading, plot) in record_plots(record, _PRINTED).items()
     ]
 
 
-def record_plots(record: ProbeRecord) -> dict[str, tuple[str, Plot]]:
-    """The plots for which a record has data: name -> heading and plot."""
+def record_plots(record: ProbeRecord, max_classes: int) -> dict[str, tuple[str, Plot]]:
+    """The plots for which a record has data: name -> heading and plot.
+
+    Args:
+        record: Of a probe.
+        max_classes: With more classes, none of them is plotted class by class.
+    """
+    by_class = len(record.classes) <= max_classes
     stage = "" if record.best is None else f" at {record.rows[record.best].stage}"
     plots: dict[str, tuple[str, Plot | None]] = {
         "stages": ("linear probe of each stage", stage_accuracy(record)),
         "labels": ("label efficiency", label_efficiency(record)),
-        "confusion": (f"predictions in % of each class{stage}", confusion(record)),
-        "classes": (f"accuracy of each class{stage}", class_accuracy(record)),
+        "confusion": (
+            f"predictions in % of each class{stage}",
+            confusion(record) if by_class else None,
+        ),
+        "classes": (f"accuracy of each class{stage}", class_accuracy(record) if by_class else None),
     }
     return {name: (heading, plot) for name, (heading, plot) in plots.items() if plot is not None}
 
@@ -72,7 +81,7 @@ def label_efficiency(record: ProbeRecord) -> Lines | None:
 
 def confusion(record: ProbeRecord) -> Matrix | None:
     """Predictions of the best row in percent of each true class; None without them."""
-    if record.details is None or len(record.classes) > _MAX_CLASSES:
+    if record.details is None:
         return None
     counts = torch.tensor(record.details.confusion).double()
     percent = 100 * counts / counts.sum(1, keepdim=True).clamp_min(1)
@@ -83,7 +92,7 @@ def confusion(record: ProbeRecord) -> Matrix | None:
 
 def class_accuracy(record: ProbeRecord) -> Bars | None:
     """Accuracy of the best row for each class with test images; None without predictions."""
-    if record.details is None or len(record.classes) > _MAX_CLASSES:
+    if record.details is None:
         return None
     accuracies = zip(record.classes, record.details.per_class, strict=True)
     return Bars({n: value for n, value in accuracies if value is not None}, "test accuracy, %")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ssltool.plotting.records import Lines
 from ssltool.probing.plots import record_plots
 from ssltool.runs.records import MEASURES, Measure, ProbeRecord, ProbeRow
 from ssltool.visualizing.report.parts import Chart, Table
 
+_MAX_CLASSES = 200  # of a confusion matrix that can be read by pointing at it
 _TITLES: dict[Measure, str] = {
     "linear": "linear",
     "knn5": "kNN, k = 5",
@@ -27,10 +29,11 @@ def best_row(probe: ProbeRecord) -> ProbeRow | None:
 
 def probe_charts(probe: ProbeRecord) -> list[Chart]:
     """Accuracy over stages and labels, the confusion matrix and the accuracy of each class."""
-    return [
-        Chart(heading[:1].upper() + heading[1:], plot)
-        for heading, plot in record_plots(probe).values()
-    ]
+    charts = []
+    for heading, plot in record_plots(probe, _MAX_CLASSES).values():
+        unit = f": {plot.y_label}" if isinstance(plot, Lines) else ""
+        charts.append(Chart(f"{heading[:1].upper()}{heading[1:]}{unit}", plot))
+    return charts
 
 
 def probe_tables(probe: ProbeRecord) -> list[Table]:

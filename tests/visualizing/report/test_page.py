@@ -14,6 +14,7 @@ from PIL import Image
 
 from ssltool.cli import run as command
 from ssltool.errors import UsageError
+from ssltool.runs.records import Details
 from ssltool.visualizing.report.reading import read_run_files
 from ssltool.visualizing.report.report import Report, write_report
 
@@ -78,6 +79,16 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
     assert labels["data"][0]["x"] == [2, 18]
     assert confusion["data"][0]["z"] == [[75, 25], [0, 100]]
     assert (classes["data"][0]["y"], classes["data"][0]["x"]) == (["a"], [75])
+
+
+@pytest.mark.parametrize(("count", "drawn"), [(200, True), (201, False)])
+def test_only_a_legible_confusion_matrix_is_drawn(tmp_path: Path, count: int, drawn: bool) -> None:
+    details = Details(row=0, per_class=(0.0,) * count, confusion=((1,) * count,) * count)
+    names = tuple(f"class {i}" for i in range(count))
+    record = probe_record().model_copy(update={"classes": names, "details": details})
+    text, _ = written(tmp_path, probed(made_run(tmp_path / "one"), record))
+    assert any(figure["data"][0]["type"] == "heatmap" for figure in figures(text)) == drawn
+    assert "Linear probe of each stage: test accuracy, %" in text
 
 
 def test_a_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ssltool.atomic import atomic_file
 from ssltool.errors import CheckpointError
 from ssltool.methods.base import DataInfo
+from ssltool.plotting.units import Unit
 from ssltool.runs.tables import Table
 
 RUN_FILE = "run.json"
@@ -74,7 +75,7 @@ class MetricRecord(Part):
     """
 
     name: str
-    unit: str
+    unit: Unit
     chance: float | None
 
 

@@ -56,7 +56,7 @@ def seconds(
 
 
 def targets(device: torch.device) -> list[dict[str, Any]]:
-    """One row per encoding: accuracy beside the exact targets, milliseconds, nanoseconds per color."""
+    """One row per encoding: accuracy beside exact targets, milliseconds, nanoseconds per color."""
     rgb = torch.rand(PIXELS[0], 3, *PIXELS[1:], generator=torch.Generator().manual_seed(0)).to(
         device
     )
@@ -103,7 +103,7 @@ def targets(device: torch.device) -> list[dict[str, Any]]:
 
 
 def lab(device: torch.device) -> list[dict[str, Any]]:
-    """One row per converter: milliseconds for the same batch, and its largest difference from ours."""
+    """One row per converter: milliseconds for one batch, and its largest difference from ours."""
     images = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device)
     bytes_ = (images * 255).byte()
     ways: dict[str, Callable[[], Any]] = {

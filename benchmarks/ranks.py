@@ -39,7 +39,7 @@ WARM_UP = 2  # steps not counted
 def train(
     rank: int, world: int, port: int, method: str, steps: int, result: SimpleQueue[dict[str, float]]
 ) -> None:
-    """One of the processes: take the steps of a run, as `ssltool pretrain` does, and write nothing."""
+    """One of the processes: take the steps of a run as `ssltool pretrain` does; write nothing."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world)
     )

@@ -39,7 +39,8 @@ else:
 before, start, cpu = resident(), time.perf_counter(), time.process_time()
 built = build()
 print(json.dumps({
-    "images": len(built), "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu,
+    "images": len(built), "seconds": time.perf_counter() - start,
+    "cpu_seconds": time.process_time() - cpu,
     "held_mb": (resident() - before) / 1e6, "peak_mb": (peak() - before) / 1e6,
 }))
 """

@@ -148,8 +148,11 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """
     assert one.keys() == other.keys()
     scale = max(float(v.abs().max()) for name, v in one.items() if not name.startswith("after"))
-    return max(float((one[n].double() - other[n].double()).abs().max()) / (1 if n.startswith("after") else scale)
-               for n in one if one[n].numel())  # fmt: skip
+    differences = {n: (one[n].double() - other[n].double()).abs() for n in one if one[n].numel()}
+    return max(
+        float(difference.max()) / (1 if name.startswith("after") else scale)
+        for name, difference in differences.items()
+    )
 
 
 # Whole runs, by the processes that were started for the tasks above.
@@ -343,7 +346,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.ci
 def test_a_memory_bank_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
-    """Begun by one process, taken over by several, ended by one; beside all variants of the tasks."""
+    """Begun by one process, continued by several, ended by one; and all variants of the tasks."""
     folder = tmp_path / "bank"
 
     def alone(given: dict[str, Any], resume: bool) -> None:

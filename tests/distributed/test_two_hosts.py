@@ -18,7 +18,10 @@ from pathlib import Path
 import pytest
 
 HOSTS = {"ssltool-a": "10.213.0.1", "ssltool-b": "10.213.0.2"}
-RUN = "pretrain npid --data demo:48 --image-size 32 --batch-size 4 --steps 10 --checkpoint-every 4 --log-every 2"
+RUN = (
+    "pretrain npid --data demo:48 --image-size 32 --batch-size 4 --steps 10 --checkpoint-every 4 "
+    "--log-every 2"
+)
 RUN += " --workers 0 --precision fp32 --loss nce --negatives 16"
 
 

@@ -1,4 +1,4 @@
-"""Context prediction and inpainting are learned where they can be, and only where they should be."""
+"""Context prediction and inpainting learn where they can, and only where they should."""
 
 from __future__ import annotations
 

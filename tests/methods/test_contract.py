@@ -297,7 +297,8 @@ def test_plots_are_consistent_records(name: str, training: bool) -> None:
                 assert plot.values.shape == (len(plot.rows), len(plot.columns))
                 assert plot.values.isfinite().all()
             case Lines():
-                assert all(len(values) == len(plot.x) for values in plot.y.values())
+                assert plot.series
+                assert all(len(curve.x) == len(curve.y) > 0 for curve in plot.series.values())
             case Points():
                 assert len(plot.x) == len(plot.y) == len(plot.colors) == len(plot.sizes)
                 assert 0 <= float(plot.sizes.min()) <= float(plot.sizes.max()) <= 1

@@ -198,7 +198,10 @@ if os.environ.get("RANK") == "1":
 
 
 def command(out: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
-    flags = "--data demo:48 --image-size 32 --batch-size 4 --steps 10 --checkpoint-every 4 --log-every 2 --workers 0"
+    flags = (
+        "--data demo:48 --image-size 32 --batch-size 4 --steps 10 --checkpoint-every 4 "
+        "--log-every 2 --workers 0"
+    )
     words = f"pretrain jigsaw {flags} --precision fp32 --devices 2 --out {out}".split()
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(

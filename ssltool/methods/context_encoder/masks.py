@@ -60,8 +60,10 @@ def noise(rng: PerImageRNG, side: int, coverage: tuple[float, float] = (0.2, 0.3
     pattern = (rows @ values @ columns.transpose(1, 2)).flatten(1)
     share = coverage[0] + rng.uniform(1) * (coverage[1] - coverage[0])
     count = (share * side * side).round().long()
-    threshold = pattern.sort(dim=1).values.gather(1, count)
-    return (pattern < threshold).view(-1, 1, side, side)
+    # By rank and not by a threshold: equal values would make it miss the share.
+    order = pattern.argsort(dim=1, stable=True)
+    removed = torch.arange(side * side, device=order.device) < count
+    return torch.zeros_like(removed).scatter(1, order, removed).view(-1, 1, side, side)
 
 
 def blocks(rng: PerImageRNG, side: int) -> Tensor:

@@ -77,7 +77,8 @@ def test_colors_are_taken_in_the_middle_of_their_places(
 
 
 @pytest.mark.parametrize(
-    ("size", "stride", "places"), [(28, None, 14), (32, None, 16), (64, None, 16), (96, None, 24), (128, None, 32),
+    ("size", "stride", "places"), [(28, None, 14), (32, None, 16), (64, None, 16), (96, None,
+    24), (128, None, 32),
                                    (176, None, 44), (180, 8, 23), (224, None, 56)]
 )  # fmt: skip
 def test_sides_of_the_map(size: int, stride: int | None, places: int) -> None:

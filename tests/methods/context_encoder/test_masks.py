@@ -37,8 +37,8 @@ def test_the_central_hole_of_the_paper() -> None:
 
 @pytest.mark.parametrize(
     ("side", "overlap", "inner", "share"),
-    [(28, 2, 10, 0.128), (32, 2, 12, 0.141), (64, 4, 24, 0.141), (96, 5, 38, 0.157), (128, 7, 50, 0.153),
-     (224, 12, 88, 0.154)],
+    [(28, 2, 10, 0.128), (32, 2, 12, 0.141), (64, 4, 24, 0.141), (96, 5, 38, 0.157),
+     (128, 7, 50, 0.153), (224, 12, 88, 0.154)],
 )  # fmt: skip
 def test_the_central_hole_of_other_sides(side: int, overlap: int, inner: int, share: float) -> None:
     assert masks.overlap_of(side) == overlap

@@ -106,7 +106,7 @@ def test_joint_loss_of_an_undecided_discriminator() -> None:
     alone = build(mask="center").train()
     alone.load_state_dict(method.state_dict(), strict=True)
     expected = 0.999 * alone(view).value + 0.001 * math.log(2) + 2 * math.log(2)
-    assert float(loss) == pytest.approx(float(expected), abs=1e-6)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_one_backward_pass_gives_the_gradients_of_two_separate_ones() -> None:
@@ -152,7 +152,7 @@ def test_the_adversary_is_judged_by_the_statistics_it_leaves_alone() -> None:
 
 
 def test_the_discriminator_has_its_own_rate_and_sees_the_window_alone() -> None:
-    """Ports give both players equal rates; a discriminator that sees the context wins by the seam."""
+    """Ports give both players equal rates; a discriminator of the whole image wins by the seam."""
     method = build(mask="center", adversarial=0.001)
     optimizer = build_optimizer(
         method, "adamw", lr=2e-3, weight_decay=0.0, momentum=0.5, lr_scales=method.lr_scales
@@ -304,6 +304,7 @@ def test_the_seam_chart_has_the_error_at_each_distance() -> None:
     with torch.no_grad():
         chart = method.figures.plots(method, make_images(6, 64), torch.arange(6), seeded())["seam"]
     assert isinstance(chart, Lines)
-    assert set(chart.y) == {"context encoder", "mean color", "interpolation"}
-    assert len(chart.x) == 12  # the hole is 24 px wide
-    assert chart.y["interpolation"][0] < chart.y["interpolation"][-1]
+    assert set(chart.series) == {"context encoder", "mean color", "interpolation"}
+    curve = chart.series["interpolation"]
+    assert len(curve.x) == 12  # the hole is 24 px wide
+    assert curve.y[0] < curve.y[-1]

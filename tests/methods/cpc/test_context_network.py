@@ -56,7 +56,7 @@ class Masked3x3(nn.Module):
 
 
 class PaddedAfter(nn.Module):
-    """A block as a public port has it: columns padded after the 1x3 instead of before, ones on top."""
+    """A block as in a public port: columns padded after the 1x3 instead of before, ones on top."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -47,7 +47,8 @@ def noise(count: int, size: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("size", "patch", "stride", "crop", "offsets"),
-    [(28, 8, 4, 28, 4), (32, 8, 4, 32, 5), (64, 16, 8, 64, 5), (96, 24, 12, 96, 5), (256, 64, 32, 256, 5),
+    [(28, 8, 4, 28, 4), (32, 8, 4, 32, 5), (64, 16, 8, 64, 5), (96, 24, 12, 96, 5), (256, 64, 32,
+    256, 5),
      (30, 8, 4, 28, 4), (257, 64, 32, 256, 5)],
 )  # fmt: skip
 def test_what_is_decided_from_the_image_size(
@@ -332,5 +333,5 @@ def test_charts_name_directions_and_offsets() -> None:
     reach = method.train().figures.plots(method, noise(4, 28), torch.arange(4), seeded())[
         "reach of contexts"
     ]
-    assert reach.y["last pixel row a context depends on"] == [7.0, 11.0, 15.0, 19.0]
-    assert reach.y["first pixel row of its nearest target"] == [8.0, 12.0, 16.0, 20.0]
+    assert reach.series["last pixel row a context depends on"].y == [7.0, 11.0, 15.0, 19.0]
+    assert reach.series["first pixel row of its nearest target"].y == [8.0, 12.0, 16.0, 20.0]

@@ -1,4 +1,4 @@
-"""Jigsaw against the numbers of the paper and of the released code, and against its known pitfalls."""
+"""Jigsaw against the figures of the paper and of the released code, and its known pitfalls."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ def noise(count: int, size: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, size, size), generator=seeded(1), dtype=torch.uint8)
 
 
-GRID_3 = {28: (9, 7, 2, 0), 32: (10, 8, 2, 0), 48: (16, 12, 4, 0), 64: (21, 16, 5, 0), 96: (32, 24, 8, 1),
+GRID_3 = {28: (9, 7, 2, 0), 32: (10, 8, 2, 0), 48: (16, 12, 4, 0), 64: (21, 16, 5, 0), 96: (32,
+   24, 8, 1),
           128: (42, 32, 10, 1), 224: (74, 56, 18, 2), 256: (85, 64, 21, 2)}  # fmt: skip
-GRID_2 = {28: (14, 11, 3, 0), 32: (16, 12, 4, 0), 48: (24, 18, 6, 1), 64: (32, 24, 8, 1), 96: (48, 36, 12, 1),
+GRID_2 = {28: (14, 11, 3, 0), 32: (16, 12, 4, 0), 48: (24, 18, 6, 1), 64: (32, 24, 8, 1),
+   96: (48, 36, 12, 1),
           128: (64, 48, 16, 2)}  # fmt: skip
 
 

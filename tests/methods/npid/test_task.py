@@ -365,8 +365,8 @@ def test_histograms_hold_all_pairs() -> None:
     method = build().eval()
     chart = method.figures.plots(method, *make_images(), seeded())["similarities"]
     assert isinstance(chart, Lines)
-    assert sum(chart.y["own memory vector"]) == pytest.approx(1)
-    assert sum(chart.y["other memory vectors"]) == pytest.approx(1)
+    assert sum(chart.series["own memory vector"].y) == pytest.approx(1)
+    assert sum(chart.series["other memory vectors"].y) == pytest.approx(1)
 
 
 CASES: list[dict[str, Any]] = [

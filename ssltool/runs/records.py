@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from html import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,8 +25,16 @@ FeatureKind = Literal["pretrained", "random_init", "pixels", "majority"]
 Variant = Literal["image", "patches"]
 LabelProtocol = Literal["linear", "finetune", "scratch"]
 Measure = Literal["linear", "knn5", "knn20", "knn200", "svm", "svm_map", "mlp"]
-MEASURES: tuple[Measure, ...] = get_args(Measure)
-"""In the order of the table's columns."""
+MEASURES: dict[Measure, str] = {
+    "linear": "linear",
+    "knn5": "kNN, k = 5",
+    "knn20": "kNN, k = 20",
+    "knn200": "kNN, k = 200",
+    "svm": "SVM",
+    "svm_map": "SVM, mAP",
+    "mlp": "MLP",
+}
+"""Title of each measure, in the order of the tables' columns."""
 
 
 class Record(BaseModel):
@@ -384,7 +392,7 @@ class ProbeRecord(Record):
         measures = [name for name in MEASURES if any(name in row.accuracy for row in self.rows)]
         return Table(
             title=f"accuracy in %, {self.data_summary()}",
-            columns=("features", "stage", "dim", *(m.replace("_map", " mAP") for m in measures)),
+            columns=("features", "stage", "dim", *(MEASURES[name] for name in measures)),
             rows=[
                 (
                     row.source.label(),

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from ssltool.plotting.records import Lines
 from ssltool.probing.plots import record_plots
-from ssltool.runs.records import MEASURES, Measure, ProbeRecord, ProbeRow
+from ssltool.runs.records import MEASURES, ProbeRecord, ProbeRow
 from ssltool.visualizing.report.parts import Chart, Table
 
 _MAX_CLASSES = 200  # of a confusion matrix that can be read by pointing at it
-_TITLES: dict[Measure, str] = {
-    "linear": "linear",
-    "knn5": "kNN, k = 5",
-    "knn20": "kNN, k = 20",
-    "knn200": "kNN, k = 200",
-    "svm": "SVM",
-    "svm_map": "SVM, mAP",
-    "mlp": "MLP",
-}
 
 
 def best_row(probe: ProbeRecord) -> ProbeRow | None:
@@ -54,7 +45,7 @@ def _accuracy_table(probe: ProbeRecord) -> Table:
     measures = [name for name in MEASURES if any(name in row.accuracy for row in probe.rows)]
     return Table(
         "Probes, accuracy in %",
-        ["features", "stage", "dim", *(_TITLES[name] for name in measures)],
+        ["features", "stage", "dim", *(MEASURES[name] for name in measures)],
         [
             [row.source.label(), row.stage, row.dim or None]
             + [row.accuracy.get(name) for name in measures]

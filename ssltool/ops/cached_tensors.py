@@ -1,6 +1,4 @@
-"""Small tables of numbers on the device, copied there once: a copy in every step would each time
-stop a GPU.
-"""
+"""Small constant tensors, copied to each device once: a copy per step would synchronize a GPU."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Work on a few images at a time, so that what lies between two steps stays in the processor's
-cache.
-"""
+"""Processing a batch in chunks, so that intermediate results stay in the CPU's cache."""
 
 from __future__ import annotations
 

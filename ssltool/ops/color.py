@@ -1,4 +1,4 @@
-"""Color operations on batches, with a choice per image."""
+"""Color operations on batches, applied to selected images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ssltool.ops.select import change
 
 
 def to_gray(images: Tensor, which: Tensor) -> Tensor:
-    """Replace the channels of the chosen images by their plain mean, rounded for integer images.
+    """Replace the channels of the selected images by their mean, rounded for integer images.
 
     Args:
         images: ``[B, 3, H, W]``, uint8 or float.
@@ -31,7 +31,7 @@ def _mean_channel(images: Tensor) -> Tensor:
 
 
 def project_color(images: Tensor, which: Tensor) -> Tensor:
-    """Remove the green-magenta axis from the chosen images: x -> x (I - a'a / aa'), a = (-1, 2,
+    """Remove the green-magenta axis from the selected images: x -> x (I - a'a / aa'), a = (-1, 2,
     -1).
 
     Along this axis lies lateral chromatic aberration (Doersch et al. 2015, section 3.1).

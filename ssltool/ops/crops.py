@@ -1,4 +1,4 @@
-"""Random resized crops and mirroring of whole batches, each image with numbers of its own.
+"""Random resized crops and mirroring of whole batches, sampled per image.
 
 Shapes: B images, C channels, S their side, T side of the result, n tries.
 """

@@ -1,8 +1,8 @@
-"""sRGB to CIE Lab and back (D65, 2 degree observer), on batches and on whatever device they are.
+"""sRGB to CIE Lab and back (D65, 2 degree observer), on batches and on any device.
 
-The numbers are those of scikit-image, to which both ways are equal within 1e-6 in float64. L is
-0..100; over the whole of sRGB a is -86.2..98.2 and b -107.9..94.5. Gray images have |a|, |b| up to
-0.005, not exactly 0, because the rounded matrix does not take white exactly to white.
+Values agree with scikit-image within 1e-6 in float64, both ways. L is 0..100; over sRGB a is
+-86.2..98.2 and b -107.9..94.5. Gray images have |a|, |b| up to 0.005, not exactly 0, because the
+rounded matrix does not map white exactly to white.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Random numbers that belong to an image, not to a place in a batch.
+"""`PerImageRNG`: random numbers that belong to an image, not to its position in a batch.
 
-A draw is a hash of (key, image, how many numbers that image has drawn before), so the same image in
-the same epoch gets the same tiles whatever its batch mates, the number of workers, the rank it
-lands on, or the device.
+A sample is a hash of (key, image, how many numbers were sampled for the image before), so the same
+image in the same epoch gets the same tiles whatever the rest of its batch, the number of workers,
+the rank or the device.
 """
 
 from __future__ import annotations
@@ -26,44 +26,42 @@ class PerImageRNG:
     """A stream of random numbers for each image of a batch.
 
     Args:
-        index: int64 ``[B]``, which image each one is; equal indices get equal numbers.
+        index: int64 ``[B]``, index of each image; equal indices get equal numbers.
         generator: Supplies the key. Two generators in the same state give the same streams.
 
     Attributes:
         count: Number of images B.
-        device: Where the numbers are drawn.
+        device: Device of the samples.
     """
 
     def __init__(self, index: Tensor, generator: torch.Generator) -> None:
         key = torch.randint(_KEY_RANGE, (), generator=generator, device=generator.device).item()
         self._state = _scramble(_scramble(index * _GAMMA) + int(key))
-        self._drawn = 0
+        self._sampled = 0
         self.count, self.device = len(index), index.device
 
     @classmethod
     def seeded(cls, seeds: Tensor) -> Self:
-        """Streams that begin from numbers drawn before, int64 ``[B]``, such as the `bits` of other
-        streams.
-        """
+        """Streams seeded by int64 ``[B]``, such as the `bits` of other streams."""
         rng = cls.__new__(cls)
-        rng._state, rng._drawn = _scramble(seeds), 0
+        rng._state, rng._sampled = _scramble(seeds), 0
         rng.count, rng.device = len(seeds), seeds.device
         return rng
 
     def __getitem__(self, images: slice) -> Self:
-        """The streams of some of the images, each where it is now; drawing from them does not move
-        these on.
+        """Copies of the streams of a slice of the images; sampling from them leaves these as they
+        are.
         """
         rng = self.__class__.__new__(self.__class__)
-        rng._state, rng._drawn = self._state[images], self._drawn
+        rng._state, rng._sampled = self._state[images], self._sampled
         rng.count, rng.device = len(rng._state), self.device
         return rng
 
     def bits(self, *shape: int) -> Tensor:
         """Uniform int64 ``[B, *shape]`` over all 2^64 values."""
         count = math.prod(shape)
-        self._drawn += count
-        return self._bits(self._drawn - count, self._drawn).view(-1, *shape)
+        self._sampled += count
+        return self._bits(self._sampled - count, self._sampled).view(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform float32 ``[B, *shape]`` in [0, 1), in steps of 2^-24."""
@@ -72,8 +70,7 @@ class PerImageRNG:
     def normal(self, *shape: int) -> Tensor:
         """Standard normal float32 ``[B, *shape]``, at most 4.33 in size.
 
-        One hash gives four of them: each 16 bits of it choose one of 65,536 values that are equally
-        likely.
+        One hash gives four of them: 16 bits of it select one of 65,536 equally likely values.
         """
         count = math.prod(shape)
         fours = (count + 3) // 4

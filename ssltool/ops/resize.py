@@ -1,4 +1,4 @@
-"""Resizing of what a network paints, with a gradient that is the same bits every time."""
+"""Resizing with a deterministic gradient."""
 
 from __future__ import annotations
 

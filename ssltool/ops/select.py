@@ -1,4 +1,4 @@
-"""One of two versions of each image."""
+"""Per-image selection between two versions of a batch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from torch import Tensor
 
 
 def change(which: Tensor, images: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
-    """Change the chosen images, in place on a CPU, where one can ask which they are without waiting
-    for a device.
+    """Apply a function to the selected images only; in place on a CPU.
+
+    On other devices, where reading the mask would synchronize, it is applied to all images and the
+    results are selected.
 
     Args:
-        which: bool ``[B]``.
-        images: ``[B, ...]``; anywhere but on a CPU all of them are changed, and the chosen ones
-            taken.
-        how: ``[b, ...]`` -> what broadcasts to it.
+        which: bool ``[B]``, true for the selected images.
+        images: ``[B, ...]``.
+        how: Maps ``[b, ...]`` to what broadcasts to it.
 
     Returns:
-        The images.
+        The images, ``[B, ...]``.
     """
     indices = which.nonzero()[:, 0].tolist() if images.device.type == "cpu" else None
     if indices is None:
@@ -30,13 +31,13 @@ def change(which: Tensor, images: Tensor, how: Callable[[Tensor], Tensor]) -> Te
 
 
 def select(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Take ``one`` where ``which`` is true, else ``other``.
+    """Select ``one`` where ``which`` is true, else ``other``.
 
-    The same as ``torch.where``, which on a CPU is not vectorised: masks take a tenth of its time.
+    Equals ``torch.where``, which is not vectorized on a CPU: masks take a tenth of the time.
 
     Args:
         which: bool ``[B]``.
-        one: uint8, or finite float, ``[B, ...]``; sizes of 1 are repeated as usual.
+        one: uint8, or finite float, ``[B, ...]``; sizes of 1 broadcast.
         other: Of the same dtype.
     """
     which = which.view(-1, *[1] * (other.dim() - 1))
@@ -49,7 +50,5 @@ def select(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 
 def mirror(images: Tensor, which: Tensor) -> Tensor:
-    """Exchange left and right in the images ``[B, C, H, W]`` for which ``which``, bool ``[B]``, is
-    true.
-    """
+    """Flip the images ``[B, C, H, W]`` selected by ``which``, bool ``[B]``, horizontally."""
     return select(which, images.flip(-1), images)

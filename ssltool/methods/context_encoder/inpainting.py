@@ -1,5 +1,4 @@
-"""Filling holes without learning, and how well a filling fits: what a context encoder is measured
-against.
+"""Baselines of inpainting without learning (mean color, interpolation), and reconstruction errors.
 
 Images are float ``[B, C, S, S]`` in 0..1, masks bool ``[B, 1, S, S]``, true where the image was
 removed.

@@ -1,8 +1,7 @@
-"""Which pixels of an image are removed: one mask per image, drawn for a whole batch (Pathak et al.
-2016, 3.3).
+"""Inpainting masks: one per image, sampled for a whole batch (Pathak et al. 2016, section 3.3).
 
 A mask is bool ``[B, 1, S, S]``, true where the image is removed. The paper cut random regions out
-with the silhouettes of a labeled set; noise, blobs and the user's own files stand for them. All
+with the silhouettes of a labeled set; noise, blobs and the user's own files replace them here. All
 shapes scale with the image's side S.
 """
 

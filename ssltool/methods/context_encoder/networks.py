@@ -1,7 +1,6 @@
-"""Parts of the context encoder: the channel-wise layer, the decoder and the discriminator (Pathak
-et al. 2016).
+"""Networks of the context encoder: channel-wise layer, decoder, discriminator (Pathak et al. 2016).
 
-Letters: B images, C channels, n side of the encoder's last map, t side of what is predicted.
+Letters: B images, C channels, n side of the encoder's last map, t side of the predicted region.
 """
 
 from __future__ import annotations

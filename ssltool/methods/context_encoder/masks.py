@@ -44,7 +44,7 @@ def central_hole(side: int, overlap: int) -> Tensor:
 
 
 def noise(rng: PerImageRNG, side: int, coverage: tuple[float, float] = (0.2, 0.3)) -> Tensor:
-    """Thresholded smooth noise, covering a share drawn uniformly from ``coverage`` exactly.
+    """Thresholded smooth noise, covering a share sampled uniformly from ``coverage`` exactly.
 
     The look of the released code's pattern, without drawing until a crop happens to have the right
     coverage.

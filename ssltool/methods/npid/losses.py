@@ -99,7 +99,7 @@ def sample(
         number: m.
         shared: One sample for all queries, from the first one's seed; own rows in it are to be left
             out by `Others`.
-        exclude: Draw from the n - 1 other rows only; a shared sample is always drawn from all.
+        exclude: Sample from the n - 1 other rows only; a shared sample is always taken from all.
 
     Returns:
         int64 ``[m]`` if shared, else ``[B, m]``.

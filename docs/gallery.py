@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from PIL import Image
 
@@ -117,21 +117,6 @@ def section(run: Run, data: str, train_data: str | None) -> list[str]:
         f"Attribution maps of each stage of the encoder trained on {name}",
         lambda path: draw_attribution(run.folder, path, data=unseen, count=3),
     )
-    return lines + of_encoder(name, run, data)
-
-
-def of_encoder(name: str, run: Run, data: str) -> list[str]:
-    """The figures of an encoder, as lines of Markdown."""
-    place = f"runs/{name}-1"
-    lines = [
-        "",
-        *shown(
-            f"ssltool visualize attribution --weights {place} --data {data} --count 3",
-            f"{name}-attribution",
-            f"Where each stage of the encoder trained on {name} responds",
-            lambda path: draw_attribution(run.folder, path, data=[data], count=3),
-        ),
-    ]
     if name in {"context-prediction", "npid"}:
         lines += ["", "Green frames: neighbors of the query's class; vermilion: others.", ""]
         lines += figure(

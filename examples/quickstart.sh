@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a probed, exported, visible encoder in about two minutes on a laptop.
+# Pretrain, probe and export an encoder and draw its predictions: about two minutes on a laptop.
 set -euo pipefail
 
 ssltool pretrain jigsaw --data demo:2000 --image-size 32 --preset small --epochs 10 --out runs/quickstart

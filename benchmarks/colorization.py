@@ -1,14 +1,11 @@
-"""Soft targets of colorization: how exact and how fast each way of making them is; and the
-conversion to Lab.
+"""Accuracy and speed of the soft-target encodings of colorization, and speed of RGB to Lab.
 
-    python benchmarks/colorization.py [--json]
+    python benchmarks/colorization.py [--json] [--device cuda]
 
-Targets: total variation to the exact ones, agreement on the nearest bin, and time, for the three
-    encodings, all in one
-run over the same images. Lab: our conversion beside scikit-image's and kornia's on the same batch,
-those that are installed (pip install scikit-image kornia). Times are CPU seconds on one thread,
-medians of repeats that take turns; on a GPU (--device cuda) they are wall seconds between
-synchronizations.
+Soft targets: total variation to the exact encoding, agreement on the nearest bin, and time of the
+three encodings in one run over the same images. Lab: ssltool, scikit-image and kornia on the same
+batch, of those that are installed (pip install scikit-image kornia). Times are CPU-seconds of one
+thread, medians of interleaved repeats; on a GPU wall seconds between synchronizations.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ from ssltool.methods.colorization import ab_bins
 from ssltool.methods.colorization.ab_bins import SoftTarget
 from ssltool.ops.lab import lightness, rgb_to_lab
 
-PIXELS = (64, 28, 28)  # a batch of 64 maps of 28x28 places: 50,176 colors
+PIXELS = (64, 28, 28)  # a batch of 64 maps of 28x28 locations: 50,176 colors
 STEP, NEIGHBORS, SIGMA = 10, 10, 5.0
 BATCH, SIDE = 16, 128  # of the conversion to Lab
 
@@ -39,9 +36,7 @@ BATCH, SIDE = 16, 128  # of the conversion to Lab
 def seconds(
     functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int = 7
 ) -> dict[str, float]:
-    """Median seconds of each function; they take turns, so a busy moment of the machine hits all
-    alike.
-    """
+    """Median seconds of each function over interleaved repeats."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(repeats + 1):
@@ -50,13 +45,13 @@ def seconds(
             start = clock()
             function()
             _wait(device)
-            if number:  # the first turn warms up
+            if number:  # the first is a warm-up
                 taken[name].append(clock() - start)
     return {name: median(times) for name, times in taken.items()}
 
 
 def targets(device: torch.device) -> list[dict[str, Any]]:
-    """One row per encoding: accuracy beside exact targets, milliseconds, nanoseconds per color."""
+    """One row per encoding: difference to the exact one, milliseconds, nanoseconds per color."""
     rgb = torch.rand(PIXELS[0], 3, *PIXELS[1:], generator=torch.Generator().manual_seed(0)).to(
         device
     )
@@ -67,16 +62,16 @@ def targets(device: torch.device) -> list[dict[str, Any]]:
         *(part.to(device) for part in ab_bins.build_table(STEP, NEIGHBORS, SIGMA))
     )
     built = time.process_time() - built
-    ways: dict[str, Callable[[], SoftTarget]] = {
+    encodings: dict[str, Callable[[], SoftTarget]] = {
         "exact": partial(ab_bins.encode_exact, ab, centers, NEIGHBORS, SIGMA),
         "dense": partial(ab_bins.encode_dense, ab, centers, SIGMA),
         "table": partial(ab_bins.look_up, ab, table, STEP),
     }
-    times = seconds(ways, device)
-    exact = ways["exact"]()
+    times = seconds(encodings, device)
+    exact = encodings["exact"]()
     rows = []
-    for name, way in ways.items():
-        target = way()
+    for name, encode in encodings.items():
+        target = encode()
         variation = (_dense(target, len(centers)) - _dense(exact, len(centers))).abs().sum(
             dim=-1
         ) / 2
@@ -103,29 +98,30 @@ def targets(device: torch.device) -> list[dict[str, Any]]:
 
 
 def lab(device: torch.device) -> list[dict[str, Any]]:
-    """One row per converter: milliseconds for one batch, and its largest difference from ours."""
+    """One row per converter: milliseconds of a batch, and the largest difference to ssltool."""
     images = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device)
     bytes_ = (images * 255).byte()
-    ways: dict[str, Callable[[], Any]] = {
+    converters: dict[str, Callable[[], Any]] = {
         "ssltool": partial(rgb_to_lab, images),
         "ssltool, uint8": partial(rgb_to_lab, bytes_),
         "ssltool, L of uint8": partial(lightness, bytes_),
     }
     skimage, kornia = _installed("skimage.color"), _installed("kornia.color")
     if skimage and device.type == "cpu":
-        ways["scikit-image"] = partial(skimage.rgb2lab, images.movedim(1, -1).contiguous().numpy())
+        converters["scikit-image"] = partial(
+            skimage.rgb2lab, images.movedim(1, -1).contiguous().numpy()
+        )
     if kornia:
-        ways["kornia"] = partial(kornia.rgb_to_lab, images)
-    times = seconds(ways, device)
+        converters["kornia"] = partial(kornia.rgb_to_lab, images)
+    times = seconds(converters, device)
     ours, rows = rgb_to_lab(images), []
-    for name, way in ways.items():
+    for name, convert in converters.items():
         row = {"converter": name, "ms": 1e3 * times[name]}
         if name in {"scikit-image", "kornia"}:
-            found = way()
-            found = (
-                torch.from_numpy(found).movedim(-1, 1) if isinstance(found, np.ndarray) else found
-            )
-            row["largest_difference"] = float((found.to(ours) - ours).abs().max())
+            other = convert()
+            if isinstance(other, np.ndarray):
+                other = torch.from_numpy(other).movedim(-1, 1)
+            row["largest_difference"] = float((other.to(ours) - ours).abs().max())
         rows.append(row)
     return rows
 
@@ -142,15 +138,14 @@ def report(encodings: list[dict[str, Any]], converters: list[dict[str, Any]]) ->
         )
     table = encodings[-1]
     print(
-        f"  (the table is built once, in {table['build_s']:.2f} s, and takes "
+        f"  (the table is built once in {table['build_s']:.2f} s and takes "
         f"{table['memory_mb']:.1f} MB)"
     )
     print(f"\nsRGB to Lab, {BATCH} images of {SIDE}x{SIDE}")
     for row in converters:
-        apart = (
-            f"   differs by {row['largest_difference']:.2g}" if "largest_difference" in row else ""
-        )
-        print(f"  {row['converter']:20} {row['ms']:8.2f} ms{apart}")
+        difference = row.get("largest_difference")
+        note = "" if difference is None else f"   largest difference {difference:.2g}"
+        print(f"  {row['converter']:20} {row['ms']:8.2f} ms{note}")
     names = {row["converter"] for row in converters}
     for name in sorted({"scikit-image", "kornia"} - names):
         print(f"  {name:20} not measured: pip install {name}")
@@ -179,17 +174,17 @@ def _wait(device: torch.device) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Accuracy and speed of colorization's soft targets and of Lab."
+        description="Accuracy and speed of soft targets, and speed of RGB to Lab."
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of tables"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    chosen = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    device = torch.device(chosen.device)
+    device = torch.device(args.device)
     encodings, converters = targets(device), lab(device)
-    if not chosen.json:
+    if not args.json:
         report(encodings, converters)
         return
     versions = {
@@ -197,7 +192,7 @@ def main() -> None:
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-    results = {"targets": encodings, "lab": converters, "device": chosen.device}
+    results = {"targets": encodings, "lab": converters, "device": args.device}
     print(json.dumps({**results, "versions": versions, "machine": platform.machine()}, indent=2))
 
 

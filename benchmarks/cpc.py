@@ -1,13 +1,12 @@
-"""How fast CPC's loss and its whole training step are, against the straightforward way of writing
-them.
+"""Speed of CPC's loss and training step, relative to a straightforward implementation.
 
     python benchmarks/cpc.py [--images 32] [--step-images 4] [--rounds 5] [--json]
 
-Two comparisons, each with its value checked in the same run. The loss: all positions of an offset
-at once, against a loop over positions, forward and backward. The step: ResNet-18 on the 49 patches
-of 32 px of 128 px images as ssltool takes it (one strided cut, channels-last, autocast where it is
-chosen here), against the same weights in plain float32 with patches cut in a loop and that loop for
-the loss. CPU-seconds, medians of rounds that take turns.
+Both comparisons check that the values agree. Loss: all locations of an offset at once, against a
+loop over locations, forward and backward. Step: ResNet-18 on the 49 patches of 32 px of 128 px
+images as in ssltool (one strided cut, channels-last, autocast where it is faster), against the same
+weights in plain float32 with patches cut in a loop and the looped loss. CPU-seconds, medians of
+interleaved rounds.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ from ssltool.ops import grids
 SCALE = 0.1
 
 
-def loop_over_positions(queries: Tensor, targets: Tensor, offset: int) -> Tensor:
-    """Mean cross-entropy, one position of the grid after the other."""
+def loop_over_locations(queries: Tensor, targets: Tensor, offset: int) -> Tensor:
+    """Mean cross-entropy, one location of the grid after the other."""
     images, rows, columns, _ = targets.shape
     candidates = targets.flatten(0, 2)
     losses = []
@@ -50,7 +49,7 @@ def loop_over_positions(queries: Tensor, targets: Tensor, offset: int) -> Tensor
 
 
 def cpu_seconds(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median CPU-seconds of each task; they take turns, after one round that is not counted."""
+    """Median CPU-seconds of each task over interleaved rounds, after a warm-up round."""
     taken: dict[str, list[float]] = {name: [] for name in tasks}
     for number in range(rounds + 1):
         for name, task in tasks.items():
@@ -62,7 +61,7 @@ def cpu_seconds(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[
 
 
 def compare_losses(images: int, rounds: int) -> dict[str, float]:
-    """All offsets of one direction on a 7x7 grid of 64 numbers."""
+    """All offsets of one direction on a 7x7 grid of vectors of dimension 64."""
     generator = torch.Generator().manual_seed(0)
     targets = torch.randn(images, 7, 7, 64, generator=generator, requires_grad=True)
     queries = {
@@ -76,7 +75,7 @@ def compare_losses(images: int, rounds: int) -> dict[str, float]:
         ).mean()
 
     def loop() -> Tensor:
-        return torch.stack([loop_over_positions(q, targets, k) for k, q in queries.items()]).mean()
+        return torch.stack([loop_over_locations(q, targets, k) for k, q in queries.items()]).mean()
 
     difference = abs(float(ours().detach()) - float(loop().detach()))
     assert difference < 1e-5, difference
@@ -88,8 +87,8 @@ def compare_losses(images: int, rounds: int) -> dict[str, float]:
 
 
 def step_tasks(batch: int) -> tuple[Callable[[Precision], Tensor], Callable[[], Tensor], Cpc]:
-    """The loss of one batch, all four directions: ours, and written plainly with the same weights;
-    and the method.
+    """The loss of one batch in all four directions, as in ssltool and straightforward, and the
+    method whose weights both use.
     """
     info = DataInfo(count=1000, image_size=128)
     options = CpcOptions(directions=4, last_stage="layer3", flip=0.0, augment="none").with_defaults(
@@ -124,21 +123,21 @@ def step_tasks(batch: int) -> tuple[Callable[[Precision], Tensor], Callable[[], 
         losses = []
         for direction in plain.directions:
             targets, predictions = plain.predictors[direction](grids.orient(codes, direction))
-            losses += [loop_over_positions(q, targets, k) for k, q in predictions.items()]
+            losses += [loop_over_locations(q, targets, k) for k, q in predictions.items()]
         return torch.stack(losses).mean()
 
     return ours, straightforward, method
 
 
 def fast_step(images: int) -> Task:
-    """Forward and backward pass as ssltool takes them."""
+    """Forward and backward pass of ssltool."""
     ours, _, method = step_tasks(images)
     precision = choose_precision("auto", method.encoder, 32, 3, torch.device("cpu"))
     return lambda: ours(precision).backward()
 
 
 def plain_step(images: int) -> Task:
-    """The same written plainly."""
+    """Forward and backward pass of the straightforward implementation."""
     _, straightforward, _ = step_tasks(images)
     return lambda: straightforward().backward()
 
@@ -166,18 +165,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=32, help="of the loss")
-    parser.add_argument("--step-images", type=int, default=4, help="of the whole step")
+    parser.add_argument("--images", type=int, default=32, help="images per batch of the loss")
+    parser.add_argument(
+        "--step-images", type=int, default=4, help="images per batch of the training step"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of lines"
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     loss, step = (
-        compare_losses(given.images, given.rounds),
-        compare_steps(given.step_images, given.rounds),
+        compare_losses(args.images, args.rounds),
+        compare_steps(args.step_images, args.rounds),
     )
-    if given.json:
+    if args.json:
         versions = {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -192,7 +193,7 @@ def main() -> None:
         return
     print(f"loss, {loss['images']} images, CPU-seconds of a forward and backward pass")
     print(
-        f"  all positions at once {loss['ssltool']:.4f}, loop {loss['loop']:.4f}: "
+        f"  all locations at once {loss['ssltool']:.4f}, loop {loss['loop']:.4f}: "
         f"{loss['ratio']:.2f} times as fast"
     )
     print(f"step, {step['images']} images of 49 patches of 32 px, ResNet-18 to layer3")

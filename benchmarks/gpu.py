@@ -1,14 +1,13 @@
-"""Training on a GPU: every method with ResNet-50 against its bare network, and what the GPU's time
-went to.
+"""Training speed on a GPU: every method with ResNet-50 against its bare network, with profiles.
 
     python benchmarks/gpu.py --data FOLDER [--method npid] [--rounds 3] [--round-steps 10]
     [--profile] [--json]
 
-Images of 224 px, or tiles and patches of 64 px cut from 256; bf16; FOLDER holds JPEG photographs,
-which are decoded anew in every pass. Loader alone, view alone, bare network and the whole take
-turns, as in `ssltool bench`; images per second of wall time, medians, and the whole against the
-bare network. With --profile also the ten operations that took the most of the GPU's time in three
-more steps, and how long it worked in each.
+Images of 224 px, or tiles and patches of 64 px cut from 256 px; bf16; FOLDER holds JPEG
+photographs, decoded in every pass. Loader alone, view alone, bare network and end to end are
+interleaved, as in `ssltool bench`; median images per second of wall time, and the ratio of end to
+end to the bare network. With --profile also the ten most expensive GPU operations of three more
+steps.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from ssltool.training.bench import bench
 from ssltool.training.start import new_run
 from ssltool.training.trainer import Trainer
 
-# Images in a batch and side of the square that is read; an image is worth up to 49 patches.
+# Images per batch and side of the squares; an image has up to 49 patches.
 SETTINGS: dict[str, dict[str, int]] = {
     "jigsaw": {"image_size": 256, "batch_size": 256},
     "context-prediction": {"image_size": 256, "batch_size": 512},
@@ -53,18 +52,16 @@ def config_of(name: str, data: str, **options: Any) -> RunConfig:
 
 
 def top_ten(config: RunConfig, steps: int = 3) -> dict[str, Any]:
-    """Operations by their share of the GPU's time, in percent, in training steps; its milliseconds
-    a step.
-    """
+    """GPU milliseconds per training step, and the ten most expensive operations in percent."""
     trainer = Trainer.build(new_run(config), Console(quiet=True), cache_bytes=0)
     with trainer.batches:
         reports = trainer.steps()
         list(islice(reports, 5))
         torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as measured:
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
             list(islice(reports, steps))
             torch.cuda.synchronize()
-    averages = [event for event in measured.key_averages() if event.self_device_time_total > 0]
+    averages = [event for event in profiled.key_averages() if event.self_device_time_total > 0]
     kernels = [event for event in averages if event.device_type == torch.autograd.DeviceType.CUDA]
     busy = sum(event.self_device_time_total for event in kernels)
     largest = sorted(kernels, key=lambda event: -event.self_device_time_total)[:10]
@@ -90,43 +87,40 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of a table"
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no GPU here")
     results: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    if not given.json:
-        print(
-            f"{'figures/s':<20}{'loader':>9}{'view':>9}{'bare':>9}{'whole':>9}{'ratio':>8}{'GB':>7}"
-        )
-    for name in given.method or available():
-        config = config_of(name, given.data, compile=given.compile)
+    if not args.json:
+        print(f"{'images/s':<20}{'loader':>9}{'view':>9}{'bare':>9}{'e2e':>9}{'ratio':>8}{'GB':>7}")
+    for name in args.method or available():
+        config = config_of(name, args.data, compile=args.compile)
         torch.cuda.reset_peak_memory_stats()
-        found = bench(
-            config, rounds=given.rounds, steps=given.round_steps, console=Console(quiet=True)
+        measured = bench(
+            config, rounds=args.rounds, steps=args.round_steps, console=Console(quiet=True)
         )
-        del found["options"]
-        results[name] = found
-        if not given.json:
-            speeds = "".join(f"{speed:>9.0f}" for speed in found["images_per_s"].values())
-            print(
-                f"{name:<20}{speeds}{found['ratio_wall']:>8.3f}{found['peak_memory_gb']:>7.1f}",
-                flush=True,
-            )
-        if given.profile:
-            found["profile"] = top_ten(config)
-            if not given.json:
-                step_ms = 1e3 * SETTINGS[name]["batch_size"] / found["images_per_s"]["end_to_end"]
+        del measured["options"]
+        results[name] = measured
+        if not args.json:
+            speeds = "".join(f"{speed:>9.0f}" for speed in measured["images_per_s"].values())
+            ratio, memory = measured["ratio_wall"], measured["peak_memory_gb"]
+            print(f"{name:<20}{speeds}{ratio:>8.3f}{memory:>7.1f}", flush=True)
+        if args.profile:
+            measured["profile"] = top_ten(config)
+            if not args.json:
+                speed = measured["images_per_s"]["end_to_end"]
+                step_ms = 1e3 * SETTINGS[name]["batch_size"] / speed
                 print(
-                    f"  of {step_ms:.1f} ms of a step the GPU worked "
-                    f"{found['profile']['gpu_ms']:.1f}"
+                    f"  {step_ms:.1f} ms per step, of which GPU time "
+                    f"{measured['profile']['gpu_ms']:.1f} ms"
                 )
-                for share, count, operation in found["profile"]["top"]:
-                    print(f"  {share:5.1f} %  {count:4} a step  {operation}", flush=True)
+                for share, count, operation in measured["profile"]["top"]:
+                    print(f"  {share:5.1f} %  {count:4} per step  {operation}", flush=True)
         torch.cuda.empty_cache()
-    if given.json:
+    if args.json:
         print(json.dumps(results))
 
 

@@ -1,12 +1,11 @@
-"""How the cost of a step grows with the side of the images, the batch and the number of
-permutations.
+"""Cost of a training step over image size, batch size and number of permutations.
 
     python benchmarks/growth.py [--method jigsaw] [--rounds 3] [--json]
 
 View, forward and backward pass of one method on a small ResNet, one thread, CPU-milliseconds per
-image; one number is varied at a time, and all settings take turns. A cost per image that stays
-level as the batch grows, and grows with the area of the image, is what one hopes for; the
-permutations of jigsaw touch only its last layer.
+image. One setting is varied at a time, and all are interleaved. Expected: a cost per image that is
+constant in the batch size and proportional to the area of the image; the permutations of jigsaw
+affect only its last layer.
 """
 
 from __future__ import annotations
@@ -54,26 +53,26 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of lines"
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     settings: dict[str, tuple[int, Callable[[], None]]] = {}
     for side in SIDES:
-        settings[f"side {side}"] = (BATCH, step(given.method, side, BATCH))
+        settings[f"side {side}"] = (BATCH, step(args.method, side, BATCH))
     for batch in BATCHES:
-        settings[f"batch {batch}"] = (batch, step(given.method, SIDE, batch))
-    if given.method == "jigsaw":
+        settings[f"batch {batch}"] = (batch, step(args.method, SIDE, batch))
+    if args.method == "jigsaw":
         for count in PERMUTATIONS:
             settings[f"permutations {count}"] = (
                 BATCH,
                 step("jigsaw", SIDE, BATCH, permutations=count),
             )
-    seconds = cpu_seconds({name: task for name, (_, task) in settings.items()}, given.rounds)
+    seconds = cpu_seconds({name: task for name, (_, task) in settings.items()}, args.rounds)
     each = {name: 1000 * seconds[name] / count for name, (count, _) in settings.items()}
-    if given.json:
+    if args.json:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         print(
             json.dumps(
-                {"method": given.method, "ms_per_image": each, "versions": versions}, indent=2
+                {"method": args.method, "ms_per_image": each, "versions": versions}, indent=2
             )
         )
         return

@@ -1,15 +1,13 @@
-"""Whether the cost of instance discrimination grows with the number of images: time, memory,
-neighbors, loss heads.
+"""Cost of instance discrimination over the number of images: time, memory, neighbors, losses.
 
     python benchmarks/npid.py [--json] [--largest 10000000] [--rounds 9]
 
-Four tables. One training step (view, network, loss, backward, optimizer, bank write) with banks of
-10^4 to 10^7 rows,
-everything else alike: 64 images of 28 px, NCE with 4096 shared negatives; sizes take turns, and all
-banks are slices of one, so 10^7 rows need 5.1 GB once. The memory that a bank really takes, from
-the resident size of a fresh process. The search for the 20 nearest of 60,000 rows for 10,000
-queries, in chunks, against the plain product of that size and against the same search on a matrix
-computed whole. The loss heads alone at 60,000 rows. CPU seconds, medians of one thread.
+Four tables. One training step (view, network, loss, backward, optimizer, bank update) with banks of
+10^4 to 10^7 rows, all else equal: 64 images of 28 px, NCE with 4096 shared negatives; sizes are
+interleaved, and all banks are slices of one, so 10^7 rows need 5.1 GB once. The resident memory of
+a bank, in a fresh process. The search for the 20 nearest of 60,000 rows for 10,000 queries, in
+chunks, against the plain product of that size and against a search on the full product. The losses
+alone at 60,000 rows. CPU-seconds of one thread, medians.
 """
 
 from __future__ import annotations
@@ -41,9 +39,7 @@ HEAD_ROWS, QUERIES, NEIGHBORS = 60_000, 10_000, 20
 
 
 def cpu_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds of each function; they take turns, so a busy moment of the machine hits
-    all alike.
-    """
+    """Median CPU-seconds of each function over interleaved repeats."""
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(repeats + 1):
         for name, function in functions.items():
@@ -55,7 +51,7 @@ def cpu_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> 
 
 
 def method_of(count: int, rows: Tensor) -> Npid:
-    """The method for ``count`` images whose bank is the beginning of ``rows``."""
+    """The method for ``count`` images, whose bank is the first ``count`` of ``rows``."""
     info = DataInfo(2, SIDE, gray=True)
     torch.manual_seed(0)
     options = NpidOptions(loss="nce", negatives=NEGATIVES, bank_init="random").with_defaults(info)
@@ -92,7 +88,7 @@ def stepper(method: Npid) -> Callable[[], None]:
 
 
 def steps(largest: int, rounds: int) -> dict[str, Any]:
-    """Seconds of a step for each size of the bank, and of the largest against the smallest."""
+    """Seconds of a step by size of the bank, and the ratio of the largest to the smallest."""
     sizes = [10**power for power in range(4, 8) if 10**power <= largest]
     rows = torch.empty(sizes[-1], WIDTH)
     for part in torch.split(rows, 2**16):
@@ -115,8 +111,8 @@ print(resident() - before)
 
 
 def memory(count: int) -> dict[str, Any]:
-    """Bytes that a bank adds to a process, and how many times those of its numbers that is."""
-    found = {}
+    """Bytes that a bank adds to a process, and their ratio to the size of its values."""
+    results = {}
     for name, size in (("float32", 4), ("float16", 2)):
         command = [sys.executable, "-c", MEASURE, str(count), name]
         measured = int(
@@ -124,12 +120,16 @@ def memory(count: int) -> dict[str, Any]:
                 command, capture_output=True, text=True, check=True, env=os.environ
             ).stdout
         )
-        found[name] = {"rows": count, "bytes": measured, "ratio": measured / (count * WIDTH * size)}
-    return found
+        results[name] = {
+            "rows": count,
+            "bytes": measured,
+            "ratio": measured / (count * WIDTH * size),
+        }
+    return results
 
 
 def neighbors(rounds: int) -> dict[str, float]:
-    """The search in chunks, the plain product, and the search on the whole product."""
+    """The search in chunks, the plain product, and the search on the full product."""
     generator = torch.Generator().manual_seed(0)
     bank = F.normalize(torch.randn(HEAD_ROWS, WIDTH, generator=generator))
     queries = F.normalize(torch.randn(QUERIES, WIDTH, generator=generator))
@@ -179,51 +179,51 @@ def heads(rounds: int) -> dict[str, float]:
 
 
 def report(results: Mapping[str, Any]) -> None:
-    print(f"A training step, batch {BATCH}, {NEGATIVES} negatives, CPU milliseconds")
+    print(f"Training step, batch {BATCH}, {NEGATIVES} negatives, CPU-milliseconds")
     for size, seconds in results["step"]["seconds"].items():
         print(f"  {int(size):>12,} rows {1000 * seconds:9.1f}")
     print(f"  largest / smallest {results['step']['ratio']:.3f}")
     print("\nResident memory of a bank")
-    for name, found in results["memory"].items():
+    for name, bank in results["memory"].items():
         print(
-            f"  {name} {found['rows']:,} rows {found['bytes'] / 1e9:.3f} GB, "
-            f"{found['ratio']:.3f} times its numbers"
+            f"  {name} {bank['rows']:,} rows {bank['bytes'] / 1e9:.3f} GB, "
+            f"{bank['ratio']:.3f} times its values"
         )
-    found = results["neighbors"]
-    print(f"\n{NEIGHBORS} nearest of {HEAD_ROWS:,} rows for {QUERIES:,} queries, CPU seconds")
+    search = results["neighbors"]
+    print(f"\n{NEIGHBORS} nearest of {HEAD_ROWS:,} rows for {QUERIES:,} queries, CPU-seconds")
     print(
-        f"  in chunks {found['chunks']:.2f}, product alone {found['product']:.2f} (ratio "
-        f"{found['ratio']:.2f}), ",
+        f"  in chunks {search['chunks']:.2f}, product alone {search['product']:.2f} (ratio "
+        f"{search['ratio']:.2f}), ",
         end="",
     )
     print(
-        f"product and top-k {found['product_and_topk']:.2f}; equal neighbors "
-        f"{found['same_neighbors']:.4%}"
+        f"product and top-k {search['product_and_topk']:.2f}; equal neighbors "
+        f"{search['same_neighbors']:.4%}"
     )
-    print(f"\nLoss heads, batch {BATCH}, {HEAD_ROWS:,} rows, CPU milliseconds")
+    print(f"\nLosses, batch {BATCH}, {HEAD_ROWS:,} rows, CPU-milliseconds")
     for name, seconds in results["head"].items():
         print(f"  {name:16} {1000 * seconds:9.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Cost of instance discrimination against the number of images."
+        description="Cost of instance discrimination over the number of images."
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of tables"
     )
     parser.add_argument("--largest", type=int, default=10**7, help="rows of the largest bank")
     parser.add_argument("--rounds", type=int, default=9, help="repeats")
-    chosen = parser.parse_args()
+    args = parser.parse_args()
     keep_freed_memory()  # as the command does
     torch.set_num_threads(1)
     results = {
-        "memory": memory(min(chosen.largest, 10**6)),
-        "head": heads(5 * chosen.rounds),
-        "neighbors": neighbors(min(3, chosen.rounds)),
-        "step": steps(chosen.largest, chosen.rounds),
+        "memory": memory(min(args.largest, 10**6)),
+        "head": heads(5 * args.rounds),
+        "neighbors": neighbors(min(3, args.rounds)),
+        "step": steps(args.largest, args.rounds),
     }
-    if not chosen.json:
+    if not args.json:
         report(results)
         return
     versions = {"python": platform.python_version(), "torch": torch.__version__}

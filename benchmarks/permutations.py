@@ -1,12 +1,12 @@
-"""How long permutation sets of nine tiles take to build, and how good they are.
+"""Build times and Hamming distances of the permutation sets of nine tiles.
 
     python benchmarks/permutations.py [--json]
 
-Three tables: seconds to build 1000 permutations in each mode; the paper's greedy mode against the
-straightforward way of writing it, which computes every distance again for each permutation it adds;
-and mean and minimum distance of each mode beside the largest mean there can be. Times are CPU
-seconds, medians of repeats that take turns. Needs scipy, which the straightforward way uses for its
-distances (it comes with ``pip install 'ssltool[test]'``).
+Three tables: seconds to build 1000 permutations in each mode; the paper's greedy mode against a
+straightforward implementation, which recomputes all distances for each permutation it adds; and
+mean and minimum distance of each mode next to the upper bound of the mean. Times are CPU-seconds,
+medians of interleaved repeats. Needs scipy, for the straightforward implementation (part of
+``pip install 'ssltool[test]'``).
 """
 
 from __future__ import annotations
@@ -29,34 +29,30 @@ from ssltool.methods.jigsaw import permutations
 MODES = [mode for mode in permutations.MODES if mode != "all"]  # that one is for four tiles
 COUNTS = (1000, 100, 95, 85, 71, 35, 10, 7, 6)
 BUILD_COUNT = 1000
-COMPARED_COUNT = 60  # the straightforward way takes time in proportion to the square of this
+COMPARED_COUNT = 60  # the straightforward implementation is quadratic in this
 
 
 def straightforward(candidates: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Greedy choice by mean distance, every distance to every chosen permutation computed again at
-    each step.
+    """Greedy selection by mean distance, recomputing all distances at each step.
 
     Args:
-        candidates: ``[M, n]``, all permutations, as the floating-point numbers the distance routine
-            works on.
-        count: K.
+        candidates: float64 ``[M, n]``, all permutations.
+        count: Number of permutations K.
 
     Returns:
         ``[K, n]``.
     """
-    chosen = candidates[:1]
+    selected = candidates[:1]
     left = candidates[1:]
-    while len(chosen) < count:
-        best = cdist(chosen, left, metric="hamming").mean(axis=0).argmax()
-        chosen = np.append(chosen, left[best : best + 1], axis=0)
+    while len(selected) < count:
+        best = cdist(selected, left, metric="hamming").mean(axis=0).argmax()
+        selected = np.append(selected, left[best : best + 1], axis=0)
         left = np.delete(left, best, axis=0)
-    return chosen
+    return selected
 
 
 def cpu_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds of each function; they take turns, so a busy moment of the machine hits
-    all alike.
-    """
+    """Median CPU-seconds of each function over interleaved repeats."""
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
@@ -67,8 +63,8 @@ def cpu_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> 
 
 
 def compare() -> dict[str, float]:
-    """Ours, from nothing, against the straightforward way, which is handed the table of all
-    permutations.
+    """Greedy mode of ssltool, from scratch, against the straightforward implementation, which is
+    given the table of all permutations.
     """
     table = permutations.lexicographic(9).T.astype(np.float64)
     ours = partial(permutations.build, "max_mean", COMPARED_COUNT)
@@ -85,7 +81,7 @@ def compare() -> dict[str, float]:
 
 
 def quality() -> list[dict[str, float]]:
-    """One row per count: the ceiling of the mean, then mean and minimum distance of each mode."""
+    """One row per count: upper bound of the mean, then mean and minimum distance of each mode."""
     rows = []
     for count in COUNTS:
         row: dict[str, float] = {"permutations": count, "bound": permutations.mean_bound(count)}
@@ -99,10 +95,10 @@ def quality() -> list[dict[str, float]]:
 def report(
     build_times: dict[str, float], comparison: dict[str, float], rows: list[dict[str, float]]
 ) -> None:
-    print(f"Building {BUILD_COUNT} permutations of 9 tiles, CPU seconds")
+    print(f"Building {BUILD_COUNT} permutations of 9 tiles, CPU-seconds")
     for mode, seconds in build_times.items():
         print(f"  {mode:10} {seconds:7.3f}")
-    print(f"\nGreedy by mean distance, {COMPARED_COUNT} permutations, CPU seconds (mean distance)")
+    print(f"\nGreedy by mean distance, {COMPARED_COUNT} permutations, CPU-seconds (mean distance)")
     for name in ("ssltool", "straightforward"):
         print(f"  {name:16} {comparison[name]:8.3f}   ({comparison[f'mean_{name}']:.4f})")
     print(f"  ratio            {comparison['ratio']:8.1f}")

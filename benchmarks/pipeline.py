@@ -1,15 +1,14 @@
-"""The input pipeline alone: from JPEG files to the network's input, ssltool against the usual
-per-sample code.
+"""Speed of the input pipeline, from JPEG files to network input, relative to per-sample code.
 
     python benchmarks/pipeline.py --images FOLDER [--task jigsaw] [--rounds 5] [--json]
 
-Ours is the loader (decode, center square, batch of bytes) and the method's batched view. The other
-side is the same
-task as public implementations write it: a Dataset whose __getitem__ opens the file with Pillow,
-transforms it with torchvision and cuts, jitters and normalizes piece by piece, and the default
-collate. Each side has a process of its own with one thread, as it would run in training; they take
-turns on the same files. Images per CPU-second, medians.
-FOLDER holds large photographs: they are reduced to 2000 px, and 500x375 px are cut out of those,
+ssltool: the loader (decode, center square, batch of bytes) and the method's batched view. Per
+sample: the same task as public implementations write it, with a Dataset whose __getitem__ opens the
+file with Pillow, transforms it with torchvision and crops, jitters and normalizes part by part, and
+the default collate. Each side has its own process with one thread, interleaved on the same files.
+Median images per CPU-second.
+
+FOLDER holds large photographs: they are resized to 2000 px, and 500x375 px are cropped from those,
 JPEG quality 90.
 """
 
@@ -50,19 +49,16 @@ from ssltool.ops.per_image_rng import PerImageRNG
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMALIZE = T.Compose([T.ToTensor(), T.Normalize(MEAN, STD)])
-TARGETS = {
-    "crop": 2.4,
-    "jigsaw": 5.0,
-    "npid": 3.0,
-}  # on 500 px images; 2 for the others, 3 for all on 2000 px
+# Target ratios on 500 px images; 2 for the others, 3 for all on 2000 px.
+TARGETS = {"crop": 2.4, "jigsaw": 5.0, "npid": 3.0}
 
-# The task of each method: side of the loader's squares, options of ours.
+# Method -> side of the loader's squares, options of the method.
 TASKS: dict[str, tuple[int, dict[str, Any]]] = {
     "crop": (224, {}),
     "jigsaw": (256, {"tile_input": 75}),
     "context-prediction": (
         255,
-        {"sampler": "center", "patch": 64, "gap": 21, "jitter": 10, "shrink": 0.0},
+        {"sampler": "center", "patch": 64, "gap": 21, "jitter": 10, "downsample": 0.0},
     ),
     "context-encoder": (128, {"mask": "center"}),
     "colorization": (176, {}),
@@ -71,7 +67,7 @@ TASKS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-# The usual code, one function per task: a Pillow image in, what the network is given out
+# Per-sample code, one function per task: Pillow image -> network input
 
 
 def crop(image: Image.Image) -> Tensor:
@@ -98,11 +94,11 @@ def jigsaw(image: Image.Image) -> tuple[Tensor, int]:
         shown = T.functional.to_tensor(Image.fromarray(tile.clip(0, 255).astype("uint8")))
         mean, std = shown.view(3, -1).mean(dim=1), shown.view(3, -1).std(dim=1).clamp_min(1e-3)
         tiles.append(T.functional.normalize(shown, mean.tolist(), std.tolist()))
-    order = random.randrange(100)
-    return torch.stack([tiles[place] for place in _ORDERS[order]]), order
+    target = random.randrange(100)
+    return torch.stack([tiles[cell] for cell in _PERMUTATIONS[target]]), target
 
 
-_ORDERS = [random.Random(number).sample(range(9), 9) for number in range(100)]
+_PERMUTATIONS = [random.Random(number).sample(range(9), 9) for number in range(100)]
 _SQUARE = T.RandomResizedCrop(255, scale=(0.33, 1.0), ratio=(1.0, 1.0))
 
 
@@ -126,7 +122,7 @@ def context_prediction(image: Image.Image) -> tuple[Tensor, Tensor]:
     return torch.stack([torch.cat([middle, patch]) for patch in patches]), torch.arange(8)
 
 
-_PAINTED = T.Compose(
+_HALF = T.Compose(
     [
         T.RandomResizedCrop(128, scale=(0.5, 1.0)),
         T.RandomHorizontalFlip(),
@@ -137,16 +133,16 @@ _PAINTED = T.Compose(
 
 
 def context_encoder(image: Image.Image) -> tuple[Tensor, Tensor]:
-    """An image whose middle is filled with the mean color, and the middle."""
-    whole = _PAINTED(image)
-    target, seen = whole[:, 32:96, 32:96].clone(), whole.clone()
+    """An image whose center is filled with the mean color, and the center."""
+    whole = _HALF(image)
+    target, masked = whole[:, 32:96, 32:96].clone(), whole.clone()
     for channel, value in enumerate((2 * 117 / 255 - 1, 2 * 104 / 255 - 1, 2 * 123 / 255 - 1)):
-        seen[channel, 39:89, 39:89] = value
-    return seen, target
+        masked[channel, 39:89, 39:89] = value
+    return masked, target
 
 
 def rgb_to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The formula as numpy libraries compute it, on every pixel."""
+    """Convert sRGB to Lab as numpy libraries compute it, on every pixel."""
     linear = rgb.astype(np.float64) / 255
     bright = linear > 0.04045
     linear[bright] = ((linear[bright] + 0.055) / 1.055) ** 2.4
@@ -219,7 +215,7 @@ def cpc(image: Image.Image) -> Tensor:
     )
 
 
-USUAL: dict[str, Callable[[Image.Image], Any]] = {
+PER_SAMPLE: dict[str, Callable[[Image.Image], Any]] = {
     "crop": crop,
     "jigsaw": jigsaw,
     "context-prediction": context_prediction,
@@ -230,63 +226,59 @@ USUAL: dict[str, Callable[[Image.Image], Any]] = {
 }
 
 
-# Ours
+# ssltool
 
 
 def plain_crop(batch: Batch, generator: torch.Generator) -> Tensor:
-    """Random resized crop, mirror, normalize: what `ssltool.ops` has, in pieces as every method
-    draws its task.
-    """
+    """Random resized crop, flip and normalization with `ssltool.ops`, in chunks like every view."""
     rng, images = PerImageRNG(batch.indices, generator), batch.images
     boxes, mirrored = random_boxes(rng, images.shape[-1], (0.08, 1.0)), rng.bernoulli(0.5)
     mean, std = (torch.tensor(values) * 255 for values in (MEAN, STD))
-    seen = torch.empty(len(images), 224, 224, 3).permute(0, 3, 1, 2)
-    for some in chunks(images, 8):
-        cropped = resized_crop(images[some], boxes[some], 224, mirrored[some])
-        standardize_colors(cropped, mean, std, out=seen[some])
-    return seen
+    views = torch.empty(len(images), 224, 224, 3).permute(0, 3, 1, 2)
+    for chunk in chunks(images, 8):
+        cropped = resized_crop(images[chunk], boxes[chunk], 224, mirrored[chunk])
+        standardize_colors(cropped, mean, std, out=views[chunk])
+    return views
 
 
 def view_of(
     task: str, side: int, options: dict[str, Any]
 ) -> Callable[[Batch, torch.Generator], Any]:
-    """The view of a method with a small encoder; the view does not run it."""
+    """The view of a method; its encoder is not run."""
     if task == "crop":
         return plain_crop
     cls, info = find_method(task), DataInfo(1000, side)
-    chosen = cls.Options(**options).with_defaults(info)
-    inputs = cls.inputs(chosen, info)
+    resolved = cls.Options(**options).with_defaults(info)
+    inputs = cls.inputs(resolved, info)
     encoder = inputs.build_encoder("resnet18", stem="imagenet", in_channels=inputs.channels)
-    method = cls(chosen, encoder, info).train()
+    method = cls(resolved, encoder, info).train()
     return lambda batch, generator: method.view(batch.images, batch.indices, generator)
 
 
-def photographs(given: str | None) -> list[Image.Image]:
-    """Images of up to 2000 px: a folder's, or mosaics of the built-in demo images."""
-    if given is None:
+def photographs(folder: str | None) -> list[Image.Image]:
+    """Images of up to 2000 px: those of a folder, or mosaics of the built-in demo images."""
+    images = []
+    if folder is None:
         source = open_source(["demo:240"])
-        found = []
         for number in range(20):
             mosaic = Image.new("RGB", (2000, 1500))
-            for place in range(12):
-                tile = Image.fromarray(source.read(12 * number + place, 500))
-                mosaic.paste(tile, (place % 4 * 500, place // 4 * 500))
-            found.append(mosaic)
-        return found
-    found = []
-    for path in sorted(
-        path for path in Path(given).rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"}
-    ):
-        image = decode.decode(path)
-        image.thumbnail((2000, 2000))
-        if min(image.size) >= 500:
-            found.append(image)
-    return found
+            for i in range(12):
+                tile = Image.fromarray(source.read(12 * number + i, 500))
+                mosaic.paste(tile, (i % 4 * 500, i // 4 * 500))
+            images.append(mosaic)
+        return images
+    for path in sorted(Path(folder).rglob("*")):
+        if path.suffix.lower() in {".jpg", ".jpeg", ".png"}:
+            image = decode.decode(path)
+            image.thumbnail((2000, 2000))
+            if min(image.size) >= 500:
+                images.append(image)
+    return images
 
 
-def make_images(given: str | None, folder: Path, small: int = 128) -> dict[str, float]:
+def make_images(photos: str | None, folder: Path, small: int = 128) -> dict[str, float]:
     """JPEG files of two sizes, seeded; returns their mean kilobytes."""
-    rng, images, count = random.Random(0), photographs(given), 0
+    rng, images, count = random.Random(0), photographs(photos), 0
     for name in ("500", "2000"):
         (folder / name / "a").mkdir(parents=True)
     for count, image in enumerate(images):
@@ -321,30 +313,29 @@ def ours(task: str, folder: str, batch: int) -> Task:
     return once
 
 
-def usual(task: str, folder: str, batch: int) -> Task:
-    """A batch of the usual dataset."""
-    images = ImageFolder(folder, transform=USUAL[task])
-    places: list[int] = []
+def per_sample(task: str, folder: str, batch: int) -> Task:
+    """A batch of the per-sample dataset."""
+    images = ImageFolder(folder, transform=PER_SAMPLE[task])
+    indices: list[int] = []
 
     def once() -> None:
-        nonlocal places
-        found = []
+        nonlocal indices
+        samples = []
         for _ in range(batch):
-            places = places or random.sample(range(len(images)), len(images))
-            found.append(images[places.pop()])
-        default_collate(found)
+            indices = indices or random.sample(range(len(images)), len(images))
+            samples.append(images[indices.pop()])
+        default_collate(samples)
 
     return once
 
 
 def compare(task: str, folder: Path, batch: int, rounds: int) -> dict[str, float]:
     """Images per CPU-second of both sides on the files of one size."""
-    given = (task, str(folder), batch)
-    seconds = take_turns(
-        {"ssltool": partial(ours, *given), "usual": partial(usual, *given)}, rounds
-    )
+    arguments = (task, str(folder), batch)
+    sides = {"ssltool": partial(ours, *arguments), "per_sample": partial(per_sample, *arguments)}
+    seconds = take_turns(sides, rounds)
     speed = {name: batch / spent for name, spent in seconds.items()}
-    return {**speed, "ratio": speed["ssltool"] / speed["usual"]}
+    return {**speed, "ratio": speed["ssltool"] / speed["per_sample"]}
 
 
 def main() -> None:
@@ -355,32 +346,33 @@ def main() -> None:
         "--images", help="a folder of large photographs to make the JPEG files from"
     )
     parser.add_argument(
-        "--task", choices=list(TASKS), action="append", help="only this one; may be repeated"
+        "--task", choices=list(TASKS), action="append", help="time this task only; may be repeated"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of a table"
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     results: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        kilobytes = make_images(given.images, Path(folder))
-        # Large photographs differ too much for a sample of them: a turn is all of them.
+        kilobytes = make_images(args.images, Path(folder))
+        # Large photographs differ too much to sample: a batch is all of them.
         batches = {"500": 64, "2000": len(list((Path(folder) / "2000" / "a").iterdir()))}
-        for task in given.task or list(TASKS):
+        for task in args.task or list(TASKS):
             results[task] = {}
             for pixels, batch in batches.items():
-                found = compare(task, Path(folder) / pixels, batch, given.rounds)
+                measured = compare(task, Path(folder) / pixels, batch, args.rounds)
                 target = 3.0 if pixels == "2000" else TARGETS.get(task, 2.0)
-                results[task][pixels] = {**found, "target": target}
-                if not given.json:
+                results[task][pixels] = {**measured, "target": target}
+                if not args.json:
+                    speed, loader = measured["ssltool"], measured["loader"]
                     print(
-                        f"{task:20} {pixels:>5} px: ssltool {found['ssltool']:7.1f} (loader alone "
-                        f"{found['loader']:7.1f}), usual {found['usual']:7.1f} per CPU-second, "
-                        f"{found['ratio']:5.2f} times (target {target})",
+                        f"{task:20} {pixels:>5} px: ssltool {speed:7.1f} images per CPU-second "
+                        f"(loader alone {loader:7.1f}), per sample {measured['per_sample']:7.1f}, "
+                        f"{measured['ratio']:5.2f} times as fast (target {target})",
                         flush=True,
                     )
-    if given.json:
+    if args.json:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         fast = decode.simplejpeg is not None
         print(

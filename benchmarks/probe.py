@@ -1,10 +1,10 @@
-"""Times of the probe: extraction against probes, and our solvers against scikit-learn's.
+"""Times of the probe: feature extraction, linear and kNN probes, and solvers next to scikit-learn.
 
     python benchmarks/probe.py --weights RUN --data fashion/train --test-data fashion/test
 
 Prints JSON, in CPU-seconds of this process. Extraction is from files to features; probes are linear
-and kNN on the pooled vector. The solvers are compared on ``--images`` of the training images, since
-scikit-learn's need minutes for 60,000.
+and kNN on the pooled vector. The solvers are compared on ``--images`` of the training images,
+because those of scikit-learn need minutes for 60,000.
 """
 
 from __future__ import annotations

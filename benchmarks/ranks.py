@@ -1,12 +1,11 @@
-"""What an image costs when several processes train together: CPU-seconds per image at 1, 2 and 4
-processes.
+"""CPU-seconds per image in distributed training with 1, 2 and 4 processes.
 
     python benchmarks/ranks.py [--method jigsaw] [--ranks 1 2 4] [--steps 12] [--rounds 3] [--json]
 
-Each process trains on batches of its own, all alike, so with n processes a step sees n times the
-images. What is shared is then the price of working together: averaging the gradients, agreeing on
-stops, reducing the numbers. The settings take turns, one round after the other; the medians are of
-the CPU time of all processes after their start-up.
+Each process trains on its own batches of equal size, so a step with n processes sees n times the
+images. The increase per image is the cost of communication: averaging gradients, agreeing on stops,
+reducing metrics. Settings are interleaved in rounds; medians are of the CPU time of all processes
+after their start-up.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ WARM_UP = 2  # steps not counted
 def train(
     rank: int, world: int, port: int, method: str, steps: int, result: SimpleQueue[dict[str, float]]
 ) -> None:
-    """One of the processes: take the steps of a run as `ssltool pretrain` does; write nothing."""
+    """One of the processes: the steps of `ssltool pretrain`, without writing anything."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world)
     )
@@ -58,7 +57,7 @@ def train(
         reports, meter = trainer.steps(), Meter()
         for _ in islice(reports, WARM_UP):
             pass
-        any_of(False)  # all begin together
+        any_of(False)  # a barrier
         wall, cpu = time.perf_counter(), time.process_time()
         for step in islice(reports, steps):
             any_of(False)
@@ -72,7 +71,7 @@ def train(
 
 
 def measure(world: int, method: str, steps: int) -> dict[str, float]:
-    """Start the processes once and wait for what the first of them measured."""
+    """Start the processes once and return what the first of them measured."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -101,33 +100,33 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    found: dict[int, list[dict[str, float]]] = {world: [] for world in arguments.ranks}
-    for _ in range(arguments.rounds):
-        for world in arguments.ranks:
-            found[world].append(measure(world, arguments.method, arguments.steps))
+    measurements: dict[int, list[dict[str, float]]] = {world: [] for world in args.ranks}
+    for _ in range(args.rounds):
+        for world in args.ranks:
+            measurements[world].append(measure(world, args.method, args.steps))
     rows: list[dict[str, Any]] = []
-    for world, measured in found.items():
+    for world, measured in measurements.items():
         medians = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
         rows.append({"processes": world, **medians})
     for row in rows:
-        row["cost_against_first"] = row["cpu_s_per_image"] / rows[0]["cpu_s_per_image"]
+        row["relative_cost"] = row["cpu_s_per_image"] / rows[0]["cpu_s_per_image"]
     result = {
-        "method": arguments.method,
+        "method": args.method,
         "rows": rows,
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "machine": platform.machine(),
     }
-    if arguments.json:
+    if args.json:
         print(json.dumps(result, indent=2))
         return
-    print("processes  CPU ms/image  against the first  figures/s (wall)")
+    print("processes  CPU ms/image  relative to first  images/s (wall)")
     for row in rows:
         print(
             f"{row['processes']:9}  {1000 * row['cpu_s_per_image']:14.3f}  "
-            f"{row['cost_against_first']:17.3f}  "
+            f"{row['relative_cost']:17.3f}  "
             f"{row['images_per_s']:17.0f}"
         )
 

@@ -1,10 +1,9 @@
-"""Claim: a run killed with SIGKILL at random moments and resumed ends with the same weights, byte
-for byte.
+"""Exact resume: a run killed at random moments and resumed, against an uninterrupted run.
 
-usage: python benchmarks/resume.py [--kills 20] [--seed 0] [--steps 600] [--json]
+    python benchmarks/resume.py [--kills 20] [--seed 0] [--steps 600] [--json]
 
-Trains once without interruption, then again while killing it at random moments, and compares
-encoder.safetensors.
+Trains once without interruption, then again with SIGKILL at random moments, and compares the bytes
+of encoder.safetensors.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def digest(out: Path) -> str:
 
 
 def interrupted(out: Path, steps: int, kills: int, startup: float, rng: random.Random) -> list[str]:
-    """Run to the end through ``kills`` kills; return what each found saved."""
+    """Run to the end with ``kills`` kills; return the newest checkpoint at each."""
     moments: list[str] = []
     while True:
         more = ["--resume"] if (out / "run.json").is_file() else ["--overwrite"]
@@ -88,32 +87,36 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
-        whole, pieces = Path(folder) / "whole", Path(folder) / "pieces"
+        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         start = time.monotonic()
         subprocess.run(command(Path(folder) / "one", 1), check=True, stdout=subprocess.DEVNULL)
         startup = time.monotonic() - start
-        subprocess.run(command(whole, arguments.steps), check=True, stdout=subprocess.DEVNULL)
-        moments = interrupted(pieces, arguments.steps, arguments.kills, startup, rng)
-        equal = digest(whole) == digest(pieces)
-        lines = [(run / "metrics.jsonl").read_text().count("\n") for run in (whole, pieces)]
+        subprocess.run(command(whole, args.steps), check=True, stdout=subprocess.DEVNULL)
+        moments = interrupted(killed, args.steps, args.kills, startup, rng)
+        equal = digest(whole) == digest(killed)
+        lines = [(run / "metrics.jsonl").read_text().count("\n") for run in (whole, killed)]
     result = {
         "kills": len(moments),
-        "found_at": moments,
+        "checkpoints": moments,
         "identical": equal,
         "metrics_lines": lines,
     }
-    if arguments.json:
+    if args.json:
         print(json.dumps(result, indent=2))
     else:
-        print("\n".join(f"kill {i + 1}: found {moment} saved" for i, moment in enumerate(moments)))
+        print(
+            "\n".join(
+                f"kill {i + 1}: newest checkpoint {moment}" for i, moment in enumerate(moments)
+            )
+        )
         print(
             f"{len(moments)} kills; weights identical: {equal}; lines of metrics {lines[0]} and "
             f"{lines[1]}"
         )
-    sys.exit(0 if equal and len(moments) == arguments.kills else 1)
+    sys.exit(0 if equal and len(moments) == args.kills else 1)
 
 
 if __name__ == "__main__":

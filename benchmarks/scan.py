@@ -1,12 +1,10 @@
-"""How long a folder of a million files takes to list, what that costs in memory, and when the first
-step comes.
+"""Time and memory to list a folder of a million files, and time to the first training step.
 
     python benchmarks/scan.py [--files 1000000] [--folders 1000] [--step] [--json]
 
-An image for each folder, hard-linked under many names. Each measurement is a fresh process, the
-file system's cache being warm. ``--step`` also starts a run of two steps on the folder with the
-command line, and one on one of its folders alone, and takes the CPU time and the time until each
-ends. Beside ours: torchvision's ImageFolder.
+One image per folder, hard-linked under many names. Each measurement is a fresh process with a warm
+file system cache; torchvision's ImageFolder is the reference. ``--step`` also times a run of two
+steps on the whole folder and on one of its subfolders, from the command line.
 """
 
 from __future__ import annotations
@@ -47,26 +45,25 @@ print(json.dumps({
 
 
 def make(folder: Path, files: int, folders: int) -> None:
-    """Hard links to a few images: a file system allows only so many links to one."""
+    """Hard links to one image per folder, because file systems limit the links to a file."""
     for number in range(folders):
         sub = folder / f"class-{number:04d}"
         sub.mkdir()
         first = sub / "image-0000000.jpg"
         Image.new("RGB", (32, 32), (number % 256, 100, 200)).save(first)
-        for place in range(1, files // folders):
-            os.link(first, sub / f"image-{place:07d}.jpg")
+        for i in range(1, files // folders):
+            os.link(first, sub / f"image-{i:07d}.jpg")
 
 
 def measured(what: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-c", MEASURE, what, str(folder)]
-    found: dict[str, float] = json.loads(
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    )
-    return found
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    result: dict[str, float] = json.loads(process.stdout)
+    return result
 
 
 def first_step(folder: Path) -> dict[str, float]:
-    """Seconds of two steps and everything before them, the start of Python included."""
+    """Seconds of a run of two steps, from the start of Python."""
     command = [
         sys.executable,
         "-m",
@@ -106,32 +103,32 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of lines"
     )
-    given = parser.parse_args()
-    results: dict[str, Any] = {"files": given.files, "folders": given.folders}
+    args = parser.parse_args()
+    results: dict[str, Any] = {"files": args.files, "folders": args.folders}
     with tempfile.TemporaryDirectory() as name:
-        make(Path(name), given.files, given.folders)
+        make(Path(name), args.files, args.folders)
         for what in ("ssltool", "ImageFolder"):
             measured(what, Path(name))  # warms the file system's cache
             results[what] = measured(what, Path(name))
-        if given.step:
+        if args.step:
             results["first_step_small"] = first_step(Path(name) / "class-0000")
             results["first_step"] = first_step(Path(name))
-    if given.json:
+    if args.json:
         print(json.dumps({**results, "python": platform.python_version()}, indent=2))
         return
     for what in ("ssltool", "ImageFolder"):
-        found = results[what]
+        listed = results[what]
         print(
-            f"{what:12} {found['images']:,} images in {found['seconds']:.2f} s "
-            f"({found['cpu_seconds']:.2f} CPU-s), "
-            f"holds {found['held_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
+            f"{what:12} {listed['images']:,} images in {listed['seconds']:.2f} s "
+            f"({listed['cpu_seconds']:.2f} CPU-s), "
+            f"holds {listed['held_mb']:.0f} MB, peak {listed['peak_mb']:.0f} MB"
         )
-    if given.step:
+    if args.step:
         for name in ("first_step_small", "first_step"):
-            found = results[name]
+            run = results[name]
             print(
-                f"{name.replace('_', ' ')}: {found['seconds']:.1f} s, {found['cpu_seconds']:.1f} "
-                "CPU-s from the start"
+                f"{name.replace('_', ' ')}: {run['seconds']:.1f} s, {run['cpu_seconds']:.1f} "
+                "CPU-s, start-up included"
             )
 
 

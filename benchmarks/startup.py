@@ -1,9 +1,9 @@
-"""Claim: ``ssltool --help`` and ``ssltool methods`` answer in 0.3 s, without importing torch.
+"""Start-up time of ``ssltool --help`` and ``ssltool methods``; target 0.3 s, without torch.
 
-usage: python benchmarks/startup.py [--runs 9] [--json]
+    python benchmarks/startup.py [--runs 9] [--json]
 
-Each command is a fresh process, in turn with ``python -c pass``; medians of wall time and of user +
-system time.
+Each command is a fresh process, interleaved with ``python -c pass``; medians of wall time and of
+user + system time.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
-    for _ in range(arguments.runs + 1):  # the first fills the caches and is not counted
+    for _ in range(args.runs + 1):  # the first fills the caches and is not counted
         for name, command in COMMANDS.items():
             times[name].append(measure(command))
     result = {
@@ -53,7 +53,7 @@ def main() -> None:
         }
         for name, runs in times.items()
     }
-    if arguments.json:
+    if args.json:
         print(json.dumps(result, indent=2))
         return
     for name, row in result.items():

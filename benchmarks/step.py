@@ -1,14 +1,13 @@
-"""The training step alone, at the precision that is chosen here, against the same network in plain
-float32.
+"""Speed of the training step at the automatic precision, relative to plain float32.
 
     python benchmarks/step.py [--images 16] [--rounds 5] [--json]
 
 The paper's jigsaw network (nine tiles of 64 px, 1000 permutations) and contrastive predictive
-coding with ResNet-18 on 49 patches of 32 px, on ready images. Ours: channels-last, autocast as
-`ssltool pretrain` chooses it. Plain: the same weights in float32 and the usual memory layout; for
-contrastive predictive coding with patches and positions in loops (see `benchmarks/cpc.py`).
-CPU-seconds of forward and backward pass, one thread, medians of rounds that take turns, each way in
-a process of its own.
+coding with ResNet-18 on 49 patches of 32 px, on prepared images. ssltool: channels-last, autocast
+as in `ssltool pretrain`. Plain: the same weights in float32 and the default memory format; for
+contrastive predictive coding with loops over patches and locations (see `benchmarks/cpc.py`).
+CPU-seconds of forward and backward pass, one thread, medians of interleaved rounds, each side in
+its own process.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def network(batch: int, plain: bool) -> Task:
     images = torch.randint(0, 256, (batch, 3, 256, 256), dtype=torch.uint8)
     view = method.view(images, torch.arange(batch), torch.Generator().manual_seed(0))
     if plain:
-        for name in ("norm1", "norm2"):  # torch's own, as anybody would write it
+        for name in ("norm1", "norm2"):  # torch's own
             setattr(encoder.backbone.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75))
         return lambda: method(view).value.backward()
     encoder.to(memory_format=torch.channels_last)
@@ -56,7 +55,7 @@ def network(batch: int, plain: bool) -> Task:
 
 
 def jigsaw(images: int, rounds: int) -> dict[str, Any]:
-    """Both ways in turn."""
+    """Both sides, interleaved."""
     sides = {
         "ssltool": partial(network, images, plain=False),
         "plain": partial(network, images, plain=True),
@@ -66,7 +65,7 @@ def jigsaw(images: int, rounds: int) -> dict[str, Any]:
         "images": images,
         **seconds,
         "ratio": seconds["plain"] / seconds["ssltool"],
-        "puzzles_per_cpu_second": images / seconds["ssltool"],
+        "images_per_cpu_second": images / seconds["ssltool"],
     }
 
 
@@ -74,19 +73,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=16, help="of jigsaw")
-    parser.add_argument("--cpc-images", type=int, default=4)
+    parser.add_argument("--images", type=int, default=16, help="images per batch of jigsaw")
+    parser.add_argument("--cpc-images", type=int, default=4, help="images per batch of cpc")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of lines"
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     results = {
-        "jigsaw": jigsaw(given.images, given.rounds),
-        "cpc": compare_steps(given.cpc_images, given.rounds),
+        "jigsaw": jigsaw(args.images, args.rounds),
+        "cpc": compare_steps(args.cpc_images, args.rounds),
     }
-    if given.json:
+    if args.json:
         print(
             json.dumps(
                 {
@@ -96,11 +95,10 @@ def main() -> None:
             )
         )
         return
-    for name, found in results.items():
+    for name, result in results.items():
         print(
-            f"{name:8} {found['images']} images: ssltool {found['ssltool']:.3f}, plain float32 "
-            f"{found['plain']:.3f}"
-            f" CPU-seconds, {found['ratio']:.2f} times"
+            f"{name:8} {result['images']} images: ssltool {result['ssltool']:.3f}, plain float32 "
+            f"{result['plain']:.3f} CPU-seconds, {result['ratio']:.2f} times as fast"
         )
 
 

@@ -1,7 +1,7 @@
-"""Tasks that are compared take turns, each in a process of its own, as each would run by itself.
+"""Interleaved timing of tasks, each in its own process.
 
-A process is told how to begin, and then, whenever its turn comes, does its task once and answers
-with the CPU-seconds. One side's threads, caches and freed memory are thus not the other's.
+A process prepares its task, runs it once whenever it is asked to, and replies with the CPU-seconds.
+Sides therefore share no threads, caches and freed memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from ssltool.training.memory import keep_freed_memory
 
 Task = Callable[[], Mapping[str, float] | None]
-"""Does its work once; may return CPU-seconds of parts of it, by name."""
+"""Runs once; may return CPU-seconds of parts of it, by name."""
 
 _WARM_UP = 4  # first rounds, not counted
 
@@ -27,13 +27,12 @@ def take_turns(
     rounds: int,
     ours: frozenset[str] = frozenset({"ssltool"}),
 ) -> dict[str, float]:
-    """Median CPU-seconds of each side's task, and of the parts they name.
+    """Median CPU-seconds of each side's task and of its named parts.
 
     Args:
-        sides: By name, what prepares a task in the process of that side; has to be importable, with
-            its arguments.
-        rounds: How often each task is timed.
-        ours: Sides that keep freed memory, as the ``ssltool`` command does.
+        sides: Name -> function that prepares the task in the process of that side; picklable.
+        rounds: Timed runs of each task.
+        ours: Sides that keep freed memory, like the ``ssltool`` command.
     """
     context = multiprocessing.get_context("spawn")
     processes, ends = [], {}
@@ -58,7 +57,7 @@ def take_turns(
 
 
 def _serve(begin: Callable[[], Task], turns: Connection, keep: bool) -> None:
-    """One process: prepare, then work whenever it is told to."""
+    """One process: prepare the task, then run it on request."""
     if keep:
         keep_freed_memory()
     torch.set_num_threads(1)

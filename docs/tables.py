@@ -1,4 +1,4 @@
-"""Fill the option tables of these pages from the code: python docs/tables.py [--check].
+"""Generate the option tables of the documentation: python docs/tables.py [--check].
 
 A table stands between ``<!-- options: NAME -->`` and ``<!-- end -->``; NAME is a method, or
 ``pretrain`` for the options of every run. With --check nothing is written and the exit code is 1 if
@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from ssltool.methods.registry import find_method
 from ssltool.runs.options import RunOptions
 
-MARKED = re.compile(r"(<!-- options: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- options: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(model: type[BaseModel]) -> str:
@@ -30,10 +30,9 @@ def table(model: type[BaseModel]) -> str:
 
 
 def values(field: FieldInfo) -> str:
-    """The kind of a field's values and their range."""
-    kinds = [
-        kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not type(None)
-    ]
+    """Type, choices and range of a field."""
+    parts = get_args(field.annotation) or (field.annotation,)
+    kinds = [part for part in parts if part is not type(None)]
     kind: Any = field.annotation if get_origin(field.annotation) in {Literal, tuple} else kinds[0]
     if get_origin(kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(kind))
@@ -49,43 +48,38 @@ def values(field: FieldInfo) -> str:
 
 
 def default(field: FieldInfo) -> str:
-    """A field's default."""
+    """Default of a field; ``automatic`` where it is decided from the data."""
     if field.default is None:
         return "automatic" if "automatic" in (field.description or "") else "none"
     if isinstance(field.default, bool):
         return "yes" if field.default else "no"
-    return (
-        (" ".join(field.default) or "none")
-        if isinstance(field.default, tuple)
-        else f"{field.default}"
-    )
+    if isinstance(field.default, tuple):
+        return " ".join(field.default) or "none"
+    return f"{field.default}"
 
 
-def filled(text: str) -> str:
-    """A page with its tables renewed."""
+def updated(text: str) -> str:
+    """A page with current tables."""
 
-    def renew(match: re.Match[str]) -> str:
+    def update(match: re.Match[str]) -> str:
         model = RunOptions if match[2] == "pretrain" else find_method(match[2]).Options
         return f"{match[1]}\n{table(model)}\n{match[3]}"
 
-    return MARKED.sub(renew, text)
+    return TABLE.sub(update, text)
 
 
 def main() -> int:
-    """Renew or check all pages; return the exit code."""
-    changed = 0
+    """Update or check all pages; return the exit code."""
+    changed, check = 0, "--check" in sys.argv
     for page in sorted(Path(__file__).parent.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
-        if filled(text) != text:
-            changed += 1
-            print(
-                f"{page}: option table is out of date"
-                if "--check" in sys.argv
-                else f"{page}: renewed"
-            )
-            if "--check" not in sys.argv:
-                page.write_text(filled(text), encoding="utf-8")
-    return 1 if changed and "--check" in sys.argv else 0
+        if updated(text) == text:
+            continue
+        changed += 1
+        print(f"{page}: {'option table is out of date' if check else 'updated'}")
+        if not check:
+            page.write_text(updated(text), encoding="utf-8")
+    return 1 if changed and check else 0
 
 
 if __name__ == "__main__":

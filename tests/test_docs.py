@@ -4,6 +4,7 @@ runs.
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shlex
@@ -80,6 +81,40 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), target
+
+
+def test_functions_named_by_the_architecture_page_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"([\w/]+\.py)::([\w.]+)", page)
+    assert len(named) > 20
+    for path, function in named:
+        file = ROOT / path if path.startswith("ssltool/") else ROOT / "ssltool" / path
+        body: list[ast.stmt] = ast.parse(file.read_text(encoding="utf-8")).body
+        for part in function.split("."):
+            found = [
+                node
+                for node in body
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part
+            ]
+            assert found, f"{path} has no {function}"
+            body = found[0].body
+
+
+def test_files_named_by_the_architecture_page_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = re.search(r"```\n(ssltool/\n.*?)```", page, re.DOTALL)
+    assert tree
+    folder = ""
+    for line in tree[1].splitlines()[1:]:
+        names = re.findall(r"[\w/]+\.py|[\w]+/(?=\s|$)", line)
+        if line.startswith("  ") and not line.startswith("   "):
+            folder = names[0] if names[0].endswith("/") else ""
+            names = names[1:] if folder else names
+        if folder:
+            assert (ROOT / "ssltool" / folder).is_dir(), folder
+        for name in names:
+            inside = [ROOT / "ssltool" / folder / name, *(ROOT / "ssltool").glob(f"*/*/{name}")]
+            assert any(path.exists() for path in inside), f"{folder}{name}"
 
 
 def test_the_python_of_the_weights_page_runs(

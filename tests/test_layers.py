@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,14 @@ def test_every_package_is_listed() -> None:
     assert {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()} == set(
         ALLOWED
     )
+
+
+def test_the_architecture_page_prints_these_arrows() -> None:
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = re.search(r"```arrows\n(.*?)```", page, re.DOTALL)
+    assert block, "docs/architecture.md has no block of arrows"
+    lines = [line.split("->") for line in block[1].splitlines()]
+    assert {name.strip(): set(targets.split()) for name, targets in lines} == ALLOWED
 
 
 def test_no_pickle_anywhere() -> None:

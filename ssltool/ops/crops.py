@@ -25,8 +25,8 @@ def random_boxes(
     """Draw the boxes of random resized crops (Szegedy et al. 2015, section 6, as torchvision draws
     them).
 
-    Ten times an area is sampled uniformly and an aspect ratio log-uniformly; the first box that fits
-    is placed uniformly. If none fits, the whole image is taken.
+    Ten times an area is sampled uniformly and an aspect ratio log-uniformly; the first box that
+    fits is placed uniformly. If none fits, the whole image is taken.
 
     Args:
         rng: The images' random numbers.

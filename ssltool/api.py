@@ -209,7 +209,7 @@ def visualize(what: str, weights: Weights | None = None, **options: Any) -> Figu
         **options: Options of ``ssltool visualize WHAT``, with underscores: ``to="out.png"``.
 
     Returns:
-        The path of the figure, shown in notebooks, and the numbers in it.
+        The path of the figure, which notebooks display, and what was measured.
     """
     from ssltool.visualizing.commands import draw
     from ssltool.visualizing.options import FIGURES

@@ -68,7 +68,7 @@ class SetSummary(BaseModel):
         )
 
     def __str__(self) -> str:
-        return f"mean distance {self.mean:.4f}, smallest {self.min} ({_pairs(self.pairs_at_min)})"
+        return f"mean distance {self.mean:.4f}, minimum {self.min} ({_pairs(self.pairs_at_min)})"
 
 
 class PermutationsFigure(FigureResult):

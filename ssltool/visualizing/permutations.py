@@ -115,7 +115,7 @@ def draw_permutations(
     title = (
         f"{chosen.count} permutations of {chosen.tiles} tiles ({file.name if file else mode}): "
         f"Hamming distance mean {chosen.mean_distance:.4f} (at most {bound:.4f}), "
-        f"smallest {chosen.min_distance} ({_pairs(chosen.pairs_at_min)})"
+        f"minimum {chosen.min_distance} ({_pairs(chosen.pairs_at_min)})"
     )
     figure = set_figure(chosen.permutations, chosen.distances, chosen.histogram.tolist(), title)
     return PermutationsFigure(path=save_figure(figure, path), sets=(SetSummary.of(chosen),))
@@ -221,7 +221,7 @@ def modes_figure(
         _histogram(axis, counts)
         axis.plot([facts.mean], [0], marker=7, markersize=9, color=ORANGE, clip_on=False, zorder=3)
         axis.margins(y=0.22)
-        text = f"{mode}\nmean {facts.mean:.4f}\nsmallest {facts.min}, {_pairs(facts.pairs_at_min)}"
+        text = f"{mode}\nmean {facts.mean:.4f}\nminimum {facts.min}, {_pairs(facts.pairs_at_min)}"
         axis.set_ylabel(text, rotation=0, ha="left", va="center", fontsize=9, labelpad=112)
     axes[-1].set_xticks(_ticks(max(map(len, histograms.values())) - 1))
     axes[-1].set_xlabel(

@@ -115,8 +115,8 @@ def test_modes_stand_above_one_another_with_their_statistics() -> None:
     summaries = [summary("max_min", 2.7, 2, 3), summary("random", 2.2, 1, 1)]
     figure = modes_figure(counts, summaries, "10 pairs")
     assert [axis.get_ylabel() for axis in figure.axes] == [
-        "max_min\nmean 2.7000\nsmallest 2, 3 pairs",
-        "random\nmean 2.2000\nsmallest 1, 1 pair",
+        "max_min\nmean 2.7000\nminimum 2, 3 pairs",
+        "random\nmean 2.2000\nminimum 1, 1 pair",
     ]
     heights = [[bar.get_height() for bar in axis.patches] for axis in figure.axes]
     assert heights == list(counts.values())

@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssltool import DataInfo, Loss, Method, MethodOptions, Metric
 from ssltool.encoders.encoder import Encoder
-from ssltool.methods.base import DataInfo, Loss, Method, MethodOptions, Metric
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool_rotation import figures
 
@@ -27,9 +27,7 @@ TURNS = 4
 class RotationOptions(MethodOptions):
     """Options of ``ssltool pretrain rotation``."""
 
-    flip: float = Field(
-        0.5, ge=0, le=1, description="Probability of a horizontal flip before the rotation"
-    )
+    flip: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip first")
 
 
 class RotationView(NamedTuple):
@@ -52,8 +50,6 @@ class Rotation(Method[RotationOptions, RotationView]):
     def __init__(self, options: RotationOptions, encoder: Encoder, data: DataInfo) -> None:
         super().__init__(options, encoder, data)
         self.flip = options.flip
-        self.mean: Tensor
-        self.std: Tensor
         self.register_buffer("mean", torch.tensor(data.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(data.std).view(3, 1, 1).clamp_min(1 / 255))
         self.head = nn.Linear(encoder.width, TURNS)
@@ -62,8 +58,7 @@ class Rotation(Method[RotationOptions, RotationView]):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Chance levels: loss ln 4, accuracy 1/4."""
-        chance = math.log(TURNS), 1 / TURNS
-        return Metric("loss", "", chance[0]), Metric("accuracy", "fraction", chance[1])
+        return Metric("loss", "", math.log(TURNS)), Metric("accuracy", "fraction", 1 / TURNS)
 
     def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> RotationView:
         """Flip, and rotate by all four turns in random order; see `Method.view`."""

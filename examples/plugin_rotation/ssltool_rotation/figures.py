@@ -38,6 +38,4 @@ def plots(method, images, index, generator):
     predicted = method.logits(view.images.flatten(0, 1)).argmax(dim=1)
     counts = torch.bincount(4 * view.turns.flatten() + predicted, minlength=16).view(4, 4).cpu()
     names = ["0°", "90°", "180°", "270°"]
-    return {
-        "confusion": Matrix(counts.float(), names, names, "true rotation", "predicted rotation")
-    }
+    return {"confusion": Matrix(counts.float(), names, names, "true turn", "predicted turn")}

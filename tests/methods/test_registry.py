@@ -101,5 +101,5 @@ def test_what_a_method_lacks_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "half_task.py").write_text(
         "from ssltool.methods.base import Method\nclass Half(Method): pass\n"
     )
-    with pytest.raises(SslToolError, match=r"Options.*forward"):
+    with pytest.raises(SslToolError, match=r"Options.*forward.*figures\.draw_task.*figures\.plots"):
         find_method("half")

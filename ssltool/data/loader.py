@@ -7,7 +7,6 @@ the squares are cached in memory when all of them fit; random augmentation happe
 from __future__ import annotations
 
 import atexit
-import mmap
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ssltool.data.cache import SharedCache
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.distributed.collectives import local_world_size
@@ -147,7 +147,7 @@ class TrainBatches(_Loader):
         self._source, self._batch_size, self._seed = source, batch_size, seed
         self._rank, self._world = rank, world
         decoded = len(source) * size * size * 3
-        cache = _Cache(len(source), size) if decoded <= cache_bytes else None
+        cache = SharedCache(len(source), size) if decoded <= cache_bytes else None
         self._batches = _Batches(source, size, cache, replace=True)
         super().__init__(workers, cache is not None and decoded <= _TINY, device)
 
@@ -240,32 +240,12 @@ class _Request(NamedTuple):
     indices: list[int]
 
 
-class _Cache:
-    """Decoded squares shared by all worker processes.
-
-    An anonymous shared mapping is inherited by forked workers and, unlike shared-memory files, is
-    not limited by a container's small /dev/shm.
-    """
-
-    def __init__(self, count: int, size: int) -> None:
-        pixels = mmap.mmap(-1, count * 3 * size * size)
-        self._pixels = np.frombuffer(pixels, np.uint8).reshape(count, size, size, 3)
-        self._filled = np.frombuffer(mmap.mmap(-1, count), np.uint8)
-
-    def get(self, index: int) -> NDArray[np.uint8] | None:
-        """The square ``[S, S, 3]`` of an image, if it was decoded before."""
-        return self._pixels[index] if self._filled[index] else None
-
-    def put(self, index: int, square: NDArray[np.uint8]) -> None:
-        """Store a square; the flag is set last, so that no process reads half of it."""
-        self._pixels[index] = square
-        self._filled[index] = 1
-
-
 class _Batches(Dataset[_Loaded]):
     """Maps a request to its batch of squares; runs in the workers."""
 
-    def __init__(self, source: Source, size: int, cache: _Cache | None, *, replace: bool) -> None:
+    def __init__(
+        self, source: Source, size: int, cache: SharedCache | None, *, replace: bool
+    ) -> None:
         self._source, self._size, self._cache, self._replace = source, size, cache, replace
         # Reason by index, so that a broken file is tried once and not in every epoch.
         self._unreadable: dict[int, str] = {}

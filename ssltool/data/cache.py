@@ -1,0 +1,30 @@
+"""`SharedCache`: decoded images in memory shared by all worker processes."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class SharedCache:
+    """Decoded squares shared by all worker processes.
+
+    An anonymous shared mapping is inherited by forked workers and, unlike shared-memory files, is
+    not limited by a container's small /dev/shm.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        pixels = mmap.mmap(-1, count * 3 * size * size)
+        self._pixels = np.frombuffer(pixels, np.uint8).reshape(count, size, size, 3)
+        self._filled = np.frombuffer(mmap.mmap(-1, count), np.uint8)
+
+    def get(self, index: int) -> NDArray[np.uint8] | None:
+        """The square ``[S, S, 3]`` of an image, if it was decoded before."""
+        return self._pixels[index] if self._filled[index] else None
+
+    def put(self, index: int, square: NDArray[np.uint8]) -> None:
+        """Store a square; the flag is set last, so that no process reads half of it."""
+        self._pixels[index] = square
+        self._filled[index] = 1

@@ -99,11 +99,10 @@ def main() -> None:
     for name in args.method or available():
         config = config_of(name, args.data, compile=args.compile)
         torch.cuda.reset_peak_memory_stats()
-        measured = bench(
+        result = bench(
             config, rounds=args.rounds, steps=args.round_steps, console=Console(quiet=True)
         )
-        del measured["options"]
-        results[name] = measured
+        measured = results[name] = result.model_dump(exclude={"options"})
         if not args.json:
             speeds = "".join(f"{speed:>9.0f}" for speed in measured["images_per_s"].values())
             ratio, memory = measured["ratio_wall"], measured["peak_memory_gb"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
@@ -11,6 +11,9 @@ from ssltool.cli._lazy import methods_group
 from ssltool.cli._output import OutputOptions, print_json, stderr_console
 from ssltool.errors import UsageError
 from ssltool.options import Options, option
+
+if TYPE_CHECKING:
+    from ssltool.training.bench import BenchResult, SweepResult
 
 _NOT_MEASURED = {"out", "epochs", "steps", "checkpoint_every", "keep", "log_every"}
 
@@ -42,17 +45,12 @@ def build(name: str) -> TyperCommand:
         config = RunConfig.merged(name, typed, options.preset)
         console = stderr_console(output.quiet)
         rounds, steps = options.rounds, options.round_steps
-        if options.sweep is not None:
-            sizes = _sizes(options.sweep)
-            result = sweep(config, sizes, rounds=rounds, steps=steps, console=console)
-        else:
+        if options.sweep is None:
             result = bench(config, rounds=rounds, steps=steps, console=console)
-        if output.as_json:
-            print_json(result)
-        elif options.sweep is not None:
-            _print_sweep(result)
-        else:
-            _print_bench(result)
+            print_json(result.model_dump()) if output.as_json else _print_bench(result)
+            return
+        swept = sweep(config, _sizes(options.sweep), rounds=rounds, steps=steps, console=console)
+        print_json(swept.model_dump()) if output.as_json else _print_sweep(swept)
 
     return command(
         name,
@@ -80,29 +78,29 @@ def _sizes(text: str) -> list[int] | None:
     return sizes
 
 
-def _print_bench(result: dict[str, Any]) -> None:
+def _print_bench(result: BenchResult) -> None:
     typer.echo(f"{'':<12}{'images/s':>10}{'per CPU-second':>16}")
-    for part, speed in result["images_per_s"].items():
-        per_cpu = result["images_per_cpu_s"][part]
+    for part, speed in result.images_per_s.items():
+        per_cpu = result.images_per_cpu_s[part]
         typer.echo(f"{part.replace('_', ' '):<12}{speed:>10.1f}{per_cpu:>16.1f}")
     typer.echo(
-        f"end to end / bare network: {result['ratio']:.3f} by CPU-seconds, "
-        f"{result['ratio_wall']:.3f} by wall time"
+        f"end to end / bare network: {result.ratio:.3f} by CPU-seconds, "
+        f"{result.ratio_wall:.3f} by wall time"
     )
-    typer.echo(f"{result['precision']}, peak memory {result['peak_memory_gb']} GB")
+    typer.echo(f"{result.precision}, peak memory {result.peak_memory_gb} GB")
 
 
-def _print_sweep(result: dict[str, Any]) -> None:
+def _print_sweep(result: SweepResult) -> None:
     typer.echo(
         f"{'batch':>6}{'images/s':>10}{'per CPU-second':>16}{'bare images/s':>15}{'memory GB':>11}"
     )
-    for row in result["sweep"]:
-        wall, cpu = row["images_per_s"], row["images_per_cpu_s"]
+    for row in result.sweep:
+        wall, cpu = row.images_per_s, row.images_per_cpu_s
         typer.echo(
-            f"{row['batch_size']:>6}{wall['end_to_end']:>10.1f}{cpu['end_to_end']:>16.1f}"
-            f"{wall['bare']:>15.1f}{row['peak_memory_gb']:>11}"
+            f"{row.batch_size:>6}{wall['end_to_end']:>10.1f}{cpu['end_to_end']:>16.1f}"
+            f"{wall['bare']:>15.1f}{row.peak_memory_gb:>11}"
         )
-    typer.echo(f"fastest {result['fastest']}, largest {result['largest']}: {result['stopped']}")
+    typer.echo(f"fastest {result.fastest}, largest {result.largest}: {result.stopped}")
 
 
 command = methods_group("Measure training speed against the bare network.", build)

@@ -26,6 +26,7 @@ from ssltool.data.sources.registry import open_source
 from ssltool.errors import SslToolError
 from ssltool.methods.base import Loss, Method, Metric
 from ssltool.runs.config import RunConfig
+from ssltool.runs.records import Part
 from ssltool.training.loop import TrainBatch, train
 from ssltool.training.start import new_run
 from ssltool.training.trainer import Trainer, peak_memory
@@ -57,9 +58,57 @@ class _ReadyView(nn.Module):
         """Nothing: bookkeeping is not part of the bare network."""
 
 
+class BenchResult(Part):
+    """Training throughput of a method.
+
+    Attributes:
+        method: Name of the method.
+        batch_size: Images per batch.
+        images_per_s: Part (``loader``, ``view``, ``bare``, ``end_to_end``) -> images per second.
+        images_per_cpu_s: The same per CPU-second of all processes.
+        ratio: End to end over bare network, by CPU-seconds.
+        ratio_wall: The same by wall time.
+        peak_memory_gb: Of the GPU when training on one, else of this process.
+        rounds: Interleaved repeats; medians over them are reported.
+        steps: Optimizer steps in each.
+        precision: Compute precision.
+        options: Every resolved option.
+    """
+
+    method: str
+    batch_size: int
+    images_per_s: dict[str, float]
+    images_per_cpu_s: dict[str, float]
+    ratio: float
+    ratio_wall: float
+    peak_memory_gb: float
+    rounds: int
+    steps: int
+    precision: str
+    options: dict[str, Any]
+
+
+class SweepResult(Part):
+    """Throughput over batch sizes.
+
+    Attributes:
+        method: Name of the method.
+        sweep: A result for each size that fits, ascending.
+        largest: Largest size that fits.
+        fastest: Size with the most images per second, end to end.
+        stopped: Why no larger size was tried.
+    """
+
+    method: str
+    sweep: tuple[BenchResult, ...]
+    largest: int
+    fastest: int
+    stopped: str
+
+
 def bench(
     config: RunConfig, *, rounds: int = 5, steps: int = 4, console: Console | None = None
-) -> dict[str, Any]:
+) -> BenchResult:
     """Measure training throughput; nothing is written.
 
     Args:
@@ -67,64 +116,58 @@ def bench(
         rounds: Repeats of the four measurements, interleaved.
         steps: Steps in each.
         console: Where progress goes.
-
-    Returns:
-        ``images_per_s`` and ``images_per_cpu_s`` of ``loader, view, bare, end_to_end``; ``ratio``
-        of end to end to bare by CPU-seconds and ``ratio_wall``; ``peak_memory_gb``; the resolved
-        options.
     """
     console = console or Console(stderr=True, highlight=False)
-    if (
-        config.run.workers is None
-        and config.run.device in {"auto", "cpu"}
-        and not torch.cuda.is_available()
-    ):
+    on_cpu = config.run.device in {"auto", "cpu"} and not torch.cuda.is_available()
+    if config.run.workers is None and on_cpu:
         # Workers decode ahead, during the other measurements; in this process the cost stays where
         # it belongs.
         config = config.with_run(workers=0)
     # Every image is decoded in every pass: a cache filled by the warm-up would flatter the loader.
     trainer = Trainer.build(new_run(config), console, cache_bytes=0)
     with trainer.batches:
-        stream = trainer.batches.from_step(0)
-        first = next(stream)
-        generator = torch.Generator().manual_seed(trainer.schedule.seed)
-        method = trainer.method.train()
-        view = method.view(first.images, first.indices, generator)
-        ready = cast("Method[Any, Any]", _ReadyView(method, view))
-        tasks: dict[str, Callable[[], object]] = {
-            "view": lambda: [
-                method.view(first.images, first.indices, generator) for _ in range(steps)
-            ],
-            "bare": _taking(trainer, ready, repeat(first), steps),
-            # What workers made ready during the other measurements does not count: the loader is
-            # timed when that is used up, and the whole when the workers are as far ahead as they
-            # are in a long run.
-            "emptying": lambda: deque(islice(stream, trainer.batches.ahead), maxlen=0),
-            "loader": lambda: deque(islice(stream, steps), maxlen=0),
-            "settling": _taking(trainer, method, stream, trainer.batches.ahead),
-            "end_to_end": _taking(trainer, method, stream, steps),
-        }
-        times = _interleaved(tasks, rounds, trainer.device, console)
-    images = steps * trainer.schedule.accumulate * len(first.indices)
-    result: dict[str, Any] = {"method": config.method, "images_per_s": {}, "images_per_cpu_s": {}}
-    for name in ("loader", "view", "bare", "end_to_end"):
-        pairs = times[name]
-        seen = images if name in {"bare", "end_to_end"} else steps * len(first.indices)
-        result["images_per_s"][name] = seen / statistics.median(wall for wall, _ in pairs)
-        result["images_per_cpu_s"][name] = seen / max(
-            1e-9, statistics.median(cpu for _, cpu in pairs)
-        )
-    result["ratio"] = statistics.median(
-        bare[1] / whole[1] for bare, whole in zip(times["bare"], times["end_to_end"], strict=True)
+        times, batch = _measure(trainer, rounds, steps, console)
+    images = dict.fromkeys(("loader", "view"), steps * batch)
+    images |= dict.fromkeys(("bare", "end_to_end"), steps * batch * trainer.schedule.accumulate)
+    wall = {part: statistics.median(wall for wall, _ in times[part]) for part in images}
+    cpu = {part: max(1e-9, statistics.median(cpu for _, cpu in times[part])) for part in images}
+    pairs = list(zip(times["bare"], times["end_to_end"], strict=True))
+    return BenchResult(
+        method=config.method,
+        batch_size=trainer.config.run.batch_size,
+        images_per_s={part: count / wall[part] for part, count in images.items()},
+        images_per_cpu_s={part: count / cpu[part] for part, count in images.items()},
+        ratio=statistics.median(bare[1] / whole[1] for bare, whole in pairs),
+        ratio_wall=statistics.median(bare[0] / whole[0] for bare, whole in pairs),
+        peak_memory_gb=round(peak_memory(trainer.device) / 1e9, 2),
+        rounds=rounds,
+        steps=steps,
+        precision=trainer.schedule.precision.name,
+        options=trainer.config.options(),
     )
-    result["ratio_wall"] = statistics.median(
-        bare[0] / whole[0] for bare, whole in zip(times["bare"], times["end_to_end"], strict=True)
-    )
-    result["peak_memory_gb"] = round(peak_memory(trainer.device) / 1e9, 2)
-    result["rounds"], result["steps"] = rounds, steps
-    result["precision"] = trainer.schedule.precision.name
-    result["options"] = trainer.config.options()
-    return result
+
+
+def _measure(
+    trainer: Trainer, rounds: int, steps: int, console: Console
+) -> tuple[dict[str, list[tuple[float, float]]], int]:
+    """Wall and CPU seconds of each part in each round, and the images of a batch."""
+    stream = trainer.batches.from_step(0)
+    first = next(stream)
+    generator = torch.Generator().manual_seed(trainer.schedule.seed)
+    method = trainer.method.train()
+    view = method.view(first.images, first.indices, generator)
+    ready = cast("Method[Any, Any]", _ReadyView(method, view))
+    tasks: dict[str, Callable[[], object]] = {
+        "view": lambda: [method.view(first.images, first.indices, generator) for _ in range(steps)],
+        "bare": _taking(trainer, ready, repeat(first), steps),
+        # What workers made ready during the other measurements does not count: the loader is timed
+        # when that is used up, and the whole when the workers are as far ahead as in a long run.
+        "emptying": lambda: deque(islice(stream, trainer.batches.ahead), maxlen=0),
+        "loader": lambda: deque(islice(stream, steps), maxlen=0),
+        "settling": _taking(trainer, method, stream, trainer.batches.ahead),
+        "end_to_end": _taking(trainer, method, stream, steps),
+    }
+    return _interleaved(tasks, rounds, trainer.device, console), len(first.indices)
 
 
 def sweep(
@@ -134,27 +177,22 @@ def sweep(
     rounds: int = 3,
     steps: int = 2,
     console: Console | None = None,
-) -> dict[str, Any]:
+) -> SweepResult:
     """Measure which batch sizes fit into memory, and which is the fastest.
 
     Args:
         config: Method and options.
-        sizes: Batch sizes to try, rising; if None, doubled from 16 until the memory or the images
-            run out or, on a CPU, two sizes in a row are no faster.
+        sizes: Batch sizes to try, ascending; if None, doubled from 16 until the memory or the
+            images run out or, on a CPU, two sizes in a row are no faster.
         rounds: Repeats at each size.
         steps: Steps in each.
         console: Where progress goes.
-
-    Returns:
-        ``sweep``: a row for each size that fits, as `bench` gives it without options, with
-        ``batch_size``; ``largest`` and ``fastest`` of them by images per second, end to end;
-        ``stopped``: why no larger one was tried.
 
     Raises:
         SslToolError: Not even the smallest size fits.
     """
     console = console or Console(stderr=True, highlight=False)
-    rows: list[dict[str, Any]] = []
+    rows: list[BenchResult] = []
     images, stopped = len(open_source(config.run.data)), "all sizes asked for were tried"
     for size in sizes or (2**power for power in range(4, 31)):
         if size > images:
@@ -168,22 +206,13 @@ def sweep(
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         try:
-            result = bench(
-                config.with_run(batch_size=size), rounds=rounds, steps=steps, console=console
-            )
+            of_size = config.with_run(batch_size=size)
+            rows.append(bench(of_size, rounds=rounds, steps=steps, console=console))
         except torch.OutOfMemoryError:
             stopped = f"the device ran out of memory with a batch of {size}"
             torch.cuda.empty_cache()
             break
-        del result["options"]
-        rows.append({"batch_size": size, **result})
-        speeds = [row["images_per_s"]["end_to_end"] for row in rows]
-        if (
-            sizes is None
-            and not torch.cuda.is_available()
-            and len(rows) > 2
-            and max(speeds[-2:]) < max(speeds[:-2])
-        ):
+        if sizes is None and not torch.cuda.is_available() and _is_past_its_best(rows):
             stopped = "two sizes in a row were no faster"
             break
     if not rows:
@@ -191,25 +220,27 @@ def sweep(
             f"no batch size can be measured: {stopped}; give smaller ones to --sweep, or more "
             "images"
         )
-    fastest = max(rows, key=lambda row: float(row["images_per_s"]["end_to_end"]))
-    return {
-        "method": config.method,
-        "sweep": rows,
-        "largest": rows[-1]["batch_size"],
-        "fastest": fastest["batch_size"],
-        "stopped": stopped,
-    }
-
-
-def _expected_memory(rows: Sequence[dict[str, Any]], size: int) -> float:
-    """Bytes that a batch of ``size`` will need, on the line through the last two that were
-    measured.
-    """
-    last, before = rows[-1], rows[-2] if len(rows) > 1 else {"batch_size": 0, "peak_memory_gb": 0.0}
-    slope = (last["peak_memory_gb"] - before["peak_memory_gb"]) / (
-        last["batch_size"] - before["batch_size"]
+    return SweepResult(
+        method=config.method,
+        sweep=tuple(rows),
+        largest=rows[-1].batch_size,
+        fastest=max(rows, key=lambda row: row.images_per_s["end_to_end"]).batch_size,
+        stopped=stopped,
     )
-    return float(last["peak_memory_gb"] + max(0.0, slope) * (size - last["batch_size"])) * 1e9
+
+
+def _is_past_its_best(rows: Sequence[BenchResult]) -> bool:
+    """Whether the last two sizes were no faster than those before."""
+    speeds = [row.images_per_s["end_to_end"] for row in rows]
+    return len(speeds) > 2 and max(speeds[-2:]) < max(speeds[:-2])
+
+
+def _expected_memory(rows: Sequence[BenchResult], size: int) -> float:
+    """Bytes that a batch of ``size`` will need, extrapolated from the last two measured."""
+    last = rows[-1]
+    before = (rows[-2].batch_size, rows[-2].peak_memory_gb) if len(rows) > 1 else (0, 0.0)
+    slope = (last.peak_memory_gb - before[1]) / (last.batch_size - before[0])
+    return (last.peak_memory_gb + max(0.0, slope) * (size - last.batch_size)) * 1e9
 
 
 def _memory(config: RunConfig) -> float:

@@ -4,8 +4,8 @@ from torchvision.datasets import FakeData
 
 import ssltool
 
-images = FakeData(96, image_size=(3, 40, 40), num_classes=4)  # any map-style Dataset
-run = ssltool.pretrain("jigsaw", data=images, image_size=32, steps=20, batch_size=16)
+images = FakeData(64, image_size=(3, 40, 40), num_classes=4)  # any map-style Dataset
+run = ssltool.pretrain("jigsaw", data=images, image_size=32, steps=10, batch_size=16)
 result = ssltool.probe(run, data=images, kind=("linear", "knn"))
 encoder = ssltool.load_encoder(run)
 exported = ssltool.export(run, to="encoder.safetensors")

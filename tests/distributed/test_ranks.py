@@ -317,6 +317,8 @@ def start(
     return told[0][:-1], told[0][-1]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     """All tasks, to 1e-6 of the largest gradient; and whole runs, which end as if nothing had
     happened.

@@ -98,7 +98,7 @@ def test_run_json_repeats_the_run(whole: Path, tmp_path: Path) -> None:
     assert weights(tmp_path / "repeat") == weights(whole)
 
 
-@pytest.mark.parametrize("stop", [1, 4, 9])
+@pytest.mark.parametrize("stop", [4, 9])
 def test_an_interrupted_and_resumed_run_ends_with_the_same_bytes(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -123,6 +123,8 @@ def test_an_interrupted_and_resumed_run_ends_with_the_same_bytes(
     assert (out / final).read_bytes() == (whole / final).read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -278,6 +280,8 @@ def test_init_starts_from_the_weights_of_another_run(whole: Path, tmp_path: Path
     assert torch.allclose(first.backbone.conv1.weight, second.backbone.conv1.weight, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(("lr", "mentioned"), [(1e-9, True), (0.01, False)])
 def test_a_lasting_plateau_is_mentioned_once(
     tmp_path: Path,

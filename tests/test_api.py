@@ -165,6 +165,8 @@ def test_wrong_arguments_are_one_line(options: dict[str, object], words: str) ->
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_notebook_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -511,6 +511,8 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_script_that_never_closes_its_loader_still_ends() -> None:
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=30)
     assert (run.returncode, run.stdout) == (0, "done\n"), run.stderr

@@ -229,6 +229,8 @@ def test_metadata_survives_a_round_trip(tmp_path, mean, std, image_size, trainin
     assert read_metadata(tmp_path / "w.safetensors") == metadata
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_equal_weights_and_metadata_give_equal_bytes_in_every_process(written, tmp_path):
     encoder = load_encoder(written)
     save_encoder(encoder, encoder.metadata, tmp_path / "again.safetensors")

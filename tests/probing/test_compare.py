@@ -42,6 +42,8 @@ def options(runs: list[Path], tmp_path: Path, **more: Any) -> CompareOptions:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_runs_are_probed_once_and_ranked_in_one_table(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +75,8 @@ def test_runs_are_probed_once_and_ranked_in_one_table(
         compare(options(runs, tmp_path), QUIET)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_shared_baselines_are_measured_once(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

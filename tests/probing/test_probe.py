@@ -23,6 +23,8 @@ def rows_of(record: ProbeRecord, kind: str) -> list[ProbeRow]:
     return [row for row in record.rows if row.source.kind == kind]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_every_stage_is_probed_beside_random_init_and_pixels(jigsaw_run: Path, probed: Any) -> None:
     record = probed(jigsaw_run, data=("demo:100",), test_data=("demo-test:50",))
     stages = ["pooled", "stem", "layer1", "layer2", "layer3", "layer4"]
@@ -65,6 +67,8 @@ def test_the_record_and_its_plots_are_in_the_run_folder(jigsaw_run: Path, probed
     assert not record.health[0].warning
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_equal_options_give_equal_records_with_or_without_the_cache(
     jigsaw_run: Path, probed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +158,8 @@ def test_a_source_is_probed_in_place_of_paths(jigsaw_run: Path, probed: Any) -> 
     assert probe(options, QUIET, data=data).rows == expected.rows
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_an_encoder_of_patches_is_probed_on_patches_too(cpc_run: Path, probed: Any) -> None:
     record = probed(cpc_run, kind=("linear",))
     sources = [(row.source.kind, row.source.variant, row.stage) for row in record.rows]

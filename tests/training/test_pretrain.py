@@ -162,6 +162,8 @@ def test_other_methods_resume_exactly_too(
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_memory_bank_is_resumed_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +225,8 @@ def test_a_kill_beside_the_last_checkpoint_loses_nothing(
     assert not half.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_following_a_run_changes_no_byte_of_it(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(out, probe_data=("demo:100",), probe_every=3)
@@ -344,6 +348,8 @@ def command(out: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_ctrl_c_saves_and_leaves_with_130(tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
@@ -377,6 +383,8 @@ def test_sigkill_at_random_moments(whole: Path, tmp_path: Path) -> None:
     assert weights(out) == weights(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_method_learns_from_the_images_once_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

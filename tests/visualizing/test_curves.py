@@ -49,6 +49,8 @@ def test_a_run_keeps_its_color_where_another_lacks_the_metric() -> None:
     assert plots["knn"].series == {"b": Series([20], [50.0], 1)}  # a fraction by itself
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_curves_of_runs(run: Path, tmp_path: Path, figure_bytes: Any) -> None:
     (tmp_path / "copy").mkdir()
     for name in ("run.json", "metrics.jsonl"):

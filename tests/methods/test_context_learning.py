@@ -60,7 +60,6 @@ def world(count: int, side: int) -> Tensor:
     return ((colors + noise).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-@pytest.mark.ci
 def test_places_cannot_be_told_in_noise() -> None:
     """New noise after training on noise: within three sigma of 1/8. Anything more is a label that
     leaks.

@@ -55,7 +55,6 @@ def accuracy_on_noise(offset: int, steps: int = 120) -> tuple[float, int]:
     return sum(found) / len(found), len(found) * PICTURES * (4 - offset) * 4
 
 
-@pytest.mark.ci
 def test_noise_cannot_be_predicted_at_the_least_legal_offset() -> None:
     accuracy, contexts = accuracy_on_noise(offset=2)
     chance = 1 / (PICTURES * 16)

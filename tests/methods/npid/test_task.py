@@ -426,8 +426,7 @@ def process(rank: int, world: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.ci), 4])
 def test_many_processes_give_what_one_gives(tmp_path: Path, world: int) -> None:
     """Losses, gradients, c, bank: equal, from the start, and resumed with another number of
     processes.

@@ -1,6 +1,6 @@
 """Flags from pydantic fields: an option declared once becomes a typed flag with help.
 
-A flag is None until it is typed, so that what was typed can be told from a default. Values are
+A flag is None until it is typed, so that a typed value differs from a default. Values are
 checked by the model, all at once.
 """
 

@@ -80,7 +80,6 @@ _CORRUPT = (
     ArithmeticError,
     EOFError,
     MemoryError,
-    NotImplementedError,
     RuntimeError,
     struct.error,
     zlib.error,

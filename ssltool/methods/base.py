@@ -1,7 +1,7 @@
 """The contract of a pretext task: options, encoder input, view, loss, metrics and figures.
 
 A method draws its task from a batch of images (`Method.view`) and scores the encoder on it
-(`Method.forward`). The training loop, the probes and the figures know nothing else about it. Each
+(`Method.forward`). The training loop, the probes and the figures rely on nothing else. Each
 method is a folder: ``task.py`` (paper, options, view, head, loss), ``figures.py``, and its own
 math. A third party ships the same as a package with an entry point in ``ssltool.methods``.
 """

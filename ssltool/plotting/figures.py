@@ -95,7 +95,7 @@ def _lines(plot: Lines, title: str) -> Figure:
 
 
 def _draw_lines(axis: Axes, plot: Lines) -> None:
-    """Draw the curves and the levels, told apart by color and by dash."""
+    """Draw the curves and the levels, distinguished by color and by dash."""
     following = count()
     for name, series in plot.series.items():
         index = next(following) if series.color is None else series.color

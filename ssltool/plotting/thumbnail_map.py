@@ -86,7 +86,7 @@ def save_map(
 
 
 def class_color(index: int, classes: int) -> Color:
-    """Color of a class; colors of up to twenty classes can be told apart."""
+    """Color of a class; distinct for up to twenty classes."""
     names = "tab10" if classes <= 10 else "tab20" if classes <= 20 else "hsv"
     position = index % classes if classes <= 20 else index / classes
     red, green, blue, _ = (round(255 * part) for part in colormaps[names](position))

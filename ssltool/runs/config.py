@@ -133,7 +133,7 @@ class ResolvedConfig(BaseModel):
         method: Name of the method.
         run: Options of the run, all decided.
         task: Options of the method, all decided.
-        data: The images, as the method is told of them.
+        data: Statistics of the images that the method receives.
     """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)

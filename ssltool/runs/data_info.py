@@ -1,4 +1,4 @@
-"""Data statistics pass: what a method is told of the images before the first step."""
+"""Data statistics pass: properties of the images that a method receives before the first step."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class RunRecord(Record):
         options: Every resolved option of the run and of the method, by name.
         precision: Compute precision.
         source: Where the images come from.
-        data: What the method was told of them.
+        data: Statistics of the images that the method received.
         fingerprint: What the task was built from beyond its options, see ``Method.fingerprint``.
         metrics: The method's metrics, loss first.
         environment: Versions and platform.

@@ -24,7 +24,7 @@ from ssltool.plotting.figures import save_figure
 from ssltool.visualizing.results import FigureResult
 
 _SHOWN = 42  # permutations drawn as grids
-_MATRIX = 500  # rows of a distance matrix that can be told apart in print
+_MATRIX = 500  # rows of a distance matrix legible in print
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 

@@ -118,7 +118,7 @@ def _outdoors(pen: Pen, horizon: float) -> None:
 
 
 def _indoors(pen: Pen, horizon: float) -> None:
-    """Wall with pictures, skirting, floor with a rug."""
+    """Wall with paintings, skirting, floor with a rug."""
     random = pen.random
     pen.box(pen.ink("wall"), 0, 0, 1, horizon)
     for _ in range(random.randrange(4)):

@@ -10,7 +10,7 @@ from ssltool.plotting.units import axis_label, display_scale
 from ssltool.visualizing.curves import RunMetrics
 from ssltool.visualizing.report.parts import Cell, Table
 
-_POINTS = 400  # of a curve and rows of its table: more cannot be told apart on a screen
+_POINTS = 400  # of a curve and rows of its table: more are not legible on a screen
 _LAST = {"step", "epoch"}  # of averaged lines the last value is kept
 _NOT_COMPARED = {"step", "epoch", "lr"}
 

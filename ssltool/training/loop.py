@@ -3,7 +3,7 @@
 It knows no method by name, prints nothing and saves nothing: its caller
 (`ssltool.training.pretrain`) does. Each step's randomness is a function of (seed, epoch, image) or
 (seed, step), so nothing random has to be saved. Several processes run it at once, each on its own
-part of the images; they meet where the gradients are averaged.
+part of the images; they synchronize where the gradients are averaged.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Numbered(Source):
     def label(self, index: int) -> None:
         return None
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, content: bool = False) -> str:
         return str(self.count)
 
 

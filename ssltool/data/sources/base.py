@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import unicodedata
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,13 +29,22 @@ class Source(ABC):
     """An indexable list of images. An index gives the same image at any time, in any process."""
 
     classes: tuple[str, ...] = ()
-    """Class names by label; empty without labels."""
+    """Class names by label, in NFC and in the order of `class_order`; empty without labels."""
 
     description: str = ""
     """What and where the images are, on one line, for people."""
 
+    location: str = ""
+    """Absolute real path of the images, or what stands for it; see also ``fingerprint``."""
+
+    cacheable: bool = True
+    """Whether ``fingerprint`` covers every image."""
+
     unlisted: Mapping[str, str] = {}
     """Reason by path of the folders that cannot be listed; their images are not in the source."""
+
+    notes: tuple[str, ...] = ()
+    """What was left out or decided when the source was opened, one line each, for people."""
 
     @property
     def chunks(self) -> Sequence[int]:
@@ -79,9 +90,59 @@ class Source(ABC):
     def label(self, index: int) -> int | None:
         """Class number of an image, an index into ``classes``; None without a label."""
 
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """SHA-256 in hex that identifies the images and their order."""
+    def relative_path(self, index: int) -> str:
+        """Path of an image below the root of its source, in NFC, with ``/`` between folders.
+
+        Label files name images by it. Without files it is ``item/INDEX``.
+        """
+        return f"item/{index}"
+
+    def path(self, index: int) -> str:
+        """Path of an image as the file system has it, unescaped; ``TAR/MEMBER`` in a shard."""
+        return self.name(index)
+
+    def nbytes(self, index: int) -> int | None:
+        """Length of the encoded image; None if it is not known."""
+        del index
+        return None
+
+    def content(self, index: int) -> bytes:
+        """SHA-256 of an image's encoded bytes; of its decoded pixels where it has no file.
+
+        Raises:
+            UnreadableImage: As ``read``.
+        """
+        pixels = np.asarray(self.image(index, self.short_side(index)))
+        return hashlib.sha256(f"{pixels.shape}\n".encode() + pixels.tobytes()).digest()
+
+    def fingerprint(self, *, content: bool = False) -> str:
+        """Identifies the images, their order and their labels, wherever their root is.
+
+        Args:
+            content: Identify images by their content. Reads every image; by default sizes and
+                modification times stand for it, as far as the source has files.
+
+        Returns:
+            Two SHA-256 in hex, ``ALL-NAMES``; the second is of paths and labels alone.
+        """
+        indices = range(len(self))
+        names = (f"{self.relative_path(i)}\0{self._class_name(i)}\0" for i in indices)
+        states = (self._content_state(i) if content else self._state(i) for i in indices)
+        return fingerprint_of(map(_encode, names), states)
+
+    def _state(self, index: int) -> bytes:
+        """What identifies an image without reading it."""
+        return self._content_state(index)
+
+    def _content_state(self, index: int) -> bytes:
+        try:
+            return b"content " + self.content(index)
+        except UnreadableImage as error:
+            return _encode(f"unreadable {error}\0")
+
+    def _class_name(self, index: int) -> str:
+        label = self.label(index)
+        return "" if label is None else f"/{self.classes[label]}"
 
 
 class JoinedSource(Source):
@@ -89,18 +150,24 @@ class JoinedSource(Source):
 
     Args:
         parts: The sources, at least one.
+        folders: Relative paths begin with these, one for each part; none by default.
     """
 
-    def __init__(self, parts: Sequence[Source]) -> None:
+    def __init__(self, parts: Sequence[Source], folders: Sequence[str] = ()) -> None:
         self._parts = tuple(parts)
+        self._prefixes = [f"{folder}/" for folder in folders] or [""] * len(parts)
         self._ends = list(accumulate(len(part) for part in parts))
-        self.classes = tuple(sorted({name for part in parts for name in part.classes}))
+        names = {name for part in parts for name in part.classes}
+        self.classes = tuple(sorted(names, key=class_order))
         number = {name: label for label, name in enumerate(self.classes)}
         self._labels = [[number[name] for name in part.classes] for part in parts]
         self.unlisted = {
             folder: reason for part in parts for folder, reason in part.unlisted.items()
         }
+        self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
         self.description = " + ".join(part.description for part in parts)
+        self.location = os.pathsep.join(part.location for part in parts)
+        self.cacheable = all(part.cacheable for part in parts)
 
     @property
     def chunks(self) -> Sequence[int]:
@@ -138,8 +205,27 @@ class JoinedSource(Source):
         label = self._parts[part].label(local)
         return None if label is None else self._labels[part][label]
 
-    def fingerprint(self) -> str:
-        return fingerprint_of(len(self), *(part.fingerprint().encode() for part in self._parts))
+    def relative_path(self, index: int) -> str:
+        part, local = self._locate(index)
+        return self._prefixes[part] + self._parts[part].relative_path(local)
+
+    def path(self, index: int) -> str:
+        part, local = self._locate(index)
+        return self._parts[part].path(local)
+
+    def nbytes(self, index: int) -> int | None:
+        part, local = self._locate(index)
+        return self._parts[part].nbytes(local)
+
+    def content(self, index: int) -> bytes:
+        part, local = self._locate(index)
+        return self._parts[part].content(local)
+
+    def fingerprint(self, *, content: bool = False) -> str:
+        parts = [part.fingerprint(content=content).partition("-") for part in self._parts]
+        prefixes = [f"{prefix}\0" for prefix in self._prefixes]
+        names = [prefix + own for prefix, (_, _, own) in zip(prefixes, parts, strict=True)]
+        return fingerprint_of(map(_encode, names), (_encode(every) for every, _, _ in parts))
 
     def _locate(self, index: int) -> tuple[int, int]:
         """Number of the source that holds an image, and the index of the image in it."""
@@ -220,9 +306,92 @@ def _rgb(values: NDArray[np.float64]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def fingerprint_of(count: int, *parts: bytes) -> str:
-    """SHA-256 in hex of a number of images and of bytes that identify them."""
-    digest = hashlib.sha256(f"{count}\n".encode())
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+def class_order(name: str) -> tuple[int, int, str, str]:
+    """Sort key of class names: numbers in numerical order, before words; ties by their text."""
+    if name.isascii() and name.isdigit():
+        digits = name.lstrip("0")  # compared as text: int() refuses more than 4300 digits
+        return 0, len(digits), digits, name
+    return 1, 0, "", name
+
+
+def in_class_order(
+    names: Sequence[str], labels: NDArray[np.int64]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Class names in NFC and in the order of `class_order`, and labels int64 ``[n]`` for it.
+
+    Args:
+        names: Class names as a dataset numbers them.
+        labels: int64 ``[n]``, indices into ``names``; negative without a label.
+
+    Raises:
+        DataError: A label has no name.
+    """
+    if len(labels) and labels.max() >= len(names):
+        raise DataError(f"an image is of class {labels.max()}, but {len(names)} classes have names")
+    order = sorted(range(len(names)), key=lambda number: class_order(nfc(names[number])))
+    place = np.empty(len(names), np.int64)
+    place[order] = np.arange(len(names))
+    labeled = labels >= 0
+    renumbered = np.full_like(labels, -1)
+    renumbered[labeled] = place[labels[labeled]]
+    return tuple(nfc(names[number]) for number in order), renumbered
+
+
+def nfc(name: str) -> str:
+    """A name in Unicode's normal form C: equal names from macOS and elsewhere become the same."""
+    return unicodedata.normalize("NFC", name)
+
+
+def fingerprint_of(names: Iterable[bytes], states: Iterable[bytes]) -> str:
+    """Two SHA-256 in hex, ``ALL-NAMES``.
+
+    Args:
+        names: Names and labels of the images, in order.
+        states: What identifies the content of each.
+    """
+    listing, everything = hashlib.sha256(), hashlib.sha256()
+    for name in names:
+        listing.update(name)
+    everything.update(listing.digest())
+    for state in states:
+        everything.update(state)
+    return f"{everything.hexdigest()}-{listing.hexdigest()}"
+
+
+def file_state(path: str) -> bytes:
+    """Size and modification time of a file, or that there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return b"missing\n"
+    return b"%d %d\n" % (status.st_size, status.st_mtime_ns)
+
+
+def file_size(path: str) -> int | None:
+    """Length of a file; None if there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def file_content(path: str) -> bytes:
+    """SHA-256 of a file.
+
+    Raises:
+        UnreadableImage: It cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise UnreadableImage((error.strerror or str(error)).lower()) from error
+
+
+def printable(path: str) -> str:
+    """A path, with line breaks, control characters and undecodable bytes escaped."""
+    return path if path.isprintable() and path else ascii(path)[1:-1] or "''"
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from ssltool.data.decode import check_size, fitted, square, to_rgb
-from ssltool.data.sources.base import Source, fingerprint_of
+from ssltool.data.sources.base import Source, fingerprint_of, in_class_order
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 _ITEM = "expected an image (PIL, uint8 or float 0..1 of [3, H, W] or [H, W, 3]) or (image, label)"
@@ -52,14 +52,14 @@ class DatasetSource(Source):
         if self._count == 0:
             raise DataError(f"no images in {self._name}: it is empty")
         self.description = f"{self._count:,} images in {self._name}"
+        kind = type(_innermost(dataset))
+        self.location = f"{kind.__module__}.{kind.__qualname__}"
+        self.cacheable = kind is TensorDataset
         self._check_first_item()
 
     @cached_property
     def classes(self) -> tuple[str, ...]:  # type: ignore[override]  # lazy, as labels may be slow
-        names = _root(self._dataset, "classes")
-        if isinstance(names, Sequence) and not isinstance(names, str):
-            return tuple(map(str, names))
-        return tuple(map(str, range(int(self._labels.max()) + 1)))
+        return self._classes_and_labels[0]
 
     def __len__(self) -> int:
         return self._count
@@ -77,25 +77,45 @@ class DatasetSource(Source):
         return f"item {index} of {self._name}"
 
     def label(self, index: int) -> int | None:
-        label = int(self._labels[index])
+        label = int(self._classes_and_labels[1][index])
         return None if label < 0 else label
 
-    def fingerprint(self) -> str:
-        """Of the class name, the length, and pixels and labels of some images."""
+    def fingerprint(self, *, content: bool = False) -> str:
+        """Of a `TensorDataset` all tensors, of others the pixels and labels of some items."""
+        if content:
+            return super().fingerprint(content=True)
+        stored = _stored_labels(self._dataset)
+        labels = b"" if stored is None else stored.tobytes()
+        names = [f"{self._count} {self._name} {self.location}\0".encode(), labels]
+        return fingerprint_of(names, self._states())
+
+    def _states(self) -> Iterator[bytes]:
+        """What identifies the items, without reading all of a dataset that is not in memory."""
+        tensors, indices = _in_memory(self._dataset)
+        for array in (*tensors, indices):
+            yield f"{array.dtype} {array.shape}".encode()
+            yield hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).digest()
+        if tensors:
+            return
         count = min(_FINGERPRINT_IMAGES, self._count)
-        parts = [self._name.encode()]
         for index in np.linspace(0, self._count - 1, count).round().astype(int).tolist():
             try:
                 image, label = self._item(index)
                 pixels = square(to_pixels(image), _FINGERPRINT_SIZE)
-                parts.append(hashlib.sha256(pixels.tobytes()).digest() + f"{label}\n".encode())
+                yield hashlib.sha256(pixels.tobytes()).digest() + f"{label}\n".encode()
             except UnreadableImage:
-                parts.append(b"unreadable\n")
-        return fingerprint_of(self._count, *parts)
+                yield b"unreadable\n"
 
     @cached_property
-    def _labels(self) -> NDArray[np.int64]:
-        """Class number of each image, -1 where it is unknown."""
+    def _classes_and_labels(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Class names, and the class number of each image, -1 where it is unknown."""
+        names, labels = _root(self._dataset, "classes"), self._own_labels()
+        if not isinstance(names, Sequence) or isinstance(names, str):
+            names = range(int(labels.max()) + 1)
+        return in_class_order([str(name) for name in names], labels)
+
+    def _own_labels(self) -> NDArray[np.int64]:
+        """Class number of each image as the dataset numbers them, -1 where it is unknown."""
         stored = _stored_labels(self._dataset)
         if stored is not None and len(stored) == self._count:
             return stored
@@ -225,6 +245,25 @@ def _stored_labels(dataset: Any) -> NDArray[np.int64] | None:
 
 def _root(dataset: Any, attribute: str) -> Any:
     """An attribute of a dataset, or of the one that it is a subset of; None without it."""
+    return getattr(_innermost(dataset), attribute, None)
+
+
+def _innermost(dataset: Any) -> Any:
+    """A dataset, or the one that it is a subset of."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    return getattr(dataset, attribute, None)
+    return dataset
+
+
+def _in_memory(dataset: Any) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
+    """Tensors of a `TensorDataset` or its subset; none of others. Indices of the subset in it."""
+    indices: Any = None
+    while isinstance(dataset, Subset):
+        own = np.asarray(dataset.indices, np.int64)
+        indices = own if indices is None else own[indices]
+        dataset = dataset.dataset
+    tensors = dataset.tensors if type(dataset) is TensorDataset else ()
+    return (
+        [tensor.detach().cpu().numpy() for tensor in tensors],
+        np.empty(0, np.int64) if indices is None else indices,
+    )

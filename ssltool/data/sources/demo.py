@@ -13,14 +13,13 @@ strengths, and both are averaged down, which antialiases the edges.
 from __future__ import annotations
 
 import math
-from hashlib import sha256
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.sources.base import Source
+from ssltool.data.sources.base import Source, class_order, fingerprint_of
 from ssltool.data.sources.demo_objects import OBJECTS, Floats, Pen
 
 # Small, so that a first run takes a minute or two on a laptop; any size can be rendered.
@@ -38,8 +37,9 @@ class DemoSource(Source):
     def __init__(self, count: int, seed: int = 0) -> None:
         self._count = count
         self._seed = seed
-        self.classes = tuple(OBJECTS)
+        self.classes = tuple(sorted(OBJECTS, key=class_order))
         self.description = f"{count:,} images of the demo world (seed {seed})"
+        self.location = f"demo world, seed {seed}"
 
     def __len__(self) -> int:
         return self._count
@@ -56,8 +56,9 @@ class DemoSource(Source):
     def label(self, index: int) -> int:
         return index % len(self.classes)
 
-    def fingerprint(self) -> str:
-        return sha256(f"demo 1, {self._count} images, seed {self._seed}".encode()).hexdigest()
+    def fingerprint(self, *, content: bool = False) -> str:
+        del content  # an image is a function of the seed
+        return fingerprint_of([b"demo 1"], [self.description.encode()])
 
 
 def draw(thing: str, random: Random, size: int) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssltool.data.decode import dimensions, read_square
-from ssltool.data.sources.base import Source, fingerprint_of
+from ssltool.data.sources.base import Source, file_content, file_size, file_state, nfc, printable
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 
@@ -36,6 +36,8 @@ class FileSource(Source):
                 dimensions(str(path))
             except UnreadableImage as error:
                 raise DataError(f"--image {path} cannot be read as an image: {error}") from error
+        self._absolute = [os.path.realpath(path) for path in self._paths]
+        self.location = os.path.commonpath([os.path.dirname(path) for path in self._absolute])
         names = [path.name for path in self._paths]
         self.description = (
             ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} more images"
@@ -51,13 +53,23 @@ class FileSource(Source):
         return min(dimensions(str(self._paths[index])))
 
     def name(self, index: int) -> str:
-        return str(self._paths[index])
+        return printable(str(self._paths[index]))
 
     def label(self, index: int) -> int | None:
         del index
         return None
 
-    def fingerprint(self) -> str:
-        return fingerprint_of(
-            len(self), *(hashlib.sha256(path.read_bytes()).digest() for path in self._paths)
-        )
+    def relative_path(self, index: int) -> str:
+        return nfc(os.path.relpath(self._absolute[index], self.location).replace(os.sep, "/"))
+
+    def path(self, index: int) -> str:
+        return str(self._paths[index])
+
+    def nbytes(self, index: int) -> int | None:
+        return file_size(self.path(index))
+
+    def content(self, index: int) -> bytes:
+        return file_content(self.path(index))
+
+    def _state(self, index: int) -> bytes:
+        return file_state(self.path(index))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from itertools import accumulate
 
@@ -12,24 +14,37 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssltool.data.decode import decode, dimensions, fitted, read_square
-from ssltool.data.sources.base import ACCEPTED, Source, fingerprint_of
+from ssltool.data.sources.base import (
+    ACCEPTED,
+    Source,
+    class_order,
+    file_content,
+    file_size,
+    file_state,
+    nfc,
+    printable,
+)
+from ssltool.data.sources.formats import (
+    check_readable,
+    extension_of,
+    is_foreign,
+    is_hidden,
+    is_image,
+)
 from ssltool.errors import DataError, UsageError
 
-# fmt: off
-EXTENSIONS = frozenset([
-    "avif", "bmp", "dib", "gif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpf", "jpg", "jpx",
-    "mpo", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp",
-])
-# fmt: on
-"""Extensions, in lower case, of the files in a folder that are taken for images."""
+_RUN_FILE = "run.json"  # marks a run folder of ours, see `ssltool.runs.folder`
+_NAMED = 3  # folders and kinds of files that a note names
 
 
 class FolderSource(Source):
     """Every image below a folder, ordered by relative path; first-level folders are the classes.
 
-    Hidden files and folders and files without an image's extension are left out. Links are
-    followed, each real folder once. Names are stored as one block of bytes: a million of them take
-    about 40 MB, which forked workers share (a list of str would be copied by reference counting).
+    Hidden and system files and folders, run folders of ours and files without an image's extension
+    are left out, and counted in ``notes``. Links are followed, each real folder once. Images of
+    formats that cannot be decoded here are images that cannot be read. Names are stored as one
+    block of bytes: a million of them take about 40 MB, which forked workers share (a list of str
+    would be copied by reference counting).
 
     Args:
         path: The folder; ``~`` is expanded.
@@ -41,43 +56,55 @@ class FolderSource(Source):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._root = _existing_folder(os.fspath(path))
+        self.location = os.path.realpath(self._root)
         self.unlisted = {}
-        names, others = self._walk()
+        left_out = _LeftOut()
+        names = self._walk(left_out)
         if not names:
-            raise DataError(_no_images(self._root, others, self.unlisted))
+            raise DataError(_no_images(self._root, left_out, self.unlisted))
         names.sort()
+        if not all(map(str.isascii, names)):
+            names.sort(key=nfc)  # stable
         # Generators below, so that there is no second list of a million.
-        self.classes = tuple(sorted({name.partition("/")[0] for name in names if "/" in name}))
-        number = {name: label for label, name in enumerate(self.classes)}
+        folders = {name.partition("/")[0] for name in names if "/" in name}
+        self.classes = tuple(sorted(set(map(nfc, folders)), key=class_order))
+        label = {name: number for number, name in enumerate(self.classes)}
+        number = {folder: label[nfc(folder)] for folder in folders}
         labels = (number[name.partition("/")[0]] if "/" in name else -1 for name in names)
         self._labels = np.fromiter(labels, np.int32, len(names))
         lengths = (len(name.encode("utf-8", "surrogateescape")) for name in names)
         self._ends = np.fromiter(accumulate(lengths), np.int64, len(names))
         self._names = "".join(names).encode("utf-8", "surrogateescape")
-        self.description = f"{len(names):,} images in {_printable(self._root)}"
+        self.description = f"{len(names):,} images in {printable(self._root)}"
+        self.notes = left_out.notes()
 
-    def _walk(self) -> tuple[list[str], int]:
-        """List relative image names, with ``/`` between folders, and count the other files."""
+    def _walk(self, left_out: _LeftOut) -> list[str]:
+        """List relative image names, with ``/`` between folders."""
         names: list[str] = []
-        others = 0
         seen: set[tuple[int, int]] = set()
         # Links are walked after all real folders, so that an image has its real name if possible.
         real, linked = [""], list[str]()
         while real or linked:
             folder = real.pop() if real else linked.pop(0)
-            for entry in self._entries(folder, seen):
-                if entry.name.startswith("."):
-                    continue
+            entries = self._entries(folder, seen)
+            if folder and _is_run(entries):
+                left_out.runs.append(folder[:-1])
+                continue
+            for entry in entries:
                 is_folder, is_file = _kind(entry)
-                if is_folder:
+                if is_hidden(entry.name):
+                    left_out.hide(entry.name, is_folder)
+                elif is_folder:
                     (linked if entry.is_symlink() else real).append(f"{folder}{entry.name}/")
-                elif not _is_image_name(entry.name):
-                    others += 1
+                elif not is_image(entry.name):
+                    left_out.files[extension_of(entry.name)] += 1
                 # A dead link counts as an image, reported as unreadable later; pipes and devices do
                 # not.
                 elif is_file or not os.path.exists(entry.path):
                     names.append(folder + entry.name)
-        return names, others
+                else:
+                    left_out.files[extension_of(entry.name)] += 1
+        return names
 
     def _entries(self, folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
         """Sorted entries of a folder; none if it was seen before or cannot be listed."""
@@ -92,7 +119,7 @@ class FolderSource(Source):
         except OSError as error:
             self.unlisted = {
                 **self.unlisted,
-                _printable(path): (error.strerror or str(error)).lower(),
+                printable(path): (error.strerror or str(error)).lower(),
             }
             return []
 
@@ -100,28 +127,120 @@ class FolderSource(Source):
         return len(self._ends)
 
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
-        return read_square(self._path(index), size)
+        return read_square(self._checked_path(index), size)
 
     def image(self, index: int, short_side: int) -> Image.Image:
-        return fitted(decode(self._path(index), short_side), short_side)
+        return fitted(decode(self._checked_path(index), short_side), short_side)
 
     def short_side(self, index: int) -> int:
-        return min(dimensions(self._path(index)))
+        return min(dimensions(self._checked_path(index)))
 
     def name(self, index: int) -> str:
-        return _printable(self._path(index))
+        return printable(self.path(index))
 
     def label(self, index: int) -> int | None:
         label = int(self._labels[index])
         return None if label < 0 else label
 
-    def fingerprint(self) -> str:
-        return fingerprint_of(len(self), self._ends.astype("<i8").tobytes(), self._names)
+    def relative_path(self, index: int) -> str:
+        return nfc(self._relative(index))
 
-    def _path(self, index: int) -> str:
+    def path(self, index: int) -> str:
+        return os.path.join(self._root, self._relative(index))
+
+    def nbytes(self, index: int) -> int | None:
+        return file_size(self.path(index))
+
+    def content(self, index: int) -> bytes:
+        return file_content(self.path(index))
+
+    def _state(self, index: int) -> bytes:
+        return file_state(self.path(index))
+
+    def _relative(self, index: int) -> str:
         start = int(self._ends[index - 1]) if index > 0 else 0
-        relative = self._names[start : int(self._ends[index])].decode("utf-8", "surrogateescape")
-        return os.path.join(self._root, relative)
+        return self._names[start : int(self._ends[index])].decode("utf-8", "surrogateescape")
+
+    def _checked_path(self, index: int) -> str:
+        """Path of an image whose format can be read."""
+        path = self.path(index)
+        if is_foreign(path):
+            check_readable(path, _head(path))
+        return path
+
+
+class _LeftOut:
+    """What a walk found that is no image of the dataset."""
+
+    def __init__(self) -> None:
+        self.files = Counter[str]()
+        self.runs = list[str]()
+        self._hidden_folders = Counter[str]()
+        self._hidden_images = list[str]()
+
+    def hide(self, name: str, is_folder: bool) -> None:
+        """Count a hidden or system folder, or a hidden image."""
+        if is_folder:
+            self._hidden_folders[name] += 1
+        elif is_image(name):
+            self._hidden_images.append(name)
+
+    def notes(self) -> tuple[str, ...]:
+        """One line for each kind of thing that was left out."""
+        notes = list[str]()
+        if self.runs:
+            where = _some([printable(name) for name in sorted(self.runs)])
+            notes.append(f"left out {_count(len(self.runs), 'run folder')} of ssltool: {where}")
+        if self._hidden_folders:
+            number = self._hidden_folders.total()
+            where = _some([printable(name) for name, _ in self._hidden_folders.most_common()])
+            notes.append(f"left out {_count(number, 'hidden or system folder')}: {where}")
+        if self._hidden_images:
+            number, first = len(self._hidden_images), printable(min(self._hidden_images))
+            notes.append(f"left out {_count(number, 'hidden image file')}, such as {first}")
+        if self.files:
+            kinds = [
+                f"{number} {'.' + printable(ending) if ending else 'without extension'}"
+                for ending, number in sorted(
+                    self.files.items(), key=lambda item: (-item[1], item[0])
+                )
+            ]
+            number = self.files.total()
+            notes.append(
+                f"left out {_count(number, 'file')} without an image's extension: {_some(kinds)}"
+            )
+        return tuple(notes)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _some(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _is_run(entries: list[os.DirEntry[str]]) -> bool:
+    """Whether a folder is a run of ssltool's: its figures are no images of the dataset."""
+    for entry in entries:
+        if entry.name == _RUN_FILE:
+            try:
+                with open(entry.path, encoding="utf-8") as file:
+                    record = json.load(file)
+            except (OSError, ValueError, RecursionError):
+                return False
+            return isinstance(record, dict) and {"ssltool", "method"} <= record.keys()
+    return False
+
+
+def _head(path: str) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(16)
+    except OSError:
+        return b""
 
 
 def _existing_folder(path: str) -> str:
@@ -132,23 +251,26 @@ def _existing_folder(path: str) -> str:
     if not os.path.lexists(expanded):
         # Two letters at least: one letter and a colon is a Windows drive.
         kind = "source of this kind" if re.match(r"[\w-]{2,}:", path) else "folder"
-        raise UsageError(f"no {kind} at {_printable(path)}; {ACCEPTED}")
+        raise UsageError(f"no {kind} at {printable(path)}; {ACCEPTED}")
     if re.search(r"\.(tar\.\w+|tgz|tbz2?|txz)$", path.lower()):
         raise UsageError(
-            f"{_printable(path)} is compressed; shards are plain .tar files: decompress it"
+            f"{printable(path)} is compressed; shards are plain .tar files: decompress it"
         )
-    raise UsageError(f"{_printable(path)} is not a folder; {ACCEPTED}")
+    raise UsageError(f"{printable(path)} is not a folder; {ACCEPTED}")
 
 
-def _no_images(root: str, others: int, unlisted: Mapping[str, str]) -> str:
+def _no_images(root: str, left_out: _LeftOut, unlisted: Mapping[str, str]) -> str:
     """Message for a folder without images."""
-    start = f"no images in {_printable(root)}"
+    start = f"no images in {printable(root)}"
     if unlisted:
         folder, reason = next(iter(unlisted.items()))
         return (
             f"{start}, and {folder} cannot be listed ({reason}); change its permissions or "
             f"{ACCEPTED}"
         )
+    others = left_out.files.total()
+    if left_out.runs:
+        return f"{start} but those of run folders of ssltool, which are left out; {ACCEPTED}"
     if others:
         noun = "file has" if others == 1 else "files have"
         return (
@@ -157,19 +279,9 @@ def _no_images(root: str, others: int, unlisted: Mapping[str, str]) -> str:
     return f"{start}: it holds no files; {ACCEPTED}"
 
 
-def _is_image_name(name: str) -> bool:
-    _, dot, extension = name.rpartition(".")
-    return dot != "" and extension.lower() in EXTENSIONS
-
-
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
     """Whether an entry, links followed, is a folder, and whether it is a file."""
     try:
         return entry.is_dir(), entry.is_file()
     except OSError:  # a link to itself
         return False, False
-
-
-def _printable(path: str) -> str:
-    """A path, with line breaks, control characters and undecodable bytes escaped."""
-    return path if path.isprintable() and path else ascii(path)[1:-1] or "''"

@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ssltool.atomic import atomic_file
-from ssltool.data.sources.folder import EXTENSIONS
+from ssltool.data.sources.base import class_order
+from ssltool.data.sources.formats import EXTENSIONS
 from ssltool.errors import DataError
 
 INDEX = "index.json"
@@ -94,7 +95,7 @@ def scan(path: str) -> Table:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     labels = {sample.label for sample in samples if sample.label is not None}
-    classes = tuple(sorted(labels, key=natural_order))
+    classes = tuple(sorted(labels, key=class_order))
     number: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
     names = [sample.name for sample in samples]
     return Table(
@@ -181,7 +182,7 @@ def write_index(folder: str, paths: Iterable[str]) -> ShardIndex:
         classes.update(table.classes)
         images += len(table)
         size += table.filesize
-    names = sorted(classes, key=natural_order)
+    names = sorted(classes, key=class_order)
     document = {"wids_version": 1, "shardlist": entries, "classes": names}
     # Last, so that it lists only shards whose own index is there.
     with atomic_file(Path(folder) / INDEX) as temporary:
@@ -259,8 +260,3 @@ def _label(file: Any, extension: str) -> str | None:
             if isinstance(document.get(key), str | int) and not isinstance(document[key], bool):
                 return str(document[key])
     return None
-
-
-def natural_order(name: str) -> tuple[int, int, str]:
-    """Sort key: numbers in numerical order, before words."""
-    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)

@@ -11,6 +11,7 @@ Members are read at their offset; nothing is extracted to disk.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from bisect import bisect_right
@@ -25,13 +26,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssltool.data.decode import decode, dimensions, fitted, read_square
-from ssltool.data.sources.base import ACCEPTED, Source, fingerprint_of
+from ssltool.data.sources.base import ACCEPTED, Source, class_order, fingerprint_of, nfc, printable
 from ssltool.data.sources.shard_index import (
     INDEX,
     IndexEntry,
     Table,
     load_table,
-    natural_order,
     read_index,
     scan,
 )
@@ -81,10 +81,11 @@ class ShardSource(Source):
                 f"no images in {description}: no member has an image's ending (.jpg, .png, "
                 ".webp, ...)"
             )
-        self.classes = tuple(sorted(classes, key=natural_order))
+        self.classes = tuple(sorted(classes, key=class_order))
         self._number = {name: label for label, name in enumerate(self.classes)}
         self._recent: OrderedDict[int, Table] = OrderedDict()
         self.description = f"{self._ends[-1]:,} images in {description}"
+        self.location = os.pathsep.join(map(os.path.realpath, folders))
 
     @property
     def chunks(self) -> Sequence[int]:
@@ -103,9 +104,22 @@ class ShardSource(Source):
         return min(dimensions(self._member(index)))
 
     def name(self, index: int) -> str:
+        return printable(self.path(index))
+
+    def relative_path(self, index: int) -> str:
         shard, local = self._locate(index)
-        name = self._table(shard).name(local)
-        return f"{self._paths[shard]}/{name if name.isprintable() else ascii(name)[1:-1]}"
+        return nfc(self._table(shard).name(local).removeprefix("./"))
+
+    def path(self, index: int) -> str:
+        shard, local = self._locate(index)
+        return f"{self._paths[shard]}/{self._table(shard).name(local)}"
+
+    def nbytes(self, index: int) -> int | None:
+        shard, local = self._locate(index)
+        return int(self._table(shard).sizes[local])
+
+    def content(self, index: int) -> bytes:
+        return hashlib.sha256(self._member(index).read()).digest()
 
     def label(self, index: int) -> int | None:
         shard, local = self._locate(index)
@@ -113,11 +127,14 @@ class ShardSource(Source):
         label = int(table.labels[local])
         return None if label < 0 else self._number[table.classes[label]]
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, content: bool = False) -> str:
+        if content:
+            return super().fingerprint(content=True)
         names = map(os.path.basename, self._paths)
         shards = zip(names, self._ends, self._filesizes, strict=True)
         return fingerprint_of(
-            len(self), *(f"{name}\t{end}\t{size}\n".encode() for name, end, size in shards)
+            [f"{len(self)}".encode()],
+            (f"{name}\t{end}\t{size}\n".encode() for name, end, size in shards),
         )
 
     def _locate(self, index: int) -> tuple[int, int]:

@@ -6,11 +6,13 @@ Only those published without Python pickles, which can run code when they are re
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import inspect
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssltool.data.decode import decode, dimensions, fitted, read_square, square
-from ssltool.data.sources.base import Source, fingerprint_of
+from ssltool.data.sources.base import (
+    Source,
+    file_content,
+    file_size,
+    file_state,
+    fingerprint_of,
+    in_class_order,
+    nfc,
+    printable,
+)
 from ssltool.errors import DataError, UnknownNameError, UnreadableImage, UsageError
 
 SETS = {
@@ -64,10 +75,13 @@ class TorchvisionSource(Source):
         if not download and not os.path.isdir(root):
             raise UsageError(f"no folder at {root}; {HOW}")
         self._dataset = _open(name, match["split"], root, download)
-        self.classes = tuple(map(str, self._attribute("classes", "categories") or ()))
-        self._labels = self._read_labels()
-        if not self.classes and (self._labels >= 0).any():
-            self.classes = tuple(map(str, range(int(self._labels.max()) + 1)))
+        self._root = os.path.realpath(root)
+        self.location = f"torchvision:{name}@{self._root}"
+        names = tuple(map(str, self._attribute("classes", "categories") or ()))
+        labels = self._read_labels()
+        if not names and (labels >= 0).any():
+            names = tuple(map(str, range(int(labels.max()) + 1)))
+        self.classes, self._labels = in_class_order(names, labels)
         split = f" ({match['split']})" if match["split"] else ""
         self._name = f"{name}{split}"
         self.description = f"{len(self):,} images in torchvision's {name}{split} at {root}"
@@ -105,14 +119,55 @@ class TorchvisionSource(Source):
         return min(dimensions(file) if file else self._image(index).size)
 
     def name(self, index: int) -> str:
-        return self._file(index) or f"image {index} of {self._name}"
+        return printable(self.path(index))
 
     def label(self, index: int) -> int | None:
         label = int(self._labels[index])
         return None if label < 0 else label
 
-    def fingerprint(self) -> str:
-        return fingerprint_of(len(self), self._name.encode(), self._labels.astype("<i8").tobytes())
+    def relative_path(self, index: int) -> str:
+        file = self._file(index)
+        if file is None:
+            return super().relative_path(index)
+        return nfc(os.path.relpath(os.path.realpath(file), self._root).replace(os.sep, "/"))
+
+    def path(self, index: int) -> str:
+        return self._file(index) or f"image {index} of {self._name}"
+
+    def nbytes(self, index: int) -> int | None:
+        file = self._file(index)
+        return file_size(file) if file else None
+
+    def content(self, index: int) -> bytes:
+        file = self._file(index)
+        return file_content(file) if file else super().content(index)
+
+    def fingerprint(self, *, content: bool = False) -> str:
+        if content or self._file(0):
+            return super().fingerprint(content=content)
+        labels = self._labels.astype("<i8").tobytes()
+        names = [f"{len(self)} {self._name} {self.classes}".encode(), labels]
+        return fingerprint_of(names, self._set_states())
+
+    def _set_states(self) -> Iterator[bytes]:
+        """What identifies all images of a set that is not a list of image files."""
+        pixels = self._attribute("data")
+        if pixels is not None:  # all in memory
+            pixels = np.ascontiguousarray(pixels)
+            yield f"{pixels.dtype} {pixels.shape}".encode()
+            yield hashlib.sha256(pixels.data).digest()
+            return
+        for folder, folders, files in os.walk(self._dataset.root):
+            folders.sort()
+            for file in sorted(files):
+                path = os.path.join(folder, file)
+                relative = os.path.relpath(path, self._dataset.root)
+                yield relative.encode("utf-8", "surrogateescape") + b"\0" + file_state(path)
+
+    def _state(self, index: int) -> bytes:
+        file = self._file(index)
+        assert file is not None
+        return file_state(file)
 
     def _file(self, index: int) -> str | None:
         """Path of an image, if the dataset consists of image files; `decode` reads it then."""

@@ -1,0 +1,69 @@
+"""Recognize a folder that is divided into training, validation and test images."""
+
+from __future__ import annotations
+
+import os
+
+from ssltool.data.sources.formats import is_hidden, is_image
+from ssltool.errors import UsageError
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Split -> the folder names that it goes by, in lower case."""
+
+_SPLIT_OF = {folder: split for split, folders in SPLITS.items() for folder in folders}
+
+
+def split_folders(path: str | os.PathLike[str]) -> dict[str, str] | None:
+    """The splits of a folder, if all its first-level folders with images are splits.
+
+    A class folder called ``train`` beside ``bus`` and ``car`` is a class.
+
+    Args:
+        path: The folder; ``~`` is expanded.
+
+    Returns:
+        ``train``, ``val`` and ``test``, as far as they are there, and their paths; None unless
+        there are training images and another split.
+
+    Raises:
+        UsageError: Two folders stand for the same split, such as ``val`` and ``validation``.
+    """
+    root = os.path.expanduser(os.fspath(path))
+    try:
+        with os.scandir(root) as entries:
+            folders = sorted(e.name for e in entries if e.is_dir() and not is_hidden(e.name))
+    except OSError:
+        return None
+    named = [(name, split) for name in folders if (split := _SPLIT_OF.get(name.lower()))]
+    if len({split for _, split in named}) < 2:  # the usual case, told without a walk
+        return None
+    found = [(name, split) for name, split in named if _holds_images(os.path.join(root, name))]
+    present = {split for _, split in found}
+    if "train" not in present or len(present) < 2:
+        return None
+    others = [name for name in folders if name.lower() not in _SPLIT_OF]
+    if any(_holds_images(os.path.join(root, name)) for name in others):
+        return None
+    splits = dict[str, str]()
+    for split in SPLITS:
+        names = [name for name, of in found if of == split]
+        if len(names) > 1:
+            raise UsageError(
+                f"{root} holds both {names[0]} and {names[1]}; name the folders to use one by one"
+            )
+        if names:
+            splits[split] = os.path.join(root, names[0])
+    return splits
+
+
+def _holds_images(folder: str) -> bool:
+    """Whether there is an image or a shard below a folder; stops at the first."""
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        if any(not is_hidden(name) and (is_image(name) or name.endswith(".tar")) for name in files):
+            return True
+    return False

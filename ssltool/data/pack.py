@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import tarfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +29,7 @@ from ssltool.data.options import PackOptions
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
-from ssltool.data.sources.shard_index import INDEX, write_index
+from ssltool.data.sources.shard_index import INDEX, left_out_notes, read_index, write_index
 from ssltool.data.sources.shards import UNFINISHED
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
@@ -46,6 +45,7 @@ class IndexResult(BaseModel):
         shards: Number of shards.
         images: Number of images in them.
         classes: Class names.
+        notes: What was left out, one line each.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,6 +54,7 @@ class IndexResult(BaseModel):
     shards: int
     images: int
     classes: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 class PackResult(IndexResult):
@@ -85,8 +86,9 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult:
 
     Images are shuffled once, so that each shard is a sample of all. Each has ``KEY.jpg`` or
     ``KEY.png`` (upright RGB or gray, shorter side ``size`` px, never enlarged) and ``KEY.json``
-    with the name of its file and, if it has a class, of the class; ``KEY.cls`` holds the number of
-    the class. Equal images and options give equal bytes. A shard is written atomically; after an
+    with the relative path of its file and, if it has a class, the name of the class; ``KEY.cls``
+    holds the number of the class, its place in ``classes`` of ``index.json``. Equal images and
+    options give equal shards. A shard is written atomically; after an
     interruption the same command continues with the missing shards.
 
     Args:
@@ -105,7 +107,8 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult:
     digits = max(4, len(str(count - 1)))
     shards = [folder / f"shard-{number:0{digits}d}.tar" for number in range(count)]
     skipped = _write_shards(source, shards, options, console)
-    written = write_index(str(folder), _progress([str(path) for path in shards], console))
+    paths = [str(path) for path in shards]
+    written = write_index(str(folder), _progress(paths, console), source.classes)
     (folder / UNFINISHED).unlink()
     if not written.images:
         name, reason = next(iter(skipped.items()), ("?", "?"))
@@ -115,6 +118,7 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult:
         shards=len(shards),
         images=written.images,
         classes=written.classes,
+        notes=source.notes,
         skipped=skipped,
         bytes=written.bytes,
         seconds=round(time.monotonic() - start, 1),
@@ -140,9 +144,15 @@ def index(folder: Path, console: Console) -> IndexResult:
         raise UsageError(
             f"no .tar files in {folder}; 'ssltool data pack IMAGES --to {folder}' writes some"
         )
-    written = write_index(str(expanded), _progress(shards, console))
+    # Shards that we packed may lack a class none of whose images could be read.
+    known = read_index(str(expanded)).classes
+    written = write_index(str(expanded), _progress(shards, console), known)
     return IndexResult(
-        folder=folder, shards=len(shards), images=written.images, classes=written.classes
+        folder=folder,
+        shards=len(shards),
+        images=written.images,
+        classes=written.classes,
+        notes=left_out_notes(written.left_out),
     )
 
 
@@ -235,7 +245,7 @@ def _encode(source: Source, index: int, options: PackOptions) -> _Sample | Unrea
         image.save(data, "JPEG", quality=options.quality)
     label = source.label(index)
     about = {} if label is None else {"class": source.classes[label]}
-    about["file"] = os.path.basename(source.name(index))
+    about["file"] = source.relative_path(index)
     return _Sample(f"{index:09d}", "png" if png else "jpg", data.getvalue(), label, about)
 
 

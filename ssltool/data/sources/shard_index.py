@@ -1,67 +1,105 @@
-"""The index of tar shards: offsets, names and labels of their images, read from the tar headers.
+"""The index of tar shards: what `ssltool.data.sources.shard_scan` read, kept beside them.
 
-`scan` reads the headers of one shard. `write_index` keeps the result beside the shards:
 ``index.json`` (number of samples per shard, readable by webdataset's ``wids``) and one
-``NAME.index.safetensors`` per shard. No member is ever unpickled.
+``NAME.index.safetensors`` per shard. An entry holds for a shard of the same size and modification
+time, and for the table of the same digest; all else counts as no index.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tarfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ssltool.atomic import atomic_file
 from ssltool.data.sources.base import class_order
-from ssltool.data.sources.formats import EXTENSIONS
-from ssltool.errors import DataError
+from ssltool.data.sources.shard_scan import HEADER, Table, scan
 
 INDEX = "index.json"
-LABEL_KEYS = ("class", "label", "cls")
-"""Keys of a sample's ``json`` member that name its class; otherwise the ``cls`` member does."""
 
-_FORMAT = "ssltool-shard-index-1"
+_FORMAT = "ssltool-shard-index-2"
+_COLUMNS = {"offsets": "<i8", "sizes": "<i8", "headers": "<u4", "labels": "<i4", "ends": "<i8"}
+
+# What numpy and safetensors raise on damaged files.
+_DAMAGED = (
+    OSError,
+    SafetensorError,
+    ValidationError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+)
+
+_Natural = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+_Text = Annotated[str, Field(strict=True)]
 
 
-@dataclass(frozen=True)
-class Table:
-    """Offsets, names and labels of the images of one shard.
+class IndexEntry(BaseModel):
+    """A shard in ``index.json``.
 
     Attributes:
-        offsets: int64 ``[n]``, first byte of each image in the tar file.
-        sizes: int64 ``[n]``, length of each image in bytes.
-        labels: int32 ``[n]``, class numbers in ``classes``; -1 for none.
-        names: The member names, concatenated, in UTF-8.
-        ends: int64 ``[n]``, end of each name in ``names``.
-        classes: Class names.
-        filesize: Size in bytes of the tar file when it was read.
+        url: Name of its file.
+        nsamples: Number of images.
+        filesize: Size of the tar file when it was read.
+        mtime_ns: Its modification time then.
+        sha256: Digest of its headers and labels.
+        left_out: What is not in the table -> how often.
     """
 
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    labels: NDArray[np.int32]
-    names: bytes
-    ends: NDArray[np.int64]
-    classes: tuple[str, ...]
-    filesize: int
+    model_config = ConfigDict(frozen=True)
 
-    def __len__(self) -> int:
-        return len(self.offsets)
+    url: _Text
+    nsamples: _Natural
+    filesize: _Natural
+    mtime_ns: Annotated[int, Field(strict=True, gt=-(2**63), lt=2**63)]
+    sha256: _Text
+    left_out: dict[_Text, _Natural]
 
-    def name(self, index: int) -> str:
-        """Name of an image's member."""
-        start = int(self.ends[index - 1]) if index else 0
-        return self.names[start : int(self.ends[index])].decode("utf-8", "replace")
+    @classmethod
+    def of(cls, path: str, table: Table) -> IndexEntry:
+        """The entry of a shard that was read."""
+        return cls(
+            url=os.path.basename(path),
+            nsamples=len(table),
+            filesize=table.filesize,
+            mtime_ns=table.mtime_ns,
+            sha256=table.sha256,
+            left_out=table.left_out,
+        )
+
+    def holds(self, path: str) -> bool:
+        """Whether a shard is as it was when it was indexed."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (self.filesize, self.mtime_ns)
+
+
+class IndexDocument(BaseModel):
+    """``index.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    wids_version: int = 1
+    shardlist: tuple[IndexEntry, ...]
+    classes: tuple[_Text, ...]
+
+    @cached_property
+    def entries(self) -> dict[str, IndexEntry]:
+        """The entries by file name."""
+        return {entry.url: entry for entry in self.shardlist}
 
 
 class ShardIndex(NamedTuple):
@@ -70,193 +108,125 @@ class ShardIndex(NamedTuple):
     Attributes:
         images: Number of images in all shards.
         bytes: Size of all shards.
-        classes: Class names; numbers in numerical order, before words.
+        classes: Class names, in the order of `class_order`.
+        left_out: What is not in the index -> how often.
     """
 
     images: int
     bytes: int
     classes: tuple[str, ...]
+    left_out: dict[str, int]
 
 
-def scan(path: str) -> Table:
-    """Read the headers of one tar file.
+class _About(BaseModel):
+    """What the table of a shard says beside its columns."""
 
-    Raises:
-        DataError: It is no tar file, is compressed, or ends in the middle of a member.
-    """
-    try:
-        filesize = os.path.getsize(path)
-        with tarfile.open(path, "r:") as tar:
-            samples = list(_image_samples(tar, path, filesize))
-    except tarfile.TarError as error:
-        raise DataError(
-            f"{path} is no readable tar file ({error}); shards are plain .tar, not compressed"
-        ) from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    labels = {sample.label for sample in samples if sample.label is not None}
-    classes = tuple(sorted(labels, key=class_order))
-    number: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
-    names = [sample.name for sample in samples]
-    return Table(
-        np.array([sample.offset for sample in samples], np.int64),
-        np.array([sample.size for sample in samples], np.int64),
-        np.array([number.get(sample.label, -1) for sample in samples], np.int32),
-        b"".join(names),
-        np.fromiter(accumulate(map(len, names)), np.int64, len(names)),
-        classes,
-        filesize,
-    )
+    classes: tuple[_Text, ...]
+    sha256: _Text
 
 
-@dataclass(slots=True)
-class _Sample:
-    """The members of one key, as far as they matter."""
-
-    offset: int = 0
-    size: int = 0
-    name: bytes = b""
-    label: str | None = None
-
-    def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> None:
-        """Take a member in: the first image, or a label."""
-        if extension in ("cls", "json"):
-            label = _label(tar.extractfile(member), extension)
-            # The class name in json takes precedence over the number in cls.
-            if label is not None and (extension == "json" or self.label is None):
-                self.label = label
-        elif not self.name and extension.rpartition(".")[2] in EXTENSIONS:
-            self.offset, self.size = member.offset_data, member.size
-            self.name = member.name.encode("utf-8", "surrogateescape")
-
-
-def _image_samples(tar: tarfile.TarFile, path: str, filesize: int) -> Iterator[_Sample]:
-    """The samples that hold an image, in order.
-
-    Raises:
-        DataError: The file ends in the middle of a member.
-    """
-    key, sample = "", _Sample()
-    for member in tar:
-        tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has read
-        if not member.isfile():
-            continue
-        if member.offset_data + member.size > filesize:
-            raise DataError(f"{path} is cut off at {member.name}; copy or pack it again")
-        stem, extension = _split(member.name)
-        if stem != key:
-            if sample.name:
-                yield sample
-            key, sample = stem, _Sample()
-        sample.add(tar, member, extension)
-    if sample.name:
-        yield sample
-
-
-def write_index(folder: str, paths: Iterable[str]) -> ShardIndex:
+def write_index(folder: str, paths: Iterable[str], classes: Iterable[str] = ()) -> ShardIndex:
     """Scan the shards of one folder and write their index beside them, atomically.
 
     Args:
         folder: Folder of the shards.
         paths: The shards; consumed one by one, so that a progress bar can count them.
+        classes: Classes of the dataset, of which some may have no image.
     """
-    entries, classes = list[dict[str, str | int]](), set[str]()
-    images = size = 0
+    entries, found = list[IndexEntry](), set[str]()
     for path in paths:
         table = scan(path)
-        with atomic_file(Path(_index_path(path))) as temporary:
-            save_file(
-                {
-                    "offsets": table.offsets,
-                    "sizes": table.sizes,
-                    "labels": table.labels,
-                    "names": np.frombuffer(table.names, np.uint8),
-                    "ends": table.ends,
-                },
-                temporary,
-                # One entry: safetensors writes several in an order that changes from run to run.
-                {_FORMAT: json.dumps({"classes": table.classes, "filesize": table.filesize})},
-            )
-        name = os.path.basename(path)
-        entries.append({"url": name, "nsamples": len(table), "filesize": table.filesize})
-        classes.update(table.classes)
-        images += len(table)
-        size += table.filesize
-    names = sorted(classes, key=class_order)
-    document = {"wids_version": 1, "shardlist": entries, "classes": names}
+        _write_table(path, table)
+        entries.append(IndexEntry.of(path, table))
+        found.update(table.classes)
+    names = tuple(sorted(found.union(classes), key=class_order))
+    document = IndexDocument(shardlist=tuple(entries), classes=names)
     # Last, so that it lists only shards whose own index is there.
     with atomic_file(Path(folder) / INDEX) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return ShardIndex(images, size, tuple(names))
+        temporary.write_text(json.dumps(document.model_dump(), indent=1) + "\n", encoding="utf-8")
+    return ShardIndex(
+        sum(entry.nsamples for entry in entries),
+        sum(entry.filesize for entry in entries),
+        names,
+        count_left_out(entries),
+    )
 
 
-@dataclass(frozen=True)
-class IndexEntry:
-    """A shard in ``index.json``."""
+def count_left_out(entries: Iterable[IndexEntry]) -> dict[str, int]:
+    """What was left out of several shards -> how often."""
+    total = dict[str, int]()
+    for entry in entries:
+        for what, count in entry.left_out.items():
+            total[what] = total.get(what, 0) + count
+    return total
 
-    count: int
-    filesize: int
-    classes: tuple[str, ...]
+
+def left_out_notes(left_out: Mapping[str, int]) -> tuple[str, ...]:
+    """What was left out, one line for each kind."""
+    return tuple(f"{count:,} {what}" for what, count in sorted(left_out.items()))
 
 
-def read_index(folder: str) -> dict[str, IndexEntry]:
-    """The entries of ``index.json`` by file name; none without an index of ours."""
+def read_index(folder: str) -> IndexDocument:
+    """``index.json`` of a folder; empty if it is missing, damaged or another program's."""
     try:
-        document = json.loads(Path(folder, INDEX).read_text(encoding="utf-8"))
-        classes = tuple(map(str, document["classes"]))
-        return {
-            str(entry["url"]): IndexEntry(int(entry["nsamples"]), int(entry["filesize"]), classes)
-            for entry in document["shardlist"]
-        }
-    # Missing, or another program's: the headers are read instead.
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
+        return IndexDocument.model_validate_json(Path(folder, INDEX).read_bytes())
+    except _DAMAGED:
+        return IndexDocument(shardlist=(), classes=())
 
 
-def load_table(path: str) -> Table | None:
-    """The table of a shard from its index file; None if it is missing or the shard has changed."""
+def load_table(path: str, entry: IndexEntry) -> Table | None:
+    """The table that belongs to an entry of the index; None if it is missing or damaged."""
     try:
-        with safe_open(_index_path(path), "numpy") as file:
-            about = json.loads((file.metadata() or {})[_FORMAT])
-            if about["filesize"] != os.path.getsize(path):
-                return None
-            names = ("offsets", "sizes", "labels", "names", "ends")
-            column = {name: file.get_tensor(name) for name in names}
-            return Table(
-                column["offsets"],
-                column["sizes"],
-                column["labels"],
-                column["names"].tobytes(),
-                column["ends"],
-                tuple(about["classes"]),
-                about["filesize"],
-            )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        with safe_open(table_path(path), "numpy") as file:
+            about = _About.model_validate_json((file.metadata() or {})[_FORMAT])
+            column = {name: file.get_tensor(name) for name in _COLUMNS}
+            names = file.get_tensor("names").tobytes()
+    except _DAMAGED:
         return None
+    table = Table(
+        **column,
+        names=names,
+        classes=about.classes,
+        filesize=entry.filesize,
+        mtime_ns=entry.mtime_ns,
+        sha256=about.sha256,
+        left_out=entry.left_out,
+    )
+    return table if _is_sound(table, entry) else None
 
 
-def _index_path(path: str) -> str:
+def _is_sound(table: Table, entry: IndexEntry) -> bool:
+    """Whether the columns of a table fit the shard and each other."""
+    count = entry.nsamples
+    for name, kind in _COLUMNS.items():
+        column = getattr(table, name)
+        if column.dtype != np.dtype(kind) or column.shape != (count,):
+            return False
+    if table.sha256 != entry.sha256 or (table.ends[-1] if count else 0) != len(table.names):
+        return False
+    return bool(
+        (np.diff(table.ends, prepend=0) >= 0).all()
+        and (table.offsets >= HEADER).all()
+        and (table.offsets <= entry.filesize).all()
+        and (table.sizes >= 0).all()
+        and (table.sizes <= entry.filesize - table.offsets).all()
+        and (table.labels >= -1).all()
+        and (table.labels < len(table.classes)).all()
+    )
+
+
+def _write_table(path: str, table: Table) -> None:
+    columns = {name: getattr(table, name) for name in _COLUMNS}
+    about = _About(classes=table.classes, sha256=table.sha256)
+    with atomic_file(Path(table_path(path))) as temporary:
+        save_file(
+            {**columns, "names": np.frombuffer(table.names, np.uint8)},
+            temporary,
+            # One entry: safetensors writes several in an order that changes from run to run.
+            {_FORMAT: about.model_dump_json()},
+        )
+
+
+def table_path(path: str) -> str:
+    """File of the table of a shard."""
     return f"{path.removesuffix('.tar')}.index.safetensors"
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Key and extension of a member, split at the first dot of its base name as in WebDataset."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower()
-
-
-def _label(file: Any, extension: str) -> str | None:
-    """The class in a ``cls`` or ``json`` member, as text."""
-    text = file.read().decode("utf-8", "replace").strip()
-    if extension == "cls":
-        return text or None
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(document, dict):
-        for key in LABEL_KEYS:
-            if isinstance(document.get(key), str | int) and not isinstance(document[key], bool):
-                return str(document[key])
-    return None

@@ -1,10 +1,10 @@
 """`ShardSource`: images in tar shards of WebDataset layout.
 
-The members of a sample share a key and are adjacent: ``KEY.jpg KEY.cls ...``. The offset of each
-image is known from the tar headers, so shards are an indexable list like any other source, and
-order, ranks and exact resume need no special case. With an index beside the shards, see
-`ssltool.data.sources.shard_index`, a run opens one small file, and a process loads the table of a
-shard when it first needs an image of it; without it, every run reads all headers at its start.
+The offset of each image is known from the tar headers, so shards are an indexable list like any
+other source, and order, ranks and exact resume need no special case. With an index beside the
+shards, see `ssltool.data.sources.shard_index`, a run opens one small file, and a process loads the
+table of a shard when it first needs an image of it; without it, or if a shard has changed since,
+every run reads all headers at its start.
 
 Members are read at their offset; nothing is extracted to disk.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import zlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -27,18 +28,22 @@ from PIL import Image
 
 from ssltool.data.decode import decode, dimensions, fitted, read_square
 from ssltool.data.sources.base import ACCEPTED, Source, class_order, fingerprint_of, nfc, printable
+from ssltool.data.sources.formats import check_readable
 from ssltool.data.sources.shard_index import (
     INDEX,
     IndexEntry,
-    Table,
+    count_left_out,
+    left_out_notes,
     load_table,
     read_index,
-    scan,
+    table_path,
 )
+from ssltool.data.sources.shard_scan import HEADER, Table, scan
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 UNFINISHED = ".packing.json"
 """Present in a folder of shards until `ssltool data pack` has written all of them."""
+_CHANGED = "its shard has changed since it was opened"
 _CACHED_IMAGES = 2**20  # images whose tables a process caches; about 40 bytes each
 
 
@@ -63,19 +68,21 @@ class ShardSource(Source):
                 )
         folders = sorted({os.path.dirname(path) for path in paths})
         indexes = {folder: read_index(folder) for folder in folders}
+        self._entries, classes, stale = list[IndexEntry](), set[str](), list[str]()
         # Tables of shards without an index: reading their headers again would take long.
         self._scanned: dict[int, Table] = {}
-        counts, self._filesizes, classes = list[int](), list[int](), set[str]()
         for number, path in enumerate(self._paths):
-            entry = indexes[os.path.dirname(path)].get(os.path.basename(path))
-            if entry is None:
-                table = load_table(path) or scan(path)
-                self._scanned[number] = table
-                entry = IndexEntry(len(table), table.filesize, table.classes)
-            counts.append(entry.count)
-            self._filesizes.append(entry.filesize)
-            classes.update(entry.classes)
-        self._ends = list(accumulate(counts))
+            folder, name = os.path.split(path)
+            entry = indexes[folder].entries.get(name)
+            if entry is not None and entry.holds(path):
+                classes.update(indexes[folder].classes)
+            else:
+                table = self._scanned[number] = scan(path)
+                stale += [path] if entry is not None or os.path.exists(table_path(path)) else []
+                entry = IndexEntry.of(path, table)
+                classes.update(table.classes)
+            self._entries.append(entry)
+        self._ends = list(accumulate(entry.nsamples for entry in self._entries))
         if not self._ends[-1]:
             raise DataError(
                 f"no images in {description}: no member has an image's ending (.jpg, .png, "
@@ -86,6 +93,7 @@ class ShardSource(Source):
         self._recent: OrderedDict[int, Table] = OrderedDict()
         self.description = f"{self._ends[-1]:,} images in {description}"
         self.location = os.pathsep.join(map(os.path.realpath, folders))
+        self.notes = (*_stale_note(stale), *left_out_notes(count_left_out(self._entries)))
 
     @property
     def chunks(self) -> Sequence[int]:
@@ -119,7 +127,7 @@ class ShardSource(Source):
         return int(self._table(shard).sizes[local])
 
     def content(self, index: int) -> bytes:
-        return hashlib.sha256(self._member(index).read()).digest()
+        return hashlib.sha256(self._encoded(index)).digest()
 
     def label(self, index: int) -> int | None:
         shard, local = self._locate(index)
@@ -130,12 +138,9 @@ class ShardSource(Source):
     def fingerprint(self, *, content: bool = False) -> str:
         if content:
             return super().fingerprint(content=True)
-        names = map(os.path.basename, self._paths)
-        shards = zip(names, self._ends, self._filesizes, strict=True)
-        return fingerprint_of(
-            [f"{len(self)}".encode()],
-            (f"{name}\t{end}\t{size}\n".encode() for name, end, size in shards),
-        )
+        names = (f"{each.url}\0{each.nsamples}\0{each.sha256}\0" for each in self._entries)
+        states = (f"{each.filesize} {each.mtime_ns}\n" for each in self._entries)
+        return fingerprint_of(map(str.encode, names), map(str.encode, states))
 
     def _locate(self, index: int) -> tuple[int, int]:
         """Number of the shard that holds an image, and the index of the image in the shard."""
@@ -146,11 +151,12 @@ class ShardSource(Source):
         """The table of a shard, loaded when first needed; the least recently used are dropped."""
         table = self._scanned.get(shard) or self._recent.get(shard)
         if table is None:
-            path = self._paths[shard]
-            table = load_table(path) or scan(path)
-            count = self._ends[shard] - (self._ends[shard - 1] if shard else 0)
-            if len(table) != count:
-                raise UnreadableImage(f"{path} holds {len(table)} images, its {INDEX} says {count}")
+            path, entry = self._paths[shard], self._entries[shard]
+            table = load_table(path, entry) or scan(path)
+            if (table.sha256, len(table)) != (entry.sha256, entry.nsamples):
+                raise UnreadableImage(_CHANGED)
+            if not self._number.keys() >= set(table.classes):
+                raise UnreadableImage(f"a class of its shard is not in {INDEX}")
             self._recent[shard] = table
             while len(self._recent) > 1 and sum(map(len, self._recent.values())) > _CACHED_IMAGES:
                 self._recent.popitem(last=False)
@@ -159,26 +165,52 @@ class ShardSource(Source):
         return table
 
     def _member(self, index: int) -> BinaryIO:
+        """The encoded bytes of an image whose format can be read."""
+        data = self._encoded(index)
+        check_readable(self.path(index), data[:16])
+        return BytesIO(data)
+
+    def _encoded(self, index: int) -> bytes:
         """The encoded bytes of an image.
 
         Raises:
             UnreadableImage: The shard is missing or has changed.
         """
         shard, local = self._locate(index)
+        entry = self._entries[shard]
         try:
             table = self._table(shard)
+            offset, size = int(table.offsets[local]), int(table.sizes[local])
             with open(self._paths[shard], "rb", buffering=0) as file:
-                file.seek(int(table.offsets[local]))
-                data = file.read(int(table.sizes[local]))
+                status = os.fstat(file.fileno())
+                file.seek(offset - HEADER)
+                data = file.read(HEADER + size)
         except OSError as error:
             raise UnreadableImage((error.strerror or str(error)).lower()) from error
         except UnreadableImage:
             raise
         except DataError as error:
             raise UnreadableImage(str(error)) from error
-        if len(data) < table.sizes[local]:
-            raise UnreadableImage("its shard is cut off")
-        return BytesIO(data)
+        # The header too: a copy may have been given the time of the first.
+        if (
+            (status.st_size, status.st_mtime_ns) != (entry.filesize, entry.mtime_ns)
+            or len(data) < HEADER + size
+            or zlib.crc32(data[:HEADER]) != table.headers[local]
+        ):
+            raise UnreadableImage(_CHANGED)
+        return data[HEADER:]
+
+
+def _stale_note(paths: Sequence[str]) -> tuple[str, ...]:
+    """That shards are not as they are in the index of their folder."""
+    if not paths:
+        return ()
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    folder = os.path.dirname(paths[0]) or "."
+    return (
+        f"{printable(paths[0])}{more} changed after {INDEX} was written, so all their headers were "
+        f"read; type 'ssltool data index {printable(folder)}'",
+    )
 
 
 def shard_paths(spec: str) -> list[str]:

@@ -33,8 +33,13 @@ def check(options: SourceOptions, output: OutputOptions) -> None:
         f"{result.readable} of {result.images} images readable, shorter side {sides}, "
         f"{result.gray} gray"
     )
+    for note in result.notes:
+        typer.echo(f"note: {note}")
     for name, count in result.classes.items():
-        typer.echo(f"  {name}: {count}")
+        of = [f"{split} {each.classes[name]}" for split, each in result.splits.items()]
+        typer.echo(f"  {name}: {count}" + (f" ({', '.join(of)})" if of else ""))
+    for split, each in result.splits.items():
+        typer.echo(f"{split}: {each.readable} of {each.images} images readable")
     for name, reason in result.unreadable.items():
         typer.echo(f"unreadable: {name}: {reason}")
     for names in result.duplicates:
@@ -49,6 +54,8 @@ def pack(options: PackOptions, output: OutputOptions) -> None:
     if output.as_json:
         print_json(result.model_dump(mode="json"))
         return
+    for note in result.notes:
+        typer.echo(f"note: {note}")
     for name, reason in result.skipped.items():
         typer.echo(f"skipped: {name}: {reason}")
     typer.echo(
@@ -69,6 +76,8 @@ def index(options: IndexOptions, output: OutputOptions) -> None:
     if output.as_json:
         print_json(result.model_dump(mode="json"))
         return
+    for note in result.notes:
+        typer.echo(f"note: {note}")
     typer.echo(f"{result.images} images of {len(result.classes)} classes in {result.shards} shards")
 
 

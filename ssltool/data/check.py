@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import track
 
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source
 from ssltool.errors import UnreadableImage
 
@@ -27,13 +28,31 @@ class SideStatistics(BaseModel):
     max: int
 
 
-class CheckResult(BaseModel):
-    """What `check` counted.
+class SplitCounts(BaseModel):
+    """Images of one split.
 
     Attributes:
         images: Number of images, unreadable ones included.
         readable: Number of images that can be decoded.
         classes: Number of readable images per class.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int
+    readable: int
+    classes: dict[str, int]
+
+
+class CheckResult(BaseModel):
+    """What `check` counted.
+
+    Attributes:
+        notes: What was left out or decided when the images were opened, one line each.
+        images: Number of images, unreadable ones included.
+        readable: Number of images that can be decoded.
+        classes: Number of readable images per class; of classes without any, 0.
+        splits: The same of each split, by the name of its folder; empty without splits.
         short_side: Of the readable images; None if there are none.
         gray: Readable images without color.
         unreadable: Reason by name, of images and folders.
@@ -42,9 +61,11 @@ class CheckResult(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    notes: tuple[str, ...]
     images: int
     readable: int
     classes: dict[str, int]
+    splits: dict[str, SplitCounts]
     short_side: SideStatistics | None
     gray: int
     unreadable: dict[str, str]
@@ -63,7 +84,7 @@ def check(data: DataSpec | Sequence[DataSpec], console: Console) -> CheckResult:
     """
     source = open_source(data)
     sides, gray, unreadable = list[int](), 0, dict(source.unlisted)
-    labels: Counter[str] = Counter()
+    counts = _Counts(source)
     names_by_hash: defaultdict[bytes, list[str]] = defaultdict(list)
     indices = range(len(source))
     for index in track(indices, "decoding", console=console, disable=console.quiet, transient=True):
@@ -72,22 +93,54 @@ def check(data: DataSpec | Sequence[DataSpec], console: Console) -> CheckResult:
             side, pixels = source.short_side(index), source.read(index, _SIZE)
         except UnreadableImage as error:
             unreadable[name] = str(error)
+            counts.add(index, readable=False)
             continue
         sides.append(side)
         gray += bool((pixels == pixels[..., :1]).all())
         names_by_hash[hashlib.sha256(pixels.tobytes()).digest()].append(name)
-        label = source.label(index)
-        if label is not None:
-            labels[source.classes[label]] += 1
+        counts.add(index, readable=True)
     return CheckResult(
+        notes=source.notes,
         images=len(source),
         readable=len(sides),
-        classes=dict(sorted(labels.items())),
+        classes=counts.classes(),
+        splits=counts.splits(),
         short_side=_statistics(sides) if sides else None,
         gray=gray,
         unreadable=unreadable,
         duplicates=[names for names in names_by_hash.values() if len(names) > 1],
     )
+
+
+class _Counts:
+    """Images by split, class and whether they can be read."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._of = Counter[tuple[str | None, int | None, bool]]()
+
+    def add(self, index: int, *, readable: bool) -> None:
+        self._of[self._source.split(index), self._source.label(index), readable] += 1
+
+    def classes(self, split: str | None = None) -> dict[str, int]:
+        """Readable images of each class, of one split or of all."""
+        counts = dict.fromkeys(self._source.classes, 0)
+        for (of, label, readable), count in self._of.items():
+            if label is not None and split in (None, of):
+                counts[self._source.classes[label]] += count * readable
+        return counts
+
+    def splits(self) -> dict[str, SplitCounts]:
+        """What there is of each split, in the order of the source."""
+        splits = dict[str, SplitCounts]()
+        for split in dict.fromkeys(split for split, _, _ in self._of if split is not None):
+            images = {key: count for key, count in self._of.items() if key[0] == split}
+            splits[split] = SplitCounts(
+                images=sum(images.values()),
+                readable=sum(count for (_, _, readable), count in images.items() if readable),
+                classes=self.classes(split),
+            )
+        return splits
 
 
 def _statistics(sides: list[int]) -> SideStatistics:

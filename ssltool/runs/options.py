@@ -30,6 +30,12 @@ class RunOptions(Options):
         ge=8,
         le=1024,
     )
+    content_hash: bool = option(
+        False,
+        "Identify the images by their content, not by size and modification time, so that a run "
+        "can be resumed on a copy of them; reads every file",
+        panel="Data",
+    )
     workers: int | None = option(
         None,
         "Processes that decode images; automatic: from the cores",

@@ -49,7 +49,8 @@ def new_run(config: RunConfig, source: Source | None = None, folder: Path | None
     source = source or open_source(config.run.data)
     seen = from_main(lambda: asdict(inspect(source, config.run.image_size)))
     data = DataInfo(**{**seen, "mean": tuple(seen["mean"]), "std": tuple(seen["std"])})
-    return Start(resolve(config, data), source, _fingerprint(source), folder)
+    fingerprint = _fingerprint(source, content=config.run.content_hash)
+    return Start(resolve(config, data), source, fingerprint, folder)
 
 
 def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -> Start:
@@ -88,13 +89,30 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
     shared = {"batch_size": _batch_per_process(run), "devices": world_size()}
     options = run.config.run.model_copy(update={**free, **shared})
     source = source or open_source(options.data)
-    if _fingerprint(source) != run.record.source.fingerprint:
+    began, now = (
+        run.record.source.fingerprint,
+        _fingerprint(source, content=options.content_hash),
+    )
+    if now != began:
         raise CheckpointError(
-            f"the images of {folder} have changed since it began; restore them, or start a new "
+            f"the images of {folder} have changed since it began: "
+            f"{_change(began, now, content=options.content_hash)}; restore them, or start a new "
             f"run with --init {folder}"
         )
     resolved = run.config.model_copy(update={"run": options})
-    return Start(resolved, source, run.record.source.fingerprint, folder, run.record)
+    return Start(resolved, source, began, folder, run.record)
+
+
+def _change(began: str, now: str, *, content: bool) -> str:
+    """How two fingerprints differ, see `Source.fingerprint`."""
+    if began.partition("-")[2] != now.partition("-")[2]:
+        return "files were added, removed, renamed or labeled otherwise"
+    if content:
+        return "files of the same names differ in content"
+    return (
+        "files of the same names differ in size or modification time (a run begun with "
+        "--content-hash can continue on a copy)"
+    )
 
 
 def chosen_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> Path:
@@ -124,9 +142,9 @@ def was_begun(config: RunConfig, *, resume: bool, overwrite: bool, restarts: int
     return from_main(lambda: bool(restarts and out is not None and (out / RUN_FILE).is_file()))
 
 
-def _fingerprint(source: Source) -> str:
+def _fingerprint(source: Source, *, content: bool) -> str:
     """What identifies the images, which all processes have to see alike."""
-    own = source.fingerprint()
+    own = source.fingerprint(content=content)
     if from_main(lambda: own) != own:
         raise DataError(
             f"process {rank()} on {platform.node()} sees other images than process 0: "

@@ -187,8 +187,9 @@ class RunWriter:
             f"({epochs:.1f} epochs)",
             "task: " + ", ".join(f"{name} {value}" for name, value in task if value is not None),
             f"{trainer.device.type}, {precision.name} ({precision.reason}), channels-last",
+            *(f"note: {note}" for note in trainer.source.notes),
         ):
-            self._console.print(line)
+            self._console.print(line, markup=False)
 
     def _average(self) -> dict[str, float]:
         try:

@@ -101,7 +101,8 @@ def draw_predictions(
         raise UsageError(f"{weights} is a run of {name}, not of {method}")
     source = FileSource(image) if image else open_source(tuple(data) or training)
     images, index = (part.to(where) for part in sample(source, size, SAMPLE))
-    if source.fingerprint() != run.record.source.fingerprint:
+    by_content = run.config.run.content_hash
+    if source.fingerprint(content=by_content) != run.record.source.fingerprint:
         # Images unseen in training are numbered after those seen.
         index = index + run.config.data.count
     # Chance levels of a task that compares the images of a batch are those of the scored batches.

@@ -97,6 +97,11 @@ class Source(ABC):
         """
         return f"item/{index}"
 
+    def split(self, index: int) -> str | None:
+        """Folder of the split that an image is of; None where there are no splits."""
+        del index
+        return None
+
     def path(self, index: int) -> str:
         """Path of an image as the file system has it, unescaped; ``TAR/MEMBER`` in a shard."""
         return self.name(index)
@@ -150,12 +155,13 @@ class JoinedSource(Source):
 
     Args:
         parts: The sources, at least one.
-        folders: Relative paths begin with these, one for each part; none by default.
+        folders: The splits of a folder that the parts are, one for each; none by default. Relative
+            paths begin with them.
     """
 
     def __init__(self, parts: Sequence[Source], folders: Sequence[str] = ()) -> None:
         self._parts = tuple(parts)
-        self._prefixes = [f"{folder}/" for folder in folders] or [""] * len(parts)
+        self._folders = tuple(folders)
         self._ends = list(accumulate(len(part) for part in parts))
         names = {name for part in parts for name in part.classes}
         self.classes = tuple(sorted(names, key=class_order))
@@ -207,7 +213,12 @@ class JoinedSource(Source):
 
     def relative_path(self, index: int) -> str:
         part, local = self._locate(index)
-        return self._prefixes[part] + self._parts[part].relative_path(local)
+        relative = self._parts[part].relative_path(local)
+        return f"{self._folders[part]}/{relative}" if self._folders else relative
+
+    def split(self, index: int) -> str | None:
+        part, local = self._locate(index)
+        return self._folders[part] if self._folders else self._parts[part].split(local)
 
     def path(self, index: int) -> str:
         part, local = self._locate(index)
@@ -223,8 +234,7 @@ class JoinedSource(Source):
 
     def fingerprint(self, *, content: bool = False) -> str:
         parts = [part.fingerprint(content=content).partition("-") for part in self._parts]
-        prefixes = [f"{prefix}\0" for prefix in self._prefixes]
-        names = [prefix + own for prefix, (_, _, own) in zip(prefixes, parts, strict=True)]
+        names = [f"{folder}\0" for folder in self._folders] + [own for _, _, own in parts]
         return fingerprint_of(map(_encode, names), (_encode(every) for every, _, _ in parts))
 
     def _locate(self, index: int) -> tuple[int, int]:

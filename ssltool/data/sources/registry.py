@@ -13,6 +13,7 @@ from ssltool.data.sources.base import ACCEPTED, JoinedSource, Source, printable
 from ssltool.data.sources.dataset import DatasetSource
 from ssltool.data.sources.demo import DemoSource
 from ssltool.data.sources.folder import FolderSource
+from ssltool.data.sources.formats import is_hidden, is_image
 from ssltool.data.sources.shards import ShardSource, shard_paths
 from ssltool.data.sources.splits import split_folders
 from ssltool.errors import UsageError
@@ -78,6 +79,7 @@ def _open_files(path: str) -> Source:
 def _open_splits(root: str, splits: dict[str, str], split: str | None) -> Source:
     """The images of a folder's splits, or of one of them."""
     folders = [os.path.basename(path) for path in splits.values()]
+    root = os.path.expanduser(root)
     where, found = printable(root), ", ".join(folders)
     if split is None:
         source: Source = JoinedSource([_open_files(path) for path in splits.values()], folders)
@@ -90,8 +92,16 @@ def _open_splits(root: str, splits: dict[str, str], split: str | None) -> Source
         note = f"{where} is divided into {found}: only {os.path.basename(splits[split])} is read"
     else:
         raise UsageError(f"{where} has no {split} images; it is divided into {found}")
-    source.notes = (note, *source.notes)
+    source.notes = (note, *_loose_note(root), *source.notes)
     return source
+
+
+def _loose_note(root: str) -> tuple[str, ...]:
+    """How many images lie beside the folders of the splits."""
+    with os.scandir(root) as entries:
+        count = sum(is_image(e.name) and not is_hidden(e.name) and e.is_file() for e in entries)
+    where = f"left out: directly in {printable(root)}, in no split"
+    return (f"{count:,} image{'' if count == 1 else 's'} {where}",) if count else ()
 
 
 def _demo_count(spec: str, count: str) -> int:

@@ -33,7 +33,7 @@ def test_pack_and_index_print_results(tmp_path: Path, capsys: pytest.CaptureFixt
     result = json.loads(capsys.readouterr().out)
     assert (result["images"], result["shards"], result["folder"]) == (5, 3, to)
     assert run(["data", "index", to, "--quiet"]) == 0
-    assert "5 images of 5 classes in 3 shards" in capsys.readouterr().out
+    assert "5 images of 10 classes in 3 shards" in capsys.readouterr().out
 
 
 def test_wrong_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,3 +30,20 @@ def test_nothing_readable_has_no_sizes(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     result = check(str(tmp_path), Console(quiet=True))
     assert (result.readable, result.short_side, result.classes) == (0, None, {})
+
+
+def test_a_class_of_unreadable_images_is_counted_as_zero(tmp_path: Path) -> None:
+    for name in ("cat", "iphone"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "cat" / "1.png")
+    for number in range(6):
+        (tmp_path / "iphone" / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "@eaDir").mkdir()
+    result = check(str(tmp_path), Console(quiet=True))
+    assert (result.images, result.readable) == (7, 1)
+    assert result.classes == {"cat": 1, "iphone": 0}
+    assert set(result.unreadable.values()) == {
+        "HEIC is not readable here; convert it to JPEG or PNG"
+    }
+    assert result.notes == ("left out 1 hidden or system folder: @eaDir",)
+    assert result.splits == {}

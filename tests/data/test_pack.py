@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from ssltool.data import pack as packing
 from ssltool.data.options import PackOptions
 from ssltool.data.pack import PackResult, index
 from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.shard_index import INDEX
 from ssltool.data.sources.shards import UNFINISHED
 from ssltool.errors import DataError, SslToolError, UsageError
 
@@ -44,7 +46,11 @@ def images(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Files of a folder, but for the modification times in the index."""
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if INDEX in found:
+        found[INDEX] = re.sub(rb'"mtime_ns": \d+', b"", found[INDEX])
+    return found
 
 
 def test_packed_images_read_back_with_their_classes(images: Path, tmp_path: Path) -> None:
@@ -54,7 +60,7 @@ def test_packed_images_read_back_with_their_classes(images: Path, tmp_path: Path
     assert [Path(name).name for name in result.skipped] == ["broken.jpg"]
     plain, packed = open_source([str(images)]), open_source([str(to)])
     assert packed.classes == plain.classes == ("ant", "cat")
-    originals = {Path(plain.name(i)).name: i for i in range(len(plain))}
+    originals = {plain.relative_path(i): i for i in range(len(plain))}
     names = [packed.name(i).rpartition("/")[2] for i in range(4)]
     with tarfile.open(to / "shard-0000.tar") as shard:
         texts = [shard.extractfile(f"{name[:-4]}.json").read() for name in names]  # type: ignore[union-attr]
@@ -64,6 +70,29 @@ def test_packed_images_read_back_with_their_classes(images: Path, tmp_path: Path
         assert packed.image(i, 500).size == (128, 96)
         difference = np.abs(packed.read(i, 64).astype(int) - plain.read(original, 64).astype(int))
         assert difference.mean() < 4
+
+
+def test_cls_is_the_place_in_the_classes_of_the_index(tmp_path: Path) -> None:
+    for name in ("1", "2", "10", "broken", "cat"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (16, 16)).save(tmp_path / "in" / name / f"{number}.png")
+    for path in (tmp_path / "in" / "broken").iterdir():
+        path.write_bytes(b"")
+    pack(tmp_path / "in", tmp_path / "s")
+    for _ in range(2):  # as packed, and indexed again
+        classes = json.loads((tmp_path / "s" / INDEX).read_text())["classes"]
+        assert classes == ["1", "2", "10", "broken", "cat"]
+        with tarfile.open(tmp_path / "s" / "shard-0000.tar") as tar:
+            members = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+        keys = {name.partition(".")[0] for name in members}
+        assert len(keys) == 8
+        for key in keys:
+            about = json.loads(members[f"{key}.json"])
+            assert classes[int(members[f"{key}.cls"])] == about["class"]
+            assert about["file"].startswith(about["class"] + "/")
+        assert open_source(tmp_path / "s").classes == tuple(classes)
+        index(tmp_path / "s", QUIET)
 
 
 def test_the_same_command_gives_the_same_bytes(images: Path, tmp_path: Path) -> None:

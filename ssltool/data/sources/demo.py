@@ -37,7 +37,7 @@ class DemoSource(Source):
     def __init__(self, count: int, seed: int = 0) -> None:
         self._count = count
         self._seed = seed
-        self.classes = tuple(sorted(OBJECTS, key=class_order))[:count]
+        self.classes = tuple(sorted(OBJECTS, key=class_order))
         self.description = f"{count:,} images of the demo world (seed {seed})"
         self.location = f"demo world, seed {seed}"
 

@@ -146,6 +146,19 @@ def test_labels_that_are_stored_are_taken_without_reading_images() -> None:
     assert DatasetSource(part).classes == ("ant", "bee", "cat")
 
 
+def test_classes_are_put_in_order_and_labels_with_them() -> None:
+    class Stored(Items):
+        targets = (2, 0, 1)
+        classes = ("10", "9", "ant")
+
+    source = DatasetSource(Stored(*zip(map(pixels, range(3)), Stored.targets, strict=True)))
+    assert source.classes == ("9", "10", "ant")
+    assert [source.label(i) for i in range(3)] == [2, 1, 0]
+    Stored.targets = (3, 0, 1)
+    with pytest.raises(DataError, match="is of class 3, but 3 classes have names"):
+        DatasetSource(Stored(*zip(map(pixels, range(3)), Stored.targets, strict=True))).label(0)
+
+
 def test_tensor_datasets_with_and_without_labels() -> None:
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     source = DatasetSource(TensorDataset(images, torch.tensor([1, 0, 1, 1])))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssltool.data.sources.base import JoinedSource, Source, survey
+from ssltool.data.sources.base import JoinedSource, Source, class_order, survey
 from ssltool.data.sources.demo import DemoSource
 from ssltool.data.sources.folder import FolderSource
 from ssltool.data.sources.registry import DEMO_COUNT, open_source
@@ -254,10 +256,13 @@ def test_fingerprint_depends_on_where_names_end(tmp_path: Path) -> None:
 
 def test_fingerprint_does_not_depend_on_where_the_folder_is(tmp_path: Path) -> None:
     put(tmp_path / "one", "a/1.png")
-    put(tmp_path / "two", "a/1.png")
-    assert (
-        FolderSource(tmp_path / "one").fingerprint() == FolderSource(tmp_path / "two").fingerprint()
-    )
+    shutil.copytree(tmp_path / "one", tmp_path / "two")  # with its times
+    one, two = FolderSource(tmp_path / "one"), FolderSource(tmp_path / "two")
+    assert one.fingerprint() == two.fingerprint()
+    assert one.location != two.location
+    os.utime(tmp_path / "two" / "a" / "1.png", ns=(0, 0))
+    assert one.fingerprint() != two.fingerprint()
+    assert one.fingerprint(content=True) == two.fingerprint(content=True)
 
 
 def test_fingerprint_of_joined_sources(tmp_path: Path) -> None:
@@ -380,7 +385,7 @@ def test_odd_names_are_read_and_named_on_one_line(tmp_path: Path, name: bytes) -
     assert len(source) == 2
     assert all(source.name(index).isprintable() for index in range(2))
     assert (source.read(1, 8) == (255, 0, 0)).all()
-    assert len(source.fingerprint()) == 64
+    assert len(source.fingerprint()) == 129
     look = survey(source)
     assert list(look.unreadable) == [source.name(0)]
     inner = FolderSource(os.fsdecode(folder))
@@ -391,6 +396,118 @@ def test_odd_names_are_read_and_named_on_one_line(tmp_path: Path, name: bytes) -
 def test_plain_unicode_is_not_escaped(tmp_path: Path) -> None:
     put(tmp_path, "ünï 日本/a b.png")
     assert FolderSource(tmp_path).name(0) == str(tmp_path / "ünï 日本" / "a b.png")
+
+
+def test_paths_exist_where_names_for_messages_do_not(tmp_path: Path) -> None:
+    name = "Screenshot at 9.41\u202fAM.png"  # as macOS writes it; not printable
+    put(tmp_path, name)
+    source = FolderSource(tmp_path)
+    assert source.path(0) == str(tmp_path / name)
+    assert source.relative_path(0) == name
+    assert source.name(0) == str(tmp_path / "Screenshot at 9.41\\u202fAM.png")
+    assert source.nbytes(0) == (tmp_path / name).stat().st_size
+    assert source.content(0) == hashlib.sha256((tmp_path / name).read_bytes()).digest()
+
+
+def test_names_of_macos_and_of_linux_are_the_same(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    put(tmp_path / "linux", f"{composed}/{composed}.png", "tea/1.png")
+    put(tmp_path / "macos", f"{decomposed}/{decomposed}.png", "tea/1.png")
+    linux, macos = FolderSource(tmp_path / "linux"), FolderSource(tmp_path / "macos")
+    assert linux.classes == macos.classes == (composed, "tea")
+    assert [macos.relative_path(i) for i in range(2)] == [f"{composed}/{composed}.png", "tea/1.png"]
+    assert os.path.exists(macos.path(0))
+    assert JoinedSource([linux, macos]).classes == (composed, "tea")
+    both = tmp_path / "both"
+    put(both, f"{decomposed}/1.png", f"{composed}/2.png", "tea/3.png")
+    source = FolderSource(both)
+    if len(os.listdir(both)) == 3:  # a file system that keeps the two apart
+        assert source.classes == (composed, "tea")
+        assert [source.label(i) for i in range(3)] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["2", "9", "10", "-1", "cat"],
+        ["02", "2", "10"],
+        ["9" * 5000, "1" + "0" * 5000, "a", "b"],
+        ["7", "\u00b2", "\u0663"],  # digits of other scripts: words
+    ],
+)
+def test_numbers_are_in_numerical_order_before_words(names: list[str]) -> None:
+    assert sorted(names[::-1], key=class_order) == names
+
+
+# What is left out, and what cannot be read
+
+
+def test_formats_that_cannot_be_read_are_images_of_their_class(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    for name in ("IMG_1.HEIC", "2.heif", "3.JXL", "4.dng", "5.svg", "6.psd", "7.dcm"):
+        (tmp_path / "phone").mkdir(exist_ok=True)
+        (tmp_path / "phone" / name).write_bytes(b"\0\0\0\x18ftypheic")
+    source = FolderSource(tmp_path)
+    assert (len(source), source.classes, source.notes) == (9, ("cat", "dog", "phone"), ())
+    for read in (lambda i: source.read(i, 8), source.short_side, lambda i: source.image(i, 8)):
+        with pytest.raises(UnreadableImage, match="DNG is not readable here; convert it to JPEG"):
+            read(4)
+    assert len(survey(source).unreadable) == 7
+
+
+def test_a_raw_photograph_is_not_its_thumbnail_but_a_misnamed_jpeg_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "1.nef", "TIFF")
+    Image.new("RGB", (16, 16), (255, 0, 0)).save(tmp_path / "2.heic", "PNG")
+    source = FolderSource(tmp_path)
+    with pytest.raises(UnreadableImage, match="NEF is not readable"):
+        source.read(0, 8)
+    assert (source.read(1, 8) == (255, 0, 0)).all()
+
+
+def test_what_systems_add_is_left_out_and_counted(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "a/._1.png", "a/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg")
+    put(tmp_path, "__MACOSX/1.png", "b/.thumbnails/2.png", "lost+found/3.png", "#recycle/4.png")
+    put(tmp_path, "b/2.png")
+    (tmp_path / "a" / "Thumbs.db").touch()
+    (tmp_path / "a" / "photo").touch()
+    (tmp_path / "labels.csv").touch()
+    source = FolderSource(tmp_path)
+    assert (listed(source, tmp_path), source.classes) == (["a/1.png", "b/2.png"], ("a", "b"))
+    folders, hidden, others = source.notes
+    assert folders.startswith("left out 5 hidden or system folders: ")
+    assert hidden == "left out 1 hidden image file, such as ._1.png"
+    assert others == (
+        "left out 3 files without an image's extension: 1 without extension, 1 .csv, 1 .db"
+    )
+
+
+def test_runs_of_ours_below_the_folder_are_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "1.png")
+    before = FolderSource(tmp_path).fingerprint()
+    put(tmp_path, "runs/jigsaw-1/figures/samples.png", "runs/deep/er/figures/task.png")
+    for folder in ("runs/jigsaw-1", "runs/deep/er"):
+        (tmp_path / folder / "run.json").write_text('{"ssltool": "0.1", "method": "jigsaw"}')
+    source = FolderSource(tmp_path)
+    assert (len(source), source.classes, source.fingerprint()) == (1, (), before)
+    assert source.notes == ("left out 2 run folders of ssltool: runs/deep/er, runs/jigsaw-1",)
+    assert len(FolderSource(tmp_path / "runs" / "jigsaw-1" / "figures")) == 1  # given by name
+    with pytest.raises(DataError, match="run folders of ssltool"):
+        FolderSource(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"method": "x"}'])
+def test_another_programs_run_json_marks_nothing(tmp_path: Path, text: str) -> None:
+    put(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "a" / "run.json").write_text(text)
+    assert FolderSource(tmp_path).classes == ("a", "b")
+
+
+@posix
+def test_hard_links_are_images_of_their_own(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2.png").hardlink_to(tmp_path / "a" / "1.png")
+    assert listed(FolderSource(tmp_path), tmp_path) == ["a/1.png", "b/2.png"]
 
 
 # The survey

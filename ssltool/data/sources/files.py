@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ssltool.data.decode import dimensions, read_square
 from ssltool.data.sources.base import Source, file_content, file_size, file_state, nfc, printable
+from ssltool.data.sources.formats import check_file
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 
@@ -33,6 +34,7 @@ class FileSource(Source):
                     f"--image {path} is no file; name an image, or a folder of them with --data"
                 )
             try:
+                check_file(str(path))
                 dimensions(str(path))
             except UnreadableImage as error:
                 raise DataError(f"--image {path} cannot be read as an image: {error}") from error

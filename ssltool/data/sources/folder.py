@@ -24,16 +24,11 @@ from ssltool.data.sources.base import (
     nfc,
     printable,
 )
-from ssltool.data.sources.formats import (
-    check_readable,
-    extension_of,
-    is_foreign,
-    is_hidden,
-    is_image,
-)
+from ssltool.data.sources.formats import check_file, extension_of, is_hidden, is_image
 from ssltool.errors import DataError, UsageError
 
-_RUN_FILE = "run.json"  # marks a run folder of ours, see `ssltool.runs.folder`
+# Mark a run folder, see `ssltool.runs.folder`.
+_RUN_FILE, _METRICS_FILE = "run.json", "metrics.jsonl"
 _NAMED = 3  # folders and kinds of files that a note names
 
 
@@ -76,7 +71,7 @@ class FolderSource(Source):
         self._ends = np.fromiter(accumulate(lengths), np.int64, len(names))
         self._names = "".join(names).encode("utf-8", "surrogateescape")
         self.description = f"{len(names):,} images in {printable(self._root)}"
-        self.notes = left_out.notes()
+        self.notes = left_out.notes(self.unlisted)
 
     def _walk(self, left_out: _LeftOut) -> list[str]:
         """List relative image names, with ``/`` between folders."""
@@ -87,7 +82,7 @@ class FolderSource(Source):
         while real or linked:
             folder = real.pop() if real else linked.pop(0)
             entries = self._entries(folder, seen)
-            if folder and _is_run(entries):
+            if folder and _is_run(os.path.join(self._root, folder), entries):
                 left_out.runs.append(folder[:-1])
                 continue
             for entry in entries:
@@ -103,7 +98,7 @@ class FolderSource(Source):
                 elif is_file or not os.path.exists(entry.path):
                     names.append(folder + entry.name)
                 else:
-                    left_out.files[extension_of(entry.name)] += 1
+                    left_out.special += 1
         return names
 
     def _entries(self, folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
@@ -164,8 +159,7 @@ class FolderSource(Source):
     def _checked_path(self, index: int) -> str:
         """Path of an image whose format can be read."""
         path = self.path(index)
-        if is_foreign(path):
-            check_readable(path, _head(path))
+        check_file(path)
         return path
 
 
@@ -175,6 +169,7 @@ class _LeftOut:
     def __init__(self) -> None:
         self.files = Counter[str]()
         self.runs = list[str]()
+        self.special = 0
         self._hidden_folders = Counter[str]()
         self._hidden_images = list[str]()
 
@@ -185,62 +180,55 @@ class _LeftOut:
         elif is_image(name):
             self._hidden_images.append(name)
 
-    def notes(self) -> tuple[str, ...]:
-        """One line for each kind of thing that was left out."""
-        notes = list[str]()
+    def notes(self, unlisted: Mapping[str, str]) -> tuple[str, ...]:
+        """One line for each kind of thing that was left out.
+
+        Args:
+            unlisted: See `Source.unlisted`.
+        """
+        folders, images = self._hidden_folders, sorted(self._hidden_images)
+        notes = [
+            f"left out {folder}, which cannot be listed: {why}" for folder, why in unlisted.items()
+        ]
         if self.runs:
-            where = _some([printable(name) for name in sorted(self.runs)])
+            where = _some(sorted(self.runs))
             notes.append(f"left out {_count(len(self.runs), 'run folder')} of ssltool: {where}")
-        if self._hidden_folders:
-            number = self._hidden_folders.total()
-            where = _some([printable(name) for name, _ in self._hidden_folders.most_common()])
+        if folders:
+            where, number = _some([name for name, _ in folders.most_common()]), folders.total()
             notes.append(f"left out {_count(number, 'hidden or system folder')}: {where}")
-        if self._hidden_images:
-            number, first = len(self._hidden_images), printable(min(self._hidden_images))
-            notes.append(f"left out {_count(number, 'hidden image file')}, such as {first}")
+        if images:
+            notes.append(f"left out {_count(len(images), 'hidden image file')}: {_some(images)}")
+        if self.special:
+            notes.append(f"left out {_count(self.special, 'pipe or device', 'pipes and devices')}")
         if self.files:
-            kinds = [
-                f"{number} {'.' + printable(ending) if ending else 'without extension'}"
-                for ending, number in sorted(
-                    self.files.items(), key=lambda item: (-item[1], item[0])
-                )
-            ]
-            number = self.files.total()
-            notes.append(
-                f"left out {_count(number, 'file')} without an image's extension: {_some(kinds)}"
-            )
+            endings = sorted(self.files.items(), key=lambda item: (-item[1], item[0]))
+            kinds = [f"{number} {'.' + end if end else 'without any'}" for end, number in endings]
+            number = _count(self.files.total(), "file")
+            notes.append(f"left out {number} without an image's extension: {_some(kinds)}")
         return tuple(notes)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _some(names: list[str]) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return ", ".join(map(printable, names[:_NAMED])) + more
 
 
-def _is_run(entries: list[os.DirEntry[str]]) -> bool:
+def _is_run(folder: str, entries: list[os.DirEntry[str]]) -> bool:
     """Whether a folder is a run of ssltool's: its figures are no images of the dataset."""
-    for entry in entries:
-        if entry.name == _RUN_FILE:
-            try:
-                with open(entry.path, encoding="utf-8") as file:
-                    record = json.load(file)
-            except (OSError, ValueError, RecursionError):
-                return False
-            return isinstance(record, dict) and {"ssltool", "method"} <= record.keys()
-    return False
-
-
-def _head(path: str) -> bytes:
+    names = {entry.name for entry in entries}
+    if _RUN_FILE not in names:
+        return False
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read(16)
-    except OSError:
-        return b""
+        with open(os.path.join(folder, _RUN_FILE), encoding="utf-8") as file:
+            record = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return _METRICS_FILE in names  # damaged
+    return isinstance(record, dict) and {"ssltool", "method"} <= record.keys()
 
 
 def _existing_folder(path: str) -> str:

@@ -72,6 +72,12 @@ def check_readable(name: str, head: bytes) -> None:
         )
 
 
-def is_foreign(name: str) -> bool:
-    """Whether a file is an image of a format that cannot be read here, by its name."""
-    return extension_of(name) in _FOREIGN
+def check_file(path: str) -> None:
+    """As `check_readable`, for a file; nothing is read unless its name asks for it."""
+    if extension_of(path) in _FOREIGN:
+        try:
+            with open(path, "rb", buffering=0) as file:
+                head = file.read(16)
+        except OSError:
+            head = b""
+        check_readable(path, head)

@@ -171,7 +171,7 @@ def count_left_out(entries: Iterable[IndexEntry]) -> dict[str, int]:
 
 def left_out_notes(left_out: Mapping[str, int]) -> tuple[str, ...]:
     """What was left out, one line for each kind."""
-    return tuple(f"{count:,} {what}" for what, count in sorted(left_out.items()))
+    return tuple(f"{what}: {count:,}" for what, count in sorted(left_out.items()))
 
 
 def read_index(folder: str) -> IndexDocument:

@@ -47,13 +47,14 @@ _DAMAGED = (
     MemoryError,
 )
 
-_SAME_KEY = "images left out: another has their key, of which they may be a mask"
-_HIDDEN = "hidden or system files left out"
-_LINKS = "links left out: there is no such member"
-_SPARSE = "sparse files left out"
+# What is left out, before how often.
+_SAME_KEY = "images left out, perhaps masks, because another has their key"
+_HIDDEN = "members left out that are hidden or made by a system for itself"
+_LINKS = "links left out that lead to no member"
+_SPARSE = "sparse members left out"
 _UNUSED = "labels without an image"
-_OTHERS = "files left out that are neither images nor labels"
-_NO_END = "shards without an end marker, which may be cut off"
+_OTHERS = "members left out that are neither image nor label"
+_NO_END = "shards without an end marker, perhaps cut off"
 _AFTER_END = "shards with more data after their end, which is not read"
 
 

@@ -202,14 +202,14 @@ class ShardSource(Source):
 
 
 def _stale_note(paths: Sequence[str]) -> tuple[str, ...]:
-    """That shards are not as they are in the index of their folder."""
+    """That the index of these shards was not used."""
     if not paths:
         return ()
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    folder = os.path.dirname(paths[0]) or "."
+    more = f" and of {len(paths) - 1} more" if len(paths) > 1 else ""
+    folder = printable(os.path.dirname(paths[0]) or ".")
     return (
-        f"{printable(paths[0])}{more} changed after {INDEX} was written, so all their headers were "
-        f"read; type 'ssltool data index {printable(folder)}'",
+        f"the index of {printable(paths[0])}{more} is out of date or damaged, so that all headers "
+        f"were read; type 'ssltool data index {folder}'",
     )
 
 

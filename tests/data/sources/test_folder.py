@@ -143,6 +143,7 @@ def test_a_dead_link_is_named_as_unreadable_and_a_pipe_is_never_opened(tmp_path:
     assert listed(source, tmp_path) == ["1.png", "2.png"]
     with pytest.raises(UnreadableImage, match="no such file"):
         source.read(1, 8)
+    assert source.notes == ("left out 1 pipe or device",)
 
 
 @pytest.mark.skipif(
@@ -155,6 +156,9 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
         source = FolderSource(tmp_path)
         assert listed(source, tmp_path) == ["a/1.png"]
         assert list(source.unlisted.values()) == ["permission denied"]
+        assert source.notes == (
+            f"left out {tmp_path / 'b'}/, which cannot be listed: permission denied",
+        )
         assert survey(source).unreadable == dict(source.unlisted)
     finally:
         (tmp_path / "b").chmod(0o700)
@@ -475,10 +479,8 @@ def test_what_systems_add_is_left_out_and_counted(tmp_path: Path) -> None:
     assert (listed(source, tmp_path), source.classes) == (["a/1.png", "b/2.png"], ("a", "b"))
     folders, hidden, others = source.notes
     assert folders.startswith("left out 5 hidden or system folders: ")
-    assert hidden == "left out 1 hidden image file, such as ._1.png"
-    assert others == (
-        "left out 3 files without an image's extension: 1 without extension, 1 .csv, 1 .db"
-    )
+    assert hidden == "left out 1 hidden image file: ._1.png"
+    assert others == ("left out 3 files without an image's extension: 1 without any, 1 .csv, 1 .db")
 
 
 def test_runs_of_ours_below_the_folder_are_left_out(tmp_path: Path) -> None:
@@ -487,6 +489,8 @@ def test_runs_of_ours_below_the_folder_are_left_out(tmp_path: Path) -> None:
     put(tmp_path, "runs/jigsaw-1/figures/samples.png", "runs/deep/er/figures/task.png")
     for folder in ("runs/jigsaw-1", "runs/deep/er"):
         (tmp_path / folder / "run.json").write_text('{"ssltool": "0.1", "method": "jigsaw"}')
+    (tmp_path / "runs" / "deep" / "er" / "run.json").write_text("{")  # damaged
+    (tmp_path / "runs" / "deep" / "er" / "metrics.jsonl").touch()
     source = FolderSource(tmp_path)
     assert (len(source), source.classes, source.fingerprint()) == (1, (), before)
     assert source.notes == ("left out 2 run folders of ssltool: runs/deep/er, runs/jigsaw-1",)

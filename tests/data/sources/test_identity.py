@@ -20,6 +20,7 @@ from ssltool.data.sources.base import JoinedSource, Source
 from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shard_index import write_index
+from ssltool.errors import DataError
 
 
 def bmp(path: Path, value: int) -> None:
@@ -70,6 +71,14 @@ def eurosat(root: Path, value: int) -> Source:
     return open_source(f"torchvision:EuroSAT@{root}")
 
 
+def caltech(root: Path, value: int) -> Source:
+    folder = root / "caltech101" / "101_ObjectCategories"
+    (folder / "BACKGROUND_Google").mkdir(parents=True, exist_ok=True)
+    bmp(folder / "ant" / "image_0001.bmp", value)
+    os.replace(folder / "ant" / "image_0001.bmp", folder / "ant" / "image_0001.jpg")
+    return open_source(f"torchvision:Caltech101@{root}")
+
+
 def tensors(root: Path, value: int) -> Source:
     del root
     images = torch.zeros(100, 3, 12, 12)
@@ -100,7 +109,7 @@ def joined(root: Path, value: int) -> Source:
 
 
 KINDS = [
-    folder, file, shard, mnist, eurosat, tensors, subset, generic, split_root, joined,
+    folder, file, shard, mnist, eurosat, caltech, tensors, subset, generic, split_root, joined,
 ]  # fmt: skip
 
 
@@ -161,3 +170,9 @@ def test_images_given_by_path_keep_apart_folders(tmp_path: Path) -> None:
         bmp(tmp_path / name / "1.bmp", 1)
     source = FileSource([tmp_path / "a" / "1.bmp", tmp_path / "b" / "1.bmp"])
     assert [source.relative_path(i) for i in range(2)] == ["a/1.bmp", "b/1.bmp"]
+
+
+def test_a_raw_photograph_given_by_path_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (12, 12)).save(tmp_path / "1.dng", "TIFF")
+    with pytest.raises(DataError, match="DNG is not readable here; convert it"):
+        FileSource([tmp_path / "1.dng"])

@@ -45,5 +45,5 @@ def test_a_class_of_unreadable_images_is_counted_as_zero(tmp_path: Path) -> None
     assert set(result.unreadable.values()) == {
         "HEIC is not readable here; convert it to JPEG or PNG"
     }
-    assert result.notes == ("left out 1 hidden or system folder: @eaDir",)
+    assert result.notes == ("left out hidden or system folders (1): @eaDir",)
     assert result.splits == {}

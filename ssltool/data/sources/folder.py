@@ -71,7 +71,7 @@ class FolderSource(Source):
         self._ends = np.fromiter(accumulate(lengths), np.int64, len(names))
         self._names = "".join(names).encode("utf-8", "surrogateescape")
         self.description = f"{len(names):,} images in {printable(self._root)}"
-        self.notes = left_out.notes(self.unlisted)
+        self.notes = left_out.notes(self.unlisted, folders)
 
     def _walk(self, left_out: _LeftOut) -> list[str]:
         """List relative image names, with ``/`` between folders."""
@@ -81,7 +81,7 @@ class FolderSource(Source):
         real, linked = [""], list[str]()
         while real or linked:
             folder = real.pop() if real else linked.pop(0)
-            entries = self._entries(folder, seen)
+            entries = self._entries(folder, seen, left_out)
             if folder and _is_run(os.path.join(self._root, folder), entries):
                 left_out.runs.append(folder[:-1])
                 continue
@@ -90,6 +90,8 @@ class FolderSource(Source):
                 if is_hidden(entry.name):
                     left_out.hide(entry.name, is_folder)
                 elif is_folder:
+                    if not folder and not entry.is_symlink():
+                        left_out.first_level.add(entry.name)
                     (linked if entry.is_symlink() else real).append(f"{folder}{entry.name}/")
                 elif not is_image(entry.name):
                     left_out.files[extension_of(entry.name)] += 1
@@ -98,15 +100,18 @@ class FolderSource(Source):
                 elif is_file or not os.path.exists(entry.path):
                     names.append(folder + entry.name)
                 else:
-                    left_out.special += 1
+                    left_out.special.append(folder + entry.name)
         return names
 
-    def _entries(self, folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    def _entries(
+        self, folder: str, seen: set[tuple[int, int]], left_out: _LeftOut
+    ) -> list[os.DirEntry[str]]:
         """Sorted entries of a folder; none if it was seen before or cannot be listed."""
         path = os.path.join(self._root, folder)
         try:
             status = os.stat(path)
             if (status.st_dev, status.st_ino) in seen:
+                left_out.repeated.append(folder[:-1])
                 return []
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(path) as entries:
@@ -169,7 +174,9 @@ class _LeftOut:
     def __init__(self) -> None:
         self.files = Counter[str]()
         self.runs = list[str]()
-        self.special = 0
+        self.special = list[str]()
+        self.repeated = list[str]()
+        self.first_level = set[str]()
         self._hidden_folders = Counter[str]()
         self._hidden_images = list[str]()
 
@@ -180,36 +187,33 @@ class _LeftOut:
         elif is_image(name):
             self._hidden_images.append(name)
 
-    def notes(self, unlisted: Mapping[str, str]) -> tuple[str, ...]:
+    def notes(self, unlisted: Mapping[str, str], used: set[str]) -> tuple[str, ...]:
         """One line for each kind of thing that was left out.
 
         Args:
             unlisted: See `Source.unlisted`.
+            used: Folders of the first level that hold images.
         """
-        folders, images = self._hidden_folders, sorted(self._hidden_images)
-        notes = [
-            f"left out {folder}, which cannot be listed: {why}" for folder, why in unlisted.items()
+        empty = self.first_level - used - {run.partition("/")[0] for run in self.runs}
+        endings = sorted(self.files.items(), key=lambda item: (-item[1], item[0]))
+        files = [
+            f"{number} {'.' + ending if ending else 'without any'}" for ending, number in endings
         ]
-        if self.runs:
-            where = _some(sorted(self.runs))
-            notes.append(f"left out {_count(len(self.runs), 'run folder')} of ssltool: {where}")
-        if folders:
-            where, number = _some([name for name, _ in folders.most_common()]), folders.total()
-            notes.append(f"left out {_count(number, 'hidden or system folder')}: {where}")
-        if images:
-            notes.append(f"left out {_count(len(images), 'hidden image file')}: {_some(images)}")
-        if self.special:
-            notes.append(f"left out {_count(self.special, 'pipe or device', 'pipes and devices')}")
-        if self.files:
-            endings = sorted(self.files.items(), key=lambda item: (-item[1], item[0]))
-            kinds = [f"{number} {'.' + end if end else 'without any'}" for end, number in endings]
-            number = _count(self.files.total(), "file")
-            notes.append(f"left out {number} without an image's extension: {_some(kinds)}")
-        return tuple(notes)
-
-
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+        hidden = [name for name, _ in self._hidden_folders.most_common()]
+        kinds = (
+            ("run folders of ssltool", len(self.runs), sorted(self.runs)),
+            ("hidden or system folders", self._hidden_folders.total(), hidden),
+            ("hidden image files", len(self._hidden_images), sorted(self._hidden_images)),
+            ("links to folders read already", len(self.repeated), sorted(self.repeated)),
+            ("folders without an image", len(empty), sorted(empty)),
+            ("pipes and devices", len(self.special), sorted(self.special)),
+            ("files without an image's extension", self.files.total(), files),
+        )
+        unread = [f"left out {path}: cannot be listed, {why}" for path, why in unlisted.items()]
+        return (
+            *unread,
+            *(f"left out {what} ({n:,}): {_some(names)}" for what, n, names in kinds if n),
+        )
 
 
 def _some(names: list[str]) -> str:

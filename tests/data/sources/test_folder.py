@@ -122,6 +122,7 @@ def test_a_linked_folder_is_followed_once(tmp_path: Path) -> None:
     source = FolderSource(root)
     assert listed(source, root) == ["a/1.png", "a/sub/2.png", "z/3.png"]
     assert source.classes == ("a", "z")
+    assert source.notes == ("left out links to folders read already (2): b, c",)
 
 
 @posix
@@ -143,7 +144,7 @@ def test_a_dead_link_is_named_as_unreadable_and_a_pipe_is_never_opened(tmp_path:
     assert listed(source, tmp_path) == ["1.png", "2.png"]
     with pytest.raises(UnreadableImage, match="no such file"):
         source.read(1, 8)
-    assert source.notes == ("left out 1 pipe or device",)
+    assert source.notes == ("left out pipes and devices (1): 3.png",)
 
 
 @pytest.mark.skipif(
@@ -156,9 +157,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
         source = FolderSource(tmp_path)
         assert listed(source, tmp_path) == ["a/1.png"]
         assert list(source.unlisted.values()) == ["permission denied"]
-        assert source.notes == (
-            f"left out {tmp_path / 'b'}/, which cannot be listed: permission denied",
-        )
+        assert source.notes == (f"left out {tmp_path / 'b'}/: cannot be listed, permission denied",)
         assert survey(source).unreadable == dict(source.unlisted)
     finally:
         (tmp_path / "b").chmod(0o700)
@@ -195,6 +194,7 @@ def test_labels_are_the_first_level_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     source = FolderSource(tmp_path)
     assert source.classes == ("cat", "dog")
+    assert source.notes == ("left out folders without an image (1): empty",)
     assert listed(source, tmp_path) == [
         "0.png",
         "cat/1.png",
@@ -478,9 +478,11 @@ def test_what_systems_add_is_left_out_and_counted(tmp_path: Path) -> None:
     source = FolderSource(tmp_path)
     assert (listed(source, tmp_path), source.classes) == (["a/1.png", "b/2.png"], ("a", "b"))
     folders, hidden, others = source.notes
-    assert folders.startswith("left out 5 hidden or system folders: ")
-    assert hidden == "left out 1 hidden image file: ._1.png"
-    assert others == ("left out 3 files without an image's extension: 1 without any, 1 .csv, 1 .db")
+    assert folders.startswith("left out hidden or system folders (5): ")
+    assert hidden == "left out hidden image files (1): ._1.png"
+    assert others == (
+        "left out files without an image's extension (3): 1 without any, 1 .csv, 1 .db"
+    )
 
 
 def test_runs_of_ours_below_the_folder_are_left_out(tmp_path: Path) -> None:
@@ -493,7 +495,7 @@ def test_runs_of_ours_below_the_folder_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "runs" / "deep" / "er" / "metrics.jsonl").touch()
     source = FolderSource(tmp_path)
     assert (len(source), source.classes, source.fingerprint()) == (1, (), before)
-    assert source.notes == ("left out 2 run folders of ssltool: runs/deep/er, runs/jigsaw-1",)
+    assert source.notes == ("left out run folders of ssltool (2): runs/deep/er, runs/jigsaw-1",)
     assert len(FolderSource(tmp_path / "runs" / "jigsaw-1" / "figures")) == 1  # given by name
     with pytest.raises(DataError, match="run folders of ssltool"):
         FolderSource(tmp_path / "runs")

@@ -95,7 +95,7 @@ def test_a_damaged_index_counts_as_none(which: str, damage: str, tmp_path: Path)
     write_index(str(tmp_path), [str(path)])
     target = tmp_path / which
     whole = target.read_bytes()
-    for at in range(0, len(whole), 7 if damage == "flip" else len(whole)):
+    for at in range(0, len(whole), 13 if damage == "flip" else len(whole)):
         changed = {
             "flip": whole[:at] + bytes([whole[at] ^ 0x15]) + whole[at + 1 :],
             "cut": whole[: len(whole) // 2],

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import posixpath
 import tarfile
+import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_shards import fails, numbered, png, reds, tar
 
 from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.shard_scan import scan
 from ssltool.errors import DataError, UnreadableImage
 
 
@@ -176,3 +182,37 @@ def test_a_shard_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: 3 * 1024 + 520])
     assert "train-0000.tar" in fails(DataError, path)
+
+
+WORDS = st.sampled_from(["a", "b", "1", "2", "seg"])
+NAMES = st.builds(
+    lambda folder, parts, ending: f"{folder}{'.'.join(parts)}.{ending}",
+    st.sampled_from(["", "./", "x/", "x.y/", ".h/"]),
+    st.lists(WORDS, min_size=1, max_size=3),
+    st.sampled_from(["png", "jpg", "cls", "json", "txt", "heic"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(NAMES, min_size=1, max_size=12))
+def test_every_member_is_an_image_a_label_or_counted(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.tar"
+        with tarfile.open(path, "w") as file:
+            add(file, "main.png", png(1))
+            for number, name in enumerate(names):
+                add(file, name, f"class {number}".encode())
+        table = scan(str(path))
+    labels = {name for name in names if name.endswith((".cls", ".json")) and ".h/" not in name}
+    unused = table.left_out.pop("labels without an image", 0)
+    label_count = sum(name in labels for name in names)
+    assert len(table) + sum(table.left_out.values()) + label_count == len(names) + 1
+    assert unused <= len(labels)
+    members = [name for name in ["main.png", *names] if name.endswith((".png", ".jpg", ".heic"))]
+    found = [table.name(index) for index in range(len(table))]
+    assert Counter(found) <= Counter(members)
+    for index, name in enumerate(found):  # a label is of the image's key or a beginning of it
+        if table.labels[index] >= 0:
+            label = names[int(table.classes[table.labels[index]].split()[1])]
+            key = posixpath.normpath(label).rpartition(".")[0]
+            assert f"{posixpath.normpath(name)}.".startswith(f"{key}.")

@@ -1,23 +1,49 @@
 """Decode image files to RGB: whole images (`decode`) or the center squares that training uses.
 
-Rules, the same for every format:
+Pixels are uint8 sRGB ``[H, W, 3]``. Rules, the same for every format and in `DatasetSource`:
 
 - EXIF orientation is applied; animations and multi-page files give their first frame.
 - Gray becomes RGB with three equal channels; CMYK, YCbCr and Lab are converted.
+- Color profiles (ICC, of RGB, gray and CMYK) are converted to sRGB, relative colorimetric with
+  black point compensation. A profile that is broken, or of another color space than the image, is
+  ignored, as are other statements about color (gAMA, cHRM, cICP, nclx): without a usable profile
+  colors are sRGB.
 - Transparent images (palette, gray or color with alpha, a transparent color) are pasted on white.
-- 16-bit gray keeps its high byte, as Pillow does for 16-bit color.
-- 32-bit integers in 0..65535 are read as 16-bit gray; other ranges are stretched to 0..255.
-- Floats in 0..1 are multiplied by 255; other ranges are stretched to 0..255, and NaN and infinity
-  become 0.
+  Refused: images that are transparent everywhere, and a transparent color in more than 8 bits.
+- Samples of more than 8 bits keep their 8 highest bits: white is ``2**bits - 1``. The file gives
+  the bits: the size of its samples, or less by BitsPerSample or MaxSampleValue of TIFF, or the
+  maximum of PGM. PNG has no such field: sBIT tells how many bits were significant before scaling.
+- Where the size of the samples is all there is to go by, an image that uses no value above a
+  quarter of white, and is not black, is refused: it may hold 10 to 14 bits in 16. An image is
+  never scaled by its own minimum or maximum, which would make images inconsistent.
+- Floats are in 0..1, or in 0..SMaxSampleValue of TIFF; NaN and infinity become 0. Other ranges,
+  such as meters of height, are refused, and so are negative integers.
+- A declared maximum counts only if it is 1 or ``2**n - 1``, n >= 8: others are statistics of the
+  image.
 
-Refused with :class:`~ssltool.errors.UnreadableImage`: files that are no images, truncated or
-corrupt files (never decoded in part), more than 179 megapixels, and a shorter side under 8 px.
+TIFF, further: WhiteIsZero is inverted at every depth; planes may be separate. Samples after the
+colors are dropped: infrared is not opacity. A single one with ExtraSamples 1 or 2 is opacity if
+three quarters of its pixels are fully opaque or fully transparent; otherwise the image is refused,
+for GDAL writes 2 by default. In files with tags of GeoTIFF or GDAL it never is. Refused: signed
+8-bit samples, uncompressed YCbCr with subsampling, a missing photometric interpretation, and what
+Pillow cannot read (such as 64-bit samples or BigEndian WhiteIsZero in 16 bits).
+
+Refused with :class:`~ssltool.errors.UnreadableImage`: files that are no images, more than 179
+megapixels, a shorter side under 8 px, and truncated or corrupt files, never decoded in part:
+
+- JPEG: no end marker, scans or blocks missing before it, or zeros in place of blocks; arithmetic
+  coding, of which this cannot be known. What follows the end marker is ignored.
+- PNG: a chunk with a wrong checksum, or no IEND.
+- WebP, AVIF, compressed TIFF: parts outside of the file, or pixels that end in more than 16 zero
+  bytes (lossy WebP: and one for each 16 blocks). Fewer zeros cannot be told from pixels.
+- Uncompressed pixels (BMP, PPM, TGA, ICO, TIFF): less than all of them. Zeros are black pixels.
 
 JPEG files are decoded at the smallest of the scales 1/1, 1/2, 1/4, 1/8 that is not below the
 target. Scaling drops the high DCT frequencies of each block, which is a low-pass filter, so that
 decoding at twice the target would not reduce aliasing; the rest, less than a factor of two, is an
 antialiased resize. Gray and color JPEGs are decoded by simplejpeg if it is installed (the extra
-``fast``): a third faster than Pillow, with the same pixels. Pillow decodes what simplejpeg refuses.
+``fast``), with the same pixels. Pillow decodes what simplejpeg refuses, and twice: the second time
+with other data behind the last block, which shows whether blocks are missing.
 """
 
 from __future__ import annotations
@@ -31,14 +57,19 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 from torch.nn import functional as F
 
+from ssltool.data import jpeg
+from ssltool.data.color import Samples, managed_array, to_rgb
+from ssltool.data.integrity import check_complete
+from ssltool.data.tiff import read_samples
 from ssltool.errors import UnreadableImage
 
 try:
@@ -46,8 +77,10 @@ try:
 except ImportError:
     simplejpeg = None
 
-ImageFile = str | os.PathLike[str] | BinaryIO
+ImagePath = str | os.PathLike[str] | BinaryIO
 
+DECODE_VERSION = 2
+"""Version of the rules above; raised whenever they give other pixels."""
 MIN_SIDE = 8
 MAX_PIXELS = 178_956_970
 """Pillow's own limit against decompression bombs; such an image takes 0.7 GB of memory."""
@@ -103,7 +136,21 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 """For each EXIF orientation, the transposition of pixels ``[H, W, 3]`` to upright."""
 
 
-def read_square(file: ImageFile, size: int) -> NDArray[np.uint8]:
+def decode_identity() -> str:
+    """All that determines the pixels of a file beside the file: for cache keys.
+
+    Returns:
+        Version of the rules, and versions of the libraries that decode, convert and resize.
+    """
+    libraries = {"Pillow": PIL.__version__, "torch": torch.__version__}
+    libraries["simplejpeg"] = getattr(simplejpeg, "__version__", "none")
+    for name in ("libjpeg_turbo", "jpg_2000", "libtiff", "webp", "avif", "zlib", "littlecms2"):
+        libraries[name] = str(features.version(name) or "none")
+    versions = (f"{name} {version}" for name, version in libraries.items())
+    return "; ".join((f"decode rules {DECODE_VERSION}", *versions))
+
+
+def read_square(file: ImagePath, size: int) -> NDArray[np.uint8]:
     """Decode an image and crop its resized center square.
 
     Args:
@@ -119,7 +166,7 @@ def read_square(file: ImageFile, size: int) -> NDArray[np.uint8]:
     return square(_pixels(file, size), size)
 
 
-def decode(file: ImageFile, short_side: int | None = None) -> Image.Image:
+def decode(file: ImagePath, short_side: int | None = None) -> Image.Image:
     """Decode an image to upright RGB, by the rules at the top of this file.
 
     Args:
@@ -137,7 +184,7 @@ def decode(file: ImageFile, short_side: int | None = None) -> Image.Image:
     return Image.fromarray(_pixels(file, short_side))
 
 
-def _pixels(file: ImageFile, short_side: int | None) -> NDArray[np.uint8]:
+def _pixels(file: ImagePath, short_side: int | None) -> NDArray[np.uint8]:
     """As `decode`, but uint8 ``[H, W, 3]``."""
     pixels, orientation = _fast_jpeg(file, short_side) or _pillow(file, short_side)
     if orientation not in _UPRIGHT:
@@ -145,15 +192,70 @@ def _pixels(file: ImageFile, short_side: int | None) -> NDArray[np.uint8]:
     return np.ascontiguousarray(_UPRIGHT[orientation](pixels))
 
 
-def _pillow(file: ImageFile, short_side: int | None) -> tuple[NDArray[np.uint8], int]:
+def _pillow(file: ImagePath, short_side: int | None) -> tuple[NDArray[np.uint8], int]:
     """Pixels ``[H, W, 3]`` as stored, and EXIF orientation, by Pillow."""
     with _open(file) as image:
+        with _stream(file) as stream:
+            check_complete(image, stream)
+        samples = _samples(image)
         scale = _scale(image.size, short_side)
-        image.draft(None, (image.size[0] // scale, image.size[1] // scale))
-        image.load()
-        pixels = np.asarray(to_rgb(image))
+        _load(image, scale)
+        if image.format in ("JPEG", "MPO"):
+            _check_jpeg(file, image, scale)
+        pixels = np.asarray(to_rgb(image, samples))
         # After loading: PNG may store EXIF after the pixels, and TIFF is turned and loses its tag.
         return pixels, _orientation(image)
+
+
+def _load(image: Image.Image, scale: int) -> None:
+    image.draft(None, (image.size[0] // scale, image.size[1] // scale))
+    image.load()
+
+
+def _samples(image: Image.Image) -> Samples:
+    """What the file of an opened image says of its samples; to be called before loading."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return read_samples(image)
+    samples = Samples.of_mode(image.mode)
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    parameters = tiles[0].args if tiles else None
+    if image.format == "PNG" and isinstance(parameters, str) and "16" in parameters:
+        return Samples(bits=16)
+    if image.format == "PPM" and image.mode != "F":
+        white = parameters[1] if isinstance(parameters, tuple) else 255
+        is_wide = image.mode == "I" or white == 65535
+        return Samples(bits=16, declared=white not in (255, 65535)) if is_wide else Samples()
+    return samples
+
+
+def _check_jpeg(file: ImagePath, image: Image.Image, scale: int) -> None:
+    """Refuse a loaded JPEG image if libjpeg has made up a part of it.
+
+    Raises:
+        UnreadableImage: Data is missing, or zeros are in its place.
+    """
+    data = _jpeg_bytes(file) or b""
+    end = jpeg.end_of_image(data)
+
+    def is_same(other: bytes) -> bool:
+        try:
+            with Image.open(io.BytesIO(other), formats=["JPEG"]) as altered:
+                _load(altered, scale)
+                return altered.mode == image.mode and altered.tobytes() == image.tobytes()
+        except _CORRUPT:
+            return False
+
+    if not is_same(jpeg.continued(data, end)):
+        raise UnreadableImage("image file is truncated (blocks are missing before its end)")
+    cut = jpeg.shortened(data, end)
+    if cut is not None and is_same(cut) and not _ends_in_mid_gray(image):
+        raise UnreadableImage("image file is truncated (filled with zeros)")
+
+
+def _ends_in_mid_gray(image: Image.Image) -> bool:
+    """Whether the last block looks like a missing one."""
+    last = image.convert("RGB").getpixel((image.width - 1, image.height - 1))
+    return last == (128, 128, 128)
 
 
 def _scale(size: tuple[int, int], short_side: int | None) -> int:
@@ -163,7 +265,7 @@ def _scale(size: tuple[int, int], short_side: int | None) -> int:
     return next((scale for scale in (8, 4, 2) if min(size) // scale >= short_side), 1)
 
 
-def _fast_jpeg(file: ImageFile, short_side: int | None) -> tuple[NDArray[np.uint8], int] | None:
+def _fast_jpeg(file: ImagePath, short_side: int | None) -> tuple[NDArray[np.uint8], int] | None:
     """As `_pillow` for a gray or color JPEG, by simplejpeg; None if it does not apply."""
     if simplejpeg is None:
         return None
@@ -171,6 +273,9 @@ def _fast_jpeg(file: ImageFile, short_side: int | None) -> tuple[NDArray[np.uint
         data = _jpeg_bytes(file)
         if data is None:
             return None
+        header = jpeg.read_header(data)
+        if not header.one_scan:
+            jpeg.end_of_image(data)
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         accepted = min(width, height) >= MIN_SIDE and width * height <= MAX_PIXELS
         if not accepted or space not in ("YCbCr", "RGB", "Gray"):
@@ -181,45 +286,39 @@ def _fast_jpeg(file: ImageFile, short_side: int | None) -> tuple[NDArray[np.uint
         pixels = simplejpeg.decode_jpeg(data, "RGB", **least)
     except (OSError, ValueError):  # missing, truncated, corrupt or unusual
         return None
+    if header.profile is not None:
+        pixels = managed_array(pixels, header.profile, gray=space == "Gray")
     # Reading the header by Pillow takes a third of the time of all the above: only with EXIF.
-    if not _has_exif(data):
+    if not header.exif:
         return pixels, 1
     with _open(io.BytesIO(data)) as image:
         return pixels, _orientation(image)
 
 
-def _has_exif(data: bytes) -> bool:
-    """Whether a JPEG has an APP1 segment (EXIF or XMP) before its pixels, or malformed segments."""
-    offset = 2
-    while data[offset : offset + 1] == b"\xff":
-        marker = data[offset + 1 : offset + 2]
-        if marker == b"\xda":  # start of scan: pixels follow
-            return False
-        if marker == b"\xe1":
-            return True
-        if marker == b"\xff":  # padding
-            offset += 1
-            continue
-        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
-    return True
-
-
-def _jpeg_bytes(file: ImageFile) -> bytes | None:
-    """The whole file if it begins as a JPEG, else None; a stream keeps its position.
+def _jpeg_bytes(file: ImagePath) -> bytes | None:
+    """The whole file if it begins as a JPEG, else None.
 
     Raises:
         OSError: It cannot be read.
     """
+    with _stream(file) as stream:
+        stream.seek(0)
+        if stream.read(3) != b"\xff\xd8\xff":
+            return None
+        stream.seek(0)
+        return stream.read()
+
+
+@contextmanager
+def _stream(file: ImagePath) -> Iterator[BinaryIO]:
+    """A binary stream of a file; a stream keeps its position."""
     if isinstance(file, str | os.PathLike):
         with open(file, "rb", buffering=0) as stream:  # unbuffered: one read, no copy
-            return _jpeg_bytes(stream)
+            yield stream
+        return
     position = file.tell()
     try:
-        file.seek(0)
-        if file.read(3) != b"\xff\xd8\xff":
-            return None
-        file.seek(0)
-        return file.read()
+        yield file
     finally:
         file.seek(position)
 
@@ -265,7 +364,7 @@ def fitted(image: Image.Image, short_side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
-def dimensions(file: ImageFile) -> tuple[int, int]:
+def dimensions(file: ImagePath) -> tuple[int, int]:
     """Width and height in pixels as stored, before EXIF orientation, from the header alone.
 
     Raises:
@@ -276,12 +375,15 @@ def dimensions(file: ImageFile) -> tuple[int, int]:
 
 
 @contextmanager
-def _open(file: ImageFile) -> Iterator[Image.Image]:
+def _open(file: ImagePath) -> Iterator[Image.Image]:
     """Open an image; errors of Pillow, also in the body, become ``UnreadableImage``."""
+    truncated_allowed = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images, odd EXIF and odd TIFF tags: once per file and epoch.
             warnings.simplefilter("ignore")
+            # Set by some libraries: Pillow would then fill up what is missing.
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
             with Image.open(file, formats=_formats()) as image:
                 check_size(*image.size)
                 yield image
@@ -289,6 +391,8 @@ def _open(file: ImageFile) -> Iterator[Image.Image]:
         raise
     except _CORRUPT as error:
         raise UnreadableImage(_reason(error, file)) from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated_allowed
 
 
 @cache
@@ -311,12 +415,12 @@ def check_size(width: int, height: int) -> None:
         raise UnreadableImage(f"{width}x{height} px, smaller than {MIN_SIDE} px")
 
 
-def _reason(error: BaseException, file: ImageFile) -> str:
+def _reason(error: BaseException, file: ImagePath) -> str:
     """A short reason, without the path, for an exception of Pillow's."""
     if isinstance(error, Image.DecompressionBombError):
         return _TOO_LARGE
     if isinstance(error, UnidentifiedImageError):
-        return "empty file" if _is_empty(file) else "not an image in a known format"
+        return _unidentified(file)
     if isinstance(error, MemoryError):
         return "needs more memory than there is"
     if isinstance(error, OSError) and error.strerror:
@@ -327,10 +431,14 @@ def _reason(error: BaseException, file: ImageFile) -> str:
     return f"corrupt or truncated ({text[:80]})"
 
 
-def _is_empty(file: ImageFile) -> bool:
-    if isinstance(file, str | os.PathLike):
-        return os.path.getsize(file) == 0
-    return file.seek(0, os.SEEK_END) == 0
+def _unidentified(file: ImagePath) -> str:
+    """Why Pillow has opened a file as nothing."""
+    with _stream(file) as stream:
+        stream.seek(0)
+        start = stream.read(4)
+    if start in (b"II*\0", b"MM\0*"):
+        return "a damaged TIFF file, or with samples of a kind that cannot be read"
+    return "not an image in a known format" if start else "empty file"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -340,34 +448,3 @@ def _orientation(image: Image.Image) -> int:
     except _CORRUPT:
         return 1
     return value if isinstance(value, int) else 1
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image of any mode to ``"RGB"``."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        return Image.fromarray(_to_bytes(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGB", rgba.size, "white")
-        white.paste(rgba, mask=rgba.getchannel("A"))
-        return white
-    return image.convert("RGB")
-
-
-def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Map 32-bit integers or floats to 0..255 by the rules at the top of this file."""
-    finite = np.isfinite(values)
-    if not finite.any():
-        return np.zeros(values.shape, np.uint8)
-    low, high = float(values[finite].min()), float(values[finite].max())
-    if low >= 0 and values.dtype.kind == "i" and high <= 65535:
-        return (values >> 8).astype(np.uint8)
-    if low >= 0 and values.dtype.kind == "f" and high <= 1:
-        low, high = 0.0, 1.0
-    span = max(high - low, float(np.finfo(np.float32).tiny))
-    scaled = (values.astype(np.float64) - low) * (255 / span)
-    return np.where(finite, scaled, 0).round().astype(np.uint8)

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from ssltool.data.decode import check_size, fitted, square, to_rgb
+from ssltool.data.color import to_rgb
+from ssltool.data.decode import check_size, fitted, square
 from ssltool.data.sources.base import Source, fingerprint_of, in_class_order
 from ssltool.errors import DataError, UnreadableImage, UsageError
 

@@ -1,0 +1,99 @@
+"""What the tags of a TIFF file say of its samples, where Pillow reads them in another way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import ImagePalette, TiffImagePlugin
+
+from ssltool.data.color import Samples
+from ssltool.errors import UnreadableImage
+
+_BITS, _PHOTOMETRIC, _FILL_ORDER, _BANDS, _PLANAR = 258, 262, 266, 277, 284
+_MAX_VALUE, _COLORMAP, _EXTRA, _FORMAT, _MAX_FLOAT, _SUBSAMPLING = 281, 320, 338, 339, 341, 530
+_WHITE_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 2, 3, 5, 6
+_SIGNED, _SEPARATE = 2, 2
+_COLORS = {_RGB: 3, _CMYK: 4, _YCBCR: 3, 8: 3}
+_GEOGRAPHIC = (33550, 33922, 34264, 34735, 42112, 42113)
+"""Tags of GeoTIFF and GDAL: the samples are bands of a sensor."""
+
+
+def read_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:
+    """Interpret the tags of an opened image that is not loaded yet; corrects how it will be loaded.
+
+    Raises:
+        UnreadableImage: Pillow would load other values than the file has.
+    """
+    tags = image.tag_v2
+    photometric = tags.get(_PHOTOMETRIC)
+    if photometric is None:
+        raise UnreadableImage("a TIFF file without photometric interpretation")
+    bits = max(_numbers(tags.get(_BITS, 1)))
+    is_signed = _SIGNED in _numbers(tags.get(_FORMAT, 1))
+    is_raw = image.info.get("compression") == "raw"
+    if bits == 8 and is_signed:
+        raise UnreadableImage("signed samples of 8 bits")
+    if photometric == _YCBCR and is_raw and _numbers(tags.get(_SUBSAMPLING, (2, 2))) != (1, 1):
+        raise UnreadableImage("uncompressed YCbCr with subsampling")
+    if tags.get(_PLANAR, 1) == _SEPARATE and is_raw:
+        _correct_planes(image, bits)
+    if photometric == _PALETTE and max(colormap := _numbers(tags.get(_COLORMAP, 0))) < 256:
+        # Written in 8 bits instead of 16 by old software.
+        image.palette = ImagePalette.raw("RGB;L", bytes(colormap))
+    whites = [value for value in _numbers(tags.get(_MAX_VALUE, 0)) if _is_full_scale(value)]
+    if image.mode == "F":
+        floats = _numbers(tags.get(_MAX_FLOAT, 1))
+        white = max(floats) if _is_full_scale(max(floats)) else 1.0
+        return Samples(white=white, inverted=photometric == _WHITE_IS_ZERO)
+    declared = int(max(whites)).bit_length() if whites else 0
+    is_declared = bits > 8 and (bits % 8 > 0 or 8 <= declared < bits)
+    if bits > 8 and 8 <= declared < bits:
+        bits = declared
+    return Samples(
+        bits=max(8, bits - is_signed * (not is_declared)),
+        declared=is_declared,
+        unsigned=image.mode == "I" and not is_signed,
+        inverted=photometric == _WHITE_IS_ZERO and image.mode.startswith("I"),
+        alpha=_alpha(image, photometric),
+    )
+
+
+def _alpha(image: TiffImagePlugin.TiffImageFile, photometric: int) -> Any:
+    """Whether the sample after the colors is opacity, see `Samples`."""
+    tags = image.tag_v2
+    extra = _numbers(tags.get(_EXTRA, ()))
+    count = tags.get(_BANDS, 1) - _COLORS.get(photometric, 1)
+    if count > 1 and image.mode in ("RGBA", "LA") and 1 in extra:
+        raise UnreadableImage(f"{count} samples beside its colors, one of them opacity")
+    if count != 1 or not any(extra) or any(tag in tags for tag in _GEOGRAPHIC):
+        return "other"
+    return "doubtful"
+
+
+def _correct_planes(image: TiffImagePlugin.TiffImageFile, bits: int) -> None:
+    """Correct how Pillow would load separate planes: it reads all as one byte per sample."""
+    tags = image.tag_v2
+    order = "L" if tags.prefix == b"II" else "B"
+    tiles = []
+    for tile in image.tile:
+        raw_mode, *others = _numbers(tile.args)
+        if tags.get(_BANDS, 1) == 1:
+            fill, sample = tags.get(_FILL_ORDER, 1), _numbers(tags.get(_FORMAT, 1))
+            key = (tags.prefix, tags[_PHOTOMETRIC], sample, fill, (bits,), ())
+            raw_mode = TiffImagePlugin.OPEN_INFO[key][1]
+        elif bits == 16 and image.mode == "RGB" and raw_mode in ("R", "G", "B"):
+            raw_mode = f"{raw_mode};16{order}"
+        elif bits != 8:
+            raise UnreadableImage(f"separate planes of {bits} bits that are not R, G, B")
+        tiles.append(tile._replace(args=(raw_mode, *others)))
+    image.tile = tiles
+
+
+def _is_full_scale(value: float) -> bool:
+    """Whether it is 1, or ``2**n - 1`` of at least 8 bits: a scale, not the maximum of an image."""
+    whole = int(value)
+    return value == 1 or (value == whole and whole >= 255 and whole & (whole + 1) == 0)
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)

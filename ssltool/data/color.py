@@ -143,7 +143,7 @@ def _check_high_bytes(colors: Image.Image, samples: Samples) -> None:
     extrema = colors.getextrema()
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     high = max(int(band[1]) for band in bands if isinstance(band, tuple))
-    _check_range(high * 256 + (255 if high else 0), 65535)
+    _check_range(high * 256 + 255, 65535)  # the low byte is unknown, even that of black
 
 
 def _check_range(high: int, full: int) -> None:

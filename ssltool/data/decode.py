@@ -4,18 +4,19 @@ Pixels are uint8 sRGB ``[H, W, 3]``. Rules, the same for every format and in `Da
 
 - EXIF orientation is applied; animations and multi-page files give their first frame.
 - Gray becomes RGB with three equal channels; CMYK, YCbCr and Lab are converted.
-- Color profiles (ICC, of RGB, gray and CMYK) are converted to sRGB, relative colorimetric with
-  black point compensation. A profile that is broken, or of another color space than the image, is
-  ignored, as are other statements about color (gAMA, cHRM, cICP, nclx): without a usable profile
-  colors are sRGB.
+- Color profiles (ICC, of RGB, gray and CMYK) of JPEG, PNG, WebP, AVIF and TIFF are converted to
+  sRGB, relative colorimetric with black point compensation; one within 2 of 255 levels of sRGB is
+  sRGB. A profile that is broken, or of another color space than the image, is ignored, as are
+  profiles in other formats and other statements about color (gAMA, cHRM, cICP, nclx): without a
+  usable profile colors are sRGB.
 - Transparent images (palette, gray or color with alpha, a transparent color) are pasted on white.
   Refused: images that are transparent everywhere, and a transparent color in more than 8 bits.
 - Samples of more than 8 bits keep their 8 highest bits: white is ``2**bits - 1``. The file gives
   the bits: the size of its samples, or less by BitsPerSample or MaxSampleValue of TIFF, or the
   maximum of PGM. PNG has no such field: sBIT tells how many bits were significant before scaling.
 - Where the size of the samples is all there is to go by, an image that uses no value above a
-  quarter of white, and is not black, is refused: it may hold 10 to 14 bits in 16. An image is
-  never scaled by its own minimum or maximum, which would make images inconsistent.
+  quarter of white is refused: it may hold 10 to 14 bits in 16. Gray of zeros alone is black. An
+  image is never scaled by its own minimum or maximum, which would make images inconsistent.
 - Floats are in 0..1, or in 0..SMaxSampleValue of TIFF; NaN and infinity become 0. Other ranges,
   such as meters of height, are refused, and so are negative integers.
 - A declared maximum counts only if it is 1 or ``2**n - 1``, n >= 8: others are statistics of the
@@ -31,12 +32,14 @@ Pillow cannot read (such as 64-bit samples or BigEndian WhiteIsZero in 16 bits).
 Refused with :class:`~ssltool.errors.UnreadableImage`: files that are no images, more than 179
 megapixels, a shorter side under 8 px, and truncated or corrupt files, never decoded in part:
 
-- JPEG: no end marker, scans or blocks missing before it, or zeros in place of blocks; arithmetic
-  coding, of which this cannot be known. What follows the end marker is ignored.
+- JPEG: no end marker, scans or blocks missing before it, or more zeros before it than code blocks;
+  arithmetic coding, of which this cannot be known. What follows the end marker is ignored.
 - PNG: a chunk with a wrong checksum, or no IEND.
 - WebP, AVIF, compressed TIFF: parts outside of the file, or pixels that end in more than 16 zero
   bytes (lossy WebP: and one for each 16 blocks). Fewer zeros cannot be told from pixels.
-- Uncompressed pixels (BMP, PPM, TGA, ICO, TIFF): less than all of them. Zeros are black pixels.
+- GIF, JPEG 2000: as their decoders say.
+- Uncompressed pixels (BMP, PPM, TGA, TIFF; ICO without PNG): less than all of them. Zeros are black
+  pixels.
 
 JPEG files are decoded at the smallest of the scales 1/1, 1/2, 1/4, 1/8 that is not below the
 target. Scaling drops the high DCT frequencies of each block, which is a low-pass filter, so that

@@ -163,7 +163,7 @@ def _directory_ends(file: BinaryIO, offset: int, big: bool) -> list[int]:
     (count,) = struct.unpack(order + count_format, file.read(size))
     entry_size = struct.calcsize(order + entry_format)
     table = file.read(count * entry_size)
-    ends = [offset + size + len(table)]
+    ends = [offset + size + len(table) + (8 if big else 4)]  # with the offset of the next one
     for _, kind, number, value in struct.iter_unpack(order + entry_format, table):
         length = number * _VALUE_SIZES.get(kind, 1)
         if length > (8 if big else 4):

@@ -13,13 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
-from ssltool.data.decode import MIN_SIDE, decode, dimensions, read_square, square
+from ssltool.data.decode import (
+    DECODE_VERSION,
+    MIN_SIDE,
+    decode,
+    decode_identity,
+    dimensions,
+    read_square,
+    square,
+)
 from ssltool.errors import UnreadableImage
 
 pytestmark = pytest.mark.filterwarnings("error")  # Pillow's warnings must not reach the user
@@ -111,51 +121,6 @@ def test_16_bit_gray_keeps_the_high_byte() -> None:
         assert read[0, 15].tolist() == [0xFE] * 3, kind
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 65535, (0, 255)),  # as 16-bit gray
-        (0x0300, 0x12FF, (0x03, 0x12)),
-        (0, 200, (0, 0)),
-        (-100, 100, (0, 255)),  # stretched
-        (0, 1_000_000, (0, 255)),
-        (-7, -7, (0, 0)),
-    ],
-)
-def test_32_bit_integers(low: int, high: int, expected: tuple[int, int]) -> None:
-    values = np.full((16, 16), low, np.int32)
-    values[:, 8:] = high
-    read = pixels(saved(Image.fromarray(values), "TIFF"))
-    assert (read[0, 0].tolist(), read[0, 15].tolist()) == ([expected[0]] * 3, [expected[1]] * 3)
-
-
-def test_32_bit_integers_are_stretched_evenly() -> None:
-    values = np.full((16, 16), -100, np.int32)
-    values[:8, 8:], values[8:, 8:] = 0, 300  # 0 is a quarter of the way: 63.75
-    assert pixels(saved(Image.fromarray(values), "TIFF"))[0, 15].tolist() == [64] * 3
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0.2, 0.6, (51, 153)),  # within 0 to 1: times 255
-        (0.0, 1.0, (0, 255)),
-        (-1.0, 1.0, (0, 255)),  # stretched
-        (5.0, 10.0, (0, 255)),
-        (0.5, np.nan, (128, 0)),
-        (0.5, np.inf, (128, 0)),
-        (np.nan, np.nan, (0, 0)),
-        (300.0, 300.0, (0, 0)),
-        (-3e38, 3e38, (0, 255)),
-    ],
-)
-def test_floats(low: float, high: float, expected: tuple[int, int]) -> None:
-    values = np.full((16, 16), low, np.float32)
-    values[:, 8:] = high
-    read = pixels(saved(Image.fromarray(values), "TIFF"))
-    assert (read[0, 0].tolist(), read[0, 15].tolist()) == ([expected[0]] * 3, [expected[1]] * 3)
-
-
 def test_palette() -> None:
     image = halves((10, 200, 30), (250, 0, 90), "RGB")
     np.testing.assert_array_equal(pixels(saved(image.quantize(2), "PNG")), np.asarray(image))
@@ -190,9 +155,31 @@ def test_gray_with_alpha_lies_on_white() -> None:
     ("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})]
 )
 def test_rgba_lies_on_white(kind: str, options: dict[str, object]) -> None:
-    read = pixels(saved(halves((255, 0, 0, 51), (9, 8, 7, 0), "RGBA"), kind, **options))
+    image = halves((255, 0, 0, 255), (9, 8, 7, 0), "RGBA")
+    image.paste((255, 0, 0, 51), (0, 0, 4, 16))
+    read = pixels(saved(image, kind, **options))
     assert read[0, 0].tolist() == [255, 204, 204]
+    assert read[0, 7].tolist() == [255, 0, 0]
     assert read[0, 15].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        *((kind, "RGBA") for kind in ("PNG", "WEBP", "TIFF", "GIF", "AVIF", "TGA", "JPEG2000")),
+        *((kind, "LA") for kind in ("PNG", "TIFF", "JPEG2000")),
+        *((kind, "P") for kind in ("PNG", "GIF")),
+    ],
+)
+def test_an_image_that_is_transparent_everywhere_is_refused(kind: str, mode: str) -> None:
+    image = scene(16, 16).convert("L" if mode == "LA" else "RGB")
+    options: dict[str, object] = {}
+    if mode == "P":
+        image, options = Image.new("P", (16, 16), 0), {"transparency": 0}
+        image.putpalette([10, 20, 30])
+    else:
+        image.putalpha(0)
+    assert "transparent everywhere" in refusal(decode, saved(image, kind, **options))
 
 
 def test_rgb_with_a_transparent_color_lies_on_white() -> None:
@@ -410,6 +397,27 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 def test_formats_off_the_list_are_not_tried() -> None:
     file = saved(scene(16, 16), "EPS")
     assert refusal(decode, file) == "not an image in a known format"
+
+
+def test_truncation_is_refused_where_pillow_is_told_to_allow_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    for kind in ("JPEG", "PNG", "WEBP"):
+        data = saved(scene(64, 64), kind).getvalue()
+        assert refusal(decode, io.BytesIO(data[: len(data) * 3 // 4]))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_the_identity_names_all_that_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = decode_identity()
+    assert f"decode rules {DECODE_VERSION};" in identity
+    assert f"Pillow {PIL.__version__};" in identity
+    assert f"torch {torch.__version__};" in identity
+    monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+    assert "simplejpeg none" in decode_identity()
+    monkeypatch.setattr("ssltool.data.decode.DECODE_VERSION", DECODE_VERSION + 1)
+    assert f"decode rules {DECODE_VERSION + 1};" in decode_identity()
 
 
 # Damage

@@ -24,8 +24,6 @@ _ICC_TAG = b"ICC_PROFILE\0"
 _ZEROS = 4
 """Bytes at the end of a scan: if they are blocks, then more than one (at least 2 bits for each of
 at most 10)."""
-_PROGRESSIVE_ZEROS = 16
-"""More than a progressive scan ends in: it has one code for many flat blocks."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,6 @@ def end_of_image(data: bytes) -> int:
         if marker == _END:
             if not missing or any(map(any, missing.values())):
                 raise UnreadableImage("image file is truncated (scans are missing)")
-            if frame in _PROGRESSIVE and data.endswith(bytes(_PROGRESSIVE_ZEROS), 0, offset):
-                raise UnreadableImage("image file is truncated (filled with zeros)")
             return offset
         if marker in _ARITHMETIC:
             raise UnreadableImage("a JPEG file with arithmetic coding")
@@ -136,14 +132,19 @@ def continued(data: bytes, end: int) -> bytes:
     return _bare(data, end).rstrip(b"\xff") + _NOISE + restart + _NOISE + b"\xff\xd9"
 
 
-def shortened(data: bytes, end: int) -> bytes | None:
-    """The image without the zeros that end its scan; None if that ends otherwise.
+def without_zeros(data: bytes, end: int) -> tuple[bytes, bytes] | None:
+    """The image without some of the zeros that end its last scan, and with other data in place.
 
-    Flat areas are coded as zeros too, but then the decoder needs them all.
+    Zeros in place of missing blocks: the decoder can do without some, but not with other data. Flat
+    areas are coded as zeros too, and then it needs them all; padding may be anything.
+
+    Returns:
+        None if it ends in hardly any zeros.
     """
     if not data.endswith(bytes(_ZEROS), 0, end):
         return None
-    return _bare(data, end - _ZEROS) + b"\xff\xd9"
+    zeros = len(data[:end].rstrip(b"\0"))
+    return _bare(data, end - _ZEROS) + b"\xff\xd9", continued(data, zeros)
 
 
 def _bare(data: bytes, end: int) -> bytes:

@@ -62,9 +62,9 @@ def test_splits_differ(root: Path) -> None:
 def test_a_set_of_files_is_read_by_our_rules(tmp_path: Path) -> None:
     for name in ("Forest", "River"):
         (tmp_path / "eurosat" / "2750" / name).mkdir(parents=True)
-        Image.new("RGBA", (16, 12), (255, 0, 0, 0)).save(
-            tmp_path / "eurosat" / "2750" / name / "1.png"
-        )
+        image = Image.new("RGBA", (16, 12), (255, 0, 0, 0))
+        image.putpixel((0, 0), (255, 0, 0, 255))  # outside of the center square
+        image.save(tmp_path / "eurosat" / "2750" / name / "1.png")
     source = open_source([f"torchvision:EuroSAT@{tmp_path}"])
     assert source.classes == ("Forest", "River")
     assert [source.label(index) for index in range(2)] == [0, 1]

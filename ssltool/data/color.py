@@ -16,6 +16,8 @@ from PIL import Image, ImageCms
 
 from ssltool.errors import UnreadableImage
 
+Alpha = Literal["opacity", "doubtful", "other"]
+
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _OPAQUE_OR_NOT = 0.75
@@ -43,7 +45,7 @@ class Samples:
     white: float = 1.0
     unsigned: bool = False
     inverted: bool = False
-    alpha: Literal["opacity", "doubtful", "other"] = "opacity"
+    alpha: Alpha = "opacity"
 
     @classmethod
     def of_mode(cls, mode: str) -> Samples:
@@ -100,9 +102,7 @@ def managed_array(pixels: NDArray[np.uint8], profile: bytes, gray: bool) -> NDAr
     return np.asarray(_managed(image, profile))
 
 
-def _split(
-    image: Image.Image, rule: Literal["opacity", "doubtful", "other"]
-) -> tuple[Image.Image, Image.Image | None]:
+def _split(image: Image.Image, rule: Alpha) -> tuple[Image.Image, Image.Image | None]:
     """Colors and opacity; None if all is opaque, or if the fourth sample is something else."""
     if not image.has_transparency_data and image.mode not in _ALPHA:
         return (image.convert("RGB") if image.mode == "P" else image), None

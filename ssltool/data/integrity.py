@@ -138,7 +138,7 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, file: BinaryIO) -> None:
     length, zeros = _zeros_at_end(file)
     if any(end > length for end in pixel_ends):
         raise _truncated("pixels are missing")
-    ends = _directory_ends(file, tags.offset, big=tags._bigtiff)
+    ends = _directory_ends(file, tags.offset)
     if image.info.get("compression") != "raw":
         ends += pixel_ends
     if max(ends) > zeros + _ZEROS:
@@ -153,10 +153,11 @@ def _zeros_at_end(file: BinaryIO) -> tuple[int, int]:
     return length, length - (len(tail) - len(tail.rstrip(b"\0")))
 
 
-def _directory_ends(file: BinaryIO, offset: int, big: bool) -> list[int]:
+def _directory_ends(file: BinaryIO, offset: int) -> list[int]:
     """Ends of a TIFF directory and of the values outside of it."""
     file.seek(0)
-    order = "<" if file.read(2) == b"II" else ">"
+    head = file.read(4)
+    order, big = "<" if head[:2] == b"II" else ">", 43 in head[2:]  # BigTIFF
     count_format, entry_format = ("Q", "HHQQ") if big else ("H", "HHII")
     file.seek(offset)
     size = struct.calcsize(order + count_format)

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import ImagePalette, TiffImagePlugin
 
-from ssltool.data.color import Samples
+from ssltool.data.color import Alpha, Samples
 from ssltool.errors import UnreadableImage
 
 _BITS, _PHOTOMETRIC, _FILL_ORDER, _BANDS, _PLANAR = 258, 262, 266, 277, 284
@@ -58,7 +58,7 @@ def read_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:
     )
 
 
-def _alpha(image: TiffImagePlugin.TiffImageFile, photometric: int) -> Any:
+def _alpha(image: TiffImagePlugin.TiffImageFile, photometric: int) -> Alpha:
     """Whether the sample after the colors is opacity, see `Samples`."""
     tags = image.tag_v2
     extra = _numbers(tags.get(_EXTRA, ()))

@@ -27,7 +27,8 @@ class DatasetSource(Source):
     """The images, and labels if it has any, of a map-style torch dataset.
 
     An item is an image or a pair (image, label). An image is a PIL image, or a tensor or array of
-    ``[3, H, W]``, ``[H, W, 3]``, ``[1, H, W]`` or ``[H, W]``, uint8 or float in 0..1; a label is an
+    ``[3, H, W]``, ``[H, W, 3]``, ``[1, H, W]`` or ``[H, W]``, uint8 or float in 0..1; PIL images
+    follow the rules of `ssltool.data.decode` on color profiles, opacity and ranges. A label is an
     int, negative or None if unknown. The dataset must return the same item for an index every time:
     leave out random transforms, and normalization. With worker processes that are not forked, it
     must be picklable.

@@ -25,9 +25,10 @@ Pixels are uint8 sRGB ``[H, W, 3]``. Rules, the same for every format and in `Da
 TIFF, further: WhiteIsZero is inverted at every depth; planes may be separate. Samples after the
 colors are dropped: infrared is not opacity. A single one with ExtraSamples 1 or 2 is opacity if
 three quarters of its pixels are fully opaque or fully transparent; otherwise the image is refused,
-for GDAL writes 2 by default. In files with tags of GeoTIFF or GDAL it never is. Refused: signed
-8-bit samples, uncompressed YCbCr with subsampling, a missing photometric interpretation, and what
-Pillow cannot read (such as 64-bit samples or big-endian WhiteIsZero in 16 bits).
+for GDAL writes 2 by default. In files with tags of GeoTIFF or GDAL it never is. A colormap of
+values below 256 has 8 bits. Refused: signed 8-bit samples, uncompressed YCbCr with subsampling, a
+missing photometric interpretation, and what Pillow cannot read (such as 64-bit samples, big-endian
+WhiteIsZero in 16 bits, some separate planes).
 
 Refused with :class:`~ssltool.errors.UnreadableImage`: files that are no images, more than 179
 megapixels, a shorter side under 8 px, and truncated or corrupt files, never decoded in part:

@@ -37,6 +37,8 @@ def read_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:
         raise UnreadableImage("uncompressed YCbCr with subsampling")
     if tags.get(_PLANAR, 1) == _SEPARATE and is_raw:
         _correct_planes(image, bits)
+    elif tags.get(_PLANAR, 1) == _SEPARATE and image.mode == "RGBA" and _EXTRA not in tags:
+        raise UnreadableImage("compressed planes, of which one has no ExtraSamples")
     if photometric == _PALETTE and max(colormap := _numbers(tags.get(_COLORMAP, 0))) < 256:
         # Written in 8 bits instead of 16 by old software.
         image.palette = ImagePalette.raw("RGB;L", bytes(colormap))
@@ -63,11 +65,11 @@ def _alpha(image: TiffImagePlugin.TiffImageFile, photometric: int) -> Alpha:
     tags = image.tag_v2
     extra = _numbers(tags.get(_EXTRA, ()))
     count = tags.get(_BANDS, 1) - _COLORS.get(photometric, 1)
-    if count > 1 and image.mode in ("RGBA", "LA") and 1 in extra:
-        raise UnreadableImage(f"{count} samples beside its colors, one of them opacity")
-    if count != 1 or not any(extra) or any(tag in tags for tag in _GEOGRAPHIC):
-        return "other"
-    return "doubtful"
+    if count == 1 and any(extra) and not any(tag in tags for tag in _GEOGRAPHIC):
+        return "doubtful"
+    if 1 in extra and image.mode in ("RGBA", "LA", "La"):  # Pillow divides the colors by it
+        raise UnreadableImage("colors multiplied by a sample that may not be opacity")
+    return "other"
 
 
 def _correct_planes(image: TiffImagePlugin.TiffImageFile, bits: int) -> None:

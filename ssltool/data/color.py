@@ -6,17 +6,15 @@ The rules are stated at the top of `ssltool.data.decode`.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from ssltool.data.samples import Alpha, Samples
 from ssltool.errors import UnreadableImage
-
-Alpha = Literal["opacity", "doubtful", "other"]
 
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
@@ -24,33 +22,6 @@ _OPAQUE_OR_NOT = 0.75
 """Share of pixels that are fully opaque or fully transparent in a plane that is opacity."""
 _SAME = 2
 """Levels of 255 by which a profile may differ from sRGB and count as sRGB."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What a file says of its samples beyond Pillow's mode.
-
-    Attributes:
-        bits: Significant bits of an integer sample; white is ``2**bits - 1``.
-        declared: The file states ``bits``, other than as the size of its samples in bytes.
-        white: Value of white in a float image.
-        unsigned: Of mode ``"I"``: the 32 bits are an unsigned integer.
-        inverted: 0 is white.
-        alpha: Whether a fourth (or second) sample is opacity. ``"doubtful"``: only if most of its
-            pixels are fully opaque or fully transparent; otherwise the image is refused.
-    """
-
-    bits: int = 8
-    declared: bool = False
-    white: float = 1.0
-    unsigned: bool = False
-    inverted: bool = False
-    alpha: Alpha = "opacity"
-
-    @classmethod
-    def of_mode(cls, mode: str) -> Samples:
-        """Those of an image in memory, of which only the mode is known."""
-        return cls(bits={"I": 31}.get(mode, 16 if mode.startswith("I;16") else 8))
 
 
 def to_rgb(image: Image.Image, samples: Samples | None = None) -> Image.Image:
@@ -68,16 +39,17 @@ def to_rgb(image: Image.Image, samples: Samples | None = None) -> Image.Image:
     """
     samples = samples or Samples.of_mode(image.mode)
     profile = image.info.get("icc_profile")
-    if image.mode == "RGB" and samples.bits == 8 and "transparency" not in image.info:
+    is_wide = samples.bits != 8 or samples.declared
+    if image.mode == "RGB" and not is_wide and "transparency" not in image.info:
         return _managed(image, profile) if profile else image.copy()
-    if samples.bits != 8 and "transparency" in image.info:
+    if is_wide and "transparency" in image.info:
         raise UnreadableImage("a transparent color in more than 8 bits; save with an alpha channel")
     if image.mode in _WIDE:
         values = np.asarray(image)
         gray = _from_floats(values, samples) if image.mode == "F" else _from_ints(values, samples)
         return _managed(Image.fromarray(gray), profile)
     colors, alpha = _split(image, samples.alpha)
-    if samples.bits == 16:
+    if is_wide:
         _check_high_bytes(colors, samples)
     rgb = _managed(colors, profile)
     if alpha is None:
@@ -139,7 +111,9 @@ def _from_ints(values: NDArray[Any], samples: Samples) -> NDArray[np.uint8]:
 def _check_high_bytes(colors: Image.Image, samples: Samples) -> None:
     """As `_from_ints`, where Pillow has kept the high byte of 16 bits."""
     if samples.declared:
-        raise UnreadableImage(f"{samples.bits} bits in color")
+        raise UnreadableImage(
+            f"color of {samples.bits} bits in 16; save it in 8 bits, or scale its values"
+        )
     extrema = colors.getextrema()
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     high = max(int(band[1]) for band in bands if isinstance(band, tuple))

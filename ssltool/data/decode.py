@@ -17,6 +17,7 @@ Pixels are uint8 sRGB ``[H, W, 3]``. Rules, the same for every format and in `Da
 - Where the size of the samples is all there is to go by, an image that uses no value above a
   quarter of white is refused: it may hold 10 to 14 bits in 16. Gray of zeros alone is black. An
   image is never scaled by its own minimum or maximum, which would make images inconsistent.
+- Color of fewer bits in 16 is refused also where they are declared, for Pillow keeps the high byte.
 - Floats are in 0..1, or in 0..SMaxSampleValue of TIFF; NaN and infinity become 0. Other ranges,
   such as meters of height, are refused, and so are negative integers.
 - A declared maximum counts only if it is 1 or ``2**n - 1``, n >= 8: others are statistics of the
@@ -68,13 +69,13 @@ import numpy as np
 import PIL
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 from torch.nn import functional as F
 
 from ssltool.data import jpeg
-from ssltool.data.color import Samples, managed_array, to_rgb
+from ssltool.data.color import managed_array, to_rgb
 from ssltool.data.integrity import check_complete
-from ssltool.data.tiff import read_samples
+from ssltool.data.samples import read_samples
 from ssltool.errors import UnreadableImage
 
 try:
@@ -202,7 +203,7 @@ def _pillow(file: ImagePath, short_side: int | None) -> tuple[NDArray[np.uint8],
     with _open(file) as image:
         with _stream(file) as stream:
             check_complete(image, stream)
-        samples = _samples(image)
+        samples = read_samples(image)
         scale = _scale(image.size, short_side)
         _load(image, scale)
         if image.format in ("JPEG", "MPO"):
@@ -215,22 +216,6 @@ def _pillow(file: ImagePath, short_side: int | None) -> tuple[NDArray[np.uint8],
 def _load(image: Image.Image, scale: int) -> None:
     image.draft(None, (image.size[0] // scale, image.size[1] // scale))
     image.load()
-
-
-def _samples(image: Image.Image) -> Samples:
-    """What the file of an opened image says of its samples; to be called before loading."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return read_samples(image)
-    samples = Samples.of_mode(image.mode)
-    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    parameters = tiles[0].args if tiles else None
-    if image.format == "PNG" and isinstance(parameters, str) and "16" in parameters:
-        return Samples(bits=16)
-    if image.format == "PPM" and image.mode != "F":
-        white = parameters[1] if isinstance(parameters, tuple) else 255
-        is_wide = image.mode == "I" or white == 65535
-        return Samples(bits=16, declared=white not in (255, 65535)) if is_wide else Samples()
-    return samples
 
 
 def _check_jpeg(file: ImagePath, image: Image.Image, scale: int) -> None:

@@ -31,20 +31,16 @@ def check_complete(image: Image.Image, file: BinaryIO) -> None:
 
     Args:
         image: As opened by Pillow.
-        file: Its file; the position is kept.
+        file: Its file; the position is moved.
 
     Raises:
         UnreadableImage: The file is damaged.
     """
-    position = file.tell()
-    try:
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
-            _check_tiff(image, file)
-        elif image.format in _CHECKS:
-            file.seek(0)
-            _CHECKS[image.format](file.read())
-    finally:
-        file.seek(position)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff(image, file)
+    elif image.format in _CHECKS:
+        file.seek(0)
+        _CHECKS[image.format](file.read())
 
 
 def _truncated(what: str) -> UnreadableImage:

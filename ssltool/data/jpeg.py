@@ -66,9 +66,9 @@ def read_header(data: bytes) -> Header:
 
 
 def _profile(parts: list[bytes]) -> bytes | None:
-    """A profile from its numbered parts; None if there are none, or not all."""
-    parts = sorted(part for part in parts if len(part) > 2)
-    if not parts or any(part[:2] != bytes([i + 1, len(parts)]) for i, part in enumerate(parts)):
+    """A profile from its numbered parts; None if not all are there, as Pillow counts them."""
+    parts = sorted(part for part in parts if len(part) >= 2)
+    if not parts or parts[0][1] != len(parts):
         return None
     return b"".join(part[2:] for part in parts)
 

@@ -1,4 +1,4 @@
-"""TIFF: every combination of tags gives the colors that the tags mean, or a refusal."""
+"""Tags of TIFF: every combination of tags gives the colors that the tags mean, or a refusal."""
 
 from __future__ import annotations
 
@@ -102,6 +102,13 @@ def test_max_sample_value_states_the_bits(bits: int) -> None:
     dark = read(tiff(values // 8, 1, tags={MAX_VALUE: [white]}))[0, :, 0]  # stays dark
     np.testing.assert_array_equal(dark, (values // 8 >> (bits - 8))[0, :, 0])
     assert f"expected 0 to {white}" in refusal(tiff(values * 2, 1, tags={MAX_VALUE: [white]}))
+
+
+@pytest.mark.parametrize("bits", [8, 12, 15])
+def test_color_of_fewer_bits_is_refused_for_pillow_keeps_the_high_byte(bits: int) -> None:
+    values = np.repeat((RAMP * (2**bits - 1) // 63).astype(np.uint16), 3, -1)
+    data = tiff(values, 2, tags={MAX_VALUE: [2**bits - 1]})
+    assert f"color of {bits} bits in 16" in refusal(data)
 
 
 def test_the_maximum_of_an_image_is_no_scale() -> None:

@@ -1,13 +1,15 @@
-"""What the tags of a TIFF file say of its samples, where Pillow reads them in another way."""
+"""What image files say of their samples: bits, range, opacity; and the tags of TIFF."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from PIL import ImagePalette, TiffImagePlugin
+from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
 
-from ssltool.data.color import Alpha, Samples
 from ssltool.errors import UnreadableImage
+
+Alpha = Literal["opacity", "doubtful", "other"]
 
 _BITS, _PHOTOMETRIC, _FILL_ORDER, _BANDS, _PLANAR = 258, 262, 266, 277, 284
 _MAX_VALUE, _COLORMAP, _EXTRA, _FORMAT, _MAX_FLOAT, _SUBSAMPLING = 281, 320, 338, 339, 341, 530
@@ -18,12 +20,57 @@ _GEOGRAPHIC = (33550, 33922, 34264, 34735, 42112, 42113)
 """Tags of GeoTIFF and GDAL: the samples are bands of a sensor."""
 
 
-def read_samples(image: TiffImagePlugin.TiffImageFile) -> Samples:
-    """Interpret the tags of an opened image that is not loaded yet; corrects how it will be loaded.
+@dataclass(frozen=True)
+class Samples:
+    """What a file says of its samples beyond Pillow's mode.
+
+    Attributes:
+        bits: Significant bits of an integer sample; white is ``2**bits - 1``.
+        declared: The file states ``bits``, other than as the size of its samples in bytes.
+        white: Value of white in a float image.
+        unsigned: Of mode ``"I"``: the 32 bits are an unsigned integer.
+        inverted: 0 is white.
+        alpha: Whether a fourth (or second) sample is opacity. ``"doubtful"``: only if most of its
+            pixels are fully opaque or fully transparent; otherwise the image is refused.
+    """
+
+    bits: int = 8
+    declared: bool = False
+    white: float = 1.0
+    unsigned: bool = False
+    inverted: bool = False
+    alpha: Alpha = "opacity"
+
+    @classmethod
+    def of_mode(cls, mode: str) -> Samples:
+        """Those of an image in memory, of which only the mode is known."""
+        return cls(bits={"I": 31}.get(mode, 16 if mode.startswith("I;16") else 8))
+
+
+def read_samples(image: Image.Image) -> Samples:
+    """What the file of an opened image says of its samples.
+
+    Args:
+        image: As opened by Pillow, and not loaded yet; how it will be loaded is corrected.
 
     Raises:
         UnreadableImage: Pillow would load other values than the file has.
     """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _read_tiff(image)
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    parameters = tiles[0].args if tiles else None
+    if image.format == "PNG" and isinstance(parameters, str) and "16" in parameters:
+        return Samples(bits=16)
+    if image.format == "PPM" and image.mode != "F":
+        white = parameters[1] if isinstance(parameters, tuple) else 255
+        is_wide = image.mode == "I" or white == 65535
+        return Samples(bits=16, declared=white not in (255, 65535)) if is_wide else Samples()
+    return Samples.of_mode(image.mode)
+
+
+def _read_tiff(image: TiffImagePlugin.TiffImageFile) -> Samples:
+    """As `read_samples`, from the tags of TIFF."""
     tags = image.tag_v2
     photometric = tags.get(_PHOTOMETRIC)
     if photometric is None:

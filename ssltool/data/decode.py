@@ -40,8 +40,7 @@ megapixels, a shorter side under 8 px, and truncated or corrupt files, never dec
 - WebP, AVIF, compressed TIFF: parts outside of the file, or pixels that end in more than 16 zero
   bytes (lossy WebP: and one for each 16 blocks). Fewer zeros cannot be told from pixels.
 - GIF, JPEG 2000: as their decoders say.
-- Uncompressed pixels (BMP, PPM, TGA, TIFF; ICO without PNG): less than all of them. Zeros are black
-  pixels.
+- BMP, PPM, TGA, uncompressed TIFF, ICO without PNG: less than all pixels. Zeros are black pixels.
 
 JPEG files are decoded at the smallest of the scales 1/1, 1/2, 1/4, 1/8 that is not below the
 target. Scaling drops the high DCT frequencies of each block, which is a low-pass filter, so that

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source
 from ssltool.device import choose_device
@@ -242,7 +243,7 @@ def _path(weights: Weights) -> Path:
 
 
 def _console(progress: bool) -> Console:
-    return Console(stderr=True, quiet=not progress, highlight=False, soft_wrap=True)
+    return stderr_console(quiet=not progress)
 
 
 __all__ = ["embed", "export", "load_encoder", "pretrain", "probe", "visualize"]

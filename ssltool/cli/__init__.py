@@ -15,6 +15,7 @@ from typer.exceptions import Abort, TyperException
 
 from ssltool import __version__
 from ssltool.cli._lazy import Command, LazyGroup
+from ssltool.console import escape_unencodable, printable
 from ssltool.errors import SslToolError
 from ssltool.training.memory import keep_freed_memory
 
@@ -60,7 +61,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"ssltool {__version__}")
+        print(f"ssltool {__version__}")
         raise typer.Exit
 
 
@@ -77,6 +78,7 @@ def _root(
 def main() -> None:
     """Entry point of the ``ssltool`` command."""
     keep_freed_memory()
+    escape_unencodable()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -98,15 +100,14 @@ def run(arguments: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help page
             print(error.format_message())
             return 2
-        return _fail(error.format_message(), error.exit_code)
+        return _fail(" ".join(error.format_message().split()), error.exit_code)
     except (Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:
-    text = " ".join(message.split())
     # Of several processes the first one prints; of those that --devices started, the launcher.
     if os.environ.get("RANK", "0") == "0" and not os.environ.get("SSLTOOL_LAUNCHED"):
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
     return code

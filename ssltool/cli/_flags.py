@@ -30,6 +30,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
+from ssltool.console import PlainConsole
 from ssltool.options import Options, declared, flag_of
 
 if TYPE_CHECKING:
@@ -67,13 +68,12 @@ class OptionsCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page as plain text, or with styles on a terminal."""
-        from rich.console import Console
         from rich.padding import Padding
         from rich.text import Text
 
         width = min(_WIDEST, shutil.get_terminal_size((80, 24)).columns)
         styled = sys.stdout.isatty()
-        console = Console(width=width, force_terminal=styled, highlight=False, markup=False)
+        console = PlainConsole(width=width, force_terminal=styled)
         with console.capture() as page:
             positional = [row.names for row in self.rows if not row.names.startswith("--")]
             console.print("Usage:", ctx.command_path, "[OPTIONS]", *positional, style="bold")

@@ -6,11 +6,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ssltool.console import PlainConsole, printable
 from ssltool.options import Options, option
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ssltool.runs.tables import Table
 
 
@@ -28,35 +27,31 @@ class OutputOptions(JsonOption):
     quiet: bool = option(False, "Print only errors and the result", panel="Output")
 
 
-def stderr_console(quiet: bool = False) -> Console:
-    """A console for progress and remarks."""
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-
-
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout; NaN and infinity, which JSON lacks, are refused."""
+    """Print one JSON document on stdout, in ASCII; NaN and infinity, which JSON lacks, are refused.
+    """
     json.dump(document, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
 
 
 def print_table(table: Table) -> None:
     """Print a table on stdout; into a file in a width that holds it."""
-    from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    def text(cell: str) -> Text:
+        return Text(printable(cell), overflow="fold")  # nothing of a long name is left out
+
     grouped = len({cells[0] for cells in table.rows}) < len(table.rows)
-    shown = RichTable(title=Text(table.title), title_justify="left")
+    shown = RichTable(title=text(table.title), title_justify="left")
     for number, name in enumerate(table.columns):
-        shown.add_column(Text(name), justify="left" if number < table.text_columns else "right")
+        shown.add_column(text(name), justify="left" if number < table.text_columns else "right")
     for number, cells in enumerate(table.rows):
         following = table.rows[number + 1] if number + 1 < len(table.rows) else None
         shown.add_row(
-            *map(Text, cells),
+            *map(text, cells),
             style="bold" if number == table.best else "",
             end_section=grouped and following is not None and following[0] != cells[0],
         )
-    console = Console()
-    console.print(shown) if console.is_terminal else Console(width=120).print(shown)
+    console = PlainConsole()
+    console.print(shown) if console.is_terminal else PlainConsole(width=120).print(shown)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
 from typer.core import TyperCommand
 
 from ssltool.cli._lazy import methods_group
-from ssltool.cli._output import OutputOptions, print_json, stderr_console
+from ssltool.cli._output import OutputOptions, print_json
+from ssltool.console import echo, stderr_console
 from ssltool.errors import UsageError
 from ssltool.options import Options, option
 
@@ -79,28 +79,28 @@ def _sizes(text: str) -> list[int] | None:
 
 
 def _print_bench(result: BenchResult) -> None:
-    typer.echo(f"{'':<12}{'images/s':>10}{'per CPU-second':>16}")
+    echo(f"{'':<12}{'images/s':>10}{'per CPU-second':>16}")
     for part, speed in result.images_per_s.items():
         per_cpu = result.images_per_cpu_s[part]
-        typer.echo(f"{part.replace('_', ' '):<12}{speed:>10.1f}{per_cpu:>16.1f}")
-    typer.echo(
+        echo(f"{part.replace('_', ' '):<12}{speed:>10.1f}{per_cpu:>16.1f}")
+    echo(
         f"end to end / bare network: {result.ratio:.3f} by CPU-seconds, "
         f"{result.ratio_wall:.3f} by wall time"
     )
-    typer.echo(f"{result.precision}, peak memory {result.peak_memory_gb} GB")
+    echo(f"{result.precision}, peak memory {result.peak_memory_gb} GB")
 
 
 def _print_sweep(result: SweepResult) -> None:
-    typer.echo(
+    echo(
         f"{'batch':>6}{'images/s':>10}{'per CPU-second':>16}{'bare images/s':>15}{'memory GB':>11}"
     )
     for row in result.sweep:
         wall, cpu = row.images_per_s, row.images_per_cpu_s
-        typer.echo(
+        echo(
             f"{row.batch_size:>6}{wall['end_to_end']:>10.1f}{cpu['end_to_end']:>16.1f}"
             f"{wall['bare']:>15.1f}{row.peak_memory_gb:>11}"
         )
-    typer.echo(f"fastest {result.fastest}, largest {result.largest}: {result.stopped}")
+    echo(f"fastest {result.fastest}, largest {result.largest}: {result.stopped}")
 
 
 command = methods_group("Measure training speed against the bare network.", build)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from ssltool.cli._flags import command_of
-from ssltool.cli._output import OutputOptions, print_json, print_table, stderr_console
+from ssltool.cli._output import OutputOptions, print_json, print_table
+from ssltool.console import echo, stderr_console
 from ssltool.probing.options import CompareOptions
 
 
@@ -19,7 +18,7 @@ def compare(options: CompareOptions, output: OutputOptions) -> None:
         return
     print_table(result.table())
     for path in filter(None, (result.csv, result.plot)):
-        typer.echo(path)
+        echo(path)
 
 
 command = command_of(

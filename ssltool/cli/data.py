@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import typer
 from typer.core import TyperCommand
 
 from ssltool.cli._flags import command_of
 from ssltool.cli._lazy import group
-from ssltool.cli._output import OutputOptions, print_json, stderr_console
+from ssltool.cli._output import OutputOptions, print_json
+from ssltool.console import echo, stderr_console
 from ssltool.data.options import IndexOptions, PackOptions, SourceOptions
 
 _SUMMARIES = {
@@ -29,21 +29,21 @@ def check(options: SourceOptions, output: OutputOptions) -> None:
         return
     side = result.short_side
     sides = f"{side.min} to {side.max} px, median {side.median}" if side else "none"
-    typer.echo(
+    echo(
         f"{result.readable} of {result.images} images readable, shorter side {sides}, "
         f"{result.gray} gray"
     )
     for note in result.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
     for name, count in result.classes.items():
         of = [f"{split} {each.classes[name]}" for split, each in result.splits.items()]
-        typer.echo(f"  {name}: {count}" + (f" ({', '.join(of)})" if of else ""))
+        echo(f"  {name}: {count}" + (f" ({', '.join(of)})" if of else ""))
     for split, each in result.splits.items():
-        typer.echo(f"{split}: {each.readable} of {each.images} images readable")
+        echo(f"{split}: {each.readable} of {each.images} images readable")
     for name, reason in result.unreadable.items():
-        typer.echo(f"unreadable: {name}: {reason}")
+        echo(f"unreadable: {name}: {reason}")
     for names in result.duplicates:
-        typer.echo(f"equal at 32 px: {', '.join(names)}")
+        echo(f"equal at 32 px: {', '.join(names)}")
 
 
 def pack(options: PackOptions, output: OutputOptions) -> None:
@@ -55,10 +55,10 @@ def pack(options: PackOptions, output: OutputOptions) -> None:
         print_json(result.model_dump(mode="json"))
         return
     for note in result.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
     for name, reason in result.skipped.items():
-        typer.echo(f"skipped: {name}: {reason}")
-    typer.echo(
+        echo(f"skipped: {name}: {reason}")
+    echo(
         f"{result.images} images of {len(result.classes)} classes in {result.shards} shards, "
         f"{result.bytes / 1e6:.1f} MB, {result.seconds} s, {len(result.skipped)} skipped -> "
         f"{result.folder}"
@@ -77,8 +77,8 @@ def index(options: IndexOptions, output: OutputOptions) -> None:
         print_json(result.model_dump(mode="json"))
         return
     for note in result.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"{result.images} images of {len(result.classes)} classes in {result.shards} shards")
+        echo(f"note: {note}")
+    echo(f"{result.images} images of {len(result.classes)} classes in {result.shards} shards")
 
 
 _COMMANDS: dict[str, tuple[Callable[..., None], list[str]]] = {

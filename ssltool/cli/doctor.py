@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from ssltool.cli._flags import command_of
 from ssltool.cli._output import JsonOption, print_json
+from ssltool.console import echo
 from ssltool.options import DeviceName, Options, option
 
 
@@ -26,7 +25,7 @@ def doctor(options: DoctorOptions, output: JsonOption) -> None:
         return
     packages = result.pop("packages")
     for name, value in {**result, **packages}.items():
-        typer.echo(f"{name:<14} {value if value is not None else 'not installed'}")
+        echo(f"{name:<14} {value if value is not None else 'not installed'}")
 
 
 command = command_of("doctor", doctor)

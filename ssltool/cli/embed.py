@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from ssltool.cli._flags import command_of
-from ssltool.cli._output import OutputOptions, print_json, stderr_console
+from ssltool.cli._output import OutputOptions, print_json
+from ssltool.console import echo, stderr_console
 from ssltool.probing.options import EmbedOptions
 
 
@@ -17,11 +16,9 @@ def embed(options: EmbedOptions, output: OutputOptions) -> None:
     if output.as_json:
         print_json(result.model_dump(mode="json"))
         return
-    typer.echo(
-        f"{result.file}: {result.images} images, {result.dim} dimensions each ({result.stage})"
-    )
+    echo(f"{result.file}: {result.images} images, {result.dim} dimensions each ({result.stage})")
     if result.skipped:
-        typer.echo(f"{len(result.skipped)} images could not be read and are left out", err=True)
+        echo(f"{len(result.skipped)} images could not be read and are left out", err=True)
 
 
 command = command_of(

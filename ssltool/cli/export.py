@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from ssltool.cli._flags import command_of
 from ssltool.cli._output import JsonOption, print_json
+from ssltool.console import echo
 from ssltool.exporting.options import ExportOptions
 
 
@@ -24,17 +23,17 @@ def export(options: ExportOptions, output: JsonOption) -> None:
     if output.as_json:
         print_json(result.model_dump(mode="json"))
         return
-    typer.echo(
+    echo(
         f"{result.path}: {result.tensors} tensors, {result.parameters:,} parameters, "
         "loaded back and compared",
         err=True,
     )
     if result.similarity is not None:
-        typer.echo(
+        echo(
             f"features: mean cosine similarity to the lightness form {result.similarity:.4f}",
             err=True,
         )
-    typer.echo(result.path)
+    echo(result.path)
 
 
 command = command_of(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from ssltool.cli._flags import command_of
 from ssltool.cli._output import JsonOption, print_json
+from ssltool.console import echo
 from ssltool.methods.registry import available
 
 
@@ -18,7 +17,7 @@ def methods(output: JsonOption) -> None:
         return
     width = max(len(listing.name) for listing in listings)
     for listing in listings:
-        typer.echo(f"{listing.name:<{width}}  {listing.origin}  {listing.summary}")
+        echo(f"{listing.name:<{width}}  {listing.origin}  {listing.summary}")
 
 
 command = command_of("methods", methods)

@@ -6,11 +6,11 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from typer.core import TyperCommand
 
 from ssltool.cli._lazy import methods_group
-from ssltool.cli._output import OutputOptions, print_json, stderr_console
+from ssltool.cli._output import OutputOptions, print_json
+from ssltool.console import echo, stderr_console
 from ssltool.options import Options, option
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def _pretrain(config: RunConfig, start: StartOptions, output: OutputOptions) -> 
     if output.as_json:
         print_json(summary.model_dump(mode="json"))
         return
-    typer.echo(summary.weights)
+    echo(summary.weights)
     if summary.skipped:
-        typer.echo(f"{summary.skipped} images skipped, see {summary.run}/skipped.txt", err=True)
+        echo(f"{summary.skipped} images skipped, see {summary.run}/skipped.txt", err=True)
 
 
 def _dry_run(config: RunConfig, output: OutputOptions) -> None:

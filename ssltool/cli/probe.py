@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from ssltool.cli._flags import command_of
-from ssltool.cli._output import OutputOptions, print_json, print_table, stderr_console
+from ssltool.cli._output import OutputOptions, print_json, print_table
+from ssltool.console import echo, stderr_console
 from ssltool.probing.options import ProbeOptions
 
 
@@ -22,9 +21,9 @@ def probe(options: ProbeOptions, output: OutputOptions) -> None:
     for table in record.tables():
         print_table(table)
     for warning in record.warnings():
-        typer.echo(f"warning: {warning}")
+        echo(f"warning: {warning}")
     for path in record.plots:
-        typer.echo(path)
+        echo(path)
 
 
 command = command_of(

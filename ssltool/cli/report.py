@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from ssltool.cli._flags import command_of
 from ssltool.cli._output import JsonOption, print_json
+from ssltool.console import echo
 from ssltool.visualizing.options import ReportOptions
 
 
@@ -19,10 +18,10 @@ def report(options: ReportOptions, output: JsonOption) -> None:
         return
     for run in result.runs:
         for line in run.missing:
-            typer.echo(f"{run.name}: {line}", err=True)
+            echo(f"{run.name}: {line}", err=True)
     count = len(result.runs)
-    typer.echo(f"{count} run{'s' * (count != 1)}, {result.bytes / 1e6:.1f} MB", err=True)
-    typer.echo(result.path)
+    echo(f"{count} run{'s' * (count != 1)}, {result.bytes / 1e6:.1f} MB", err=True)
+    echo(result.path)
 
 
 command = command_of(

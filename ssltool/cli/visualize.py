@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from typer.core import TyperCommand
 
 from ssltool.cli._flags import command as command_from
 from ssltool.cli._flags import take
 from ssltool.cli._lazy import Command, group, methods_group
 from ssltool.cli._output import JsonOption, print_json
+from ssltool.console import echo
 from ssltool.options import DeviceOption, Options
 from ssltool.visualizing.options import FIGURES, TaskOptions
 
@@ -87,9 +87,9 @@ def _print(result: FigureResult, output: JsonOption) -> None:
         print_json(result.model_dump(mode="json"))
         return
     for line in result.summary():
-        typer.echo(line, err=True)
+        echo(line, err=True)
     for path in (result.path, *result.plots):
-        typer.echo(path)
+        echo(path)
 
 
 command = group("Draw figures of tasks, runs and encoders.", _summaries, _build)

@@ -24,6 +24,7 @@ from rich.progress import Progress, track
 
 from ssltool import atomic
 from ssltool.atomic import atomic_file
+from ssltool.console import stderr_console
 from ssltool.data.loader import default_workers
 from ssltool.data.options import PackOptions
 from ssltool.data.sampler import Order
@@ -99,7 +100,7 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult:
         UsageError: The folder holds something else, or shards of other images or options.
         DataError: No image can be read.
     """
-    console, start = console or Console(stderr=True, highlight=False), time.monotonic()
+    console, start = console or stderr_console(), time.monotonic()
     source = open_source(options.specs)
     folder = options.to.expanduser()
     _claim(folder, source.fingerprint(), options)

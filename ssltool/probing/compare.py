@@ -10,6 +10,7 @@ from pydantic import Field
 from rich.console import Console
 
 from ssltool.atomic import atomic_file
+from ssltool.console import stderr_console
 from ssltool.encoders.weights import find_weights
 from ssltool.errors import CheckpointError, UsageError
 from ssltool.plotting.figures import save_plot
@@ -115,7 +116,7 @@ def compare(options: CompareOptions, console: Console | None = None) -> Comparis
     Raises:
         SslToolError: As `ssltool.probing.probe.probe`.
     """
-    console = console or Console(stderr=True, highlight=False)
+    console = console or stderr_console()
     if options.sort not in COLUMNS:
         raise UsageError(f"--sort {options.sort}: one of {', '.join(COLUMNS)} expected")
     names = _unique_names(options.runs)

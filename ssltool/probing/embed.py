@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssltool.atomic import atomic_file
+from ssltool.console import stderr_console
 from ssltool.data.loader import AllImages
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
@@ -100,7 +101,7 @@ def compute(
     options: EmbedOptions, console: Console | None = None, source: Source | None = None
 ) -> tuple[Embedding, dict[str, str]]:
     """Compute the features of images, and why some could not be read; see `embed`."""
-    console = console or Console(stderr=True, highlight=False)
+    console = console or stderr_console()
     stage, device = options.stage, choose_device(options.device)
     encoder = load_encoder(find_weights(options.weights))
     stages = [POOLED, *(part.name for part in encoder.stages)]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 
+from ssltool.console import stderr_console
 from ssltool.device import choose_device
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
@@ -83,7 +84,7 @@ def probe(
     Raises:
         SslToolError: The weights, the images or the options are invalid.
     """
-    console = console or Console(stderr=True, highlight=False)
+    console = console or stderr_console()
     return run_probe(open_inputs(options, console, data), options, console)
 
 

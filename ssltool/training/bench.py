@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from ssltool.console import stderr_console
 from ssltool.data.sources.registry import open_source
 from ssltool.errors import SslToolError
 from ssltool.methods.base import Loss, Method, Metric
@@ -117,7 +118,7 @@ def bench(
         steps: Steps in each.
         console: Where progress goes.
     """
-    console = console or Console(stderr=True, highlight=False)
+    console = console or stderr_console()
     on_cpu = config.run.device in {"auto", "cpu"} and not torch.cuda.is_available()
     if config.run.workers is None and on_cpu:
         # Workers decode ahead, during the other measurements; in this process the cost stays where
@@ -191,7 +192,7 @@ def sweep(
     Raises:
         SslToolError: Not even the smallest size fits.
     """
-    console = console or Console(stderr=True, highlight=False)
+    console = console or stderr_console()
     rows: list[BenchResult] = []
     images, stopped = len(open_source(config.run.data)), "all sizes asked for were tried"
     for size in sizes or (2**power for power in range(4, 31)):

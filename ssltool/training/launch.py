@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from ssltool.console import stderr_console
 from ssltool.errors import Interrupted, ProcessLost, SslToolError
 from ssltool.runs import checkpoint
 from ssltool.runs.config import RunConfig
@@ -107,7 +108,7 @@ def launch(
         SslToolError: Processes were killed more often than ``--max-restarts`` allows.
         Interrupted: Ctrl-C or SIGTERM came.
     """
-    console = console or Console(stderr=True, highlight=False)
+    console = console or stderr_console()
     folder = chosen_folder(config, resume=resume, overwrite=overwrite)
     again = f"'ssltool pretrain {config.method} --out {folder} --resume'"
     before, restarts = _stamp(folder), config.run.max_restarts
@@ -122,7 +123,7 @@ def launch(
             if resume or _stamp(folder) not in (None, before):  # the run was begun
                 given, mode = ["--out", str(folder)], ["--resume"]
             where = f"from {newest}" if newest and "--resume" in mode else "from the beginning"
-            console.print(f"{died}; starting again {where}", soft_wrap=True)
+            console.print(f"{died}; starting again {where}")
     count = f", after {restarts} restarts" if restarts else ""
     raise SslToolError(f"{died}{count}; type {again} to resume from the last checkpoint")
 

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel
 from rich.console import Console
 
+from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.distributed.collectives import any_of, is_main, world_size
 from ssltool.distributed.process_group import process_group
@@ -133,8 +134,8 @@ def dry_run(
 def _console(console: Console | None) -> Console:
     """Of several processes the first one prints."""
     if not is_main():
-        return Console(quiet=True)
-    return console or Console(stderr=True, highlight=False)
+        return stderr_console(quiet=True)
+    return console or stderr_console()
 
 
 def _train(trainer: Trainer, writer: RunWriter, folder: Path, console: Console) -> RunSummary:

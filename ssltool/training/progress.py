@@ -40,7 +40,7 @@ class ProgressLine:
                 MofNCompleteColumn(),
                 BarColumn(bar_width=20),
                 TimeRemainingColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 console=console,
             )
             self._task = self._bar.add_task("", total=total, completed=start)
@@ -75,9 +75,7 @@ class ProgressLine:
         if now - self._printed >= _PLAIN_EVERY or step == self._total:
             self._printed = now
             left = (now - self._began) / max(1, step - self._first) * (self._total - step)
-            self._console.print(
-                f"step {step}/{self._total}  {text}  {left:.0f} s left", soft_wrap=True
-            )
+            self._console.print(f"step {step}/{self._total}  {text}  {left:.0f} s left")
 
     def text(self, line: Mapping[str, float]) -> str:
         """``loss 2.31 (chance level 3.18)  accuracy 33.0% (chance level 4.2%)  812 images/s``."""

@@ -28,8 +28,7 @@ class OutputOptions(JsonOption):
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout, in ASCII; NaN and infinity, which JSON lacks, are refused.
-    """
+    """Print a JSON document on stdout, in ASCII; NaN and infinity, not in JSON, are refused."""
     json.dump(document, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
 

@@ -1,22 +1,28 @@
-"""Plot records to matplotlib figures, saved as PNG, SVG or PDF; no display, no global state."""
+"""Plot records to matplotlib figures, saved as PNG, SVG or PDF; no display, no global state.
+
+Names and titles are user text: each is drawn through `ssltool.plotting.text.legible`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from ssltool.atomic import atomic_file
 from ssltool.errors import UsageError
 from ssltool.plotting.colors import BLUE, GRAY, ORANGE, PALETTE
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Points
+from ssltool.plotting.text import as_plain_text, legible
 
 FORMATS = (".png", ".svg", ".pdf")
 _DASHES = ("-", "--", "-.", ":")
@@ -41,6 +47,7 @@ def save_figure(drawn: Figure, path: Path) -> Path:
     """
     if path.suffix not in FORMATS:
         raise UsageError(f"--to {path}: plots are written as .png, .svg or .pdf")
+    as_plain_text(drawn)
     FigureCanvasAgg(drawn)
     with atomic_file(path) as temporary, rc_context({"svg.hashsalt": "ssltool"}):
         drawn.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=_UNDATED[path.suffix])
@@ -67,42 +74,47 @@ def panels(plots: Sequence[Lines], title: str) -> Figure:
     columns = 2 if len(plots) in {2, 4} else min(3, len(plots))
     rows = -(-len(plots) // columns)
     drawn = Figure(figsize=(4.6 * columns, 2.9 * rows + 0.4), layout="constrained")
-    drawn.suptitle(title)
+    drawn.suptitle(legible(title))
     grid = list(drawn.subplots(rows, columns, squeeze=False).flat)
-    curves: dict[str, Line2D] = {}
+    curves: dict[str, Line2D] = {}  # by name
     for plot, axis in zip(plots, grid, strict=False):
-        _draw_lines(axis, plot)
-        axis.set_title(plot.y_label, fontsize=10)
-        axis.set_xlabel(plot.x_label, fontsize=8)
+        curves |= _draw_lines(axis, plot)
+        axis.set_title(legible(plot.y_label), fontsize=10)
+        axis.set_xlabel(legible(plot.x_label), fontsize=8)
         axis.tick_params(labelsize=8)
-        curves |= {str(line.get_label()): line for line in axis.lines[: len(plot.series)]}
     for axis in grid[len(plots) :]:
         axis.set_visible(False)
     if len(curves) > 1:
-        drawn.legend(handles=curves.values(), loc="outside lower center", ncols=4, fontsize=9)
+        _name(drawn.legend, curves, loc="outside lower center", ncols=4, fontsize=9)
     return drawn
 
 
 def _lines(plot: Lines, title: str) -> Figure:
     drawn = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = drawn.subplots()
-    _draw_lines(axis, plot)
-    axis.set_xlabel(plot.x_label)
-    axis.set_ylabel(plot.y_label)
-    axis.set_title(title, fontsize=10)
-    axis.legend(fontsize=8)
+    curves = _draw_lines(axis, plot)
+    axis.set_xlabel(legible(plot.x_label))
+    axis.set_ylabel(legible(plot.y_label))
+    axis.set_title(legible(title), fontsize=10)
+    _name(axis.legend, curves, fontsize=8)
     return drawn
 
 
-def _draw_lines(axis: Axes, plot: Lines) -> None:
-    """Draw the curves and the levels, distinguished by color and by dash."""
-    following = count()
+def _name(legend: Callable[..., Legend], curves: Mapping[str, Line2D], **style: Any) -> None:
+    """Draw a legend; names are set last, since matplotlib leaves out those that begin with _."""
+    texts = legend(list(curves.values()), [str(i) for i in range(len(curves))], **style).get_texts()
+    for text, name in zip(texts, curves, strict=True):
+        text.set_text(legible(name))
+
+
+def _draw_lines(axis: Axes, plot: Lines) -> dict[str, Line2D]:
+    """Draw the curves and the levels, distinguished by color and by dash; the curves by name."""
+    following, curves = count(), {}
     for name, series in plot.series.items():
         index = next(following) if series.color is None else series.color
-        axis.plot(
+        (curves[name],) = axis.plot(
             series.x,
             series.y,
-            label=name,
             color=PALETTE[index % len(PALETTE)],
             linestyle=_DASHES[index % len(_DASHES)],
             linewidth=1.5,
@@ -120,6 +132,7 @@ def _draw_lines(axis: Axes, plot: Lines) -> None:
         for level in plot.levels:
             _draw_level(axis, level, ORANGE if len(plot.series) == 1 else GRAY, (low + high) / 2)
         axis.margins(y=0.08)
+    return curves
 
 
 def _draw_level(axis: Axes, level: Level, default: str, middle: float) -> None:
@@ -128,7 +141,7 @@ def _draw_level(axis: Axes, level: Level, default: str, middle: float) -> None:
     axis.axhline(level.value, color=color, linestyle=(0, (4, 3)), linewidth=1)
     below = level.value > middle
     axis.annotate(
-        level.label,
+        legible(level.label),
         (0.98, level.value),
         xycoords=("axes fraction", "data"),
         xytext=(0, -3 if below else 3),
@@ -157,12 +170,13 @@ def _matrix(plot: Matrix, title: str) -> Figure:
         ink = "black" if value > middle else "white"
         text = f"{value:.{plot.digits}f}"
         axis.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)
-    upright = max(map(len, plot.columns)) > 4
-    axis.set_xticks(range(width), plot.columns, rotation=90 if upright else 0, fontsize=8)
-    axis.set_yticks(range(height), plot.rows, fontsize=8)
-    axis.set_xlabel(plot.column_label)
-    axis.set_ylabel(plot.row_label)
-    axis.set_title(title, fontsize=10)
+    columns, rows = list(map(legible, plot.columns)), list(map(legible, plot.rows))
+    upright = max(map(len, columns)) > 4
+    axis.set_xticks(range(width), columns, rotation=90 if upright else 0, fontsize=8)
+    axis.set_yticks(range(height), rows, fontsize=8)
+    axis.set_xlabel(legible(plot.column_label))
+    axis.set_ylabel(legible(plot.row_label))
+    axis.set_title(legible(title), fontsize=10)
     return drawn
 
 
@@ -178,9 +192,9 @@ def _points(plot: Points, title: str) -> Figure:
         linewidths=0.3,
     )
     axis.set_aspect("equal")
-    axis.set_xlabel(plot.x_label)
-    axis.set_ylabel(plot.y_label)
-    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(legible(plot.x_label))
+    axis.set_ylabel(legible(plot.y_label))
+    axis.set_title(legible(title), fontsize=10)
     axis.grid(alpha=0.25)
     return drawn
 
@@ -192,10 +206,11 @@ def _bars(plot: Bars, title: str) -> Figure:
     drawn = Figure(figsize=(6.4, max(2.4, 0.24 * len(names) + 1.2)), layout="constrained")
     axis = drawn.subplots()
     errors = [plot.std.get(name, 0.0) for name in names] if plot.std else None
-    bars = axis.barh(names, lengths, xerr=errors, color=BLUE)
+    bars = axis.barh(range(len(names)), lengths, xerr=errors, color=BLUE)
+    axis.set_yticks(range(len(names)), list(map(legible, names)))
     axis.bar_label(bars, [f"{length:.1f}" for length in lengths], fontsize=8, padding=3)
-    axis.set_xlabel(plot.label)
-    drawn.suptitle(title, fontsize=10)  # centered over the names as well
+    axis.set_xlabel(legible(plot.label))
+    drawn.suptitle(legible(title), fontsize=10)  # centered over the names as well
     axis.tick_params(labelsize=8)
     axis.margins(x=0.12, y=0.01)
     axis.spines[["top", "right"]].set_visible(False)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ssltool.atomic import atomic_file
+from ssltool.plotting.text import Font, image_text
 
 _CELL = 192  # px, about the side of a drawn image: 28 px images are enlarged to be seen
 _GAP = 12
 _TEXT = 14
 _LINE = _TEXT + 6
 _PAPER, _INK, _EDGE = (255, 255, 255), (34, 34, 34), (200, 200, 200)
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def save_sheet(
@@ -44,33 +45,39 @@ def save_sheet(
     images = {
         name: [_enlarged(to_image(image)) for image in stack] for name, stack in columns.items()
     }
-    font = ImageFont.load_default(_TEXT)
-    widths = [max(stack[0].width, _length(name, font)) for name, stack in images.items()]
-    lines = [_length(caption, font) + 2 * _GAP for caption in captions or ()]
+    names = [image_text(name, _TEXT) for name in images]
+    below = [image_text(caption, _TEXT) for caption in captions or ()]
+    widths = [
+        max(stack[0].width, _length(*name))
+        for name, stack in zip(names, images.values(), strict=True)
+    ]
+    lines = [_length(*caption) + 2 * _GAP for caption in below]
     block = max([sum(widths) + _GAP * (len(widths) + 1), *lines])  # px, the width of a row
     rows = len(next(iter(images.values())))
     blocks = max(1, min(rows, (width + _GAP) // (block + _GAP)))  # side by side
     depth = -(-rows // blocks)  # rows below one another
     blocks = -(-rows // depth)
     whole = blocks * block + (blocks - 1) * _GAP
-    heading = wrapped(title, font, whole - 2 * _GAP)
+    title, title_font = image_text(title, _TEXT)
+    heading = wrapped(title, title_font, whole - 2 * _GAP)
     top = _GAP + len(heading) * _LINE + (_GAP if heading else 0) + _LINE
     height = max(stack[0].height for stack in images.values())
     step = height + _GAP + (_LINE if captions else 0)
     canvas = Image.new("RGB", (whole, top + depth * step), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for i, line in enumerate(heading):
-        draw.text((_GAP, _GAP + i * _LINE), line, _INK, font)
+        draw.text((_GAP, _GAP + i * _LINE), line, _INK, title_font)
     for block_index in range(blocks):
         x = block_index * (block + _GAP) + _GAP
-        for name, column in zip(images, widths, strict=True):
+        for (name, font), column in zip(names, widths, strict=True):
             draw.text((x, top - _LINE), name, _INK, font)
             x += column + _GAP
     for row in range(rows):
         left, y = (row // depth) * (block + _GAP) + _GAP, top + (row % depth) * step
         _draw_row(canvas, [stack[row] for stack in images.values()], widths, (left, y))
-        if captions:
-            draw.text((left, y + height + 4), captions[row], _INK, font)
+        if below:
+            caption, font = below[row]
+            draw.text((left, y + height + 4), caption, _INK, font)
     return save_image(canvas, path)
 
 
@@ -113,16 +120,23 @@ def save_image(image: Image.Image, path: Path) -> Path:
 
 
 def wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Wrap a text between words into lines of at most ``width`` pixels; a longer word has a line of
-    its own.
-    """
+    """Wrap a text into lines of at most ``width`` pixels, between words where that is possible."""
     lines: list[str] = []
-    for word in text.split():
+    for word in chain.from_iterable(_pieces(whole, font, width) for whole in text.split()):
         if lines and _length(f"{lines[-1]} {word}", font) <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
     return lines
+
+
+def _pieces(word: str, font: Font, width: int) -> Iterator[str]:
+    """A word in pieces of at most ``width`` pixels, such as a long path."""
+    while len(word) > 1 and _length(word, font) > width:
+        fitting = bisect_right(range(len(word)), width, key=lambda end: _length(word[:end], font))
+        yield word[: max(1, fitting - 1)]
+        word = word[max(1, fitting - 1) :]
+    yield word
 
 
 def _length(text: str, font: Font) -> int:

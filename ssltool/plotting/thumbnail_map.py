@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ssltool.plotting.sheet import save_image, to_image, wrapped
+from ssltool.plotting.text import Font, image_text
 
 _SIDE = 1200  # px of the map
 _MARGIN = 16
@@ -51,9 +52,10 @@ def save_map(
     Returns:
         ``path``.
     """
-    font = ImageFont.load_default(_TEXT)
+    title, font = image_text(title, _TEXT)
     heading = wrapped(title, font, _SIDE - 2 * _MARGIN)
-    legend = _legend(classes, font)
+    names = [image_text(name, _TEXT) for name in classes]
+    legend = _legend(names)
     top = _MARGIN + len(heading) * _LINE
     foot = top + _SIDE
     canvas = Image.new(
@@ -75,13 +77,14 @@ def save_map(
         if all(np.abs(positions[i] - other).max() >= thumbnail * 2 / 3 for other in drawn):
             drawn.append(positions[i])
             _paste(canvas, draw, images[i], positions[i], colors[i], thumbnail)
-    for row, names in enumerate(legend):
-        for x, index in names:
+    for row, entries in enumerate(legend):
+        for x, index in entries:
             y = foot + row * _LINE
             draw.rectangle(
                 (x, y + 2, x + _TEXT, y + 2 + _TEXT), fill=class_color(index, len(classes))
             )
-            draw.text((x + _TEXT + 6, y), classes[index], _INK, font)
+            name, font = names[index]
+            draw.text((x + _TEXT + 6, y), name, _INK, font)
     return save_image(canvas, path)
 
 
@@ -120,13 +123,11 @@ def _paste(
     )
 
 
-def _legend(
-    classes: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> list[list[tuple[int, int]]]:
+def _legend(classes: Sequence[tuple[str, Font]]) -> list[list[tuple[int, int]]]:
     """Rows of (x in px, index of the class)."""
     rows: list[list[tuple[int, int]]] = []
     x = _SIDE
-    for index, name in enumerate(classes):
+    for index, (name, font) in enumerate(classes):
         width = _TEXT + 6 + round(font.getlength(name)) + 2 * _MARGIN
         if x + width > _SIDE:
             rows.append([])

@@ -21,6 +21,7 @@ from ssltool.methods.jigsaw import permutations
 from ssltool.methods.jigsaw.permutations import PermutationSet
 from ssltool.plotting.colors import BLUE, GRAY, ORANGE
 from ssltool.plotting.figures import save_figure
+from ssltool.plotting.text import legible
 from ssltool.visualizing.results import FigureResult
 
 _SHOWN = 42  # permutations drawn as grids
@@ -112,8 +113,9 @@ def draw_permutations(
     """
     chosen = permutations.load(file) if file else permutations.build(mode, count, grid, seed)
     bound = permutations.mean_bound(chosen.count, chosen.tiles)
+    name = legible(file.name) if file else mode
     title = (
-        f"{chosen.count} permutations of {chosen.tiles} tiles ({file.name if file else mode}): "
+        f"{chosen.count} permutations of {chosen.tiles} tiles ({name}): "
         f"Hamming distance mean {chosen.mean_distance:.4f} (at most {bound:.4f}), "
         f"minimum {chosen.min_distance} ({_pairs(chosen.pairs_at_min)})"
     )

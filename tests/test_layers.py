@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent / "ssltool"
 SHARED = {
     "errors",
     "options",
+    "console",
     "atomic",
     "device",
     "distributed",
@@ -80,7 +81,7 @@ def test_imports_point_one_way(package: str) -> None:
         assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
 
 
-@pytest.mark.parametrize("name", ["errors", "options", "atomic", "device"])
+@pytest.mark.parametrize("name", ["errors", "options", "console", "atomic", "device"])
 def test_the_lowest_files_import_nothing_of_ours(name: str) -> None:
     assert imported(ROOT / f"{name}.py") <= SHARED
 

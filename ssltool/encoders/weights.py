@@ -106,7 +106,7 @@ def find_weights(path: Path | str) -> Path:
     """The weights file at ``path``: a file, or ``encoder.safetensors`` in a run folder.
 
     Raises:
-        WeightsError: There is no such file, or the folder holds none.
+        UsageError: There is no such file, or the folder holds none.
     """
     path = Path(path)
     if path.is_file():
@@ -114,16 +114,17 @@ def find_weights(path: Path | str) -> Path:
     if (path / FILE_NAME).is_file():
         return path / FILE_NAME
     if path.is_dir():
-        raise WeightsError(
+        raise UsageError(
             f"the folder {path} holds no {FILE_NAME}; name a run folder or a weights file"
         )
-    raise WeightsError(f"there is no file {path}; name a run folder or a .safetensors file")
+    raise UsageError(f"there is no file {path}; name a run folder or a .safetensors file")
 
 
 def read_metadata(path: Path | str) -> EncoderMetadata:
     """Read the metadata of a weights file, or of the one in a run folder.
 
     Raises:
+        UsageError: There is no such file.
         WeightsError: It is no weights file of ssltool, or of another format.
     """
     file = find_weights(path)
@@ -140,6 +141,7 @@ def has_metadata(path: Path | str) -> bool:
     """Whether a safetensors file has our metadata; without it, it may be a plain state dict.
 
     Raises:
+        UsageError: There is no such file.
         WeightsError: It is not a safetensors file.
     """
     return _METADATA_KEY in _read_header(find_weights(path))
@@ -164,7 +166,7 @@ def load_plain(
         the keys of the classifier, which were skipped.
 
     Raises:
-        UsageError: There is no such backbone.
+        UsageError: There is no such backbone, or no such file.
         WeightsError: A tensor is missing, unexpected or misshapen.
     """
     file = find_weights(path)
@@ -196,6 +198,7 @@ def load_encoder(path: Path | str) -> Encoder:
         The encoder on the CPU, in evaluation mode, with ``metadata`` attached.
 
     Raises:
+        UsageError: There is no such file.
         WeightsError: The file is damaged or does not fit; the message says how.
     """
     file = find_weights(path)
@@ -232,6 +235,7 @@ def load_backbone(encoder: Encoder, path: Path) -> int:
         Number of tensors loaded.
 
     Raises:
+        UsageError: There is no such file.
         WeightsError: A key is missing, unexpected or misshapen, or a value is not finite;
             ``encoder`` is unchanged.
     """

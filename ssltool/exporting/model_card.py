@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+
+from ssltool.console import printable
 from ssltool.encoders.families import PAPER_NETWORKS
 from ssltool.encoders.metadata import EncoderMetadata
 
@@ -21,7 +25,7 @@ def model_card(metadata: EncoderMetadata, file: str) -> str:
     """
     channels = f"{metadata.in_channels} channel{'s' * (metadata.in_channels > 1)}"
     facts = [
-        f"file: `{file}` (safetensors, torchvision key names, no classifier)",
+        f"file: {_code(file)} (safetensors, torchvision key names, no classifier)",
         f"stem: {metadata.stem}, norm: {metadata.norm}, input: {channels}, "
         + _INPUT[metadata.color_space],
         f"image size for feature extraction: {metadata.image_size} px",
@@ -46,7 +50,7 @@ An image encoder trained without labels by
 ```python
 import ssltool
 
-encoder = ssltool.load_encoder("{file}")
+encoder = ssltool.load_encoder({json.dumps(file)})
 # encoder.transform resizes, converts and normalizes uint8 [B, 3, S, S] images, RGB
 # features = encoder(encoder.transform(images))
 ```
@@ -80,7 +84,7 @@ from safetensors.torch import load_file
 from torchvision.models import {metadata.backbone}
 
 model = {metadata.backbone}()
-model.load_state_dict(load_file("{file}"), strict=False)  # only the classifier is missing
+model.load_state_dict(load_file({json.dumps(file)}), strict=False)  # only the classifier is missing
 ```
 """
 
@@ -93,6 +97,14 @@ def _receptive_patch(metadata: EncoderMetadata) -> str:
         f" of a patch of {side} px, one every {stride} px (averaged over the image), or of a whole "
         "image"
     )
+
+
+def _code(text: str) -> str:
+    """A code span; its fence is longer than any run of backticks in the text."""
+    text = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
 
 
 def _bullets(lines: list[str]) -> str:

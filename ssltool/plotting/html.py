@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import count
 from typing import Any, NamedTuple
 
+from ssltool.console import printable
 from ssltool.errors import UsageError
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Points
 
@@ -98,6 +99,11 @@ def plotly_figure(plot: Plot) -> dict[str, Any]:
     return {"data": document["data"], "layout": document["layout"]}
 
 
+def _text(text: str) -> str:
+    """Text as plotly shows it: it renders a subset of HTML, and ``%{...}`` in hover templates."""
+    return html.escape(printable(text)).replace("%{", "&#37;{")
+
+
 def _missing() -> UsageError:
     return UsageError("ssltool report needs plotly and jinja2; type pip install 'ssltool[report]'")
 
@@ -124,7 +130,7 @@ def _axis(label: str = "", **properties: Any) -> dict[str, Any]:
         **grid,
         "tickfont": {"color": LIGHT.soft, "size": 11},
         "automargin": True,
-        "title": {"text": escape(label), "font": font, "standoff": 8},
+        "title": {"text": _text(label), "font": font, "standoff": 8},
         **properties,
     }
 
@@ -140,17 +146,17 @@ def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         data.append(
             {
                 "type": "scatter",
-                "name": escape(name),
-                "x": [escape(x) if isinstance(x, str) else x for x in series.x],
+                "name": _text(name),
+                "x": [_text(x) if isinstance(x, str) else x for x in series.x],
                 "y": list(series.y),
                 "mode": "lines+markers" if len(series.y) < _MARKED else "lines",
                 "marker": {"size": 6},
                 "line": {"color": _color(index), "width": 2, "dash": dash},
-                "hovertemplate": f"<b>%{{y:.4~g}}</b><extra>{escape(name) * several}</extra>",
+                "hovertemplate": f"<b>%{{y:.4~g}}</b><extra>{_text(name) * several}</extra>",
             }
         )
     xs = [x for series in plot.series.values() for x in series.x]
-    x_axis: dict[str, Any] = {"unifiedhovertitle": {"text": f"{escape(plot.x_label)} %{{x}}"}}
+    x_axis: dict[str, Any] = {"unifiedhovertitle": {"text": f"{_text(plot.x_label)} %{{x}}"}}
     if plot.log_x:
         x_axis |= {"type": "log", "tickmode": "array", "tickvals": sorted(set(xs))}
     elif xs and isinstance(xs[0], str):
@@ -201,7 +207,7 @@ def _levels(levels: Sequence[Level]) -> dict[str, Any]:
             "xanchor": "left" if i % 2 else "right",
             "y": level.value,
             "yanchor": "bottom",
-            "text": escape(level.label),
+            "text": _text(level.label),
             "showarrow": False,
             "font": {"color": color, "size": 11},
         }
@@ -211,8 +217,8 @@ def _levels(levels: Sequence[Level]) -> dict[str, Any]:
 
 
 def _matrix(plot: Matrix) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    rows, columns = list(map(escape, plot.rows)), list(map(escape, plot.columns))
-    row_label, column_label = escape(plot.row_label), escape(plot.column_label)
+    rows, columns = list(map(_text, plot.rows)), list(map(_text, plot.columns))
+    row_label, column_label = _text(plot.row_label), _text(plot.column_label)
     heat = {
         "type": "heatmap",
         "z": plot.values.double().tolist(),
@@ -244,7 +250,7 @@ def _bars(plot: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "type": "bar",
         "orientation": "h",
         "x": [plot.values[name] for name in names],
-        "y": list(map(escape, names)),
+        "y": list(map(_text, names)),
         "marker": {"color": _color(0)},
         "hovertemplate": "%{y}<br><b>%{x:.4~g}</b><extra></extra>",
     }
@@ -288,7 +294,7 @@ def _color(index: int) -> str:
 
 def _names(names: Sequence[str]) -> Mapping[str, Any]:
     """A category axis, on which long names are shortened and dropped where there is no room."""
-    aliases = {escape(name): escape(_shortened(name)) for name in names if len(name) > _LONGEST}
+    aliases = {_text(name): _text(_shortened(name)) for name in names if len(name) > _LONGEST}
     return {
         "type": "category",
         "showgrid": False,

@@ -52,13 +52,16 @@ class Record(BaseModel):
             CheckpointError: It is damaged or of another format; one line names the first fault.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            # Not by pydantic's own parser, which refuses names of undecodable bytes.
+            return cls.model_validate(json.loads(path.read_bytes()))
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the document"
             raise CheckpointError(f"{path} is damaged, {where}: {first['msg']}") from error
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} is damaged, it is no JSON: {error}") from error
 
     def write(self, path: Path) -> None:
         """Write the document; a kill at any moment leaves the old one or the new one."""

@@ -128,15 +128,84 @@ def test_wrong_usage(call: Callable[..., Outcome], arguments: list[str], words: 
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "typed",
     [
-        ["pretrain", "jigsaw", "--data", "demo:64", "--init", "nowhere"],
-        ["probe", "--weights", "nowhere", "--data", "demo:40"],
-        ["export", "--weights", "nowhere", "--to", "x.safetensors"],
+        "pretrain jigsaw --data none",
+        "pretrain jigsaw --data none-{000..009}.tar",
+        "pretrain jigsaw --data torchvision:MNIST@none",
+        "pretrain jigsaw --data demo:64 --init none",
+        "pretrain jigsaw --data demo:64 --init none.safetensors",
+        "pretrain jigsaw --data demo:64 --init empty",
+        "pretrain jigsaw --config none.toml",
+        "pretrain jigsaw --data demo:64 --permutation-mode file --permutation-file none.npy",
+        "pretrain context-encoder --data demo:64 --mask-files none",
+        "pretrain jigsaw --resume --out none",
+        "bench jigsaw --data none",
+        "probe --weights none --data demo:40",
+        "probe --weights empty --data demo:40",
+        "compare none --data demo:40",
+        "embed --weights none --data demo:40 --to x.npz",
+        "export --weights none --to x.safetensors",
+        "export --weights empty --to x.safetensors",
+        "visualize predictions --weights none",
+        "visualize neighbors --weights none",
+        "visualize features --weights none",
+        "visualize attribution --weights none",
+        "visualize filters --weights none",
+        "visualize curves none",
+        "visualize permutations --file none.npy",
+        "visualize task jigsaw --data none",
+        "visualize task jigsaw --image none.png",
+        "report none",
+        "data check none",
+        "data pack none --to shards",
+        "data index none",
     ],
 )
-def test_missing_weights(call: Callable[..., Outcome], arguments: list[str]) -> None:
-    one_line(call(*arguments), 1, "nowhere")
+def test_a_path_that_names_nothing_is_wrong_usage(
+    call: Callable[..., Outcome], tmp_path: Path, typed: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    one_line(call(*typed.split()), 2, "empty" if "empty" in typed else "none")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "probe --data none",
+        "probe --data demo:40 --test-data none",
+        "probe --data demo:40 --label-file none.csv",
+        "embed --data none --to x.npz",
+        "export --to x.safetensors --form rgb --data none",
+        "visualize neighbors --data none",
+        "visualize features --data none",
+        "visualize attribution --image none.png",
+        "visualize attribution --data none",
+    ],
+)
+def test_images_and_labels_that_are_not_there_are_wrong_usage(
+    call: Callable[..., Outcome], weights: Path, typed: str
+) -> None:
+    command, *rest = typed.split()
+    outcome = call(command, *rest, "--weights", weights)
+    one_line(outcome, 2, "none" if "--form" not in typed else "--form rgb")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small encoder, untrained."""
+    from ssltool.encoders.metadata import IMAGENET_NORM
+    from ssltool.encoders.registry import build_encoder
+    from ssltool.encoders.weights import describe, save_encoder
+
+    encoder = build_encoder("resnet20", stem="small", image_size=32)
+    mean, std = IMAGENET_NORM
+    metadata = describe(
+        encoder, method="jigsaw", color_space="rgb", image_size=32, mean=mean, std=std
+    )
+    path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    save_encoder(encoder, metadata, path)
+    return path
 
 
 def test_out_that_is_not_empty(call: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -24,13 +24,14 @@ from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import (
     describe,
     find_weights,
+    has_metadata,
     load_backbone,
     load_encoder,
     load_plain,
     read_metadata,
     save_encoder,
 )
-from ssltool.errors import WeightsError
+from ssltool.errors import SslToolError, UsageError, WeightsError
 
 CLASSIFIERS = {
     "alexnet": "classifier",
@@ -87,9 +88,9 @@ def written(tmp_path: Path) -> Path:
     return path
 
 
-def refused(action, *words: str) -> str:
-    """The one-line message of the WeightsError that ``action`` raises; it holds all ``words``."""
-    with pytest.raises(WeightsError) as caught:
+def refused(action, *words: str, error: type[SslToolError] = WeightsError) -> str:
+    """The one-line message of the error that ``action`` raises; it holds all ``words``."""
+    with pytest.raises(error) as caught:
         action()
     message = str(caught.value)
     assert "\n" not in message
@@ -263,8 +264,10 @@ def test_run_folder_stands_for_its_file(written):
 
 
 def test_nothing_there(tmp_path):
-    refused(lambda: find_weights(tmp_path / "none"), "there is no file", "none")
-    refused(lambda: load_encoder(tmp_path), "holds no encoder.safetensors")
+    none = tmp_path / "none"
+    for read in (find_weights, read_metadata, has_metadata, load_encoder):
+        refused(lambda read=read: read(none), "there is no file", "none", error=UsageError)
+        refused(lambda read=read: read(tmp_path), "holds no encoder.safetensors", error=UsageError)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 8, 9, 500, 0.5, 0.999])

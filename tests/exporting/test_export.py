@@ -58,8 +58,10 @@ def test_torchvision_finds_everything_but_the_classifier_and_computes_the_same(
 def test_the_code_in_the_model_card_runs(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(run, tmp_path / "encoder.safetensors")
-    page = (tmp_path / "encoder.md").read_text()
+    file = tmp_path / 'an "encoder" `\u732b`.safetensors'
+    export(run, file)
+    page = file.with_suffix(".md").read_text(encoding="utf-8")
+    assert 'file: `` an "encoder" `\u732b`.safetensors `` (' in page
     monkeypatch.chdir(tmp_path)
     blocks = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
     assert len(blocks) == 2

@@ -11,7 +11,7 @@ from ssltool.errors import UsageError
 from ssltool.plotting import html
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Points, Series
 
-EVIL = '<b onclick="x">&'
+EVIL = '<b a="x">&%{y}\n'
 NAMES = ["a", EVIL, "a name of more than sixteen letters"]
 CURVES = Lines({"a": Series([10, 20], [3.5, 3.0])}, "step", "loss", [Level(4.6, "chance 4.6")])
 PLOTS: dict[str, Plot] = {
@@ -42,6 +42,9 @@ def test_figures_are_strict_json_and_names_are_escaped(name: str) -> None:
         for tag in ours:
             text = text.replace(tag, "")
         assert "<" not in text
+        assert "\n" not in text
+    templates = [t for t in strings(figure) if "<extra>" in t]
+    assert not any("&amp;%{y}" in template for template in templates)
 
 
 def test_curves_keep_their_values_and_levels_are_dashed_lines() -> None:

@@ -13,7 +13,8 @@ from ssltool.runs.records import ProbeRecord, RunRecord
 
 
 def test_records_are_read_back_as_they_were_written(tmp_path: Path) -> None:
-    for record in (run_record(), probe_record()):
+    undecodable = probe_record(classes=("\udcff", "a\nb"))
+    for record in (run_record(), probe_record(), undecodable):
         record.write(tmp_path / "record.json")
         assert type(record).read(tmp_path / "record.json") == record
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.errors import DataError
+from ssltool.errors import DataError, UsageError
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.resize import line_matrix
 
@@ -142,8 +142,11 @@ def read_shapes(folder: Path, side: int) -> Tensor:
     at most 1000.
 
     Raises:
+        UsageError: There is no such folder.
         DataError: The folder has no masks, or one of them cannot be read or is empty.
     """
+    if not folder.is_dir():
+        raise UsageError(f"--mask-files {folder} is no folder; name one of black and white images")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)[
         :_MOST_FILES
     ]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from ssltool.errors import DataError
+from ssltool.errors import DataError, UsageError
 from ssltool.methods.context_encoder import masks
 from ssltool.ops.per_image_rng import PerImageRNG
 
@@ -110,6 +110,8 @@ def test_the_users_own_shapes_are_pasted(tmp_path: Path) -> None:
 
 
 def test_mask_folders_without_masks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="none is no folder"):
+        masks.read_shapes(tmp_path / "none", 32)
     with pytest.raises(DataError, match="holds no images"):
         masks.read_shapes(tmp_path, 32)
     Image.new("L", (8, 8)).save(tmp_path / "black.png")

@@ -12,6 +12,7 @@ from rich.console import Console
 from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source
+from ssltool.data.specs import OBJECT
 from ssltool.device import choose_device
 from ssltool.distributed.collectives import launched
 from ssltool.errors import UnknownNameError, UsageError
@@ -235,7 +236,7 @@ def _named(data: Data | None) -> tuple[tuple[str, ...], Source | None]:
     if len(paths) == len(parts):
         return tuple(paths), None
     source = open_source(data)
-    return (f"object: {source.description}",), source
+    return (f"{OBJECT} {source.description}",), source
 
 
 def _path(weights: Weights) -> Path:

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssltool.errors import UsageError
 
+LARGEST_SEED = 2**62
+"""Every number that is added to a seed leaves it within 63 bits."""
+
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -42,6 +45,7 @@ def option(
     positional: bool = False,
     comma: bool = False,
     metavar: str | None = None,
+    images: bool = False,
     **constraints: Any,
 ) -> Any:
     """Declare one option of an `Options` model.
@@ -54,6 +58,7 @@ def option(
         positional: Typed without a flag.
         comma: Typed as one comma-separated list.
         metavar: What the help shows in place of the value.
+        images: Its values are specs of images, in which a run stores absolute paths.
         **constraints: Of ``pydantic.Field``, such as ``ge`` and ``le``.
     """
     extra = {
@@ -62,6 +67,7 @@ def option(
         "positional": positional,
         "comma": comma,
         "metavar": metavar,
+        "images": images,
     }
     return Field(
         default,
@@ -69,6 +75,11 @@ def option(
         json_schema_extra={name: value for name, value in extra.items() if value},
         **constraints,
     )
+
+
+def seed_option(description: str, *, panel: str) -> Any:
+    """Declare a seed, an integer from 0 to `LARGEST_SEED`."""
+    return option(0, description, panel=panel, metavar="INT", ge=0, le=LARGEST_SEED)
 
 
 class DeviceOption(Options):
@@ -88,6 +99,23 @@ def declared(model: type[BaseModel], name: str) -> dict[str, Any]:
 def flag_of(model: type[BaseModel], name: str) -> str:
     """The flag of a field: ``--image-size`` for ``image_size``."""
     return str(declared(model, name).get("flag") or "--" + name.replace("_", "-"))
+
+
+def refuse_unused(options: BaseModel, names: Iterable[str], reason: str) -> None:
+    """Refuse options that were given although they have no effect beside others.
+
+    Args:
+        options: What was given.
+        names: The fields that have no effect.
+        reason: Why; follows "no effect".
+
+    Raises:
+        UsageError: One of them was given.
+    """
+    model = type(options)
+    unused = [flag_of(model, name) for name in names if name in options.model_fields_set]
+    if unused:
+        raise UsageError(f"{', '.join(unused)}: no effect {reason}; drop one or the other")
 
 
 def describe_faults(model: type[BaseModel], error: ValidationError) -> str:

@@ -10,12 +10,15 @@ from ssltool.cli._lazy import methods_group
 from ssltool.cli._output import OutputOptions, print_json
 from ssltool.console import echo, stderr_console
 from ssltool.errors import UsageError
-from ssltool.options import Options, option
+from ssltool.options import Options, option, refuse_unused
 
 if TYPE_CHECKING:
     from ssltool.training.bench import BenchResult, SweepResult
 
-_NOT_MEASURED = {"out", "epochs", "steps", "checkpoint_every", "keep", "log_every"}
+_NOT_MEASURED = {
+    *("out", "epochs", "steps", "devices", "max_restarts", "checkpoint_every", "keep"),
+    *("log_every", "probe_data", "probe_every", "tensorboard"),
+}
 
 
 class BenchOptions(Options):
@@ -43,6 +46,8 @@ def build(name: str) -> TyperCommand:
 
         options, output = take(BenchOptions, typed), take(OutputOptions, typed)
         config = RunConfig.merged(name, typed, options.preset)
+        if options.sweep is not None:
+            refuse_unused(config.run, ["batch_size"], "with --sweep, which tries its own sizes")
         console = stderr_console(output.quiet)
         rounds, steps = options.rounds, options.round_steps
         if options.sweep is None:

@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from ssltool.cli._lazy import methods_group
 from ssltool.cli._output import OutputOptions, print_json
 from ssltool.console import echo, stderr_console
-from ssltool.options import Options, option
+from ssltool.options import Options, option, refuse_unused
 
 if TYPE_CHECKING:
     from ssltool.runs.config import RunConfig
@@ -43,8 +43,13 @@ def build(name: str) -> TyperCommand:
         from ssltool.runs.config import RunConfig
 
         start, output = take(StartOptions, typed), take(OutputOptions, typed)
+        if start.resume:
+            refuse_unused(
+                start, ["overwrite", "dry_run"], "with --resume, which goes on with a run"
+            )
         config = RunConfig.merged(name, typed, start.preset, start.config)
         if start.dry_run:
+            refuse_unused(config.run, ["devices"], "with --dry-run, which measures this process")
             _dry_run(config, output)
         else:
             _pretrain(config, start, output)

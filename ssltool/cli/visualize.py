@@ -12,7 +12,7 @@ from ssltool.cli._flags import take
 from ssltool.cli._lazy import Command, group, methods_group
 from ssltool.cli._output import JsonOption, print_json
 from ssltool.console import echo
-from ssltool.options import DeviceOption, Options
+from ssltool.options import DeviceOption, Options, refuse_unused
 from ssltool.visualizing.options import FIGURES, TaskOptions
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def _build_task(name: str) -> TyperCommand:
 
         options, output = take(TaskOptions, typed), take(JsonOption, typed)
         config = RunConfig.merged(name, typed)
+        if options.image:
+            refuse_unused(config.run, ["data"], "with --image, which is drawn instead")
         result = draw_task(
             config,
             options.to or Path(f"task-{name}.png"),

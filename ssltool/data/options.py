@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ssltool.options import Options, option
+from ssltool.options import Options, option, seed_option
 
 ImageFormat = Literal["auto", "jpeg", "png"]
 _SOURCES = "Folders, tar shards, torchvision:NAME@ROOT or demo[:N]"
@@ -35,7 +35,7 @@ class PackOptions(SourceOptions):
     quality: int = option(90, "JPEG quality", panel="Images", ge=1, le=100)
     to: Path = option(..., "Folder for the shards", panel="Output")
     per_shard: int = option(2000, "Images in a shard", panel="Output", ge=1)
-    seed: int = option(0, "Random seed of the order of the images", panel="Output", ge=0)
+    seed: int = seed_option("Random seed of the order of the images", panel="Output")
     overwrite: bool = option(False, "Remove shards that are there already", panel="Output")
     workers: int | None = option(
         None, "Threads that decode images; automatic: from the cores", panel="Run", ge=1

@@ -27,7 +27,7 @@ from ssltool.encoders.dry_run import run_on_meta
 from ssltool.encoders.families import Family
 from ssltool.encoders.metadata import EncoderMetadata, Norm, Stage, Stem
 from ssltool.encoders.transform import InputTransform
-from ssltool.errors import UnknownNameError
+from ssltool.errors import UnknownNameError, UsageError
 
 # Strides are traced at this side: large enough that AlexNet's unpadded reductions round correctly.
 _TRACE_SIDE = 256
@@ -109,7 +109,11 @@ class Encoder(nn.Module):
 
         Returns:
             ``[B, D]``.
+
+        Raises:
+            UsageError: ``x`` has another number of channels, or is not floating point.
         """
+        self._check(x)
         pooled: Tensor = self.backbone(x)
         return pooled
 
@@ -124,12 +128,14 @@ class Encoder(nn.Module):
         Returns:
             ``[B, C_last, h, w]``.
         """
+        self._check(x)
         for _, feature_map in self.walk(x):
             last = feature_map
         return last
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """Maps ``[B, C_s, h_s, w_s]`` of all stages by name, in the order of :attr:`stages`."""
+        self._check(x)
         return dict(self.walk(x))
 
     def cut_after(self, stage: str) -> None:
@@ -164,6 +170,14 @@ class Encoder(nn.Module):
                 if stage == self.stages[-1].name and self._family.relu_last:
                     feature_map = feature_map.relu()
                 yield stage, feature_map
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
+            dtype = str(x.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"{self.name} takes float [B, {self.in_channels}, H, W] but was given {dtype} "
+                f"{list(x.shape)}; encoder.transform converts uint8 [B, 3, S, S] images"
+            )
 
     def _find_stages(self) -> tuple[dict[str, str | None], tuple[Stage, ...]]:
         """The chain (path to the name of the stage that ends there, or None) and the stages."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssltool.encoders.metadata import ColorSpace, EncoderMetadata
+from ssltool.errors import UsageError
 from ssltool.ops.lab import lightness, rgb_to_lab
 
 
@@ -43,12 +44,17 @@ class InputTransform:
         """Transform a batch of images.
 
         Args:
-            images: uint8 ``[B, 3, S, S]``, RGB.
+            images: uint8 ``[B, 3, S, S]``, RGB, 0..255.
 
         Returns:
             float32 ``[B, C, size, size]``, channels last in memory. One channel of ``rgb`` is the
             mean of R, G and B.
+
+        Raises:
+            UsageError: The images are of another type or shape, such as floats in 0..1, which
+                would be divided by 255 once more.
         """
+        _check(images)
         x = resize(images, self.size)
         if self.color_space == "lightness":
             x = lightness(x) / 100
@@ -58,6 +64,23 @@ class InputTransform:
             x = x.mean(dim=1, keepdim=True)
         x = (x - self._mean.to(x.device)) / self._std.to(x.device)
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def _check(images: Tensor) -> None:
+    shape = list(images.shape)
+    expected = "expected uint8 [B, 3, S, S], RGB, 0..255"
+    if images.dtype != torch.uint8:
+        dtype = str(images.dtype).removeprefix("torch.")
+        raise UsageError(
+            f"images are {dtype} {shape}; {expected}: convert floats in 0..1 with "
+            "(images * 255).round().to(torch.uint8)"
+        )
+    if images.dim() != 4 or shape[1] != 3:
+        raise UsageError(f"images are uint8 {shape}; {expected}")
+    if shape[2] != shape[3]:
+        raise UsageError(
+            f"images are {shape[2]} x {shape[3]} px; {expected}: crop or resize them to squares"
+        )
 
 
 def resize(images: Tensor, side: int) -> Tensor:

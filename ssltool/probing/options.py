@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ssltool.options import DeviceOption, Options, option
+from ssltool.options import DeviceOption, Options, option, seed_option
 
 Kind = Literal["linear", "layers", "knn", "svm", "mlp", "finetune"]
 
@@ -68,7 +68,7 @@ class Loading(DeviceOption):
 class FeatureCache(Options):
     """Which features and splits are reused."""
 
-    seed: int = option(0, "Of splits, subsets and random init", panel="Run", ge=0)
+    seed: int = seed_option("Of splits, subsets and random init", panel="Run")
     cache: Path | None = option(
         None, "Folder of cached features; ~/.cache/ssltool/features without it", panel="Run"
     )

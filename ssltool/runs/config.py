@@ -11,16 +11,19 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ssltool.data.specs import absolute_path, absolute_spec
 from ssltool.distributed.collectives import world_size
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.methods.base import DataInfo, EncoderInput, MethodOptions
 from ssltool.methods.registry import find_method
 from ssltool.options import declared, describe_faults, flag_of
 from ssltool.runs.options import ResolvedOptions, RunOptions
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _SMALL = 64  # px: up to here images get the small stem and, by default, the small ResNet
 _IMAGES_SEEN = (
@@ -71,13 +74,8 @@ class RunConfig(BaseModel):
             if (given.get("image_size") or 0) > (values.get("load_size") or math.inf):
                 del values["load_size"]  # it was larger than the preset's own image size
         if config is not None:
-            values |= _from_file(config, method)
-        values |= given
-        if given.get("steps") is not None and given.get("epochs") is None:
-            values["epochs"] = None
-        elif given.get("epochs") is not None and given.get("steps") is None:
-            values["steps"] = None
-        return cls.validated(method, values)
+            values = _over(values, _from_file(config, method))
+        return cls.validated(method, _over(values, given))
 
     @classmethod
     def validated(cls, method: str, values: Mapping[str, Any]) -> Self:
@@ -104,11 +102,17 @@ class RunConfig(BaseModel):
         config = cls(method=method, run=parts[0], task=parts[1])
         if config.run.epochs is not None and config.run.steps is not None:
             raise UsageError("--epochs and --steps both say how long to train; type one of them")
+        if config.run.probe_every is not None and not config.run.probe_data:
+            raise UsageError("--probe-every: no effect without --probe-data; type both or neither")
         return config
 
     def with_run(self, **changes: Any) -> Self:
         """A copy with other options of the run, which then count as given."""
         return self.model_copy(update={"run": self.run.model_copy(update=changes)})
+
+    def absolute(self) -> Self:
+        """A copy whose paths name the same files from any folder."""
+        return self.model_copy(update={"run": _absolute(self.run), "task": _absolute(self.task)})
 
     def given(self) -> dict[str, Any]:
         """The options that were given, by name."""
@@ -144,8 +148,9 @@ class ResolvedConfig(BaseModel):
     data: DataInfo
 
     def options(self) -> dict[str, Any]:
-        """All options by name, in JSON types."""
-        return {**self.run.model_dump(mode="json"), **self.task.model_dump(mode="json")}
+        """All options by name, in JSON types; paths are absolute."""
+        run, task = _absolute(self.run), _absolute(self.task)
+        return {**run.model_dump(mode="json"), **task.model_dump(mode="json")}
 
     @classmethod
     def restored(cls, method: str, options: Mapping[str, Any], data: DataInfo) -> Self:
@@ -176,8 +181,7 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     most = 2 ** max(0, (data.count // processes).bit_length() - 1)
     batch = asked.batch_size or min(256 if small else 64, most)
     per_step = batch * processes * asked.accumulate
-    steps_per_epoch = max(1, data.count // per_step)
-    epochs, steps = _length(asked, data.count, steps_per_epoch)
+    epochs, steps = _length(asked, data.count, per_step)
     rates = {"sgd": 0.1 * per_step / 256, "lars": 4.8 * per_step / 256, "adamw": 1e-3}
     decays = {"sgd": 1e-4, "lars": 1e-4, "adamw": 0.05}
     decided = {
@@ -194,7 +198,7 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
         if asked.weight_decay is None
         else asked.weight_decay,
         "warmup": epochs / 20 if asked.warmup is None else asked.warmup,
-        "checkpoint_every": asked.checkpoint_every or max(100, min(steps_per_epoch, 2000)),
+        "checkpoint_every": asked.checkpoint_every or max(100, min(data.count // per_step, 2000)),
     }
     run = ResolvedOptions(**{**asked.model_dump(), **decided})
     return ResolvedConfig(
@@ -205,15 +209,40 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     )
 
 
-def _length(asked: RunOptions, count: int, steps_per_epoch: int) -> tuple[float, int]:
+def _over(values: Mapping[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with newer ones over them, of which epochs replace steps and steps epochs."""
+    lengths = {"epochs", "steps"}
+    named = {name for name in lengths if newer.get(name) is not None}
+    replaced = dict.fromkeys(lengths if named else ())
+    return {**values, **replaced, **newer}
+
+
+def _absolute(options: ModelT) -> ModelT:
+    """A copy with absolute paths in the options that were given."""
+    changed: dict[str, Any] = {}
+    for name in options.model_fields_set:
+        value = getattr(options, name)
+        if isinstance(value, Path):
+            changed[name] = Path(absolute_path(str(value)))
+        elif declared(type(options), name).get("images"):
+            changed[name] = tuple(map(absolute_spec, value))
+    return options.model_copy(update=changed)
+
+
+def steps_of(epochs: float, images: int, images_per_step: int) -> int:
+    """Optimizer steps in a number of passes over the data."""
+    return max(1, round(epochs * max(1, images // images_per_step)))
+
+
+def _length(asked: RunOptions, count: int, per_step: int) -> tuple[float, int]:
     """Epochs and steps of the run."""
     if asked.epochs is not None:
         epochs = asked.epochs
     elif asked.steps is not None:
-        epochs = asked.steps / steps_per_epoch
+        epochs = asked.steps / max(1, count // per_step)
     else:
         epochs = min(200, max(10, round(_IMAGES_SEEN / count)))
-    return epochs, asked.steps or max(1, round(epochs * steps_per_epoch))
+    return epochs, asked.steps or steps_of(epochs, count, per_step)
 
 
 def _check_load_size(asked: int | None, name: str, inputs: EncoderInput, image_size: int) -> None:

@@ -16,11 +16,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssltool.errors import CheckpointError, SslToolError, UsageError
+from ssltool.data.sources.base import Source
+from ssltool.data.sources.registry import open_source
+from ssltool.data.specs import OBJECT
+from ssltool.errors import CheckpointError, DataError, SslToolError, UsageError
 from ssltool.methods.base import Method
 from ssltool.methods.registry import find_method
 from ssltool.plotting.units import format_value
@@ -69,6 +73,26 @@ class Run:
     def weights(self) -> Path:
         """The file of the newest encoder."""
         return self.folder / WEIGHTS
+
+    def open_images(self, advice: str) -> Source:
+        """Open the images that the run was trained on.
+
+        Args:
+            advice: What to do where they are gone; ends the message.
+
+        Raises:
+            UsageError: They are not where they were, or were no files.
+            DataError: There are no images any more.
+        """
+        data = self.config.run.data
+        if data[0].startswith(OBJECT):
+            raise UsageError(f"{self.folder} was trained on a dataset object; {advice}")
+        try:
+            return open_source(data)
+        except (UsageError, DataError) as error:
+            kind = UsageError if isinstance(error, UsageError) else DataError
+            reason = str(error).partition(";")[0]
+            raise kind(f"the images of {self.folder} are gone: {reason}; {advice}") from error
 
     def metrics(self) -> list[dict[str, float]]:
         """All lines of ``metrics.jsonl``."""
@@ -158,13 +182,16 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def new_folder(out: Path | None, method: str, overwrite: bool) -> Path:
-    """The folder of a new run: ``out``, or the next free ``runs/METHOD-N``.
+    """The folder of a new run: ``out``, or the next free ``runs/METHOD-N``, which is made here.
+
+    Runs that start at the same time get a folder each.
 
     Raises:
         UsageError: ``out`` is a file, or not empty and may not be overwritten.
+        CheckpointError: No folder can be made here.
     """
     if out is None:
-        return Path("runs") / f"{method}-{max(_numbers(method), default=0) + 1}"
+        return _next_folder(method)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a new folder")
     leftovers = {".tmp"}  # what a killed run left is no run
@@ -189,16 +216,43 @@ def folder_to_resume(out: Path | None, method: str) -> Path:
         UsageError: There is nothing to continue.
     """
     if out is None:
-        numbers = _numbers(method)
+        numbers = [n for n in _numbers(method) if (_numbered(method, n) / RUN_FILE).is_file()]
         if not numbers:
             raise UsageError(
                 f"--resume: no runs/{method}-N here; type --out RUN, or omit --resume to start a "
                 "run"
             )
-        out = Path("runs") / f"{method}-{max(numbers)}"
+        out = _numbered(method, max(numbers))
     if not (out / RUN_FILE).is_file():
         raise UsageError(f"--resume: {out} holds no run; omit --resume to start one there")
     return out
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove the folder of a run that wrote nothing."""
+    with suppress(OSError):  # it holds something, or was never made
+        folder.rmdir()
+
+
+def _next_folder(method: str) -> Path:
+    """Make the next free ``runs/METHOD-N``."""
+    while True:
+        folder = _numbered(method, max(_numbers(method), default=0) + 1)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not folder.parent.is_dir():
+                raise CheckpointError(f"{folder.parent} is no folder; type --out RUN") from None
+            continue  # another run was faster
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot make {folder}: {error.strerror}; type --out RUN"
+            ) from error
+        return folder
+
+
+def _numbered(method: str, number: int) -> Path:
+    return Path("runs") / f"{method}-{number}"
 
 
 def _numbers(method: str) -> list[int]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ssltool.options import DeviceName, Options, option
+from ssltool.options import DeviceName, Options, option, seed_option
 
 
 class RunOptions(Options):
     """Options of every pretraining run. None means decided from the data when the run starts."""
 
     data: tuple[str, ...] = option(
-        ("demo",), "Folder of images at any depth, or demo[:N]; may be repeated", panel="Data"
+        ("demo",),
+        "Folder of images at any depth, or demo[:N]; may be repeated",
+        panel="Data",
+        images=True,
     )
     image_size: int | None = option(
         None,
@@ -138,7 +141,7 @@ class RunOptions(Options):
         panel="Run",
         ge=0,
     )
-    seed: int = option(0, "Seed of everything random", panel="Run", ge=0)
+    seed: int = seed_option("Seed of everything random", panel="Run")
     checkpoint_every: int | None = option(
         None,
         "Steps between checkpoints; automatic: an epoch, within 100 to 2000 steps",
@@ -154,6 +157,7 @@ class RunOptions(Options):
         "Labeled images, a folder per class, for online kNN accuracy: a fifth of at most 5000 "
         "is held out; training does not change",
         panel="Monitoring",
+        images=True,
     )
     probe_every: int | None = option(
         None,

@@ -26,7 +26,7 @@ from ssltool.console import stderr_console
 from ssltool.errors import Interrupted, ProcessLost, SslToolError
 from ssltool.runs import checkpoint
 from ssltool.runs.config import RunConfig
-from ssltool.runs.folder import Run, folder_to_resume
+from ssltool.runs.folder import Run, folder_to_resume, remove_unused
 from ssltool.runs.records import RUN_FILE
 from ssltool.training.start import chosen_folder
 
@@ -110,6 +110,25 @@ def launch(
     """
     console = console or stderr_console()
     folder = chosen_folder(config, resume=resume, overwrite=overwrite)
+    try:
+        _attempt(config, folder, devices, flags, console, resume=resume, overwrite=overwrite)
+    finally:
+        if config.run.out is None:
+            remove_unused(folder)
+    return folder
+
+
+def _attempt(
+    config: RunConfig,
+    folder: Path,
+    devices: int,
+    flags: Sequence[str],
+    console: Console,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Start the processes, again after one was killed, until they end by themselves."""
     again = f"'ssltool pretrain {config.method} --out {folder} --resume'"
     before, restarts = _stamp(folder), config.run.max_restarts
     given = config.with_run(out=folder).arguments()
@@ -117,7 +136,7 @@ def launch(
     for attempt in range(restarts + 1):
         died = _run(devices, ["pretrain", config.method, *given, *mode, *flags], again)
         if not died:
-            return folder
+            return
         if attempt < restarts:
             newest = checkpoint.newest(folder)
             if resume or _stamp(folder) not in (None, before):  # the run was begun

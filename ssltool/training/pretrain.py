@@ -16,7 +16,7 @@ from ssltool.distributed.process_group import process_group
 from ssltool.errors import Interrupted, SslToolError
 from ssltool.runs import metrics
 from ssltool.runs.config import RunConfig
-from ssltool.runs.folder import WEIGHTS
+from ssltool.runs.folder import WEIGHTS, remove_unused
 from ssltool.training import start
 from ssltool.training.interrupt import stop_requests
 from ssltool.training.progress import ProgressLine
@@ -100,24 +100,18 @@ def pretrain(
             resume, overwrite = True, False
             config = RunConfig.validated(config.method, {"out": config.run.out})
         folder = start.chosen_folder(config, resume=resume, overwrite=overwrite)
-        if config.run.tensorboard:
-            require_tensorboard()
-        beginning = (
-            start.resumed_run(config, folder, source)
-            if resume
-            else start.new_run(config, source, folder)
-        )
-        trainer = Trainer.build(beginning, console)
-        with trainer.batches:
-            try:
-                writer = RunWriter(trainer, folder, console, overwrite=overwrite)
-                return _train(trainer, writer, folder, console)
-            except torch.OutOfMemoryError as error:
-                batch = trainer.config.run.batch_size
-                raise SslToolError(
-                    f"the device ran out of memory with {batch} images per batch; type "
-                    f"--batch-size {max(2, batch // 2)} --accumulate 2"
-                ) from error
+        try:
+            if config.run.tensorboard:
+                require_tensorboard()
+            beginning = (
+                start.resumed_run(config, folder, source)
+                if resume
+                else start.new_run(config, source, folder)
+            )
+            return _run(Trainer.build(beginning, console), folder, console, overwrite=overwrite)
+        finally:
+            if config.run.out is None and is_main():
+                remove_unused(folder)
 
 
 def dry_run(
@@ -129,6 +123,19 @@ def dry_run(
         trainer = Trainer.build(start.new_run(config, source), console)
         with trainer.batches:
             return _rehearse(trainer, console)
+
+
+def _run(trainer: Trainer, folder: Path, console: Console, *, overwrite: bool) -> RunSummary:
+    with trainer.batches:
+        try:
+            writer = RunWriter(trainer, folder, console, overwrite=overwrite)
+            return _train(trainer, writer, folder, console)
+        except torch.OutOfMemoryError as error:
+            batch = trainer.config.run.batch_size
+            raise SslToolError(
+                f"the device ran out of memory with {batch} images per batch; type "
+                f"--batch-size {max(2, batch // 2)} --accumulate 2"
+            ) from error
 
 
 def _console(console: Console | None) -> Console:

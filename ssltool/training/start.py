@@ -12,7 +12,7 @@ from ssltool.data.sources.registry import open_source
 from ssltool.distributed.collectives import from_main, rank, world_size
 from ssltool.errors import CheckpointError, DataError, UsageError
 from ssltool.methods.base import DataInfo
-from ssltool.runs.config import ResolvedConfig, RunConfig, resolve
+from ssltool.runs.config import ResolvedConfig, RunConfig, resolve, steps_of
 from ssltool.runs.data_info import inspect
 from ssltool.runs.folder import Run, folder_to_resume, new_folder
 from ssltool.runs.options import FREE_ON_RESUME
@@ -74,12 +74,13 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
         )
     saved = {**run.config.run.model_dump(), **run.config.task.model_dump()}
     given = {name: value for name, value in config.given().items() if value is not None}
-    given.pop("epochs", None)  # the run says its length by steps
+    absolute = config.absolute().given()
     changed = [
-        f"--{name.replace('_', '-')} {value} (the run has {saved[name]})"
+        f"--{name.replace('_', '-')} {_text(value)} (the run has {_text(saved[name])})"
         for name, value in given.items()
-        if name not in FREE_ON_RESUME and value != saved[name]
+        if name not in FREE_ON_RESUME | {"epochs"} and absolute[name] != saved[name]
     ]
+    changed += _other_length(config.run.epochs, run.config)
     if changed:
         raise UsageError(
             f"--resume continues as the run began, but got {', '.join(changed)}; omit them, or "
@@ -88,7 +89,7 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
     free = {name: value for name, value in given.items() if name in FREE_ON_RESUME}
     shared = {"batch_size": _batch_per_process(run), "devices": world_size()}
     options = run.config.run.model_copy(update={**free, **shared})
-    source = source or open_source(options.data)
+    source = source or run.open_images(f"restore them, or start a new run with --init {folder}")
     began, now = (
         run.record.source.fingerprint,
         _fingerprint(source, content=options.content_hash),
@@ -113,6 +114,19 @@ def _change(began: str, now: str, *, content: bool) -> str:
         "files of the same names differ in size or modification time (a run begun with "
         "--content-hash can continue on a copy)"
     )
+
+
+def _other_length(epochs: float | None, config: ResolvedConfig) -> list[str]:
+    """The epochs that were typed, if they are not the length of the run, which is in steps."""
+    run = config.run
+    per_step = run.batch_size * run.devices * run.accumulate
+    if epochs is None or steps_of(epochs, config.data.count, per_step) == run.steps:
+        return []
+    return [f"--epochs {epochs:g} (the run has {run.steps} steps)"]
+
+
+def _text(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def chosen_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> Path:

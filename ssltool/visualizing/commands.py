@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ssltool.options import DeviceName, Options
+from ssltool.options import DeviceName, Options, refuse_unused
 from ssltool.visualizing.attribution import draw_attribution
 from ssltool.visualizing.curves import draw_curves
 from ssltool.visualizing.features import draw_features
@@ -38,6 +38,8 @@ def draw(name: str, options: Options, device: DeviceName = "auto") -> FigureResu
 
 
 def _predictions(options: PredictionsOptions, device: DeviceName) -> FigureResult:
+    if options.image:
+        refuse_unused(options, ["data"], "with --image, which is drawn instead")
     return draw_predictions(
         options.weights,
         options.to or _beside(options.weights, "predictions.png"),
@@ -51,6 +53,8 @@ def _predictions(options: PredictionsOptions, device: DeviceName) -> FigureResul
 
 
 def _neighbors(options: NeighborsOptions, device: DeviceName) -> FigureResult:
+    if options.image:
+        refuse_unused(options, ["count"], "with --image, whose every file is a query")
     return draw_neighbors(
         options.weights,
         options.to or _beside(options.weights, "neighbors.png"),
@@ -65,6 +69,8 @@ def _neighbors(options: NeighborsOptions, device: DeviceName) -> FigureResult:
 
 
 def _features(options: FeaturesOptions, device: DeviceName) -> FigureResult:
+    if options.map == "pca":
+        refuse_unused(options, ["seed"], "with --map pca, which samples nothing")
     return draw_features(
         options.weights,
         options.to or _beside(options.weights, f"features-{options.map}.png"),
@@ -77,6 +83,8 @@ def _features(options: FeaturesOptions, device: DeviceName) -> FigureResult:
 
 
 def _attribution(options: AttributionOptions, device: DeviceName) -> FigureResult:
+    if options.image:
+        refuse_unused(options, ["count"], "with --image, whose every file is drawn")
     return draw_attribution(
         options.weights,
         options.to or _beside(options.weights, "attribution.png"),
@@ -98,7 +106,10 @@ def _permutations(options: PermutationsOptions, device: DeviceName) -> FigureRes
     path = options.to or Path("permutations.png")
     count, grid, seed = options.count, options.grid, options.seed
     if options.compare:
+        refuse_unused(options, ["mode", "file"], "with --compare, which draws all modes")
         return compare_permutations(path, count=count, grid=grid, seed=seed)
+    if options.file is not None:
+        refuse_unused(options, ["mode", "count", "grid", "seed"], "with --file, which is the set")
     return draw_permutations(
         path, mode=options.mode, count=count, grid=grid, seed=seed, file=options.file
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -130,5 +131,6 @@ def _tsne(features: Tensor, seed: int) -> Tensor:
             "'ssltool[maps]', or --map pca"
         ) from error
     perplexity = min(30.0, (len(features) - 1) / 3)
-    embedding = TSNE(init="pca", perplexity=perplexity, random_state=seed)
+    state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+    embedding = TSNE(init="pca", perplexity=perplexity, random_state=state)
     return torch.from_numpy(embedding.fit_transform(features.numpy())).double()

@@ -19,6 +19,8 @@ from ssltool.errors import UsageError
 from ssltool.plotting.figures import FORMATS
 from ssltool.runs.folder import Run
 
+_NAME_IMAGES = "name images with --data"
+
 
 class Pretrained(NamedTuple):
     """An encoder with what is needed to feed it.
@@ -89,14 +91,15 @@ def open_images(
         UsageError: The weights belong to no run, and no data was named.
     """
     try:
-        background = open_source(tuple(data) or Run.open(weights).config.run.data)
+        background = open_source(data) if data else Run.open(weights).open_images(_NAME_IMAGES)
     except UsageError as error:
         if data:
             raise
         if image and not background_required:
             return Images(FileSource(image), None)
         find_weights(weights)  # its own error comes first
-        raise UsageError(f"{error}; name images with --data") from error
+        text = str(error)
+        raise UsageError(text if _NAME_IMAGES in text else f"{text}; {_NAME_IMAGES}") from error
     return Images(FileSource(image), background) if image else Images(background, None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ssltool.options import Options, option
+from ssltool.options import Options, option, seed_option
 
 Mode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all"]
 
@@ -14,7 +14,7 @@ _DATA: Any = option((), "Images; automatic: those of the run; may be repeated", 
 _IMAGE: Any = option((), "Draw this image file instead; may be repeated", panel="Data")
 _WEIGHTS: Any = option(..., "Run folder or weights file", panel="Model")
 _COUNT: Any = option(6, "Images to draw", panel="Figure", ge=1, le=64)
-_SEED: Any = option(0, "Seed of what is sampled", panel="Figure", ge=0)
+_SEED: Any = seed_option("Seed of what is sampled", panel="Figure")
 _TO: Any = option(None, "File to write: .png; plots also .svg or .pdf", panel="Output")
 _RUNS: Any = option(
     ..., "Run folders; several are compared", panel="Data", positional=True, metavar="RUN..."
@@ -27,7 +27,7 @@ class PermutationsOptions(Options):
     mode: Mode = option("max_min", "How the set is selected", panel="Permutations")
     count: int = option(100, "Number of permutations", panel="Permutations", flag="--permutations")
     grid: int = option(3, "Tiles along a side", panel="Permutations", ge=2, le=5)
-    seed: int = option(0, "Relabels the canonical set; 0 leaves it", panel="Permutations", ge=0)
+    seed: int = seed_option("Relabels the canonical set; 0 leaves it", panel="Permutations")
     file: Path | None = option(
         None, "Draw the set of a .npy or .bin file instead", panel="Permutations"
     )
@@ -103,7 +103,7 @@ class FeaturesOptions(Options):
         "pca", "Principal components, or t-SNE, which needs ssltool[maps]", panel="Figure"
     )
     count: int = option(1000, "Largest number of images", panel="Figure", ge=4, le=20_000)
-    seed: int = option(0, "Seed of t-SNE", panel="Figure", ge=0)
+    seed: int = seed_option("Seed of t-SNE", panel="Figure")
     to: Path | None = _TO
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ssltool.data.sample import sample
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
 from ssltool.device import choose_device
@@ -96,10 +97,13 @@ def draw_predictions(
     """
     sheet, where = sheet_path(path), choose_device(device)
     run = Run.open(weights)
-    name, size, training = run.config.method, run.config.data.image_size, run.config.run.data
+    name, size = run.config.method, run.config.data.image_size
     if method is not None and method != name:
         raise UsageError(f"{weights} is a run of {name}, not of {method}")
-    source = FileSource(image) if image else open_source(tuple(data) or training)
+    if image:
+        source: Source = FileSource(image)
+    else:
+        source = open_source(data) if data else run.open_images("name images with --data")
     images, index = (part.to(where) for part in sample(source, size, SAMPLE))
     by_content = run.config.run.content_hash
     if source.fingerprint(content=by_content) != run.record.source.fingerprint:
@@ -114,7 +118,7 @@ def draw_predictions(
         trained, images[chosen], index[chosen], generator
     )
     if predictions.indices:
-        predictions = with_training_images(predictions, open_source(training), size)
+        predictions = with_training_images(predictions, run.open_images("restore them"), size)
     metrics = ", ".join(str(metric) for metric in scores if metric.name != "loss")
     part = "" if len(images) == len(source) else f"{len(images)} of "
     title = f"{name} on {part}{source.description}: {metrics}"

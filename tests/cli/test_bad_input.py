@@ -128,6 +128,35 @@ def test_wrong_usage(call: Callable[..., Outcome], arguments: list[str], words: 
 
 
 @pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("pretrain jigsaw --resume --overwrite", "--overwrite: no effect with --resume"),
+        ("pretrain jigsaw --resume --dry-run", "--dry-run: no effect with --resume"),
+        ("pretrain jigsaw --dry-run --devices 2", "--devices: no effect with --dry-run"),
+        ("pretrain jigsaw --probe-every 5", "--probe-every: no effect without --probe-data"),
+        ("bench jigsaw --sweep 4,8 --batch-size 4", "--batch-size: no effect with --sweep"),
+        ("bench jigsaw --probe-data demo:8", "--probe-data"),
+        ("bench jigsaw --devices 2", "--devices"),
+        ("export --weights w --to a.safetensors --device cpu", "--device: no effect without"),
+        ("visualize task jigsaw --data demo:8 --image a.png", "--data: no effect with --image"),
+        ("visualize predictions --weights w --data a --image b", "--data: no effect with --image"),
+        ("visualize neighbors --weights w --count 3 --image b", "--count: no effect with --image"),
+        ("visualize attribution --weights w --count 3 --image b", "--count: no effect"),
+        ("visualize features --weights w --seed 3", "--seed: no effect with --map pca"),
+        ("visualize permutations --compare --mode code", "--mode: no effect with --compare"),
+        (
+            "visualize permutations --file a.npy --grid 3 --seed 1 --permutations 4",
+            "--permutations, --grid, --seed: no effect with --file",
+        ),
+    ],
+)
+def test_options_without_effect_are_refused(
+    call: Callable[..., Outcome], typed: str, words: str
+) -> None:
+    one_line(call(*typed.split()), 2, words)
+
+
+@pytest.mark.parametrize(
     "typed",
     [
         "pretrain jigsaw --data none",
@@ -228,6 +257,8 @@ def test_resume_with_other_options_or_other_images(
     assert call("pretrain", "jigsaw", "--data", folder, "--out", "run", *QUICK)[0] == 0
     outcome = call("pretrain", "jigsaw", "--out", "run", "--resume", "--lr", "0.5", "--grid", "3")
     one_line(outcome, 2, "--lr 0.5", "--grid 3", "--init")
+    outcome = call("pretrain", "jigsaw", "--out", "run", "--resume", "--epochs", "5")
+    one_line(outcome, 2, "--epochs 5 (the run has 1 steps)")
     assert call("pretrain", "jigsaw", "--out", "run", "--resume", *QUICK)[0] == 0
     (folder / "0.png").rename(folder / "new.png")
     one_line(call("pretrain", "jigsaw", "--out", "run", "--resume"), 1, "changed")

@@ -55,6 +55,66 @@ def test_a_file_for_another_method_and_a_file_that_is_none(tmp_path: Path) -> No
         RunConfig.merged("jigsaw", {}, config=tmp_path / "unknown.toml")
 
 
+def test_a_files_epochs_replace_a_presets_steps_and_typed_steps_both(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("epochs = 2")
+    config = RunConfig.merged("jigsaw", {}, preset="paper", config=tmp_path / "c.toml")
+    assert (config.run.epochs, config.run.steps) == (2.0, None)
+    config = RunConfig.merged("jigsaw", {"steps": 7}, config=tmp_path / "c.toml")
+    assert (config.run.epochs, config.run.steps) == (None, 7)
+    (tmp_path / "c.toml").write_text("epochs = 2\nsteps = 3")
+    with pytest.raises(UsageError, match="--epochs and --steps"):
+        RunConfig.merged("jigsaw", {}, config=tmp_path / "c.toml")
+
+
+def test_stored_paths_are_absolute_whatever_the_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every option that is a path, as its type says; and of specs of images."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for name in available():
+        fields = RunOptions.model_fields | find_method(name).Options.model_fields
+        paths = {n: f"a/{n}" for n, field in fields.items() if "Path" in str(field.annotation)}
+        data = ("p", "../q", "~/r", "s/{00..09}.tar", "demo:3", "torchvision:MNIST@t?download")
+        config = RunConfig.validated(name, {**paths, "data": data, "probe_data": data[:1]})
+        stored = config.absolute().given()
+        assert {n: str(stored[n]) for n in paths} == {
+            n: f"{tmp_path}/{p}" for n, p in paths.items()
+        }
+        assert stored["probe_data"] == (f"{tmp_path}/p",)
+        assert stored["data"] == (
+            f"{tmp_path}/p",
+            f"{tmp_path}/../q",
+            "/home/me/r",
+            f"{tmp_path}/s/{{00..09}}.tar",
+            "demo:3",
+            f"torchvision:MNIST@{tmp_path}/t?download",
+        )
+        assert config.run.data == data  # as typed
+    resolved = resolve(RunConfig.merged("jigsaw", {"data": data, "out": "r"}), DataInfo(100, 64))
+    assert resolved.options()["data"] == list(stored["data"])
+    assert resolved.options()["out"] == f"{tmp_path}/r"
+    assert resolved.run.data == data
+
+
+def test_seeds_fit_into_64_bits() -> None:
+    """Of every command; the range is declared once."""
+    from ssltool.data.options import PackOptions
+    from ssltool.options import LARGEST_SEED, Options
+    from ssltool.probing.options import CompareOptions, ProbeOptions
+    from ssltool.visualizing.options import FIGURES
+
+    models: list[type[Options]] = [RunOptions, PackOptions, CompareOptions, ProbeOptions]
+    models += [figure.options for figure in FIGURES.values()]
+    for model in models:
+        for wrong in (-1, LARGEST_SEED + 1, 2**64, 2**200) if "seed" in model.model_fields else ():
+            with pytest.raises(UsageError, match=f"--seed {wrong}: should be (greater|less) than"):
+                model.checked(seed=wrong)
+    assert RunOptions.checked(seed=LARGEST_SEED).seed == LARGEST_SEED
+    with pytest.raises(UsageError, match="--permutation-seed"):
+        RunConfig.merged("jigsaw", {"permutation_seed": 2**64})
+
+
 def test_all_faults_come_in_one_line() -> None:
     with pytest.raises(UsageError) as fault:
         RunConfig.merged("jigsaw", {"lr": -1, "grayscale": 2, "keep": 0})

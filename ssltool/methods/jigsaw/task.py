@@ -46,6 +46,7 @@ from ssltool.ops.chunked import chunked
 from ssltool.ops.color import project_color, to_gray
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.select import mirror
+from ssltool.options import LARGEST_SEED
 
 PermutationMode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all", "file"]
 
@@ -72,6 +73,7 @@ class JigsawOptions(MethodOptions):
     permutation_seed: int = Field(
         0,
         ge=0,
+        le=LARGEST_SEED,
         description="Relabels cells and slots of the set; 0 = the canonical set, whose first "
         "permutation is the identity",
     )

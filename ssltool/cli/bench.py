@@ -46,7 +46,7 @@ def build(name: str) -> TyperCommand:
 
         options, output = take(BenchOptions, typed), take(OutputOptions, typed)
         config = RunConfig.merged(name, typed, options.preset)
-        if options.sweep is not None:
+        if options.sweep is not None and "batch_size" in typed:  # not of a preset
             refuse_unused(config.run, ["batch_size"], "with --sweep, which tries its own sizes")
         console = stderr_console(output.quiet)
         rounds, steps = options.rounds, options.round_steps

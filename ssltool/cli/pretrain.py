@@ -44,12 +44,11 @@ def build(name: str) -> TyperCommand:
 
         start, output = take(StartOptions, typed), take(OutputOptions, typed)
         if start.resume:
-            refuse_unused(
-                start, ["overwrite", "dry_run"], "with --resume, which goes on with a run"
-            )
+            refuse_unused(start, ["overwrite", "dry_run"], "with --resume, which continues a run")
         config = RunConfig.merged(name, typed, start.preset, start.config)
         if start.dry_run:
-            refuse_unused(config.run, ["devices"], "with --dry-run, which measures this process")
+            if (config.run.devices or 1) > 1:
+                refuse_unused(config.run, ["devices"], "with --dry-run, which runs in one process")
             _dry_run(config, output)
         else:
             _pretrain(config, start, output)

@@ -102,8 +102,6 @@ class RunConfig(BaseModel):
         config = cls(method=method, run=parts[0], task=parts[1])
         if config.run.epochs is not None and config.run.steps is not None:
             raise UsageError("--epochs and --steps both say how long to train; type one of them")
-        if config.run.probe_every is not None and not config.run.probe_data:
-            raise UsageError("--probe-every: no effect without --probe-data; type both or neither")
         return config
 
     def with_run(self, **changes: Any) -> Self:
@@ -173,6 +171,7 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
         UsageError: The options do not fit the images or each other.
     """
     asked, task = config.run, config.task.with_defaults(data)
+    check_probe(asked)
     inputs = find_method(config.method).inputs(task, data)
     _check_load_size(asked.load_size, config.method, inputs, data.image_size)
     small = data.image_size <= _SMALL
@@ -227,6 +226,16 @@ def _absolute(options: ModelT) -> ModelT:
         elif declared(type(options), name).get("images"):
             changed[name] = tuple(map(absolute_spec, value))
     return options.model_copy(update=changed)
+
+
+def check_probe(options: RunOptions) -> None:
+    """Refuse an interval of online kNN evaluations without images for them.
+
+    Raises:
+        UsageError: ``--probe-every`` without ``--probe-data``.
+    """
+    if options.probe_every is not None and not options.probe_data:
+        raise UsageError("--probe-every: no effect without --probe-data; type both or neither")
 
 
 def steps_of(epochs: float, images: int, images_per_step: int) -> int:

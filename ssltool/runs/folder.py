@@ -245,9 +245,7 @@ def _next_folder(method: str) -> Path:
                 raise CheckpointError(f"{folder.parent} is no folder; type --out RUN") from None
             continue  # another run was faster
         except OSError as error:
-            raise CheckpointError(
-                f"cannot make {folder}: {error.strerror}; type --out RUN"
-            ) from error
+            raise CheckpointError(f"{folder}: {error.strerror}; type --out RUN") from error
         return folder
 
 

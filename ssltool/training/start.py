@@ -12,7 +12,7 @@ from ssltool.data.sources.registry import open_source
 from ssltool.distributed.collectives import from_main, rank, world_size
 from ssltool.errors import CheckpointError, DataError, UsageError
 from ssltool.methods.base import DataInfo
-from ssltool.runs.config import ResolvedConfig, RunConfig, resolve, steps_of
+from ssltool.runs.config import ResolvedConfig, RunConfig, check_probe, resolve, steps_of
 from ssltool.runs.data_info import inspect
 from ssltool.runs.folder import Run, folder_to_resume, new_folder
 from ssltool.runs.options import FREE_ON_RESUME
@@ -89,6 +89,7 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
     free = {name: value for name, value in given.items() if name in FREE_ON_RESUME}
     shared = {"batch_size": _batch_per_process(run), "devices": world_size()}
     options = run.config.run.model_copy(update={**free, **shared})
+    check_probe(options)
     source = source or run.open_images(f"restore them, or start a new run with --init {folder}")
     began, now = (
         run.record.source.fingerprint,

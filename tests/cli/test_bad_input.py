@@ -133,7 +133,10 @@ def test_wrong_usage(call: Callable[..., Outcome], arguments: list[str], words: 
         ("pretrain jigsaw --resume --overwrite", "--overwrite: no effect with --resume"),
         ("pretrain jigsaw --resume --dry-run", "--dry-run: no effect with --resume"),
         ("pretrain jigsaw --dry-run --devices 2", "--devices: no effect with --dry-run"),
-        ("pretrain jigsaw --probe-every 5", "--probe-every: no effect without --probe-data"),
+        (
+            "pretrain jigsaw --data demo:8 --probe-every 5",
+            "--probe-every: no effect without --probe-data",
+        ),
         ("bench jigsaw --sweep 4,8 --batch-size 4", "--batch-size: no effect with --sweep"),
         ("bench jigsaw --probe-data demo:8", "--probe-data"),
         ("bench jigsaw --devices 2", "--devices"),

@@ -31,7 +31,7 @@ _PUBLIC = {
     "Method": "ssltool.methods.base",
     "MethodOptions": "ssltool.methods.base",
     "Metric": "ssltool.methods.base",
-    "ProbeRecord": "ssltool.runs.records",
+    "ProbeRecord": "ssltool.runs.probe_record",
     "Run": "ssltool.runs.folder",
     "SslToolError": "ssltool.errors",
 }
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
         Metric,
     )
     from ssltool.runs.folder import Run
-    from ssltool.runs.records import ProbeRecord
+    from ssltool.runs.probe_record import ProbeRecord
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from ssltool.probing.embed import Embedding
 from ssltool.probing.options import EmbedOptions, ProbeOptions
 from ssltool.runs.config import RunConfig
 from ssltool.runs.folder import Run
-from ssltool.runs.records import ProbeRecord
+from ssltool.runs.probe_record import ProbeRecord
 
 if TYPE_CHECKING:
     from ssltool.encoders.encoder import Encoder

@@ -9,19 +9,16 @@ from typing import Any
 from PIL import Image
 
 from ssltool.methods.base import DataInfo
-from ssltool.runs.records import (
+from ssltool.runs.probe_record import (
     Details,
     FeatureSource,
     HealthRow,
     LabelRow,
-    MetricRecord,
-    PrecisionRecord,
     ProbeProtocol,
     ProbeRecord,
     ProbeRow,
-    RunRecord,
-    SourceRecord,
 )
+from ssltool.runs.records import MetricRecord, PrecisionRecord, RunRecord, SourceRecord
 
 
 def run_record(
@@ -100,13 +97,18 @@ def probe_record(*, method: str = "jigsaw", classes: tuple[str, ...] = ("a", "b"
         classes=classes,
         train_images=18,
         test_images=8,
+        overlap=0,
         skipped={},
+        notes=(),
         rows=(
             ProbeRow(
                 source=pretrained,
                 stage="pooled",
                 dim=256,
                 accuracy={"linear": 30.5, "knn20": 28.0, "knn200": 27.0},
+                standard_error={"linear": 4.5},
+                held_out={"linear": 31.0},
+                chosen=True,
             ),
             ProbeRow(source=pretrained, stage="layer1", dim=32, accuracy={"linear": 9.5}),
             ProbeRow(
@@ -118,7 +120,7 @@ def probe_record(*, method: str = "jigsaw", classes: tuple[str, ...] = ("a", "b"
             ProbeRow(source=random_init, stage="layer1", dim=32, accuracy={"linear": 11.0}),
             ProbeRow(source=pixels, stage="", dim=3072, accuracy={"linear": 10.0}),
         ),
-        best=0,
+        chosen=0,
         details=Details(row=0, per_class=(75.0, None), confusion=((3, 1), (0, 4))),
         health=(
             HealthRow(
@@ -137,6 +139,7 @@ def probe_record(*, method: str = "jigsaw", classes: tuple[str, ...] = ("a", "b"
                 fraction=fraction,
                 images=round(18 * fraction),
                 accuracy=20 * fraction + 5,
+                standard_error=2.0,
             )
             for fraction in (0.1, 1.0)
         ),
@@ -149,11 +152,14 @@ def probe_record(*, method: str = "jigsaw", classes: tuple[str, ...] = ("a", "b"
             grid_dim=0,
             recalibrate=True,
             baselines=True,
+            random_inits=3,
+            mirror=False,
             label_fractions=(0.1, 1.0),
             shots=(),
             repeats=1,
             seed=0,
             rules={},
+            environment={},
         ),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 import ssltool
 from ssltool.errors import UnknownNameError, UsageError
@@ -116,14 +117,22 @@ def test_nothing_is_printed_unless_asked(
     assert "loss" in capfd.readouterr().err
 
 
-def test_a_probe_of_a_dataset_is_that_of_its_files(run: ssltool.Run, folder: Path) -> None:
+def test_a_probe_of_a_dataset_is_that_of_its_files(
+    run: ssltool.Run, folder: Path, tmp_path: Path
+) -> None:
     options = {"kind": "knn", "keep_features": False, "workers": 0, "baselines": False}
-    files = ssltool.probe(run, folder, test_data=folder, **options)
-    dataset = ssltool.probe(run, Squares(), test_data=Squares(), **options)
+    train, test = tmp_path / "train", tmp_path / "test"
+    shutil.copytree(folder, train)
+    for name in ("0/38.png", "1/39.png", "0/36.png", "1/37.png"):
+        (test / name).parent.mkdir(parents=True, exist_ok=True)
+        (train / name).rename(test / name)
+    files = ssltool.probe(run, train, test_data=test, **options)
+    parts = (Subset(Squares(), range(36)), Subset(Squares(), range(36, 40)))
+    dataset = ssltool.probe(run, parts[0], test_data=parts[1], **options)
     assert [row.accuracy for row in files.rows] == [row.accuracy for row in dataset.rows]
     assert dataset.classes == ("0", "1")
     assert "<table>" in dataset._repr_html_()
-    assert dataset.to_dict()["format"] == 2
+    assert dataset.to_dict()["format"] == 3
 
 
 def test_embeddings_come_with_labels(run: ssltool.Run, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ def probe(options: ProbeOptions, output: OutputOptions) -> None:
     record = run(options, stderr_console(output.quiet))
     if output.as_json:
         print_json(record.to_dict())
+        for warning in record.warnings():
+            echo(f"warning: {warning}", err=True)
         return
     for table in record.tables():
         print_table(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,23 +19,21 @@ from ssltool.plotting.records import Bars
 from ssltool.probing.measures import RowCache
 from ssltool.probing.options import CompareOptions, ProbeOptions
 from ssltool.probing.probe import open_inputs, protocol_of, run_probe
-from ssltool.runs.records import (
+from ssltool.runs.probe_record import (
     MEASURES,
     PROBE_FILE,
     FeatureSource,
-    Part,
-    Percent,
     ProbeProtocol,
     ProbeRecord,
-    ProbeRow,
 )
+from ssltool.runs.records import Part
 from ssltool.runs.tables import Table
 
-BEST_STAGE = "linear"
+CHOSEN_STAGE = "linear"
 EFFECTIVE_RANK = "effective rank"
-# Of the pooled vector or the pixels; the linear probe has a column for the best stage as well.
+# Of the pooled vector or the pixels; the linear probe has a column for the chosen stage as well.
 _WHOLE = {name: "pooled linear" if name == "linear" else name for name in MEASURES}
-COLUMNS = (BEST_STAGE, *_WHOLE.values(), EFFECTIVE_RANK)
+COLUMNS = (CHOSEN_STAGE, *_WHOLE.values(), EFFECTIVE_RANK)
 
 
 class ComparedRow(Part):
@@ -45,8 +44,10 @@ class ComparedRow(Part):
         source: Where the features come from.
         backbone: Empty for pixels and the majority class.
         steps: Steps of pretraining; 0 for baselines.
-        stage: Best in a linear probe; None without one.
+        stage: Chosen for the linear probe on held-out training images; None without one.
         values: Column -> accuracy in percent, or the effective rank.
+        standard_error: Column -> standard error of the accuracy, in percentage points.
+        std: Column -> deviation over random initializations, in percentage points.
     """
 
     name: str
@@ -55,6 +56,16 @@ class ComparedRow(Part):
     steps: int
     stage: str | None
     values: dict[str, float]
+    standard_error: dict[str, float]
+    std: dict[str, float]
+
+    def score(self, column: str) -> str:
+        """A value with its standard error and deviation, for display; empty without it."""
+        if column not in self.values:
+            return ""
+        error, std = self.standard_error.get(column), self.std.get(column)
+        text = f"{self.values[column]:.1f}" + ("" if error is None else f" ± {error:.1f}")
+        return text + ("" if std is None else f" (sd {std:.1f})")
 
 
 class Comparison(Part):
@@ -86,14 +97,17 @@ class Comparison(Part):
         """For display."""
         columns = [name for name in COLUMNS if any(name in row.values for row in self.rows)]
         return Table(
-            title=f"accuracy in %, {self.summary}; linear is of the best stage",
+            title=(
+                f"accuracy in % ± standard error, {self.summary}; linear is of the stage chosen on "
+                "held-out training images"
+            ),
             columns=("run", "method", "stage", *columns),
             rows=[
                 (
                     row.name,
                     row.source.method,
                     row.stage or "",
-                    *(f"{row.values[c]:.2f}" if c in row.values else "" for c in columns),
+                    *(row.score(column) for column in columns),
                 )
                 for row in self.rows
             ],
@@ -127,7 +141,9 @@ def compare(options: CompareOptions, console: Console | None = None) -> Comparis
         for row in _compared_rows(name, record):
             owner = name if row.source.kind == "pretrained" else ""  # baselines are shared
             rows[owner, row.source] = row
-    ordered = sorted(rows.values(), key=lambda row: -row.values.get(options.sort, -1.0))
+    ordered = sorted(
+        _with_unique_names(rows.values()), key=lambda row: -row.values.get(options.sort, -1.0)
+    )
     last = records[-1]
     if options.csv is not None:
         _write_csv(ordered, options.csv)
@@ -174,13 +190,15 @@ def _compared_rows(name: str, record: ProbeRecord) -> list[ComparedRow]:
     compared = []
     for source in sources:
         rows = [row for row in record.rows if row.source == source]
-        best = max(rows, key=_linear)
+        chosen = next((row for row in rows if row.chosen), rows[0])
         whole = next((row for row in rows if row.is_whole), rows[0])
-        values = {_WHOLE[measure]: value for measure, value in whole.accuracy.items()}
-        if "linear" in best.accuracy:
-            values[BEST_STAGE] = best.accuracy["linear"]
-        if source in ranks:
-            values[EFFECTIVE_RANK] = ranks[source]
+        # Column -> row and measure that it shows.
+        cells = {_WHOLE[measure]: (whole, measure) for measure in whole.accuracy}
+        if "linear" in chosen.accuracy:
+            cells[CHOSEN_STAGE] = (chosen, "linear")
+        values = {column: row.accuracy[measure] for column, (row, measure) in cells.items()}
+        if (rank := ranks.get(source)) is not None:
+            values[EFFECTIVE_RANK] = rank
         own = source.kind == "pretrained"
         compared.append(
             ComparedRow(
@@ -188,21 +206,41 @@ def _compared_rows(name: str, record: ProbeRecord) -> list[ComparedRow]:
                 source=source,
                 backbone=record.backbone if source.network else "",
                 steps=record.steps if own else 0,
-                stage=best.stage if "linear" in best.accuracy else None,
+                stage=chosen.stage if "linear" in chosen.accuracy else None,
                 values={column: values[column] for column in COLUMNS if column in values},
+                standard_error={
+                    column: row.standard_error[measure]
+                    for column, (row, measure) in cells.items()
+                    if measure in row.standard_error
+                },
+                std={
+                    column: row.std[measure]
+                    for column, (row, measure) in cells.items()
+                    if measure in row.std
+                },
             )
         )
     return compared
 
 
-def _linear(row: ProbeRow) -> Percent:
-    return row.accuracy.get("linear", -1.0)
-
-
 def _row_name(run: str, source: FeatureSource) -> str:
     if source.kind == "pretrained":
         return source.label(run)
-    return f"{source.label()}, {source.network}" if source.network else source.label()
+    return ", ".join(filter(None, (source.label(), source.network, source.input)))
+
+
+def _with_unique_names(rows: Iterable[ComparedRow]) -> list[ComparedRow]:
+    """Baselines that differ in more than their name says, such as their normalization, are told
+    apart by a part of their identity.
+    """
+    rows = list(rows)
+    counts = Counter(row.name for row in rows)
+    return [
+        row.model_copy(update={"name": f"{row.name}, input {row.source.identity}"})
+        if counts[row.name] > 1
+        else row
+        for row in rows
+    ]
 
 
 def _unique_names(runs: Sequence[Path]) -> list[str]:

@@ -5,27 +5,27 @@ An image's classes are the folder it lies in or what a CSV file lists for it.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ssltool.data.loader import AllImages
-from ssltool.data.sources.base import Source
+from ssltool.data.sources.base import Source, class_order
 from ssltool.data.sources.registry import open_source
-from ssltool.errors import DataError, UsageError
+from ssltool.data.sources.splits import split_folders
+from ssltool.errors import DataError, UnreadableImage, UsageError
+from ssltool.probing.label_file import ClassLabel, LabelFile, Labels
 from ssltool.probing.splits import stratified_split
 
 Split = Literal["train", "test"]
-Classes = Mapping[int, tuple[str, ...]]
-"""Index of an image in its source -> its class names."""
 
 _TEST_FRACTION = 0.2  # of the images, when no test images are given
-_UNCERTAIN = "?"  # before a class in a CSV file: the image is ignored for that class
+_NAMED = 3  # names of images that a note gives
 
 
 class _Subset(NamedTuple):
@@ -34,34 +34,45 @@ class _Subset(NamedTuple):
     Attributes:
         source: Where they are read from.
         indices: Of the labeled images in the source.
-        classes: Of each image.
+        labels: Classes of each image.
     """
 
     source: Source
     indices: list[int]
-    classes: Classes
+    labels: Labels
+
+    def at(self, positions: Sequence[int]) -> _Subset:
+        """Some of the images."""
+        return self._replace(indices=[self.indices[i] for i in positions])
 
 
 class LabeledImages:
     """A training and a test set of labeled images.
 
+    A folder that holds nothing but splits, such as ``train/`` and ``test/``, stands for both sets;
+    ``test/`` is the test set, or ``val/`` without it. Duplicates of one file are never on both
+    sides of a split that is made here.
+
     Args:
         data: Paths or other specifications as typed after ``--data``, or a source with labels.
         test_data: Likewise; if empty, a fifth of ``data`` is held out.
-        label_file: CSV file with an image and its classes in each line, see `read_label_file`; by
+        label_file: CSV file with an image and its classes in each line, see `LabelFile`; by
             default the source's own labels are used.
         seed: Seed of the split.
-        batch_size: Images per batch.
+        batch_size: Images per batch that is read.
         workers: Processes that decode; None decides from the cores.
         device: Where batches go.
         max_images: Use at most about this many images of ``data``, evenly spread.
+        content_hash: Identify images by their content, not by size and modification time.
 
     Attributes:
-        classes: Class names, sorted.
+        classes: Class names, in `class_order`.
         multilabel: Whether an image may have any number of classes.
+        notes: What was left out or decided, one line each.
         skipped: Name -> reason of images that could not be read.
 
     Raises:
+        UsageError: The test images are the training images, or one set is named twice.
         DataError: There are fewer than two classes, no images, or test images of unknown classes.
     """
 
@@ -76,14 +87,22 @@ class LabeledImages:
         workers: int | None = None,
         device: torch.device | str = "cpu",
         max_images: int | None = None,
+        content_hash: bool = False,
     ) -> None:
         self._batch_size, self._workers, self._device = batch_size, workers, device
+        self._content_hash = content_hash
+        self._unreadable: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
         self.skipped: dict[str, str] = {}
-        train = _labeled(data, label_file)
+        train_source, test_source, notes = _opened(data, test_data)
+        sources = [train_source] if test_source is None else [train_source, test_source]
+        _refuse_the_same_twice(sources)
+        subsets, label_notes = _labeled(sources, label_file)
+        self.notes = (*notes, *(note for s in sources for note in s.notes), *label_notes)
+        train = subsets[0]
         if max_images:
             stride = max(1, -(-len(train.indices) // max_images))
             train = train._replace(indices=train.indices[::stride])
-        self.classes = tuple(sorted(_class_names(train)))
+        self.classes = tuple(sorted(_class_names(train), key=class_order))
         self._label_of = {name: label for label, name in enumerate(self.classes)}
         if len(self.classes) < 2:
             raise DataError(
@@ -91,13 +110,14 @@ class LabeledImages:
                 "probing needs 2 or more; put the images of each class into a folder of their "
                 "own, or name a --label-file"
             )
-        self.multilabel = any(_is_multilabel(train.classes[i]) for i in train.indices)
-        if isinstance(test_data, Source) or test_data:
-            test = _labeled(test_data, label_file)
-            self._check_known(test)
-            self.multilabel |= any(len(names) != 1 for names in test.classes.values())
-        else:
+        self.multilabel = any(
+            _is_multilabel(subset.labels[i]) for subset in subsets for i in subset.indices
+        )
+        if test_source is None:
             train, test = self._held_out(train, seed)
+        else:
+            test = subsets[1]
+            self._check_known(test)
         self._subsets: dict[Split, _Subset] = {"train": train, "test": test}
         for split, subset in self._subsets.items():
             if not subset.indices:
@@ -106,20 +126,28 @@ class LabeledImages:
                 )
 
     def count(self, split: Split) -> int:
-        """Labeled images of a split, the unreadable ones included."""
+        """Labeled images of a split, less those that turned out to be unreadable so far."""
+        return len(self._subsets[split].indices) - len(self._unreadable[split])
+
+    def total(self, split: Split) -> int:
+        """Labeled images of a split, the unreadable ones included: the range of indices."""
         return len(self._subsets[split].indices)
 
-    def fingerprint(self, split: Split) -> str:
-        """Identifies the images of a split and their order."""
+    def identity(self, split: Split) -> list[str] | None:
+        """Identifies the images of a split, where they are and their order, for cache keys; None if
+        they can be identified only by reading all of them.
+        """
         source, indices, _ = self._subsets[split]
-        return f"{source.fingerprint()}/{_short_hash(torch.tensor(indices).numpy().tobytes())}"
+        if not source.cacheable:
+            return None
+        order = _short_hash(torch.tensor(indices).numpy().tobytes())
+        return [source.location, source.fingerprint(content=self._content_hash), order]
 
     def label_fingerprint(self) -> str:
         """Identifies the labels of both splits."""
         digest = hashlib.sha256()
-        for _, indices, classes in self._subsets.values():
-            digest.update("\n".join("\0".join(classes[i]) for i in indices).encode())
-            digest.update(b"\n\n")
+        for _, indices, labels in self._subsets.values():
+            digest.update(repr([labels[i] for i in indices]).encode())
         return digest.hexdigest()[:16]
 
     def labels(self, split: Split, indices: Tensor | None = None) -> Tensor:
@@ -132,10 +160,10 @@ class LabeledImages:
         Returns:
             int64 ``[n]`` on the CPU.
         """
-        _, members, classes = self._subsets[split]
+        _, members, labels = self._subsets[split]
         if indices is not None:
             members = [members[i] for i in indices.tolist()]
-        return torch.tensor([self._label_of[classes[member][0]] for member in members])
+        return torch.tensor([self._label_of[labels[member][0].name] for member in members])
 
     def targets(self, split: Split, indices: Tensor) -> Tensor:
         """One-against-the-rest targets.
@@ -147,12 +175,11 @@ class LabeledImages:
         Returns:
             float32 ``[n, C]`` on the CPU: 1 in the class, -1 not in it, 0 ignored.
         """
-        _, members, classes = self._subsets[split]
+        _, members, labels = self._subsets[split]
         targets = torch.full((len(indices), len(self.classes)), -1.0)
         for row, i in enumerate(indices.tolist()):
-            for name in classes[members[i]]:
-                label = self._label_of[name.removeprefix(_UNCERTAIN)]
-                targets[row, label] = 0.0 if name.startswith(_UNCERTAIN) else 1.0
+            for name, uncertain in labels[members[i]]:
+                targets[row, self._label_of[name]] = 0.0 if uncertain else 1.0
         return targets
 
     def batches(
@@ -180,6 +207,7 @@ class LabeledImages:
         if limit is not None:
             chosen = chosen[:: max(1, len(chosen) // limit)]
         index_of = {members[i]: i for i in chosen}
+        missing = set(chosen)
         with AllImages(
             source,
             size=size,
@@ -189,8 +217,12 @@ class LabeledImages:
             indices=[members[i] for i in chosen],
         ) as images:
             for batch in images:
-                yield batch.images, torch.tensor([index_of[i] for i in batch.indices.tolist()])
-            self.skipped.update(images.skipped)
+                read = [index_of[i] for i in batch.indices.tolist()]
+                missing.difference_update(read)
+                yield batch.images, torch.tensor(read)
+            self.mark_unreadable(
+                split, {i: images.skipped.get(source.name(members[i]), "") for i in missing}
+            )
 
     def labeled_batches(
         self, split: Split, size: int, indices: Sequence[int] | None = None
@@ -198,6 +230,16 @@ class LabeledImages:
         """As `batches`, with labels int64 ``[B]`` in place of indices."""
         for images, read in self.batches(split, size, indices=indices):
             yield images, self.labels(split, read)
+
+    def mark_unreadable(self, split: Split, reasons: dict[int, str]) -> None:
+        """Note images of a split, by index, that cannot be read, and why."""
+        source, members, _ = self._subsets[split]
+        self._unreadable[split].update(reasons)
+        self.skipped.update({source.name(members[i]): reason for i, reason in reasons.items()})
+
+    def unreadable(self, split: Split) -> dict[int, str]:
+        """Index in the split -> reason of the images that turned out to be unreadable so far."""
+        return self._unreadable[split]
 
     def _check_known(self, test: _Subset) -> None:
         unknown = sorted(_class_names(test) - set(self.classes))
@@ -208,86 +250,116 @@ class LabeledImages:
             )
 
     def _held_out(self, train: _Subset, seed: int) -> tuple[_Subset, _Subset]:
-        """A fifth of each class is held out; an image with several counts to its first."""
-        names = [train.classes[i] for i in train.indices]
-        first = [self._label_of[n[0].removeprefix(_UNCERTAIN)] if n else -1 for n in names]
-        kept, held = stratified_split(torch.tensor(first), _TEST_FRACTION, seed)
-        return (
-            train._replace(indices=[train.indices[i] for i in kept.tolist()]),
-            train._replace(indices=[train.indices[i] for i in held.tolist()]),
-        )
+        """A fifth of each class is held out; an image of several classes counts to its first."""
+        names = [train.labels[i] for i in train.indices]
+        first = torch.tensor([self._label_of[n[0].name] if n else -1 for n in names])
+        groups = torch.tensor(_copies(train))
+        copies = len(groups) - len(torch.unique(groups))
+        if copies:
+            self.notes += (
+                f"{copies:,} of {len(groups):,} images are duplicates of another file; duplicates "
+                "stay on one side of the split",
+            )
+        kept, held = stratified_split(first, _TEST_FRACTION, seed, groups)
+        return train.at(kept.tolist()), train.at(held.tolist())
 
 
-def read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read ``image,classes`` lines: a path below the data folder, and class names separated by
-    ``;``.
+def _opened(
+    data: Sequence[str] | Source, test_data: Sequence[str] | Source
+) -> tuple[Source, Source | None, list[str]]:
+    """Open training and, if there are any, test images; and say which splits were recognized."""
+    if isinstance(data, Source):
+        train: Source = data
+        splits: list[dict[str, str]] = []
+    else:
+        splits = [split_folders(spec) or {} for spec in data]
+        train = open_source(data, split="train")
+    if isinstance(test_data, Source):
+        return train, test_data, []
+    if test_data:
+        held = [_test_part(split_folders(spec) or {}) or spec for spec in test_data]
+        return train, open_source(held), []
+    if splits and all(splits):
+        parts = [_test_part(folders) for folders in splits]
+        return train, open_source(parts), [f"test images are those of {' + '.join(parts)}"]
+    return train, None, []
 
-    An image may have no class. It is ignored for a class with ``?`` in front, as VOC's difficult
-    objects. A first line whose path has no suffix, such as ``file,labels``, is a header.
 
-    Returns:
-        Path -> class names.
+def _test_part(folders: dict[str, str]) -> str:
+    """The folder of a split layout that is tested on."""
+    return folders.get("test") or folders.get("val") or ""
+
+
+def _refuse_the_same_twice(sources: Sequence[Source]) -> None:
+    """Refuse test images that are the training images.
 
     Raises:
-        UsageError: The file cannot be read, or has another form.
+        UsageError: Both are at one location.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
-            rows = [row for row in csv.reader(opened) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+    if len(sources) == 2 and sources[0].cacheable and sources[0].location == sources[1].location:
         raise UsageError(
-            f"--label-file {path}: {reason}; lines such as 'dogs/1.jpg,dog;grass' are expected"
-        ) from error
-    if rows and not PurePosixPath(rows[0][0]).suffix:
-        rows = rows[1:]
-    wrong = next((row for row in rows if len(row) != 2), None)
-    if wrong is not None or not rows:
-        content = f"the line {','.join(wrong)!r}" if wrong else "no line"
-        raise UsageError(f"--label-file {path}: {content} found, 'IMAGE,CLASS;CLASS' expected")
-    return {
-        name.strip().lstrip("./"): tuple(filter(None, map(str.strip, classes.split(";"))))
-        for name, classes in rows
-    }
-
-
-def _labeled(data: Sequence[str] | Source, label_file: Path | None) -> _Subset:
-    """The labeled images of a source, in its order."""
-    source = data if isinstance(data, Source) else open_source(data)
-    if label_file is not None:
-        classes = _classes_in_file(source, label_file)
-    else:
-        labels = {index: source.label(index) for index in range(len(source))}
-        classes = {i: (source.classes[n],) for i, n in labels.items() if n is not None}
-    return _Subset(source, sorted(classes), classes)
-
-
-def _classes_in_file(source: Source, label_file: Path) -> dict[int, tuple[str, ...]]:
-    """Classes of the images that a label file lists.
-
-    Its paths may begin at any folder above an image, so the longest suffix of the image's path
-    that is listed counts.
-    """
-    listed, classes = read_label_file(label_file), dict[int, tuple[str, ...]]()
-    for index in range(len(source)):
-        parts = source.name(index).split("/")
-        suffixes = ("/".join(parts[start:]) for start in range(len(parts)))
-        suffix = next((suffix for suffix in suffixes if suffix in listed), None)
-        if suffix is not None:
-            classes[index] = listed[suffix]
-    if not classes:
-        raise DataError(
-            f"none of the {len(source)} images of {source.description} is in {label_file}"
+            f"--test-data is the same as --data ({sources[0].description}): the accuracy on images "
+            "that were trained on says nothing; name other images, or leave --test-data out to "
+            "hold out a fifth"
         )
-    return classes
+
+
+def _labeled(sources: Sequence[Source], label_file: Path | None) -> tuple[list[_Subset], list[str]]:
+    """The labeled images of each source, in its order, and what was left out."""
+    notes: list[str] = []
+    if label_file is not None:
+        matched, unmatched = LabelFile(label_file).match(sources)
+        if unmatched:
+            lines = "line names" if len(unmatched) == 1 else "lines name"
+            notes.append(f"{len(unmatched):,} {lines} of {label_file} no image: {_some(unmatched)}")
+        reason = f"are not in {label_file}"
+    else:
+        matched, reason = [_folder_labels(source) for source in sources], "have no class"
+    for source, labels in zip(sources, matched, strict=True):
+        rest = [source.name(i) for i in range(len(source)) if i not in labels]
+        if rest:
+            notes.append(
+                f"{len(rest):,} of {source.description} {reason} and are left out: {_some(rest)}"
+            )
+    return [_Subset(s, sorted(m), m) for s, m in zip(sources, matched, strict=True)], notes
+
+
+def _folder_labels(source: Source) -> Labels:
+    numbers = {index: source.label(index) for index in range(len(source))}
+    return {i: (ClassLabel(source.classes[n]),) for i, n in numbers.items() if n is not None}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def _copies(subset: _Subset) -> list[int]:
+    """Group number of each image: equal for files of equal content. Only files of one length are
+    read.
+    """
+    source, members, _ = subset
+    lengths = [source.nbytes(i) for i in members]
+    shared = Counter(length for length in lengths if length is not None)
+    groups: defaultdict[object, int] = defaultdict(lambda: len(groups))
+    return [
+        groups[_content(source, i) if length is not None and shared[length] > 1 else i]
+        for i, length in zip(members, lengths, strict=True)
+    ]
+
+
+def _content(source: Source, index: int) -> object:
+    try:
+        return source.content(index)
+    except UnreadableImage:
+        return index
 
 
 def _class_names(subset: _Subset) -> set[str]:
-    return {name.removeprefix(_UNCERTAIN) for i in subset.indices for name in subset.classes[i]}
+    return {label.name for i in subset.indices for label in subset.labels[i]}
 
 
-def _is_multilabel(names: tuple[str, ...]) -> bool:
-    return len(names) != 1 or names[0].startswith(_UNCERTAIN)
+def _is_multilabel(labels: tuple[ClassLabel, ...]) -> bool:
+    return len(labels) != 1 or labels[0].uncertain
 
 
 def _short_hash(data: bytes) -> str:

@@ -11,18 +11,21 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ssltool.atomic import atomic_file
 from ssltool.console import stderr_console
 from ssltool.data.loader import AllImages
-from ssltool.data.sources.base import Source
+from ssltool.data.sources.base import Source, class_order
 from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.splits import split_folders
 from ssltool.device import choose_device
 from ssltool.encoders.weights import find_weights, load_encoder
 from ssltool.errors import SslToolError, UsageError
-from ssltool.probing.features import POOLED, FeatureExtractor
+from ssltool.probing.extraction import Rebatched
+from ssltool.probing.features import POOLED, FeatureExtractor, compute_batch
 from ssltool.probing.options import EmbedOptions
 from ssltool.probing.store import FeatureStore
 from ssltool.runs.records import Part
@@ -63,15 +66,24 @@ class Embedding(NamedTuple):
     classes: tuple[str, ...]
     stage: str
 
+    @property
+    def class_names(self) -> list[str]:
+        """Class name of each image; empty for none."""
+        return [self.classes[label] if label >= 0 else "" for label in self.labels.tolist()]
+
 
 def embed(
     options: EmbedOptions, console: Console | None = None, source: Source | None = None
 ) -> EmbedResult:
     """Write the features of images to a file.
 
-    It holds ``features`` float32 ``[N, D]``, ``names`` and, where images have classes, ``labels``
-    int64 ``[N]`` (-1 for none) with their ``classes``. In a .safetensors file names and classes are
-    JSON in the metadata.
+    It holds ``features`` float32 ``[N, D]``, ``names`` (paths) and, where images have classes,
+    ``labels`` int64 ``[N]`` (-1 for none), the ``classes`` that they number, and ``class_names`` of
+    each image (empty for none). In a .safetensors file names and classes are JSON in the metadata.
+
+    Labels of two files can be compared if their ``classes`` are equal, as those of the splits of
+    one folder are: ``train/`` and ``test/`` are numbered together. Others can be made equal by
+    ``--classes-from``.
 
     Args:
         options: Which images, weights and stage.
@@ -110,6 +122,9 @@ def compute(
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     extractor = FeatureExtractor(encoder, encoder.transform)
     source = source or open_source(options.data)
+    for note in source.notes:
+        console.print(note)
+    classes = _classes(options, source, console)
     images = AllImages(
         source,
         size=encoder.metadata.read_size,
@@ -117,27 +132,91 @@ def compute(
         workers=options.workers,
         device=device,
     )
+    stream = Rebatched(compute_batch(encoder.transform.size, device))
 
     def batches() -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
         total = -(-len(images) // options.batch_size)
-        for batch in track(
+        for read in track(
             images, "extracting", total=total, console=console, disable=console.quiet
         ):
+            for batch in stream.add(read.images, read.indices):
+                yield {stage: extractor(batch.images)[stage]}, batch.indices
+        for batch in stream.rest():
             yield {stage: extractor(batch.images)[stage]}, batch.indices
 
     store = FeatureStore(None)  # in a temporary file: the features need not fit into memory
     with images:
         stored = store.put("embedding", batches())
+    number = {name: label for label, name in enumerate(classes)}
     indices = stored.indices.tolist()
     labels = [source.label(index) for index in indices]
     embedding = Embedding(
         stored.stages[stage],
-        [source.name(index) for index in indices],
-        torch.tensor([-1 if label is None else label for label in labels]),
-        source.classes,
+        [source.path(index) for index in indices],
+        torch.tensor([-1 if n is None else number[source.classes[n]] for n in labels]),
+        classes,
         stage,
     )
     return embedding, images.skipped
+
+
+def _classes(options: EmbedOptions, source: Source, console: Console) -> tuple[str, ...]:
+    """The classes that labels are numbered by.
+
+    Raises:
+        UsageError: The file of ``--classes-from`` lacks a class of the images.
+    """
+    if options.classes_from is not None:
+        classes = read_classes(options.classes_from)
+        unknown = [name for name in source.classes if name not in classes]
+        if unknown:
+            raise UsageError(
+                f"--classes-from {options.classes_from} lacks the class {unknown[0]!r} of "
+                f"{source.description}; embed both sets without it and compare by class_names"
+            )
+        return classes
+    siblings = [_split_siblings(spec) for spec in options.data]
+    if siblings and all(siblings):
+        names = {name for root in siblings for name in open_source(str(root)).classes}
+        return tuple(sorted(names.union(source.classes), key=class_order))
+    if source.classes:
+        console.print(
+            f"labels number the classes of {source.description}; to compare them with those of "
+            "another file, type --classes-from FILE or use class_names"
+        )
+    return source.classes
+
+
+def _split_siblings(spec: str) -> Path | None:
+    """The folder whose split, beside others, a folder is; None if it is none."""
+    folder = Path(spec).expanduser()
+    if not folder.is_dir():
+        return None
+    parts = split_folders(folder.resolve().parent) or {}
+    own = any(Path(part).resolve() == folder.resolve() for part in parts.values())
+    return folder.resolve().parent if own else None
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The classes of an embedding file.
+
+    Raises:
+        UsageError: It is no such file.
+    """
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return tuple(map(str, arrays["classes"].tolist()))
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                document = json.loads((file.metadata() or {})["ssltool_embedding"])
+                return tuple(map(str, document["classes"]))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UsageError(
+            f"--classes-from {path}: {str(error) or type(error).__name__}; a file that 'ssltool "
+            "embed' wrote is expected"
+        ) from error
+    raise UsageError(f"--classes-from {path}: a .safetensors or .npz file is expected")
 
 
 def write(embedding: Embedding, to: Path) -> None:
@@ -153,7 +232,12 @@ def write(embedding: Embedding, to: Path) -> None:
 
 
 def _write_safetensors(path: Path, content: Embedding) -> None:
-    document = {"stage": content.stage, "names": content.names, "classes": content.classes}
+    document = {
+        "stage": content.stage,
+        "names": content.names,
+        "classes": content.classes,
+        "class_names": content.class_names,
+    }
     save_file(
         {"features": content.features.contiguous(), "labels": content.labels},
         path,
@@ -169,6 +253,7 @@ def _write_npz(path: Path, content: Embedding) -> None:
             labels=content.labels.numpy(),
             names=np.array(content.names),
             classes=np.array(content.classes, dtype=np.str_),
+            class_names=np.array(content.class_names, dtype=np.str_),
         )
 
 
@@ -180,11 +265,16 @@ def _write_parquet(path: Path, content: Embedding) -> None:
         raise SslToolError(
             "a .parquet file needs pyarrow; type pip install 'ssltool[parquet]'"
         ) from error
-    labels = [content.classes[n] if n >= 0 else None for n in content.labels.tolist()]
     vectors = pa.FixedSizeListArray.from_arrays(
         pa.array(content.features.numpy().reshape(-1)), content.features.shape[1]
     )
-    table = pa.table({"name": content.names, "label": labels, "features": vectors})
+    columns = {
+        "name": content.names,
+        "class_name": [name or None for name in content.class_names],
+        "label": [label if label >= 0 else None for label in content.labels.tolist()],
+        "features": vectors,
+    }
+    table = pa.table(columns)
     parquet.write_table(table, path)
 
 

@@ -1,15 +1,20 @@
-"""Extraction of features from labeled images, cached on disk; each image is read once."""
+"""Extraction of features from labeled images, cached on disk; one pass over the images feeds all
+networks of a table.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import ssltool
+from ssltool.data.decode import decode_identity
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.registry import reinitialized_copy
@@ -17,12 +22,13 @@ from ssltool.encoders.transform import InputTransform
 from ssltool.ops.per_image_rng import mix
 from ssltool.probing import features
 from ssltool.probing.datasets import LabeledImages, Split
-from ssltool.probing.features import POOLED, FeatureExtractor, PatchEncoder
+from ssltool.probing.features import FeatureExtractor, PatchEncoder, compute_batch
 from ssltool.probing.health import MAX_IMAGES, health
 from ssltool.probing.store import FeatureStore, StoredFeatures, cache_key
-from ssltool.runs.records import FeatureKind, FeatureSource, HealthRow
+from ssltool.runs.probe_record import POOLED, FeatureKind, FeatureSource, HealthRow
 
 _RECALIBRATION = 1024  # images from which batch-norm statistics are estimated
+_PIXEL_BATCH = 256  # images of which raw pixels are taken at a time
 
 
 class Features(NamedTuple):
@@ -37,6 +43,11 @@ class Features(NamedTuple):
     train: StoredFeatures
     test: StoredFeatures
     key: str
+
+    @property
+    def overlap(self) -> int:
+        """Test images whose pixels are those of a training image."""
+        return int(torch.isin(self.test.digests, self.train.digests).sum())
 
 
 class EncoderVariant(NamedTuple):
@@ -73,10 +84,13 @@ def encoder_variants(
         kind: ``pretrained`` or ``random_init``.
         patches: Whether the patch variant is wanted.
     """
+    input_facts = metadata.model_dump(mode="json", exclude={"method", "training"})
     source = FeatureSource(
         kind=kind,
         method=metadata.method if kind == "pretrained" else "",
         network=network_summary(metadata),
+        input=_input_summary(metadata),
+        identity=cache_key(**input_facts, read_size=metadata.read_size)[:8],
     )
     variants = [EncoderVariant(source, encoder, metadata)]
     if patches and metadata.patch is not None:
@@ -84,6 +98,11 @@ def encoder_variants(
         network = PatchEncoder(encoder, *metadata.patch)
         variants.append(EncoderVariant(of_patches, network, metadata))
     return variants
+
+
+def pixel_source(read_size: int) -> FeatureSource:
+    """Raw pixels of files read at a size in pixels."""
+    return FeatureSource(kind="pixels", input=f"{read_size} px", identity=f"{read_size}")
 
 
 def network_summary(metadata: EncoderMetadata) -> str:
@@ -94,29 +113,66 @@ def network_summary(metadata: EncoderMetadata) -> str:
     return f"{metadata.backbone}, {metadata.stem} stem, {norm}{channels}"
 
 
+def _input_summary(metadata: EncoderMetadata) -> str:
+    size, read = metadata.image_size, metadata.read_size
+    return f"{size} px" if size == read else f"{size} px of {read}"
+
+
 def random_init(encoder: Encoder, seed: int) -> Encoder:
-    """The same network with new weights, a function of the seed."""
-    torch.manual_seed(mix(seed))
-    return reinitialized_copy(encoder)
+    """The same network with new weights, a function of the seed.
+
+    torch's global generator is left as it was.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(mix(seed))
+        return reinitialized_copy(encoder)
 
 
-def recalibrate(variant: EncoderVariant, data: LabeledImages) -> None:
-    """Re-estimate batch-norm statistics on whole training images."""
-    batches = data.batches("train", variant.metadata.read_size, limit=_RECALIBRATION)
-    features.recalibrate_batch_norm(
-        variant.network, (images for images, _ in batches), variant.transform
-    )
+def recalibrate(variants: Sequence[EncoderVariant], data: LabeledImages, seed: int) -> None:
+    """Re-estimate batch norm's statistics on a random sample of training images, in place.
+
+    Args:
+        variants: Of one size at which files are read.
+        data: Of which the training images are used.
+        seed: Decides which images.
+    """
+    read_size = variants[0].metadata.read_size
+    order = torch.randperm(data.total("train"), generator=torch.Generator().manual_seed(mix(seed)))[
+        :_RECALIBRATION
+    ]
+    parts = [images for images, _ in data.batches("train", read_size, indices=order.tolist())]
+    if not parts:
+        raise features.no_images()
+    for variant in variants:
+        features.recalibrate_batch_norm(
+            variant.network, torch.cat(parts), variant.transform, seed=seed
+        )
+
+
+def compute_environment(device: torch.device) -> dict[str, str]:
+    """What can change a feature besides weights, images and options: versions, decoders, the device
+    and the threads.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "ssltool": ssltool.__version__,
+        "torch": torch.__version__,
+        "decoding": decode_identity(),
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+    }
 
 
 class Extractor:
-    """Computes features of labeled images, or takes them from the store.
+    """Extracts features of labeled images.
 
     Args:
         data: The images.
-        store: Cache of features.
-        device: Where features are computed.
-        grid_dim: Largest dimension of the stages' grids, see `FeatureExtractor`; 0 for none.
+        store: Where features are cached.
+        device: Where networks are evaluated.
+        grid_dim: Largest dimension of the grid features of each stage; 0 for none.
         recalibrate: Whether batch-norm statistics are re-estimated on the training images first.
+        seed: Decides the images for that.
     """
 
     def __init__(
@@ -127,81 +183,210 @@ class Extractor:
         *,
         grid_dim: int = 0,
         recalibrate: bool = True,
+        seed: int = 0,
     ) -> None:
         self._data, self._store, self._device = data, store, device
-        self._grid_dim, self._recalibrate = grid_dim, recalibrate
+        self._grid_dim, self._recalibrate, self._seed = grid_dim, recalibrate, seed
 
-    def features(self, variant: EncoderVariant) -> Features:
-        """Features of both splits. The network is moved to the device, and its batch-norm
-        statistics change if recalibrated.
+    def features(
+        self, variants: Sequence[EncoderVariant], *, with_pixels: bool
+    ) -> dict[FeatureSource, list[Features]]:
+        """Features of both splits, in one pass over the images that are not cached.
+
+        Networks are moved to the device, and their batch-norm statistics change if recalibrated.
+
+        Args:
+            variants: Of one size at which files are read. Several of one source are its seeds.
+            with_pixels: Whether raw pixels are wanted as well; their stage is called ``pixels``.
         """
-        network, metadata, transform = variant.network, variant.metadata, variant.transform
-        network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        weights = hash_of_weights(network)
+        size = variants[0].metadata.read_size
+        jobs: list[_Job] = [self._network_job(variant) for variant in variants]
         if self._recalibrate:
-            recalibrate(variant, self._data)
-        extractor = FeatureExtractor(network, transform, self._grid_dim)
-        return self._extracted(
-            extractor,
-            metadata.read_size,
-            weights=weights,
-            patch=metadata.patch if isinstance(network, PatchEncoder) else None,
-            transform=[transform.size, metadata.mean, metadata.std, metadata.color_space],
-            recalibrated=self._data.fingerprint("train") if self._recalibrate else "",
-            versions=[ssltool.__version__, torch.__version__],
-            device=self._device.type,
-            grid=self._grid_dim,
-        )
+            recalibrate(variants, self._data, self._seed)
+        if with_pixels:
+            jobs.append(self._pixel_job(size))
+        for split in ("train", "test"):
+            self._extract(jobs, split, size)
+        result: dict[FeatureSource, list[Features]] = {}
+        for job in jobs:
+            train, test = (self._store.read(job.key(self._data, s)) for s in ("train", "test"))
+            key = cache_key(keys=[job.key(self._data, s) for s in ("train", "test")])
+            result.setdefault(job.source, []).append(Features(train, test, key))
+            self._data.mark_unreadable("train", train.unreadable)
+            self._data.mark_unreadable("test", test.unreadable)
+        return result
 
-    def pixels(self, size: int) -> Features:
-        """Raw pixels of both splits, of files read at ``size``; the stage is called ``pixels``."""
-        sample = self._data.batches("train", size, limit=_RECALIBRATION)
-        side, channels = features.pixel_format(images for images, _ in sample)
-        return self._extracted(
-            lambda images: {"pixels": features.pixels(images, side, channels)},
-            size,
-            pixels=[side, channels],
-        )
-
-    def health(self, variant: EncoderVariant) -> HealthRow:
+    def health(self, variants: Sequence[EncoderVariant]) -> list[HealthRow]:
         """Spread of the pooled features of test images, and their alignment with mirror images."""
-        size = variant.metadata.read_size
-        images = [images for images, _ in self._data.batches("test", size, limit=MAX_IMAGES)]
+        size = variants[0].metadata.read_size
+        images = torch.cat(
+            [images for images, _ in self._data.batches("test", size, limit=MAX_IMAGES)]
+        )
+        return [self._health(variant, images) for variant in variants]
+
+    def _health(self, variant: EncoderVariant, images: Tensor) -> HealthRow:
+        size = compute_batch(variant.transform.size, self._device)
         plain, mirrored = (
-            features.extract(variant.network, batches, variant.transform)[POOLED]
-            for batches in (images, [batch.flip(-1) for batch in images])
+            features.extract(variant.network, torch.split(x, size), variant.transform)[POOLED]
+            for x in (images, images.flip(-1))
         )
         measured = health(plain, mirrored)
         return HealthRow(
             source=variant.source,
-            effective_rank=round(measured.effective_rank, 4),
-            std=round(measured.std, 4),
-            uniformity=round(measured.uniformity, 4),
-            alignment=None if measured.alignment is None else round(measured.alignment, 4),
+            effective_rank=_rounded(measured.effective_rank),
+            std=_rounded(measured.std),
+            uniformity=_rounded(measured.uniformity),
+            alignment=_rounded(measured.alignment),
+            reason=measured.reason,
             warning=measured.warning,
         )
 
-    def _extracted(
-        self, extract: Callable[[Tensor], Mapping[str, Tensor]], size: int, **identity: Any
-    ) -> Features:
-        """Features of both splits, cached under what they are a function of."""
+    def _network_job(self, variant: EncoderVariant) -> _Job:
+        network, metadata, transform = variant.network, variant.metadata, variant.transform
+        network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return _Job(
+            variant.source,
+            FeatureExtractor(network, transform, self._grid_dim),
+            compute_batch(transform.size, self._device),
+            {
+                "weights": hash_of_weights(network),  # before batch norm is recalibrated
+                "patch": metadata.patch if isinstance(network, PatchEncoder) else None,
+                "transform": [
+                    *(transform.size, metadata.color_space),
+                    *(metadata.mean, metadata.std),
+                ],
+                "read_size": metadata.read_size,
+                "recalibration": self._recalibration_identity(),
+                "grid": self._grid_dim,
+                "environment": compute_environment(self._device),
+            },
+        )
 
-        def batches(split: Split) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+    def _recalibration_identity(self) -> list[object] | None:
+        if not self._recalibrate:
+            return None
+        return [_RECALIBRATION, self._seed, self._data.identity("train")]
+
+    def _pixel_job(self, size: int) -> _Job:
+        sample = self._data.batches("train", size, limit=_RECALIBRATION)
+        side, channels = features.pixel_format(images for images, _ in sample)
+        return _Job(
+            pixel_source(size),
+            lambda images: {"pixels": features.pixels(images, side, channels)},
+            _PIXEL_BATCH,
+            {
+                "pixels": [side, channels],
+                "read_size": size,
+                "environment": compute_environment(self._device),
+            },
+        )
+
+    def _extract(self, jobs: Sequence[_Job], split: Split, size: int) -> None:
+        """Read a split once and write the features that are not in the store."""
+        missing = [job for job in jobs if self._store.get(job.key(self._data, split)) is None]
+        if not missing:
+            return
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(self._store.writer(job.key(self._data, split)))
+                for job in missing
+            ]
+            streams = [Rebatched(job.batch) for job in missing]
             for images, indices in self._data.batches(split, size):
-                yield extract(images), indices
+                digests = pixel_digests(images)
+                for job, writer, stream in zip(missing, writers, streams, strict=True):
+                    writer.add_images(indices, digests)
+                    for batch in stream.add(images, indices):
+                        writer.add(job.extract(batch.images))
+            for job, writer, stream in zip(missing, writers, streams, strict=True):
+                for batch in stream.rest():
+                    writer.add(job.extract(batch.images))
+                writer.unreadable = dict(self._data.unreadable(split))
 
-        def stored(split: Split) -> tuple[str, StoredFeatures]:
-            key = cache_key(**identity, size=size, images=self._data.fingerprint(split))
-            return key, self._store.get(key) or self._store.put(key, batches(split))
 
-        (_, train), (key, test) = stored("train"), stored("test")
-        return Features(train, test, key)
+class _Job:
+    """Features to be extracted, and what they are a function of."""
+
+    def __init__(
+        self,
+        source: FeatureSource,
+        extract: Callable[[Tensor], Mapping[str, Tensor]],
+        batch: int,
+        facts: dict[str, Any],
+    ) -> None:
+        self.source, self.extract, self.batch, self._facts = source, extract, batch, facts
+        # Images that cannot be identified are of this command alone.
+        self._nonce = uuid.uuid4().hex
+
+    def key(self, data: LabeledImages, split: Split) -> str:
+        """Where the features of a split are stored."""
+        images = data.identity(split)
+        return cache_key(**self._facts, split=split, images=images or self._nonce)
+
+
+class ImageBatch(NamedTuple):
+    """Images uint8 ``[B, 3, S, S]`` and their indices int64 ``[B]``."""
+
+    images: Tensor
+    indices: Tensor
+
+
+class Rebatched:
+    """Batches of one size, from batches of any: what is computed does not depend on the latter.
+
+    Args:
+        size: Images per batch; fewer in the last one.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, images: Tensor, indices: Tensor) -> Iterator[ImageBatch]:
+        """Take a batch in; yield the full batches there are now."""
+        self._waiting.append((images, indices))
+        if sum(len(part) for _, part in self._waiting) >= self._size:
+            *full, last = self._split()
+            if len(last.indices) == self._size:
+                full.append(last)
+            else:
+                self._waiting = [(last.images, last.indices)]
+            yield from full
+
+    def rest(self) -> Iterator[ImageBatch]:
+        """Yield what is left."""
+        if self._waiting:
+            yield from self._split()
+
+    def _split(self) -> list[ImageBatch]:
+        images, indices = self._waiting[0]
+        if len(self._waiting) > 1:
+            images = torch.cat([part for part, _ in self._waiting])
+            indices = torch.cat([part for _, part in self._waiting])
+        self._waiting = []
+        parts = zip(torch.split(images, self._size), torch.split(indices, self._size), strict=True)
+        return [ImageBatch(*part) for part in parts]
+
+
+def pixel_digests(images: Tensor) -> Tensor:
+    """A 63-bit hash of each image, int64 ``[B]``: equal for equal pixels.
+
+    Args:
+        images: uint8 ``[B, 3, S, S]``.
+    """
+    rows = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).cpu().numpy()
+    digests = [hashlib.blake2b(row.data, digest_size=8).digest() for row in rows]
+    return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests])
 
 
 def hash_of_weights(network: torch.nn.Module) -> str:
     """SHA-256 in hex of the names, shapes and values of a network's tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{list(tensor.shape)}".encode())
+        digest.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -17,9 +17,12 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.transform import InputTransform, resize
 from ssltool.errors import DataError, WeightsError
 from ssltool.ops import grids
-from ssltool.runs.records import POOLED as POOLED
+from ssltool.runs.probe_record import POOLED as POOLED
 
 _PIXEL_SIDE = 32  # px: raw pixels of larger images are read at this size, 3072 dimensions
+_MAX_BATCH = 256  # images that a network is applied to at a time
+_PIXELS_AT_ONCE = 32 * 224**2  # of such a batch: a few gigabytes of maps
+_PIXELS_AT_ONCE_ACCELERATOR = 256 * 224**2
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -218,47 +221,56 @@ def pixel_format(batches: Iterable[Tensor]) -> tuple[int, int]:
 
 @torch.no_grad()
 def recalibrate_batch_norm(
-    encoder: Encoder | PatchEncoder, batches: Iterable[Tensor], transform: InputTransform
+    encoder: Encoder | PatchEncoder, images: Tensor, transform: InputTransform, *, seed: int = 0
 ) -> int:
     """Re-estimate batch norm's running statistics on whole images, without changing a weight.
 
     An encoder trained on tiles or patches has other statistics than those of whole images, and a
-    random one has none. Means and variances become their averages over the batches, each batch
-    weighted by its images.
+    random one has none. Means and variances become their averages over batches of images in random
+    order: images are usually sorted by class, and a batch of one class varies less than the set.
 
     Args:
         encoder: Changed in place, if it has batch norm; its modes are restored afterwards.
-        batches: uint8 ``[B, 3, S, S]``, unlabeled training images. A batch of one image, which has
-            no variance, is left out.
+        images: uint8 ``[N, 3, S, S]``, unlabeled training images, on any device.
         transform: Resizes and normalizes.
+        seed: Of the order.
 
     Returns:
-        Images used; 0 without batch norm.
+        Images used; 0 without batch norm, or of a single image, which has no variance.
     """
     norms = [m for m in encoder.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
-    if not norms:
+    if not norms or len(images) < 2:
         return 0
     momenta = [norm.momentum for norm in norms]
     device = next(encoder.parameters()).device
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    # Of nearly equal length: a short last batch would have poor statistics.
+    size = max(2, compute_batch(transform.size, device))
+    batches = order.tensor_split(max(1, round(len(order) / size)))
     used = 0
     with _evaluation_mode(encoder):
         for norm in norms:
             norm.train()
-        for images in batches:
-            if len(images) == 1:
-                continue
-            if not used:
-                # A weight of zero would not rid the averages of a NaN.
-                for norm in norms:
-                    norm.reset_running_stats()
-            used += len(images)
+            # A weight of zero would not rid the averages of a NaN.
+            norm.reset_running_stats()
+        for batch in batches:
+            used += len(batch)
             for norm in norms:
                 # 1 for the first batch: together a plain average over images.
-                norm.momentum = len(images) / used
-            encoder(transform(images.to(device)))
+                norm.momentum = len(batch) / used
+            encoder(transform(images[batch.to(images.device)].to(device)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return used
+
+
+def compute_batch(side: int, device: torch.device) -> int:
+    """Images of a side in pixels that a network is applied to at a time.
+
+    It does not depend on how many are read at a time: that changes nothing but the speed.
+    """
+    budget = _PIXELS_AT_ONCE if device.type == "cpu" else _PIXELS_AT_ONCE_ACCELERATOR
+    return min(_MAX_BATCH, max(1, budget // side**2))
 
 
 def _pools_by_average(encoder: Encoder | PatchEncoder, x: Tensor) -> bool:

@@ -3,9 +3,9 @@
 Pretrained and random init get the same labels, the same number of steps and the same learning rate.
 The pooled vector passes a batch norm without scale (as before the linear classifier of Hénaff et
 al. 2020, appendix) and a linear classifier initialized to zero; everything is trained with AdamW, a
-warm-up and a cosine schedule, on mirrored and slightly shifted images. The learning rate of the
-classifier is ten times that of the encoder: at the same rate it lags behind and degrades pretrained
-features meanwhile.
+warm-up and a cosine schedule, on slightly shifted images. They are mirrored on request only: a
+mirrored letter is another one. The learning rate of the classifier is ten times that of the
+encoder: at the same rate it lags behind and degrades pretrained features meanwhile.
 
 Shapes: N training images, B per batch, S side in pixels, D dimensions of the pooled vector, K
 classes.
@@ -43,6 +43,7 @@ class Schedule:
         lr: Peak learning rate of the encoder; the classifier's is ten times that.
         weight_decay: Of matrices and kernels.
         warmup: Fraction of the steps over which the learning rate rises.
+        mirror: Whether half of the images are mirrored.
     """
 
     images: int = 12_800
@@ -50,6 +51,7 @@ class Schedule:
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
+    mirror: bool = False
 
     @property
     def steps(self) -> int:
@@ -149,7 +151,10 @@ def _train(
     generator = torch.Generator()
     for step, chosen in enumerate(_batches(len(images), schedule, seed)):
         generator.manual_seed(mix(seed, step))
-        batch = shifted(images[chosen].to(device), chosen.to(device), generator)
+        rng = PerImageRNG(chosen.to(device), generator)
+        batch = shifted(images[chosen].to(device), rng)
+        if schedule.mirror:
+            batch = torch.where(rng.bernoulli(0.5)[:, None, None, None], batch.flip(-1), batch)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits = network(transform(batch))
         loss = F.cross_entropy(logits.float(), labels[chosen].to(device))
@@ -184,18 +189,15 @@ def accuracy(
     return 100 * correct / seen
 
 
-def shifted(images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images and shift each by up to a fourteenth of its side, with replicated
-    borders.
+def shifted(images: Tensor, rng: PerImageRNG) -> Tensor:
+    """Shift each image by up to a fourteenth of its side, with replicated borders.
 
     Args:
         images: uint8 ``[B, C, S, S]``.
-        index: int64 ``[B]``, index of each image.
-        generator: Supplies the key of the random numbers.
+        rng: Of the images.
     """
-    rng, side = PerImageRNG(index, generator), images.shape[-1]
+    side = images.shape[-1]
     limit = max(1, side // _SHIFT)
-    images = torch.where(rng.bernoulli(0.5)[:, None, None, None], images.flip(-1), images)
     padded = F.pad(images.float(), (limit,) * 4, mode="replicate").to(torch.uint8)
     start = rng.integers(2 * limit + 1, 1, 2)
     return patches.cut(padded, start[..., 0], start[..., 1], side)[:, 0]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssltool.errors import DataError
+from ssltool.probing.splits import selection_splits
 
 SCORES_AT_ONCE = 8_000_000
 """Similarities held at a time: 32 MB, small enough for the cache, for any number of queries."""
@@ -99,6 +100,31 @@ def knn_accuracy(
         )
         for k in ks
     }
+
+
+def held_out_accuracy(x: Tensor, y: Tensor, classes: int, seed: int, *, k: int) -> float | None:
+    """Accuracy in percent on held-out training images, whose neighbors are the other ones.
+
+    Args:
+        x: float ``[N, D]``, training images only.
+        y: int64 ``[N]``, classes from 0.
+        classes: Number of classes.
+        seed: Decides the splits, see `ssltool.probing.splits.selection_splits`.
+        k: Number of neighbors.
+
+    Returns:
+        None if no class has two images.
+
+    Raises:
+        DataError: As in :func:`nearest`.
+    """
+    correct, count = 0.0, 0
+    for kept, held in selection_splits(y, seed):
+        kept, held = kept.to(x.device), held.to(x.device)
+        part = knn_accuracy(x[kept], y[kept], x[held], y[held], classes, ks=(k,))
+        correct += part[k] * len(held)
+        count += len(held)
+    return correct / count if count else None
 
 
 def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:

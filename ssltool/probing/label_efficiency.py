@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
-from ssltool.encoders.precision import choose_precision
 from ssltool.encoders.transform import InputTransform
 from ssltool.probing import finetune, linear
 from ssltool.probing.datasets import LabeledImages
@@ -24,9 +23,10 @@ from ssltool.probing.extraction import (
     random_init,
 )
 from ssltool.probing.finetune import Schedule
+from ssltool.probing.measures import binomial_error
 from ssltool.probing.options import ProbeOptions
 from ssltool.probing.splits import label_subset
-from ssltool.runs.records import POOLED, FeatureSource, LabelProtocol, LabelRow
+from ssltool.runs.probe_record import POOLED, FeatureSource, LabelProtocol, LabelRow
 
 _IN_MEMORY = 2**30  # bytes of decoded test images kept from one network to the next
 
@@ -53,35 +53,40 @@ def budgets(options: ProbeOptions) -> list[LabelBudget]:
 
 def linear_rows(
     source: FeatureSource,
-    features: Features,
+    features: Sequence[Features],
     data: LabeledImages,
     options: ProbeOptions,
     device: torch.device,
     console: Console,
 ) -> list[LabelRow]:
-    """Linear probes of a source's pooled features, one row per label budget."""
-    train, test = features.train, features.test
-    labels = data.labels("train")
-    row_of = torch.full((len(labels),), -1)
-    row_of[train.indices] = torch.arange(len(train.indices))
-    test_x = test.stages[POOLED].to(device)
-    test_y = data.labels("test", test.indices).to(device)
+    """Linear probes of a source's pooled features, one row per label budget.
 
-    def accuracy(budget: LabelBudget, seed: int) -> tuple[float, int]:
+    A source of several random initializations gives each repeat one of them, in turn.
+    """
+    labels = data.labels("train")
+
+    def accuracy(budget: LabelBudget, repeat: int) -> tuple[float, int]:
+        train, test, _ = features[repeat % len(features)]
+        seed = options.seed + repeat
+        row_of = torch.full((len(labels),), -1)
+        row_of[train.indices] = torch.arange(len(train.indices))
         chosen = row_of[budget.subset(labels, seed)]
         # Unreadable images have no row. In order, so that all labels give the very probe of the
         # main table.
         chosen = chosen[chosen >= 0].sort().values
         x = train.stages[POOLED][chosen].to(device)
         y = data.labels("train", train.indices[chosen]).to(device)
+        test_x = test.stages[POOLED].to(device)
+        test_y = data.labels("test", test.indices).to(device)
         result = linear.fit_and_score(x, y, test_x, test_y, len(data.classes), seed)
         return result.accuracy, len(chosen)
 
     rows = []
     for budget in budgets(options):
-        results = [accuracy(budget, options.seed + r) for r in range(options.repeats)]
+        results = [accuracy(budget, repeat) for repeat in range(options.repeats)]
         accuracies, counts = zip(*results, strict=True)
-        rows.append(_row(source, "linear", budget, counts[-1], accuracies, console))
+        test_images = len(features[0].test.indices)
+        rows.append(_row(source, "linear", budget, counts[-1], accuracies, test_images, console))
     return rows
 
 
@@ -89,26 +94,20 @@ class FineTuner:
     """Trains copies of a network on labeled images and tests them.
 
     Args:
-        encoder: The network, for which the compute precision is chosen.
-        metadata: Of its weights.
+        metadata: Of the weights.
         data: Labeled images with one class each.
         device: Where networks are trained.
     """
 
     def __init__(
-        self,
-        encoder: Encoder,
-        metadata: EncoderMetadata,
-        data: LabeledImages,
-        device: torch.device,
+        self, metadata: EncoderMetadata, data: LabeledImages, device: torch.device
     ) -> None:
         self._data, self._device = data, device
         self._transform, self._size = InputTransform.of(metadata), metadata.read_size
-        precision = choose_precision(
-            "auto", encoder, self._transform.size, encoder.in_channels, device
-        )
-        self._dtype = torch.bfloat16 if precision.name == "bf16" else torch.float32
-        fits = data.count("test") * self._size**2 * 3 <= _IN_MEMORY
+        # Decided by the device alone, not by timing: the same command gives the same number.
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
+        fits = data.total("test") * self._size**2 * 3 <= _IN_MEMORY
         self._test = list(data.labeled_batches("test", self._size)) if fits else None
 
     def accuracy(self, network: Encoder, indices: Tensor, schedule: Schedule, seed: int) -> float:
@@ -146,18 +145,26 @@ def finetuned_rows(
     options: ProbeOptions,
     console: Console,
 ) -> list[LabelRow]:
-    """Fine-tuned networks, one row per label budget and network; those of patches are left out."""
-    labels, schedule = data.labels("train"), Schedule(images=options.finetune_images)
-    encoders = [(v.source, v.network) for v in variants if isinstance(v.network, Encoder)]
+    """Fine-tuned networks, one row per label budget and source; those of patches are left out.
+
+    A source of several random initializations gives each repeat one of them, in turn.
+    """
+    labels = data.labels("train")
+    schedule = Schedule(images=options.finetune_images, mirror=options.mirror)
+    encoders: dict[FeatureSource, list[Encoder]] = {}
+    for variant in variants:
+        if isinstance(variant.network, Encoder):
+            encoders.setdefault(variant.source, []).append(variant.network)
     rows = []
     for budget in budgets(options) or [ALL_LABELS]:
         subsets = [budget.subset(labels, options.seed + r) for r in range(options.repeats)]
-        for source, network in encoders:
+        for source, networks in encoders.items():
             accuracies = [
-                tuner.accuracy(network, subset, schedule, options.seed + r)
+                tuner.accuracy(networks[r % len(networks)], subset, schedule, options.seed + r)
                 for r, subset in enumerate(subsets)
             ]
-            rows.append(_row(source, "finetune", budget, len(subsets[0]), accuracies, console))
+            images, tested = len(subsets[0]), data.count("test")
+            rows.append(_row(source, "finetune", budget, images, accuracies, tested, console))
     return rows
 
 
@@ -172,7 +179,8 @@ def scratch_row(
     """A network trained from random init on all labels, for as many images as pretraining saw."""
     training = metadata.training
     steps, batch_size = (training.steps, training.batch_size) if training else (0, 0)
-    schedule = Schedule(images=steps * batch_size or options.finetune_images)
+    images = steps * batch_size or options.finetune_images
+    schedule = Schedule(images=images, mirror=options.mirror)
     labels, seeds = data.labels("train"), [options.seed + r for r in range(options.repeats)]
     networks = [random_init(encoder, seed) for seed in seeds]
     accuracies = [
@@ -180,7 +188,8 @@ def scratch_row(
         for network, seed in zip(networks, seeds, strict=True)
     ]
     source = encoder_variants(encoder, metadata, "random_init", patches=False)[0].source
-    return _row(source, "scratch", ALL_LABELS, len(labels), accuracies, console)
+    tested = data.count("test")
+    return _row(source, "scratch", ALL_LABELS, len(labels), accuracies, tested, console)
 
 
 def _row(
@@ -189,17 +198,21 @@ def _row(
     budget: LabelBudget,
     images: int,
     accuracies: Sequence[float],
+    test_images: int,
     console: Console,
 ) -> LabelRow:
+    mean = statistics.fmean(accuracies)
     row = LabelRow(
         source=source,
         protocol=protocol,
         fraction=budget.fraction,
         shots=budget.shots,
         images=images,
-        accuracy=round(statistics.fmean(accuracies), 3),
+        accuracy=round(mean, 3),
+        standard_error=round(binomial_error(mean, test_images), 3),
         std=round(statistics.stdev(accuracies), 3) if len(accuracies) > 1 else None,
         repeats=len(accuracies),
     )
-    console.print(f"{row.curve()}, {row.images} labeled images: {row.score()} %")
+    text = f"{row.curve()}, {row.images} labeled images: {row.score()} %"
+    console.print(text)
     return row

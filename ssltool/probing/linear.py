@@ -3,8 +3,8 @@
     mean cross-entropy + weight_decay / 2 * ||W||^2        (the bias is free)
 
 on features standardized by the mean and deviation of the training images, see
-`ssltool.probing.convex`. The weight decay is chosen on a tenth of the training images, never on the
-test images.
+`ssltool.probing.convex`. The weight decay is chosen on held-out training images, see
+`ssltool.probing.splits.selection_splits`, never on the test images.
 
 Shapes: N images, D dimensions, C classes. ``theta`` is ``[C, D + 1]``, the weight with the
 bias as its last column.
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ssltool.errors import DataError
 from ssltool.probing.convex import Problem, Rows, moments, scores
-from ssltool.probing.splits import stratified_split
+from ssltool.probing.splits import selection_splits
 
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Weight decays tried first; the search continues beyond an end if the best one lies there."""
@@ -87,6 +87,11 @@ class LinearResult:
     iterations: int
     classifier: LinearClassifier
 
+    @property
+    def held_out(self) -> float | None:
+        """Accuracy in percent on held-out training images at the chosen weight decay."""
+        return self.holdout.get(self.weight_decay)
+
 
 def fit_and_score(
     train_x: Tensor,
@@ -116,7 +121,7 @@ def fit_and_score(
     Raises:
         DataError: As in :func:`fit`.
     """
-    weight_decay, holdout, start = _search(train_x, train_y, grid, seed, holdout=0.1)
+    weight_decay, holdout, start = _search(train_x, train_y, grid, seed)
     classifier = fit(train_x, train_y, classes, weight_decay, start=start)
     correct = (classifier.predict(test_x) == test_y).cpu().double()
     truth = test_y.cpu()
@@ -197,7 +202,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def choose_weight_decay(
-    x: Tensor, y: Tensor, grid: Sequence[float], seed: int, holdout: float = 0.1
+    x: Tensor, y: Tensor, grid: Sequence[float], seed: int
 ) -> tuple[float, dict[float, float]]:
     """Choose the weight decay that does best on held-out training images; the stronger one if two
     do equally well.
@@ -208,65 +213,69 @@ def choose_weight_decay(
     Args:
         x: float ``[N, D]``, training images only.
         y: int64 ``[N]``.
-        grid: Values to try; a single one is taken. If no class has two images nothing can be held
-            out, and the middle one is taken.
-        seed: Decides the split.
-        holdout: Fraction of each class that is held out, see `stratified_split`.
+        grid: Values to try. If no class has two images nothing can be held out, and the middle one
+            is taken.
+        seed: Decides the splits, see `selection_splits`.
 
     Returns:
         The value, and the held-out accuracy in percent of each value tried, smallest value first;
-        empty if there was nothing to choose or nothing to choose by.
+        empty if there was nothing to choose by.
 
     Raises:
         DataError: As in :func:`fit`.
     """
-    best, table, _ = _search(x, y, grid, seed, holdout)
+    best, table, _ = _search(x, y, grid, seed)
     return best, table
 
 
 def _search(
-    x: Tensor, y: Tensor, grid: Sequence[float], seed: int, holdout: float
+    x: Tensor, y: Tensor, grid: Sequence[float], seed: int
 ) -> tuple[float, dict[float, float], Tensor | None]:
-    """The chosen weight decay, the table of held-out accuracies, and theta of the fit that did
-    best.
-    """
+    """The chosen weight decay, the table of held-out accuracies, and theta of a fit with it."""
     present, labels = _present_classes(y)
-    kept, held = (part.to(x.device) for part in stratified_split(y, holdout, seed))
-    if len(grid) == 1 or not len(held):
+    splits = selection_splits(y, seed)
+    if not splits:
         return sorted(grid)[len(grid) // 2], {}, None
-    mean, std = moments(x)  # of all training images: a tenth more or less of them moves no choice
-    search = problem(Rows(x, labels, mean, std, kept), len(present))
-    held_out = Rows(x, labels, mean, std, held)
-    thetas: dict[float, Tensor] = {}
+    mean, std = moments(x)  # of all training images: a few more or less of them move no choice
+    searches = [
+        (
+            problem(Rows(x, labels, mean, std, kept.to(x.device)), len(present)),
+            Rows(x, labels, mean, std, held.to(x.device)),
+        )
+        for kept, held in splits
+    ]
+    images = sum(held_out.count for _, held_out in searches)
+    # Which value is best shows long before convergence, with many images earlier still.
+    tolerance = 5e-4 if len(y) <= PRECISE_SEARCH else 2e-3
+    thetas: dict[float, list[Tensor]] = {}
     table: dict[float, float] = {}
-    theta: Tensor | None = None
     # From strong to weak, each fit starts near its optimum.
-    path = sorted(set(grid), reverse=True)
+    path, starts = sorted(set(grid), reverse=True), list[Tensor | None]([None] * len(splits))
     while path:
         value = path.pop(0)
-        # Which value is best shows long before convergence, with many images earlier still.
-        theta = search.minimize(
-            value,
-            theta,
-            tolerance=5e-4 if len(kept) <= PRECISE_SEARCH else 2e-3,
-            max_iterations=200,
-        ).theta
-        table[value] = 100 * _accuracy(theta, held_out)
-        thetas[value] = theta
+        thetas[value] = [
+            search.minimize(value, start, tolerance, max_iterations=200).theta
+            for (search, _), start in zip(searches, starts, strict=True)
+        ]
+        correct = sum(
+            _correct(theta, held_out)
+            for theta, (_, held_out) in zip(thetas[value], searches, strict=True)
+        )
+        table[value] = 100 * correct / images
+        starts = list(thetas[value])
         if not path and len(table) < len(set(grid)) + EXTENSIONS:
             path = _beyond_the_end(table)
-            theta = thetas[_best(table)]
+            starts = list(thetas[_best(table)])
     best = _best(table)
-    return best, {value: table[value] for value in sorted(table)}, thetas[best]
+    return best, {value: table[value] for value in sorted(table)}, thetas[best][0]
 
 
-def _accuracy(theta: Tensor, rows: Rows) -> float:
-    """Fraction of the rows whose class has the highest score."""
+def _correct(theta: Tensor, rows: Rows) -> int:
+    """Number of the rows whose class has the highest score."""
     weight, bias = (part.to(rows.device, rows.dtype) for part in (theta[:, :-1], theta[:, -1]))
-    correct = sum(
+    return sum(
         int((torch.addmm(bias, z, weight.T).argmax(1) == labels).sum()) for z, labels in rows
     )
-    return correct / rows.count
 
 
 def _best(table: dict[float, float]) -> float:
@@ -278,6 +287,8 @@ def _beyond_the_end(table: dict[float, float]) -> list[float]:
     else nothing.
     """
     values, best = sorted(table), _best(table)
+    if len(values) < 2:
+        return []
     if best == values[0]:
         return [float(f"{best / 10:.3g}")]  # without the rounding error, which would be shown
     if best == values[-1] and table[best] > table[values[-2]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -12,13 +15,17 @@ from torch import Tensor
 from ssltool.probing import linear, mlp, svm
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import Features
-from ssltool.probing.knn import knn_accuracy
+from ssltool.probing.knn import held_out_accuracy, knn_accuracy
 from ssltool.probing.linear import LinearResult
 from ssltool.probing.options import Kind
-from ssltool.runs.records import MEASURES, POOLED, Details, FeatureSource, Measure, ProbeRow
+from ssltool.runs.probe_record import MEASURES, POOLED, Details, FeatureSource, Measure, ProbeRow
 
 KS: tuple[tuple[Measure, int], ...] = (("knn5", 5), ("knn20", 20), ("knn200", 200))
 PIXELS = "pixels"
+LINEAR: Measure = "linear"
+CHOSEN_BY: tuple[Measure, ...] = (LINEAR, "svm_map", "knn20", "mlp")
+"""Measures by which a row is chosen on held-out training images, in order of preference."""
+_CHOICE = 20  # neighbors
 
 
 class MeasuredRow(NamedTuple):
@@ -78,11 +85,19 @@ class ProbeSuite:
         self._seed, self._repeats, self._console = seed, repeats, console
         self._cache = {} if cache is None else cache
 
-    def rows(self, source: FeatureSource, features: Features) -> list[MeasuredRow]:
-        """Rows of one source: the pooled vector or the pixels, then every stage if asked for."""
-        if features.key not in self._cache:
-            self._cache[features.key] = self._measured_rows(source, features)
-        return [measured.with_(source=source) for measured in self._cache[features.key]]
+    def rows(self, source: FeatureSource, seeds: Sequence[Features]) -> list[MeasuredRow]:
+        """Rows of one source: the pooled vector or the pixels, then every stage if asked for.
+
+        Args:
+            source: Where the features come from.
+            seeds: Its features, of each random initialization.
+        """
+        measured = []
+        for features in seeds:
+            if features.key not in self._cache:
+                self._cache[features.key] = self._measured_rows(source, features)
+            measured.append(self._cache[features.key])
+        return _with_choice([_mean_row(source, rows) for rows in zip(*measured, strict=True)])
 
     def _measured_rows(self, source: FeatureSource, features: Features) -> list[MeasuredRow]:
         rows: list[MeasuredRow] = []
@@ -103,11 +118,8 @@ class ProbeSuite:
                 accuracy={},
             )
             measured = self._measure(MeasuredRow(row), split, whole=whole)
-            accuracy = measured.row.accuracy
-            shown = ", ".join(
-                f"{name} {accuracy[name]:.2f} %" for name in MEASURES if name in accuracy
-            )
-            self._console.print(f"{source.label()}, {stage}: {shown}")
+            scores = (f"{name} {measured.row.score(name)} %" for name in measured.row.accuracy)
+            self._console.print(f"{source.label()}, {stage}: {', '.join(scores)}")
             rows.append(measured)
         return rows
 
@@ -123,7 +135,9 @@ class ProbeSuite:
             row = measured.row
         if "knn" in self._kinds:
             by_k = knn_accuracy(*data.labeled, classes, ks=[k for _, k in KS])
-            row = _with(row, {name: by_k[k] for name, k in KS})
+            held_out = held_out_accuracy(data.train_x, data.train_y, classes, self._seed, k=_CHOICE)
+            accuracies = {name: by_k[k] for name, k in KS}
+            row = _with(row, accuracies, len(data.test_y), {"knn20": held_out})
         if whole and "svm" in self._kinds:
             row = _with_svm(row, data, self._seed)
         if whole and "mlp" in self._kinds:
@@ -131,17 +145,64 @@ class ProbeSuite:
         return measured._replace(row=row)
 
 
-def majority_row(data: LabeledImages, measures: set[Measure]) -> ProbeRow:
+def choice(rows: Sequence[ProbeRow]) -> int | None:
+    """Index of the row that does best on held-out training images, the first of equals.
+
+    Rows are compared by the first measure of `CHOSEN_BY` that they were held out for; without any,
+    the first row is taken. Test images are not looked at.
+    """
+    measure = next((m for m in CHOSEN_BY if any(m in row.held_out for row in rows)), None)
+    if measure is None:
+        return 0 if rows else None
+    return max(range(len(rows)), key=lambda i: (rows[i].held_out.get(measure, -1.0), -i))
+
+
+def _with_choice(rows: list[MeasuredRow]) -> list[MeasuredRow]:
+    chosen = choice([measured.row for measured in rows])
+    return [
+        measured.with_(chosen=True) if i == chosen else measured for i, measured in enumerate(rows)
+    ]
+
+
+def _mean_row(source: FeatureSource, seeds: Sequence[MeasuredRow]) -> MeasuredRow:
+    """The mean of the rows of several seeds, and its deviation; details are of the first."""
+    first = seeds[0].with_(source=source)
+    if len(seeds) == 1:
+        return first
+    accuracies = {m: [s.row.accuracy[m] for s in seeds] for m in first.row.accuracy}
+    held_out = {m: [s.row.held_out[m] for s in seeds] for m in first.row.held_out}
+    errors = {m: [s.row.standard_error[m] for s in seeds] for m in first.row.standard_error}
+    return first.with_(
+        accuracy={m: round(statistics.fmean(values), 3) for m, values in accuracies.items()},
+        # All seeds are tested on the same images: their mean is as uncertain as one of them.
+        standard_error={m: round(statistics.fmean(values), 3) for m, values in errors.items()},
+        std={m: round(statistics.stdev(values), 3) for m, values in accuracies.items()},
+        held_out={m: round(statistics.fmean(values), 3) for m, values in held_out.items()},
+        seeds=len(seeds),
+    )
+
+
+def majority_row(data: LabeledImages, features: Features, measures: set[Measure]) -> ProbeRow:
     """The row of always predicting the most frequent class of the training images.
 
     Args:
         data: Images with one class each.
+        features: Of the images that could be read, which alone are counted.
         measures: Accuracies to fill in.
     """
-    counts = torch.bincount(data.labels("train"), minlength=len(data.classes))
-    accuracy = 100 * float((data.labels("test") == counts.argmax()).double().mean())
+    train, test = (
+        data.labels("train", features.train.indices),
+        data.labels("test", features.test.indices),
+    )
+    majority = torch.bincount(train, minlength=len(data.classes)).argmax()
+    accuracy = 100 * float((test == majority).double().mean())
     row = ProbeRow(source=FeatureSource(kind="majority"), stage="", dim=0, accuracy={})
-    return _with(row, {name: accuracy for name in MEASURES if name in measures - {"svm_map"}})
+    return _with(row, {m: accuracy for m in MEASURES if m in measures - {"svm_map"}}, len(test))
+
+
+def binomial_error(percent: float, images: int) -> float:
+    """Standard error in percentage points of an accuracy in percent on some test images."""
+    return math.sqrt(percent * (100 - percent) / images)
 
 
 class _ProbeData(NamedTuple):
@@ -176,9 +237,23 @@ class _ProbeData(NamedTuple):
         return self.train_x, self.train_y, self.test_x, self.test_y
 
 
-def _with(row: ProbeRow, accuracy: dict[Measure, float]) -> ProbeRow:
+def _with(
+    row: ProbeRow,
+    accuracy: dict[Measure, float],
+    images: int,
+    held_out: Mapping[Measure, float | None] = MappingProxyType({}),
+) -> ProbeRow:
+    """Add accuracies on some test images, with their standard errors."""
+    errors = {name: round(binomial_error(value, images), 3) for name, value in accuracy.items()}
     rounded = {name: round(value, 3) for name, value in accuracy.items()}
-    return row.model_copy(update={"accuracy": row.accuracy | rounded})
+    chosen_by = {name: round(value, 3) for name, value in held_out.items() if value is not None}
+    return row.model_copy(
+        update={
+            "accuracy": row.accuracy | rounded,
+            "standard_error": row.standard_error | errors,
+            "held_out": row.held_out | chosen_by,
+        }
+    )
 
 
 def _with_linear(
@@ -186,7 +261,8 @@ def _with_linear(
 ) -> MeasuredRow:
     predictions = result.classifier.predict(data.test_x)
     pairs = torch.bincount(data.test_y * classes + predictions, minlength=classes * classes)
-    row = _with(row, {"linear": result.accuracy}).model_copy(
+    accuracy = {LINEAR: result.accuracy}
+    row = _with(row, accuracy, len(data.test_y), {LINEAR: result.held_out}).model_copy(
         update={
             "weight_decay": result.weight_decay,
             "converged": {"linear": result.converged},
@@ -202,20 +278,31 @@ def _with_linear(
 def _with_svm(row: ProbeRow, data: _ProbeData, seed: int) -> ProbeRow:
     """Top-1 accuracy only where each test image has one class."""
     result = svm.fit_and_score(data.train_x, data.train_t, data.test_x, data.test_t, seed)
-    accuracy: dict[Measure, float] = {"svm_map": result.mean_ap}
     if bool(((data.test_t == 1).sum(1) == 1).all()):
         correct = result.classifier.scores(data.test_x).argmax(1) == data.test_t.argmax(1)
-        accuracy = {"svm": 100 * float(correct.double().mean()), **accuracy}
-    converged = row.converged | {"svm": result.converged}
-    return _with(row, accuracy).model_copy(update={"converged": converged})
+        row = _with(row, {"svm": 100 * float(correct.double().mean())}, len(data.test_t))
+    held_out = {} if result.held_out is None else {"svm_map": round(result.held_out, 3)}
+    return row.model_copy(
+        update={
+            "accuracy": row.accuracy | {"svm_map": round(result.mean_ap, 3)},
+            "standard_error": row.standard_error | {"svm_map": round(result.standard_error, 3)},
+            "held_out": row.held_out | held_out,
+            "converged": row.converged | {"svm": result.converged},
+        }
+    )
 
 
 def _with_mlp(row: ProbeRow, data: _ProbeData, classes: int, seed: int, repeats: int) -> ProbeRow:
-    scores = [mlp.fit_and_score(*data.labeled, classes, seed + r) for r in range(repeats)]
-    row = _with(row, {"mlp": statistics.fmean(scores)})
-    if len(scores) == 1:
+    results = [mlp.fit_and_score(*data.labeled, classes, seed + r) for r in range(repeats)]
+    held_out = [result.held_out for result in results if result.held_out is not None]
+    accuracies = [result.accuracy for result in results]
+    mean_held_out = statistics.fmean(held_out) if held_out else None
+    row = _with(
+        row, {"mlp": statistics.fmean(accuracies)}, len(data.test_y), {"mlp": mean_held_out}
+    )
+    if repeats == 1:
         return row
-    return row.model_copy(update={"std": {"mlp": round(statistics.stdev(scores), 3)}})
+    return row.model_copy(update={"std": {"mlp": round(statistics.stdev(accuracies), 3)}})
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

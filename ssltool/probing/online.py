@@ -38,7 +38,7 @@ class OnlineKNN:
     def __init__(
         self, data: tuple[str, ...], batch_size: int, seed: int, device: torch.device
     ) -> None:
-        self._device = device
+        self._device, self._seed = device, seed
         self._images = LabeledImages(
             data,
             seed=seed,
@@ -55,7 +55,7 @@ class OnlineKNN:
         """
         network = copy_alone(encoder).to(self._device)
         variant = encoder_variants(network, metadata, "pretrained", patches=False)[0]
-        recalibrate(variant, self._images)
+        recalibrate([variant], self._images, self._seed)
         extractor = FeatureExtractor(network, variant.transform)
 
         def features_and_labels(split: Split) -> tuple[Tensor, Tensor]:
@@ -90,4 +90,5 @@ class CollapseMonitor:
         spread = health(features)
         warning = "" if self._warned else spread.warning
         self._warned = self._warned or bool(warning)
-        return {"effective_rank": spread.effective_rank, "feature_std": spread.std}, warning
+        measured = {"effective_rank": spread.effective_rank, "feature_std": spread.std}
+        return {name: value for name, value in measured.items() if value is not None}, warning

@@ -26,7 +26,14 @@ class LabeledData(Options):
     )
     label_file: Path | None = option(
         None,
-        "CSV file of lines such as 'a/1.jpg,dog;grass', in place of a folder per class",
+        "CSV file of lines such as 'a/1.jpg,dog', in place of a folder per class; several lines, "
+        "or dog;grass, for several classes",
+        panel="Data",
+    )
+    content_hash: bool = option(
+        False,
+        "Tell images apart by their content, not by size and modification time, when cached "
+        "features are looked up; reads every file",
         panel="Data",
     )
 
@@ -50,6 +57,13 @@ class Probes(Options):
     )
     baselines: bool = option(
         True, "Also measure random init, raw pixels and the majority class", panel="Probes"
+    )
+    random_inits: int = option(
+        3,
+        "Random initializations of that baseline; the table has their mean and deviation",
+        panel="Probes",
+        ge=1,
+        le=100,
     )
     recalibrate: bool = option(
         True, "Re-estimate batch-norm statistics on the training images first", panel="Probes"
@@ -92,7 +106,7 @@ class LabelEfficiency(Options):
     )
     repeats: int = option(
         1,
-        "Seeds of each point, of mlp and of finetune; several give a standard deviation",
+        "Seeds of each point, of mlp and of finetune; several give a deviation over seeds",
         panel="Label efficiency",
         ge=1,
         le=100,
@@ -102,6 +116,9 @@ class LabelEfficiency(Options):
         "Images seen in fine-tuning, repetitions included",
         panel="Label efficiency",
         ge=1,
+    )
+    mirror: bool = option(
+        False, "Mirror half of the images in fine-tuning", panel="Label efficiency"
     )
     scratch: bool = option(
         False,
@@ -119,8 +136,8 @@ class ProbedModel(Options):
     backbone: str | None = option(
         None, "Torchvision model that a plain state dict belongs to", panel="Model"
     )
-    stem: Literal["imagenet", "small"] = option(
-        "imagenet", "Stem of a plain state dict", panel="Model"
+    stem: Literal["imagenet", "small"] | None = option(
+        None, "Stem of a plain state dict; imagenet without it", panel="Model"
     )
     image_size: int | None = option(
         None,
@@ -170,6 +187,11 @@ class EmbedImages(Options):
     """The input of ``embed``."""
 
     data: tuple[str, ...] = option(..., "Images; may be repeated", panel="Data")
+    classes_from: Path | None = option(
+        None,
+        "Embedding file, .npz or .safetensors, by whose classes labels are numbered",
+        panel="Data",
+    )
     weights: Path = option(..., "Run folder or weights file", panel="Model")
     stage: str = option(
         "pooled", "pooled, or a stage such as layer3, whose map is averaged", panel="Model"

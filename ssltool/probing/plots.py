@@ -8,7 +8,7 @@ import torch
 
 from ssltool.plotting.figures import save_plot
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Series
-from ssltool.runs.records import ProbeRecord
+from ssltool.runs.probe_record import ProbeRecord
 
 _PRINTED = 60  # classes of a confusion matrix that is legible as an image
 
@@ -30,7 +30,7 @@ def record_plots(record: ProbeRecord, max_classes: int) -> dict[str, tuple[str, 
         max_classes: With more classes, none of them is plotted class by class.
     """
     by_class = len(record.classes) <= max_classes
-    stage = "" if record.best is None else f" at {record.rows[record.best].stage}"
+    stage = "" if record.chosen is None else f" at {record.rows[record.chosen].stage}"
     plots: dict[str, tuple[str, Plot | None]] = {
         "stages": ("linear probe of each stage", stage_accuracy(record)),
         "labels": ("label efficiency", label_efficiency(record)),
@@ -80,7 +80,7 @@ def label_efficiency(record: ProbeRecord) -> Lines | None:
 
 
 def confusion(record: ProbeRecord) -> Matrix | None:
-    """Predictions of the best row in percent of each true class; None without them."""
+    """Predictions of the chosen row in percent of each true class; None without them."""
     if record.details is None:
         return None
     counts = torch.tensor(record.details.confusion).double()
@@ -91,7 +91,7 @@ def confusion(record: ProbeRecord) -> Matrix | None:
 
 
 def class_accuracy(record: ProbeRecord) -> Bars | None:
-    """Accuracy of the best row for each class with test images; None without predictions."""
+    """Accuracy of the chosen row for each class with test images; None without predictions."""
     if record.details is None:
         return None
     accuracies = zip(record.classes, record.details.per_class, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,39 +15,40 @@ from ssltool.device import choose_device
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.weights import find_weights, has_metadata, load_encoder, load_plain
-from ssltool.errors import UsageError
+from ssltool.errors import DataError, UsageError
 from ssltool.probing import label_efficiency
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import (
     EncoderVariant,
     Extractor,
     Features,
+    compute_environment,
     encoder_variants,
     hash_of_weights,
     network_summary,
     random_init,
 )
-from ssltool.probing.measures import MeasuredRow, ProbeSuite, RowCache, majority_row
+from ssltool.probing.measures import MeasuredRow, ProbeSuite, RowCache, choice, majority_row
 from ssltool.probing.options import Kind, ProbeOptions
 from ssltool.probing.plots import draw_plots
+from ssltool.probing.splits import FOLDED
 from ssltool.probing.store import FeatureStore, default_folder
-from ssltool.runs.records import (
+from ssltool.runs.probe_record import (
     PROBE_FILE,
-    RUN_FILE,
     FeatureSource,
     HealthRow,
     LabelRow,
-    Measure,
     ProbeProtocol,
     ProbeRecord,
 )
+from ssltool.runs.records import RUN_FILE
 
 RULES = {
-    "linear": "logistic regression, weight decay chosen on a tenth of the training images",
+    "linear": "logistic regression, weight decay chosen on held-out training images",
     "knn": "cosine, votes weighted by exp(similarity / 0.07)",
     "svm": "squared hinge, one against the rest, cost of each class chosen by three folds",
+    "stage": f"chosen by three folds of up to {FOLDED} training images, by a tenth of more",
 }
-_BEST_BY: tuple[Measure, ...] = ("linear", "svm_map", "knn20", "mlp")
 
 
 class ProbeInputs(NamedTuple):
@@ -103,7 +105,10 @@ def open_inputs(
         batch_size=options.batch_size,
         workers=options.workers,
         device=device,
+        content_hash=options.content_hash,
     )
+    for note in data.notes:
+        console.print(note)
     return ProbeInputs(weights, encoder, metadata, data, _choose_kinds(options, data), device)
 
 
@@ -116,10 +121,12 @@ def open_encoder(options: ProbeOptions, console: Console) -> tuple[Encoder, Enco
     """
     weights = find_weights(options.weights)
     if has_metadata(weights):
-        if options.backbone is not None:
-            raise UsageError(
-                f"--backbone {options.backbone}: {weights} names its own backbone; drop the option"
-            )
+        for name in ("backbone", "stem", "image_size"):
+            if (value := getattr(options, name)) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {value}: {weights} has its own "
+                    f"{name.replace('_', ' ')}; drop the option, which is for plain state dicts"
+                )
         encoder = load_encoder(weights)
     elif options.backbone is None:
         raise UsageError(
@@ -127,7 +134,7 @@ def open_encoder(options: ProbeOptions, console: Console) -> tuple[Encoder, Enco
         )
     else:
         encoder, matched, ignored = load_plain(
-            weights, options.backbone, options.stem, options.image_size or 224
+            weights, options.backbone, options.stem or "imagenet", options.image_size or 224
         )
         note = f"; ignored {', '.join(ignored)}" if ignored else ""
         console.print(f"{weights}: all {matched} tensors of {options.backbone} matched{note}")
@@ -139,18 +146,29 @@ def protocol_of(inputs: ProbeInputs, options: ProbeOptions) -> ProbeProtocol:
     data = inputs.data
     return ProbeProtocol(
         weights=hash_of_weights(inputs.encoder),
-        data=(data.fingerprint("train"), data.fingerprint("test"), data.label_fingerprint()),
+        data=_data_identity(data),
         kind=tuple(sorted(inputs.kinds)),
         image_size=inputs.metadata.image_size,
         grid_dim=options.grid_dim,
         recalibrate=options.recalibrate,
         baselines=options.baselines,
+        random_inits=options.random_inits,
+        mirror=options.mirror,
         label_fractions=options.label_fractions,
         shots=options.shots,
         repeats=options.repeats,
         seed=options.seed,
         rules=RULES,
+        environment=compute_environment(inputs.device),
     )
+
+
+def _data_identity(data: LabeledImages) -> tuple[str, ...]:
+    """Identifies the images of both splits and their labels; other at each call for images that
+    cannot be identified.
+    """
+    train, test = (data.identity(split) or [uuid.uuid4().hex] for split in ("train", "test"))
+    return (*train, *test, data.label_fingerprint())
 
 
 def run_probe(
@@ -167,16 +185,18 @@ def run_probe(
     """
     protocol = protocol_of(inputs, options)  # before batch norm is recalibrated
     variants = _variants(inputs, options)
-    store = FeatureStore((options.cache or default_folder()) if options.keep_features else None)
+    folder = options.cache or default_folder()
+    store = FeatureStore.open(folder, console) if options.keep_features else FeatureStore(None)
     start = time.perf_counter()
     features, health = _extract(inputs, options, variants, store, console)
+    overlap = _overlap(inputs.data, features)
     extracted = time.perf_counter()
     rows = _measure(inputs, options, features, console, cache)
     labels = _label_rows(inputs, options, variants, features, console)
     console.print(
         f"features took {extracted - start:.1f} s, probes {time.perf_counter() - extracted:.1f} s"
     )
-    best = _best(rows)
+    chosen = _choose_row(rows)
     metadata, data = inputs.metadata, inputs.data
     record = ProbeRecord(
         weights=str(inputs.weights),
@@ -187,10 +207,12 @@ def run_probe(
         classes=data.classes,
         train_images=data.count("train"),
         test_images=data.count("test"),
+        overlap=overlap,
         skipped=data.skipped,
+        notes=data.notes,
         rows=tuple(measured.row for measured in rows),
-        best=best,
-        details=None if best is None else rows[best].details(best),
+        chosen=chosen,
+        details=None if chosen is None else rows[chosen].details(chosen),
         health=tuple(health),
         label_efficiency=tuple(labels),
         plots=(),
@@ -200,12 +222,12 @@ def run_probe(
 
 
 def _variants(inputs: ProbeInputs, options: ProbeOptions) -> list[EncoderVariant]:
-    """The encoder and its random init; curves over labels are only of whole images."""
+    """The encoder and its random inits; curves over labels are only of whole images."""
     patches = not label_efficiency.budgets(options)
     encoder, metadata = inputs.encoder, inputs.metadata
     variants = encoder_variants(encoder, metadata, "pretrained", patches=patches)
-    if options.baselines:
-        baseline = random_init(encoder, options.seed)
+    for number in range(options.random_inits if options.baselines else 0):
+        baseline = random_init(encoder, options.seed + number)
         variants += encoder_variants(baseline, metadata, "random_init", patches=patches)
     return variants
 
@@ -216,8 +238,10 @@ def _extract(
     variants: list[EncoderVariant],
     store: FeatureStore,
     console: Console,
-) -> tuple[dict[FeatureSource, Features], list[HealthRow]]:
-    """Features of every source, and the health of the encoders; none for fine-tuning alone."""
+) -> tuple[dict[FeatureSource, list[Features]], list[HealthRow]]:
+    """Features of every source and seed, and the health of the first encoder of each; none for
+    fine-tuning alone.
+    """
     if not inputs.kinds - {"finetune"}:
         return {}, []
     extractor = Extractor(
@@ -226,24 +250,36 @@ def _extract(
         inputs.device,
         grid_dim=options.grid_dim if "layers" in inputs.kinds else 0,
         recalibrate=options.recalibrate,
+        seed=options.seed,
     )
-    features, health = {}, []
-    for variant in variants:
-        console.print(f"{variant.source.label()}: extracting features")
-        features[variant.source] = extractor.features(variant)
-        health.append(extractor.health(variant))
-        if health[-1].warning and variant.source.kind == "pretrained":
-            console.print(f"{variant.source.label()}: {health[-1].warning}", style="bold red")
-    if options.baselines and not label_efficiency.budgets(options):
-        size = inputs.metadata.read_size
-        features[FeatureSource(kind="pixels")] = extractor.pixels(size)
-    return features, health
+    labels = dict.fromkeys(variant.source.label() for variant in variants)
+    console.print(f"extracting features: {', '.join(labels)}")
+    with_pixels = options.baselines and not label_efficiency.budgets(options)
+    features = extractor.features(variants, with_pixels=with_pixels)
+    first = {variant.source: variant for variant in reversed(variants)}
+    return features, extractor.health([first[v] for v in dict.fromkeys(v.source for v in variants)])
+
+
+def _overlap(data: LabeledImages, features: dict[FeatureSource, list[Features]]) -> int:
+    """Test images that are equal to a training image.
+
+    Raises:
+        DataError: All of them are.
+    """
+    first = next(iter(features.values()), None)
+    overlap = first[0].overlap if first else 0
+    if overlap and overlap == data.count("test"):
+        raise DataError(
+            f"all {overlap:,} test images are the same as training images: the accuracy on images "
+            "that were trained on says nothing; name other --test-data"
+        )
+    return overlap
 
 
 def _measure(
     inputs: ProbeInputs,
     options: ProbeOptions,
-    features: dict[FeatureSource, Features],
+    features: dict[FeatureSource, list[Features]],
     console: Console,
     cache: RowCache | None,
 ) -> list[MeasuredRow]:
@@ -257,10 +293,11 @@ def _measure(
         console=console,
         cache=cache,
     )
-    rows = [row for source, part in features.items() for row in suite.rows(source, part)]
-    if FeatureSource(kind="pixels") in features and not inputs.data.multilabel:
+    rows = [row for source, seeds in features.items() for row in suite.rows(source, seeds)]
+    if any(source.kind == "pixels" for source in features) and not inputs.data.multilabel:
         measures = {name for measured in rows for name in measured.row.accuracy}
-        rows.append(MeasuredRow(majority_row(inputs.data, measures)))
+        images = next(iter(features.values()))[0]
+        rows.append(MeasuredRow(majority_row(inputs.data, images, measures)))
     return rows
 
 
@@ -268,7 +305,7 @@ def _label_rows(
     inputs: ProbeInputs,
     options: ProbeOptions,
     variants: list[EncoderVariant],
-    features: dict[FeatureSource, Features],
+    features: dict[FeatureSource, list[Features]],
     console: Console,
 ) -> list[LabelRow]:
     """The label-efficiency curves, fine-tuning on all labels included."""
@@ -278,7 +315,7 @@ def _label_rows(
         for source, part in features.items():
             rows += label_efficiency.linear_rows(source, part, data, options, device, console)
     if "finetune" in inputs.kinds or options.scratch:
-        tuner = label_efficiency.FineTuner(encoder, metadata, data, device)
+        tuner = label_efficiency.FineTuner(metadata, data, device)
         if "finetune" in inputs.kinds:
             rows += label_efficiency.finetuned_rows(tuner, variants, data, options, console)
         if options.scratch:
@@ -287,15 +324,11 @@ def _label_rows(
     return rows
 
 
-def _best(rows: list[MeasuredRow]) -> int | None:
-    """Index of the best row of the pretrained weights."""
-
-    def accuracy(index: int) -> float:
-        values = rows[index].row.accuracy
-        return next((values[measure] for measure in _BEST_BY if measure in values), 0.0)
-
+def _choose_row(rows: list[MeasuredRow]) -> int | None:
+    """Index of the row of the pretrained weights that did best on held-out training images."""
     own = [i for i, measured in enumerate(rows) if measured.row.source.kind == "pretrained"]
-    return max(own, key=accuracy, default=None)
+    chosen = choice([rows[i].row for i in own])
+    return None if chosen is None else own[chosen]
 
 
 def _choose_kinds(options: ProbeOptions, data: LabeledImages) -> frozenset[Kind]:

@@ -3,8 +3,9 @@
 ::
 
     FOLDER/KEY/
-      index.json     number of rows, dimensions of each stage
+      index.json     number of rows, dimensions of each stage, the images that could not be read
       indices.i64    int64, which image of the split each row is
+      digests.i64    int64, a hash of the pixels of each row's image
       0.f32, 1.f32   float32 rows of each stage, in the order of index.json
 
 An entry appears complete or not at all. The least recently used ones are deleted when all together
@@ -18,12 +19,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from ssltool.errors import DataError, DiskFullError
@@ -41,10 +43,14 @@ class StoredFeatures(NamedTuple):
     Attributes:
         stages: Name of the stage -> float32 ``[N, D]``, mapped from a file.
         indices: int64 ``[N]``, which image of the split each row is.
+        digests: int64 ``[N]``, a hash of the pixels as they were read: equal for equal images.
+        unreadable: Index in the split -> reason of the images that could not be read.
     """
 
     stages: dict[str, Tensor]
     indices: Tensor
+    digests: Tensor
+    unreadable: dict[int, str]
 
 
 class FeatureStore:
@@ -61,28 +67,81 @@ class FeatureStore:
         )
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
 
+    @classmethod
+    def open(cls, folder: Path, console: Console) -> FeatureStore:
+        """A store in a folder that is made if need be; a temporary one, said on the console, if the
+        folder cannot be written to.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return cls(folder)
+        except OSError as error:
+            console.print(
+                f"features are not kept: {folder} cannot be written to "
+                f"({(error.strerror or str(error)).lower()}); name another folder with --cache"
+            )
+            return cls(None)
+
     def get(self, key: str) -> StoredFeatures | None:
         """The features under a key; None if there are none, or not whole."""
         entry = self.folder / key
         try:
             index = json.loads((entry / _INDEX).read_text(encoding="utf-8"))
             rows, dims = int(index["rows"]), dict(index["dims"])
-            sizes = [rows * 8] + [rows * dim * 4 for dim in dims.values()]
-            files = [entry / "indices.i64"] + [entry / f"{i}.f32" for i in range(len(dims))]
+            unreadable = {int(i): str(reason) for i, reason in index["unreadable"].items()}
+            sizes = [rows * 8] * 2 + [rows * dim * 4 for dim in dims.values()]
+            files = [entry / "indices.i64", entry / "digests.i64"]
+            files += [entry / f"{i}.f32" for i in range(len(dims))]
             if [file.stat().st_size for file in files] != sizes:
                 return None
             os.utime(entry / _INDEX)  # used now
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+        indices, digests = (
+            torch.from_file(str(file), shared=False, size=rows, dtype=torch.int64)
+            for file in files[:2]
+        )
         stages = {
             name: torch.from_file(
                 str(file), shared=False, size=rows * dim, dtype=torch.float32
             ).view(rows, dim)
-            for (name, dim), file in zip(dims.items(), files[1:], strict=True)
+            for (name, dim), file in zip(dims.items(), files[2:], strict=True)
         }
-        return StoredFeatures(
-            stages, torch.from_file(str(files[0]), shared=False, size=rows, dtype=torch.int64)
-        )
+        return StoredFeatures(stages, indices, digests, unreadable)
+
+    @contextmanager
+    def writer(self, key: str) -> Iterator[FeatureWriter]:
+        """Write the features of a key batch by batch; they are there when the block has ended
+        without an error.
+
+        Args:
+            key: See `cache_key`.
+
+        Raises:
+            DataError: There are no images.
+            WeightsError: A feature is NaN or infinite.
+            DiskFullError: They do not fit.
+        """
+        partial: Path | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.folder))
+            with FeatureWriter(partial) as writer:
+                yield writer
+            writer.finish()
+            shutil.rmtree(self.folder / key, ignore_errors=True)
+            partial.rename(self.folder / key)
+        except OSError as error:
+            raise DiskFullError(
+                f"{self.folder} cannot take the features ({error.strerror}); free some space, or "
+                "name another folder with --cache"
+            ) from error
+        finally:
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+        if self._temporary is None:
+            self._evict(key)
 
     def put(
         self, key: str, batches: Iterable[tuple[Mapping[str, Tensor], Tensor]]
@@ -94,55 +153,26 @@ class FeatureStore:
             batches: Name of the stage -> float32 ``[B, D]``, and the images' indices int64 ``[B]``.
 
         Raises:
-            DataError: There are no images.
-            WeightsError: A feature is NaN or infinite.
-            DiskFullError: They do not fit.
+            SslToolError: As `writer`.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.folder))
-        try:
-            rows, dims = self._write(partial, batches)
-            (partial / _INDEX).write_text(
-                json.dumps({"rows": rows, "dims": dims}), encoding="utf-8"
-            )
-            shutil.rmtree(self.folder / key, ignore_errors=True)
-            partial.rename(self.folder / key)
-        except OSError as error:
-            raise DiskFullError(
-                f"{self.folder} cannot take the features ({error.strerror}); free some space, or "
-                "name another folder with --cache"
-            ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with self.writer(key) as writer:
+            for stages, indices in batches:
+                writer.add_images(indices)
+                writer.add(stages)
+        return self.read(key)
+
+    def read(self, key: str) -> StoredFeatures:
+        """The features under a key, written before.
+
+        Raises:
+            DataError: They are there no more.
+        """
         stored = self.get(key)
         if stored is None:
             raise DataError(
                 f"{self.folder / key} was changed by somebody else meanwhile; run the command again"
             )
-        if self._temporary is None:
-            self._evict(key)
         return stored
-
-    def _write(
-        self, folder: Path, batches: Iterable[tuple[Mapping[str, Tensor], Tensor]]
-    ) -> tuple[int, dict[str, int]]:
-        dims: dict[str, int] = {}
-        rows = 0
-        with ExitStack() as stack:
-            indices = stack.enter_context((folder / "indices.i64").open("wb"))
-            files: dict[str, Any] = {}
-            for stages, read in batches:
-                for name, values in stages.items():
-                    check_finite(name, values)
-                    if name not in files:
-                        files[name] = stack.enter_context((folder / f"{len(files)}.f32").open("wb"))
-                        dims[name] = values.shape[1]
-                    files[name].write(values.float().cpu().contiguous().numpy().data)
-                indices.write(read.cpu().contiguous().numpy().data)
-                rows += len(read)
-        if not rows:
-            raise no_images()
-        return rows, dims
 
     def _evict(self, kept: str) -> None:
         """Delete what was not used for longest until everything fits into ``LIMIT``."""
@@ -153,6 +183,65 @@ class FeatureStore:
             total += sum(file.stat().st_size for file in entry.iterdir())
             if total > LIMIT and entry.name != kept:
                 shutil.rmtree(entry, ignore_errors=True)
+
+
+class FeatureWriter:
+    """Files of one entry, appended batch by batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._stack = folder, ExitStack()
+        self._files: dict[str, BinaryIO] = {}
+        self._dims: dict[str, int] = {}
+        self._images = 0
+        self.unreadable: dict[int, str] = {}
+        """Index in the split -> reason of the images that could not be read."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def add_images(self, indices: Tensor, digests: Tensor | None = None) -> None:
+        """Append images, whose features may follow later.
+
+        Args:
+            indices: int64 ``[B]``, which image of the split each row is.
+            digests: int64 ``[B]``, see `StoredFeatures`; zeros if not given.
+        """
+        self._append("indices.i64", indices)
+        self._append("digests.i64", torch.zeros_like(indices) if digests is None else digests)
+        self._images += len(indices)
+
+    def add(self, stages: Mapping[str, Tensor]) -> None:
+        """Append the features of the next images, in their order.
+
+        Args:
+            stages: Name of the stage -> float ``[B, D]``.
+
+        Raises:
+            WeightsError: A feature is NaN or infinite.
+        """
+        for number, (name, values) in enumerate(stages.items()):
+            check_finite(name, values)
+            self._dims[name] = values.shape[1]
+            self._append(f"{number}.f32", values.float())
+
+    def finish(self) -> None:
+        """Write the index, which makes the entry valid.
+
+        Raises:
+            DataError: There are no images.
+        """
+        if not self._images:
+            raise no_images()
+        index = {"rows": self._images, "dims": self._dims, "unreadable": self.unreadable}
+        (self._folder / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+
+    def _append(self, name: str, values: Tensor) -> None:
+        if name not in self._files:
+            self._files[name] = self._stack.enter_context((self._folder / name).open("wb"))
+        self._files[name].write(values.cpu().contiguous().numpy().data)
 
 
 def cache_key(**facts: Any) -> str:

@@ -13,6 +13,7 @@ Shapes: N images, D dimensions, C classes.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,11 +22,15 @@ from torch import Tensor
 
 from ssltool.errors import DataError
 from ssltool.probing.convex import Problem, Rows, moments, scores
+from ssltool.probing.splits import folds
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Weight decays tried for each class."""
 
 FOLDS = 3
+BOOTSTRAP = 50
+"""Samples of the test images from which a standard error is computed."""
+
 POSITIVE = 2.0
 """Weight of a class's own images."""
 
@@ -61,16 +66,22 @@ class SvmResult:
 
     Attributes:
         mean_ap: Mean over the classes of the average precision on the test images, percent.
+        standard_error: Of ``mean_ap``, in percentage points: its deviation over bootstrap samples
+            of the test images.
         per_class: Average precision of each class, percent; None for a class without test or
             training images.
         weight_decays: The chosen value for each class.
+        held_out: As ``mean_ap``, over the folds of the training images, at the chosen values; None
+            if no class could be scored.
         converged: Whether the final fit reached the optimum.
         classifier: The final fit, on all training images.
     """
 
     mean_ap: float
+    standard_error: float
     per_class: tuple[float | None, ...]
     weight_decays: tuple[float, ...]
+    held_out: float | None
     converged: bool
     classifier: SvmClassifier
 
@@ -114,9 +125,10 @@ def fit_and_score(
         raise DataError(
             "no class has both images in it and images outside of it; an SVM needs both"
         )
-    decays = choose_weight_decays(train_x, train_t, grid, seed, positive)
+    decays, held_out = choose_weight_decays(train_x, train_t, grid, seed, positive)
     classifier = fit(train_x, train_t, decays, positive=positive)
-    precisions = average_precisions(classifier.scores(test_x), test_t)
+    test_scores = classifier.scores(test_x)
+    precisions = average_precisions(test_scores, test_t)
     per_class = [
         value if fitted else None for value, fitted in zip(precisions, usable.tolist(), strict=True)
     ]
@@ -125,8 +137,10 @@ def fit_and_score(
         raise DataError("no class has test images; check --test-data")
     return SvmResult(
         sum(defined) / len(defined),
+        _bootstrap_error(test_scores[:, usable], test_t[:, usable], seed),
         tuple(per_class),
         tuple(decays.tolist()),
+        held_out,
         classifier.converged,
         classifier,
     )
@@ -165,20 +179,18 @@ def fit(
 
 def choose_weight_decays(
     x: Tensor, targets: Tensor, grid: Sequence[float], seed: int, positive: float
-) -> Tensor:
+) -> tuple[Tensor, float | None]:
     """The weight decay with the best average precision over the folds for each class, float64
-    ``[C]``.
+    ``[C]``, and the mean of these precisions, percent; None if no class could be scored.
 
-    The stronger one if two do equally well; a class that cannot be scored in any fold gets the
-    grid's middle.
+    Folds are stratified by the first class of an image. The stronger weight decay if two do equally
+    well; a class that cannot be scored in any fold gets the grid's middle.
     """
-    if len(grid) == 1:
-        return torch.full((targets.shape[1],), grid[0], dtype=torch.float64)
     mean, std = moments(x)
     path = sorted(grid, reverse=True)
     totals = torch.zeros(len(path), targets.shape[1], dtype=torch.float64)
     counts = torch.zeros_like(totals)
-    for kept, held in folds(targets, seed):
+    for kept, held in folds((targets == 1).float().argmax(1), seed, FOLDS):
         search = _problem(
             Rows(x, targets, mean, std, kept.to(x.device)), targets.shape[1], positive
         )
@@ -191,23 +203,13 @@ def choose_weight_decays(
                 if value is not None:
                     totals[row, c] += value
                     counts[row, c] += 1
-    best = (totals / counts.clamp_min(1)).argmax(0)  # of equals the first, the strongest
-    best[counts.sum(0) == 0] = len(path) // 2
-    return torch.tensor(path, dtype=torch.float64)[best]
-
-
-def folds(targets: Tensor, seed: int, count: int = FOLDS) -> list[tuple[Tensor, Tensor]]:
-    """Images to fit on and images to score on, int64, for each fold.
-
-    Folds are stratified by the first class of an image: their counts of a class differ by at most
-    one.
-    """
-    first = (targets == 1).float().argmax(1).cpu()
-    shuffled = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
-    dealt = shuffled[first[shuffled].sort(stable=True).indices]
-    fold = torch.empty_like(first)
-    fold[dealt] = torch.arange(len(first)) % count
-    return [((fold != f).nonzero()[:, 0], (fold == f).nonzero()[:, 0]) for f in range(count)]
+    means = totals / counts.clamp_min(1)
+    best = means.argmax(0)  # of equals the first, the strongest
+    scored = counts.sum(0) > 0
+    best[~scored] = len(path) // 2
+    precisions = means.gather(0, best[None])[0, scored]
+    held_out = float(precisions.mean()) if len(precisions) else None
+    return torch.tensor(path, dtype=torch.float64)[best], held_out
 
 
 def average_precisions(scores: Tensor, targets: Tensor) -> list[float | None]:
@@ -238,6 +240,20 @@ def average_precisions(scores: Tensor, targets: Tensor) -> list[float | None]:
         gained = torch.diff(recalled, prepend=recalled.new_zeros(1))
         values.append(100 * float((precision * gained).sum() / hits.sum()))
     return values
+
+
+def _bootstrap_error(scores: Tensor, targets: Tensor, seed: int) -> float:
+    """Deviation of the mean average precision over `BOOTSTRAP` samples of the test images, drawn
+    with replacement.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    means = []
+    for _ in range(BOOTSTRAP):
+        rows = torch.randint(len(scores), (len(scores),), generator=generator).to(scores.device)
+        defined = [p for p in average_precisions(scores[rows], targets[rows]) if p is not None]
+        if defined:
+            means.append(statistics.fmean(defined))
+    return statistics.pstdev(means) if means else 0.0
 
 
 def _weight_and_bias(theta: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,7 @@ class Run:
         if data[0].startswith(OBJECT):
             raise UsageError(f"{self.folder} was trained on a dataset object; {advice}")
         try:
-            return open_source(data)
+            return open_source(data, split="train")
         except (UsageError, DataError) as error:
             kind = UsageError if isinstance(error, UsageError) else DataError
             reason = str(error).partition(";")[0]

@@ -194,7 +194,10 @@ def sweep(
     """
     console = console or stderr_console()
     rows: list[BenchResult] = []
-    images, stopped = len(open_source(config.run.data)), "all sizes asked for were tried"
+    images, stopped = (
+        len(open_source(config.run.data, split="train")),
+        "all sizes asked for were tried",
+    )
     for size in sizes or (2**power for power in range(4, 31)):
         if size > images:
             stopped = f"there are {images} images"

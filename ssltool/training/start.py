@@ -46,7 +46,7 @@ def new_run(config: RunConfig, source: Source | None = None, folder: Path | None
         source: The images; opened from the configuration unless given.
         folder: The run folder; None for a run that is never written.
     """
-    source = source or open_source(config.run.data)
+    source = source or open_source(config.run.data, split="train")
     seen = from_main(lambda: asdict(inspect(source, config.run.image_size)))
     data = DataInfo(**{**seen, "mean": tuple(seen["mean"]), "std": tuple(seen["std"])})
     fingerprint = _fingerprint(source, content=config.run.content_hash)

@@ -189,7 +189,7 @@ class RunWriter:
             f"{trainer.device.type}, {precision.name} ({precision.reason}), channels-last",
             *(f"note: {note}" for note in trainer.source.notes),
         ):
-            self._console.print(line, markup=False)
+            self._console.print(line)
 
     def _average(self) -> dict[str, float]:
         try:

@@ -83,7 +83,7 @@ def draw_attribution(
     if more is not None:
         background = torch.cat([images, sample(more, size, _BACKGROUND)[0]])
     drawn = images if image else images[spread_indices(images, count)]
-    recalibrate_batch_norm(encoder, [background.to(where)], transform)
+    recalibrate_batch_norm(encoder, background, transform)
     large = frames.enlarged(drawn, max(1, round(_TILE / drawn.shape[-1])))
     columns, sides = {"image": large}, {}
     maps = responses(encoder.eval(), transform, background, drawn)

@@ -76,8 +76,8 @@ def draw_features(
             f"a map needs 4 images or more, but {source.description} has {len(images)}; name "
             "more --data"
         )
+    recalibrate_batch_norm(encoder, images, transform)
     batches = torch.split(images.to(where), _BATCH)
-    recalibrate_batch_norm(encoder, batches, transform)
     # Neighbors are compared by cosine similarity, so the map leaves lengths out as well.
     features = nn.functional.normalize(extract(encoder, batches, transform)[POOLED]).double().cpu()
     variance = None

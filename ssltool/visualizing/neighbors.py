@@ -173,8 +173,8 @@ def _vectors(encoder: Encoder, transform: InputTransform, images: Tensor) -> Ten
     """Pooled features ``[N, D]`` on the CPU, batch norm re-estimated on these images."""
     device = next(encoder.parameters()).device
     encoder.to(memory_format=torch.channels_last)
+    recalibrate_batch_norm(encoder, images, transform)
     batches = [batch.to(device) for batch in torch.split(images, _BATCH)]
-    recalibrate_batch_norm(encoder, batches, transform)
     return extract(encoder, batches, transform)[POOLED].cpu()
 
 

@@ -55,7 +55,7 @@ def draw_task(
         device: Where to compute, see `ssltool.device.choose_device`.
     """
     sheet, where = sheet_path(path), choose_device(device)
-    source = FileSource(image) if image else open_source(config.run.data)
+    source = FileSource(image) if image else open_source(config.run.data, split="train")
     resolved = resolve(config, inspect(source, config.run.image_size))
     size, load_size = resolved.run.image_size, resolved.run.load_size
     torch.manual_seed(mix(seed))

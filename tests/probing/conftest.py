@@ -13,7 +13,7 @@ from rich.console import Console
 from ssltool.probing.options import ProbeOptions
 from ssltool.probing.probe import probe
 from ssltool.runs.config import RunConfig
-from ssltool.runs.records import ProbeRecord
+from ssltool.runs.probe_record import ProbeRecord
 from ssltool.training.pretrain import pretrain
 
 Probe = Callable[..., ProbeRecord]

@@ -11,7 +11,7 @@ from ssltool.errors import UsageError
 from ssltool.probing import compare as module
 from ssltool.probing.compare import compare
 from ssltool.probing.options import CompareOptions
-from ssltool.runs.records import ProbeRecord
+from ssltool.runs.probe_record import ProbeRecord
 
 from .conftest import pretrained
 

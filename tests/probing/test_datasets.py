@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import shutil
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from ssltool.data.sources.registry import open_source
 from ssltool.errors import DataError, UsageError
-from ssltool.probing.datasets import LabeledImages, read_label_file
+from ssltool.probing.datasets import LabeledImages
+from ssltool.probing.label_file import LabelFile
 
 
 def test_a_fifth_is_held_out_without_test_images() -> None:
@@ -20,8 +24,8 @@ def test_a_fifth_is_held_out_without_test_images() -> None:
 def test_a_source_is_as_good_as_its_path() -> None:
     by_path = LabeledImages(("demo:40",), ("demo-test:20",), workers=0)
     by_source = LabeledImages(open_source(("demo:40",)), open_source(("demo-test:20",)), workers=0)
-    assert by_source.fingerprint("train") == by_path.fingerprint("train")
-    assert by_source.fingerprint("test") == by_path.fingerprint("test")
+    assert by_source.identity("train") == by_path.identity("train")
+    assert by_source.identity("test") == by_path.identity("test")
     assert torch.equal(by_source.labels("test"), by_path.labels("test"))
 
 
@@ -55,11 +59,9 @@ def test_other_labels_are_another_fingerprint(tmp_path: Path) -> None:
     fingerprints = []
     for changed in (lines, lines, [lines[0].replace("a", "b"), *lines[1:]]):
         (tmp_path / "labels.csv").write_text("".join(changed), encoding="utf-8")
-        data = (str(tmp_path),)
-        images = LabeledImages(data, data, label_file=tmp_path / "labels.csv", workers=0)
-        fingerprints.append((images.fingerprint("train"), images.label_fingerprint()))
+        images = LabeledImages((str(tmp_path),), label_file=tmp_path / "labels.csv", workers=0)
+        fingerprints.append((images.identity("train"), images.label_fingerprint()))
     assert fingerprints[0] == fingerprints[1]
-    assert fingerprints[0][0] == fingerprints[2][0]
     assert fingerprints[0][1] != fingerprints[2][1]
 
 
@@ -67,7 +69,7 @@ def test_other_labels_are_another_fingerprint(tmp_path: Path) -> None:
 def test_label_files_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match="expected"):
-        read_label_file(tmp_path / "labels.csv")
+        LabelFile(tmp_path / "labels.csv")
 
 
 def test_unlabeled_images_and_unknown_classes_are_refused(tmp_path: Path) -> None:
@@ -81,3 +83,89 @@ def test_unlabeled_images_and_unknown_classes_are_refused(tmp_path: Path) -> Non
         LabeledImages((str(tmp_path / "flat"),), max_images=10)
     with pytest.raises(DataError, match="unheard"):
         LabeledImages(("demo:40",), (str(tmp_path / "odd"),))
+
+
+def noise(root: Path, *names: str, seed: int = 0) -> Path:
+    """Images of noise, all different."""
+    generator = np.random.default_rng(seed)
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+    return root
+
+
+def names_of(*classes: str, count: int = 10) -> list[str]:
+    return [f"{name}/{i}.png" for name in classes for i in range(count)]
+
+
+def contents(images: LabeledImages, split: str) -> set[bytes]:
+    return {image.numpy().tobytes() for batch, _ in images.batches(split, 16) for image in batch}
+
+
+def test_copies_stay_on_one_side_and_are_counted(tmp_path: Path) -> None:
+    noise(tmp_path / "p", *names_of("a", "b"))
+    shutil.copytree(tmp_path / "p", tmp_path / "copy")
+    data = LabeledImages((str(tmp_path / "p"), str(tmp_path / "copy")), workers=0)
+    assert not contents(data, "train") & contents(data, "test")
+    assert (data.total("train"), data.total("test")) == (32, 8)
+    assert any("20 of 40 images are duplicates of another" in note for note in data.notes)
+
+
+def test_the_training_folder_is_no_test_folder(tmp_path: Path) -> None:
+    noise(tmp_path / "p", *names_of("a", "b"))
+    (tmp_path / "link").symlink_to(tmp_path / "p")
+    for test in (tmp_path / "p", tmp_path / "p" / ".", tmp_path / "link"):
+        with pytest.raises(UsageError, match="--test-data is the same as --data"):
+            LabeledImages((str(tmp_path / "p"),), (str(test),), workers=0)
+
+
+@pytest.mark.parametrize("held", ["test", "val"])
+def test_a_folder_of_splits_is_used_as_such(tmp_path: Path, held: str) -> None:
+    noise(tmp_path / "train", *names_of("a", "b"))
+    noise(tmp_path / held, *names_of("a", "b", count=3), seed=1)
+    data = LabeledImages((str(tmp_path),), workers=0)
+    assert data.classes == ("a", "b")
+    assert (data.total("train"), data.total("test")) == (20, 6)
+    assert any(str(tmp_path / held) in note for note in data.notes)
+    other = noise(tmp_path / "other", *names_of("a", "b", count=2), seed=2)
+    named = LabeledImages((str(tmp_path / "train"),), (str(other),), workers=0)
+    assert (named.total("train"), named.total("test")) == (20, 4)
+
+
+def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
+    noise(tmp_path, *names_of("bus", "car", "train"))
+    assert LabeledImages((str(tmp_path),), workers=0).classes == ("bus", "car", "train")
+
+
+def test_classes_are_numbered_in_numerical_order(tmp_path: Path) -> None:
+    noise(tmp_path, *names_of("1", "10", "2", "cat"))
+    assert LabeledImages((str(tmp_path),), workers=0).classes == ("1", "2", "10", "cat")
+
+
+def test_classes_are_compared_in_nfc(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    train = noise(tmp_path / "u", *names_of(composed, "tea"))
+    test = noise(tmp_path / "v", *names_of(decomposed, "tea", count=2), seed=1)
+    data = LabeledImages((str(train),), (str(test),), workers=0)
+    assert data.classes == (composed, "tea")
+
+
+def test_images_without_a_class_are_left_out_and_counted(tmp_path: Path) -> None:
+    noise(tmp_path, *names_of("a", "b"), "loose.png", "loose2.png")
+    data = LabeledImages((str(tmp_path),), workers=0)
+    assert data.total("train") + data.total("test") == 20
+    assert any("2 of 22 images" in note and "loose.png" in note for note in data.notes)
+
+
+def test_unreadable_images_are_in_no_count(tmp_path: Path) -> None:
+    train = noise(tmp_path / "u", *names_of("a", "b"))
+    test = noise(tmp_path / "v", *names_of("a", "b", count=4), seed=1)
+    (test / "a" / "0.png").write_bytes(b"no image")
+    data = LabeledImages((str(train),), (str(test),), workers=0)
+    assert data.count("test") == 8
+    read = torch.cat([indices for _, indices in data.batches("test", 16)])
+    assert read.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert (data.count("test"), data.total("test")) == (7, 8)
+    assert list(data.unreadable("test")) == [0]
+    assert list(data.skipped) == [str(test / "a" / "0.png")]

@@ -60,8 +60,9 @@ def test_every_image_has_its_vector(weights: Path, tmp_path: Path, form: str) ->
 
         table = parquet.read_table(to).to_pydict()
         values, names = torch.tensor(table["features"]), table["name"]
-        classes = sorted(set(table["label"]))
-        labels = torch.tensor([classes.index(label) for label in table["label"]])
+        names_of = dict(zip(table["label"], table["class_name"], strict=True))
+        classes = [names_of[number] for number in range(10)]
+        labels = torch.tensor(table["label"])
     from ssltool.data.sources.registry import open_source
 
     source = open_source(("demo:12",))

@@ -162,18 +162,19 @@ def test_pixels_of_gray_images_are_one_channel():
     assert torch.allclose(features.pixels(color, 28, 1), expected)
 
 
-def test_batch_norm_gets_the_statistics_of_all_images():
+def test_batch_norm_gets_the_statistics_of_all_images(monkeypatch):
     encoder, images = encoder_of().train(), make_images(10, 16)
     norm = next(module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d))
     norm.running_mean.fill_(torch.nan)
     seen = []
     hook = norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    # Unequal batches, the last of a single image, which is left out.
-    used = features.recalibrate_batch_norm(encoder, images.split([4, 3, 2, 1]), TRANSFORM)
+    monkeypatch.setattr(features, "compute_batch", lambda side, device: 4)
+    used = features.recalibrate_batch_norm(encoder, images, TRANSFORM)
     hook.remove()
-    assert used == 9
+    assert used == len(images)
+    assert [len(x) for x in seen] == [5, 5]
     assert torch.allclose(norm.running_mean, torch.cat(seen).mean((0, 2, 3)), atol=1e-5)
-    variances = sum(len(x) * x.var((0, 2, 3)) for x in seen) / 9
+    variances = sum(len(x) * x.var((0, 2, 3)) for x in seen) / 10
     assert torch.allclose(norm.running_var, variances, atol=1e-4)
     assert norm.momentum == 0.1
     assert all(module.training for module in encoder.modules())
@@ -184,7 +185,7 @@ def test_recalibration_changes_nothing_else_and_repeats():
     second.load_state_dict(first.state_dict())
     parameters = [p.clone() for p in first.parameters()]
     for encoder in (first, second):
-        features.recalibrate_batch_norm(encoder, images.split(4), TRANSFORM)
+        features.recalibrate_batch_norm(encoder, images, TRANSFORM)
     assert all(torch.equal(p, q) for p, q in zip(parameters, first.parameters(), strict=True))
     assert all(torch.equal(p, q) for p, q in zip(first.buffers(), second.buffers(), strict=True))
 
@@ -194,7 +195,7 @@ def test_encoder_without_batch_norm_is_left_alone():
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     assert (
         features.recalibrate_batch_norm(
-            encoder, [make_images(2, 64)], features.InputTransform(64, MEAN, STD)
+            encoder, make_images(2, 64), features.InputTransform(64, MEAN, STD)
         )
         == 0
     )

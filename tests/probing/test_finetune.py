@@ -10,6 +10,7 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.transform import InputTransform
 from ssltool.errors import DataError
+from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.probing import finetune
 from ssltool.probing.finetune import Schedule, accuracy, shifted
 
@@ -98,16 +99,16 @@ def test_the_learning_rate_rises_and_falls_to_zero() -> None:
     assert 0 < factors[-1] < 0.05
 
 
-def test_images_are_shifted_and_mirrored_within_their_border() -> None:
+def test_images_are_shifted_within_their_border() -> None:
     image = torch.arange(28 * 28).view(1, 1, 28, 28).remainder(251).to(torch.uint8)
     images = shifted(
-        image.expand(300, -1, -1, -1), torch.arange(300), torch.Generator().manual_seed(0)
+        image.expand(300, -1, -1, -1),
+        PerImageRNG(torch.arange(300), torch.Generator().manual_seed(0)),
     )
     assert images.dtype == torch.uint8
     middle = {tuple(one[0, 10:12, 10].tolist()) for one in images}
     allowed = {
-        tuple(side[0, 0, 10 + y : 12 + y, 10 + x].tolist())
-        for side in (image, image.flip(-1))
+        tuple(image[0, 0, 10 + y : 12 + y, 10 + x].tolist())
         for y in range(-2, 3)
         for x in range(-2, 3)
     }

@@ -14,7 +14,7 @@ from ssltool.errors import UsageError, WeightsError
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.options import ProbeOptions
 from ssltool.probing.probe import probe
-from ssltool.runs.records import ProbeRecord, ProbeRow
+from ssltool.runs.probe_record import ProbeRecord, ProbeRow
 
 QUIET = Console(quiet=True)
 
@@ -41,17 +41,20 @@ def test_every_stage_is_probed_beside_random_init_and_pixels(jigsaw_run: Path, p
     assert (record.train_images, record.test_images, len(record.classes)) == (100, 50, 10)
 
 
-def test_details_are_of_the_best_row_of_the_weights(jigsaw_run: Path, probed: Any) -> None:
+def test_details_are_of_the_row_chosen_on_held_out_training_images(
+    jigsaw_run: Path, probed: Any
+) -> None:
     record = probed(jigsaw_run, data=("demo:100",), test_data=("demo-test:50",))
-    best = record.rows[record.best]
+    chosen = record.rows[record.chosen]
     own = rows_of(record, "pretrained")
-    assert best.accuracy["linear"] == max(row.accuracy["linear"] for row in own)
-    assert best in own
-    assert record.details.row == record.best
+    assert chosen.held_out["linear"] == max(row.held_out["linear"] for row in own)
+    assert chosen in own
+    assert [row for row in own if row.chosen] == [chosen]
+    assert record.details.row == record.chosen
     confusion = torch.tensor(record.details.confusion)
     assert confusion.sum(1).tolist() == [5] * 10
     correct = 100 * int(confusion.diagonal().sum()) / 50
-    assert correct == pytest.approx(best.accuracy["linear"], abs=1e-3)
+    assert correct == pytest.approx(chosen.accuracy["linear"], abs=1e-3)
     per_class = [100 * int(n) / 5 for n in confusion.diagonal()]
     assert record.details.per_class == pytest.approx(per_class)
 
@@ -102,7 +105,8 @@ def test_images_of_several_classes_are_measured_by_svm(
     record = probed(jigsaw_run, **options, baselines=False)
     assert {row.stage for row in record.rows} > {"pooled", "layer1"}
     assert {name for row in record.rows for name in row.accuracy} <= {"svm", "svm_map"}
-    assert record.rows[record.best].accuracy["svm_map"] > 60
+    assert record.rows[record.chosen].accuracy["svm_map"] > 60
+    assert "svm_map" in record.rows[record.chosen].standard_error
     assert record.details is None
     with pytest.raises(UsageError, match="several classes each, which linear cannot use"):
         probed(jigsaw_run, **options, kind=("linear",))
@@ -172,8 +176,8 @@ def test_an_encoder_of_patches_is_probed_on_patches_too(cpc_run: Path, probed: A
         ("majority", "image", ""),
     ]
     assert [row.source.label() for row in record.rows[:2]] == ["cpc", "cpc (patches)"]
-    own = [row.accuracy["linear"] for row in record.rows[:2]]
-    assert own[record.best] == max(own)
+    own = [row.held_out["linear"] for row in record.rows[:2]]
+    assert own[record.chosen] == max(own)
 
 
 def test_the_notebook_display_is_escaped_html(cpc_run: Path, probed: Any) -> None:
@@ -184,7 +188,7 @@ def test_the_notebook_display_is_escaped_html(cpc_run: Path, probed: Any) -> Non
     assert "&lt;b&gt;x&lt;/b&gt;" in html
     assert "<b>" not in html
     assert html.count("<table>") == html.count("</table>") == 2
-    assert f'<td style="text-align: right">{record.rows[0].accuracy["knn20"]:.2f}</td>' in html
+    assert f'<td style="text-align: right">{record.rows[0].score("knn20")}</td>' in html
     assert ProbeRecord.model_validate(record.to_dict()) == record
 
 

@@ -88,8 +88,10 @@ def test_images_of_several_classes_and_images_left_out():
 
 def test_each_class_gets_its_own_weight_decay():
     x, y = blobs(90, 3, 40, seed=2, spread=3)
-    decays = svm.choose_weight_decays(x, svm.targets_of(y, 3), svm.GRID, 0, 2.0)
+    decays, held_out = svm.choose_weight_decays(x, svm.targets_of(y, 3), svm.GRID, 0, 2.0)
     assert decays.shape == (3,)
+    assert held_out is not None
+    assert 0 < held_out <= 100
     assert set(decays.tolist()) <= set(svm.GRID)
     separate = svm.fit(x, svm.targets_of(y, 3), decays, tolerance=1e-7)
     for c in range(3):
@@ -97,16 +99,16 @@ def test_each_class_gets_its_own_weight_decay():
         assert torch.allclose(separate.weight[c], alone.weight[c], atol=1e-4)
 
 
-def test_folds_share_out_every_class():
-    targets = svm.targets_of(torch.tensor([0] * 7 + [1] * 5), 2)
-    parts = svm.folds(targets, seed=0)
-    assert sorted(torch.cat([held for _, held in parts]).tolist()) == list(range(12))
-    for kept, held in parts:
-        assert not set(kept.tolist()) & set(held.tolist())
-        assert 2 <= int((held < 7).sum()) <= 3
-
-
 def test_no_class_to_learn():
     x = torch.randn(6, 3)
     with pytest.raises(DataError, match="both images in it"):
         svm.fit_and_score(x, torch.ones(6, 2), x, torch.ones(6, 2), seed=0)
+
+
+def test_the_bootstrap_error_is_that_of_many_test_sets():
+    x, y = blobs(900, 3, 4, seed=5, spread=2)
+    train, rest = (x[:300], svm.targets_of(y[:300], 3)), torch.arange(300, 900).view(6, 100)
+    results = [svm.fit_and_score(*train, x[r], svm.targets_of(y[r], 3), 0) for r in rest]
+    measured = torch.tensor([result.mean_ap for result in results]).std()
+    estimated = sum(result.standard_error for result in results) / len(results)
+    assert measured / 2.5 < estimated < measured * 2.5

@@ -9,7 +9,8 @@ import pytest
 from made_runs import probe_record, run_record
 
 from ssltool.errors import CheckpointError
-from ssltool.runs.records import ProbeRecord, RunRecord
+from ssltool.runs.probe_record import ProbeRecord
+from ssltool.runs.records import RunRecord
 
 
 def test_records_are_read_back_as_they_were_written(tmp_path: Path) -> None:
@@ -22,12 +23,12 @@ def test_records_are_read_back_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda d: d.update(format=1), "format: Input should be 2"),
+        (lambda d: d.update(format=1), "format: Input should be 3"),
         (lambda d: d.update(extra=1), "extra"),
         (lambda d: d.pop("rows"), "rows: Field required"),
         (lambda d: d["rows"][0]["accuracy"].update(linear=101), "rows.0.accuracy.linear"),
-        (lambda d: d.update(best=5), "name rows of the table"),
-        (lambda d: d.update(best=-1), "name rows of the table"),
+        (lambda d: d.update(chosen=5), "name rows of the table"),
+        (lambda d: d.update(chosen=-1), "name rows of the table"),
         (lambda d: d["details"].update(row=5), "name rows of the table"),
         (lambda d: d["classes"].append("c"), "one entry for each class"),
         (lambda d: d["details"]["confusion"][0].append(1), "one entry for each class"),

@@ -6,13 +6,7 @@ from pathlib import Path
 import pytest
 
 from ssltool.errors import CheckpointError
-from ssltool.runs.records import (
-    FeatureSource,
-    LabelRow,
-    ProbeProtocol,
-    ProbeRecord,
-    ProbeRow,
-)
+from ssltool.runs.probe_record import FeatureSource, LabelRow, ProbeProtocol, ProbeRecord, ProbeRow
 from ssltool.runs.tables import Table
 
 SOURCE = FeatureSource(kind="pretrained", method="jigsaw", network="resnet20, small stem")
@@ -24,11 +18,14 @@ PROTOCOL = ProbeProtocol(
     grid_dim=0,
     recalibrate=True,
     baselines=False,
+    random_inits=3,
+    mirror=False,
     label_fractions=(),
     shots=(),
     repeats=1,
     seed=0,
     rules={},
+    environment={},
 )
 RECORD = ProbeRecord(
     weights="run/encoder.safetensors",
@@ -39,9 +36,11 @@ RECORD = ProbeRecord(
     classes=("cat", "dog"),
     train_images=8,
     test_images=2,
+    overlap=0,
     skipped={},
+    notes=(),
     rows=(ProbeRow(source=SOURCE, stage="pooled", dim=64, accuracy={"linear": 50.0}),),
-    best=0,
+    chosen=0,
     details=None,
     health=(),
     label_efficiency=(),
@@ -89,13 +88,19 @@ def test_sources_are_labeled_by_kind_and_variant() -> None:
 
 def test_curves_of_long_and_short_training_from_scratch_differ() -> None:
     source = FeatureSource(kind="random_init")
-    point = {"source": source, "fraction": 1.0, "images": 8, "accuracy": 50.0}
+    point = {
+        "source": source,
+        "fraction": 1.0,
+        "images": 8,
+        "accuracy": 50.0,
+        "standard_error": 1.5,
+    }
     short = LabelRow(protocol="finetune", **point)
-    long = LabelRow(protocol="scratch", **point, std=1.5, repeats=2)
+    long = LabelRow(protocol="scratch", **point, std=1.2, repeats=2)
     record = RECORD.model_copy(update={"label_efficiency": (short, long)})
     table = record.tables()[-1]
     assert table.columns[2:] == ("trained from scratch", "trained from scratch, pretraining budget")
-    assert table.rows == [("1", "8", "50.00", "50.00 ± 1.50")]
+    assert table.rows == [("1", "8", "50.0 ± 1.5", "50.0 ± 1.5 (sd 1.2)")]
 
 
 def test_tables_are_escaped_html() -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from ssltool.plotting.records import Lines
 from ssltool.probing.plots import record_plots
-from ssltool.runs.records import MEASURES, ProbeRecord, ProbeRow
+from ssltool.runs.probe_record import MEASURES, ProbeRecord, ProbeRow
 from ssltool.visualizing.report.parts import Chart, Table
 
 _MAX_CLASSES = 200  # of a confusion matrix that can be read by pointing at it
 
 
-def best_row(probe: ProbeRecord) -> ProbeRow | None:
-    """The best row of the pretrained weights, if it has a linear accuracy."""
-    if probe.best is None:
+def chosen_row(probe: ProbeRecord) -> ProbeRow | None:
+    """The row of the pretrained weights that was chosen on held-out training images, if it has a
+    linear accuracy.
+    """
+    if probe.chosen is None:
         return None
-    row = probe.rows[probe.best]
+    row = probe.rows[probe.chosen]
     return row if "linear" in row.accuracy else None
 
 
@@ -47,14 +49,14 @@ def _accuracy_table(probe: ProbeRecord) -> Table:
         "Probes, accuracy in %",
         ["features", "stage", "dim", *(MEASURES[name] for name in measures)],
         [
-            [row.source.label(), row.stage, row.dim or None]
-            + [row.accuracy.get(name) for name in measures]
+            [row.source.label(), f"{row.stage} *" if row.chosen else row.stage, row.dim or None]
+            + [row.score(name) or None for name in measures]
             for row in probe.rows
         ],
-        best=probe.best,
+        best=probe.chosen,
         note=(
-            f"{probe.train_images:,} training images, {probe.test_images:,} test images, "
-            f"{len(probe.classes)} classes, chance level {100 / max(len(probe.classes), 1):.3g} %"
+            f"{probe.table_legend()}; {probe.data_summary()}, chance level "
+            f"{100 / max(len(probe.classes), 1):.3g} %"
         ),
     )
 
@@ -62,7 +64,7 @@ def _accuracy_table(probe: ProbeRecord) -> Table:
 def _label_table(probe: ProbeRecord) -> Table:
     return Table(
         "Label efficiency, accuracy in %",
-        ["features", "protocol", "fraction", "per class", "images", "accuracy", "std"],
+        ["features", "protocol", "fraction", "per class", "images", "accuracy"],
         [
             [
                 row.source.label(),
@@ -70,8 +72,7 @@ def _label_table(probe: ProbeRecord) -> Table:
                 row.fraction,
                 row.shots,
                 row.images,
-                row.accuracy,
-                row.std,
+                row.score(),
             ]
             for row in probe.label_efficiency
         ],
@@ -89,7 +90,7 @@ def _health_table(probe: ProbeRecord) -> Table:
                 row.std,
                 row.uniformity,
                 row.alignment,
-                row.warning,
+                row.warning or row.reason,
             ]
             for row in probe.health
         ],

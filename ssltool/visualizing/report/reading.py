@@ -13,7 +13,8 @@ from PIL import Image
 from ssltool.errors import CheckpointError, SslToolError, UsageError
 from ssltool.runs import metrics
 from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS
-from ssltool.runs.records import PROBE_FILE, RUN_FILE, ProbeRecord, RunRecord
+from ssltool.runs.probe_record import PROBE_FILE, ProbeRecord
+from ssltool.runs.records import RUN_FILE, RunRecord
 from ssltool.visualizing.curves import RunMetrics
 from ssltool.visualizing.report.parts import Frame
 

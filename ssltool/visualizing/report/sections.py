@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ssltool.plotting.units import format_value, metric_title
-from ssltool.runs.records import ProbeRow, RunRecord
+from ssltool.runs.probe_record import ProbeRow
+from ssltool.runs.records import RunRecord
 from ssltool.visualizing.report.parts import Cell, Chart, Table, format_cell
-from ssltool.visualizing.report.probes import best_row, probe_charts, probe_tables
+from ssltool.visualizing.report.probes import chosen_row, probe_charts, probe_tables
 from ssltool.visualizing.report.reading import RunFigures, RunFiles
 from ssltool.visualizing.report.tables import RunSummary, metrics_table
 
@@ -53,12 +54,12 @@ class RunSection(NamedTuple):
 def run_section(files: RunFiles) -> RunSection:
     """Build the section of a run from what its folder holds."""
     record, probe = files.record, files.probe
-    best = best_row(probe) if probe else None
+    chosen = chosen_row(probe) if probe else None
     options = record.options if record else {}
     facts: dict[str, Cell] = {
         "backbone": format_option(options["backbone"]) if "backbone" in options else None,
         "images": record.data.count if record else None,
-        "best linear probe, %": best.accuracy["linear"] if best else None,
+        "linear probe, %": chosen.accuracy["linear"] if chosen else None,
     }
     description = record.source.description if record else "unknown images"
     return RunSection(
@@ -71,7 +72,7 @@ def run_section(files: RunFiles) -> RunSection:
             files.metrics,
         ),
         heading=f"{files.method or 'unknown method'} on {description}",
-        highlights=_highlights(files, best),
+        highlights=_highlights(files, chosen),
         data=_data(record) if record else {},
         environment=_environment(record) if record else {},
         metrics=metrics_table(files.lines),
@@ -93,7 +94,7 @@ def _state(step: int, planned: object) -> str:
     )
 
 
-def _highlights(files: RunFiles, best: ProbeRow | None) -> dict[str, tuple[str, str]]:
+def _highlights(files: RunFiles, chosen: ProbeRow | None) -> dict[str, tuple[str, str]]:
     """What stands large on top of a run: label -> value and a small line."""
     highlights = {}
     if record := files.record:
@@ -106,8 +107,8 @@ def _highlights(files: RunFiles, best: ProbeRow | None) -> dict[str, tuple[str, 
         if name in metrics.chance:
             level = f"chance level {format_value(metrics.chance[name], unit)}"
         highlights[metric_title(name)] = (format_value(last[name], unit), level)
-    if best:
-        highlights["best linear probe"] = (f"{best.accuracy['linear']:.1f}%", best.stage)
+    if chosen:
+        highlights["linear probe"] = (f"{chosen.score('linear')} %", chosen.stage)
     return highlights
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssltool.cli import run as command
 from ssltool.errors import UsageError
-from ssltool.runs.records import Details
+from ssltool.runs.probe_record import Details
 from ssltool.visualizing.report.reading import read_run_files
 from ssltool.visualizing.report.report import Report, write_report
 
@@ -59,12 +59,12 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
         "16 images",
         "after step 20",
         "resnet10_w32",
-        "30.5%",
+        "30.5 ± 4.5 %",
         "chance level 4.2%",
         "2.11",
         "demo:16",
         "17.5",
-        "18 training images, 8 test images, 2 classes, chance level 50 %",
+        "18 training and 8 test images, 2 classes, chance level 50 %",
     ):
         assert words in text
     loss, accuracy, lr, speed, stages, labels, confusion, classes = figures(text)

@@ -222,7 +222,10 @@ def linear_accuracy(expected: Expected, weight_decay: float) -> tuple[float, flo
     train, test = pixels(expected.train), pixels(expected.test)
     mean, std = train.mean(0), train.std(0)
     std[std <= 1e-6 * np.abs(mean)] = np.inf
-    classifier = LogisticRegression(C=1 / (len(train) * weight_decay), tol=1e-7, max_iter=3000)
+    # Of two classes scikit-learn fits one vector, the difference of the two that are decayed here.
+    classes = len(set(expected.train_y.tolist()))
+    c = (2 if classes == 2 else 1) / (len(train) * weight_decay)
+    classifier = LogisticRegression(C=c, tol=1e-7, max_iter=3000)
     classifier.fit((train - mean) / std, expected.train_y)
     z = (test - mean) / std
     chances = np.sort(classifier.predict_proba(z), axis=1)

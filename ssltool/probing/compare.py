@@ -65,7 +65,7 @@ class ComparedRow(Part):
             return ""
         error, std = self.standard_error.get(column), self.std.get(column)
         text = f"{self.values[column]:.1f}" + ("" if error is None else f" ± {error:.1f}")
-        return text + ("" if std is None else f" (sd {std:.1f})")
+        return text + ("" if std is None else f" / {std:.1f}")
 
 
 class Comparison(Part):
@@ -98,8 +98,8 @@ class Comparison(Part):
         columns = [name for name in COLUMNS if any(name in row.values for row in self.rows)]
         return Table(
             title=(
-                f"accuracy in % ± standard error, {self.summary}; linear is of the stage chosen on "
-                "held-out training images"
+                "accuracy in % ± standard error / deviation over seeds, "
+                f"{self.summary}; linear is of the stage chosen on held-out training images"
             ),
             columns=("run", "method", "stage", *columns),
             rows=[
@@ -264,9 +264,15 @@ def _write_csv(rows: Iterable[ComparedRow], path: Path) -> None:
         temporary.open("w", newline="", encoding="utf-8") as opened,
     ):
         writer = csv.writer(opened)
-        writer.writerow(["name", "method", "backbone", "steps", "stage", *columns])
+        parts = {"": "values", " standard error": "standard_error", " deviation": "std"}
+        titles = [f"{column}{part}" for column in columns for part in parts]
+        writer.writerow(["name", "method", "backbone", "steps", "stage", *titles])
         for row in rows:
-            values = [row.values.get(column, "") for column in columns]
+            values = [
+                getattr(row, field).get(column, "")
+                for column in columns
+                for field in parts.values()
+            ]
             writer.writerow(
                 [row.name, row.source.method, row.backbone, row.steps, row.stage or "", *values]
             )

@@ -133,6 +133,11 @@ class LabeledImages:
         """Labeled images of a split, the unreadable ones included: the range of indices."""
         return len(self._subsets[split].indices)
 
+    def name(self, split: Split, index: int) -> str:
+        """Name of an image of a split, for messages."""
+        source, members, _ = self._subsets[split]
+        return source.name(members[index])
+
     def identity(self, split: Split) -> list[str] | None:
         """Identifies the images of a split, where they are and their order, for cache keys; None if
         they can be identified only by reading all of them.

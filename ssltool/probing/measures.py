@@ -93,8 +93,10 @@ class ProbeSuite:
             seeds: Its features, of each random initialization.
         """
         measured = []
-        for features in seeds:
+        for number, features in enumerate(seeds, 1):
             if features.key not in self._cache:
+                if len(seeds) > 1:
+                    self._console.print(f"{source.label()}, {number} of {len(seeds)}:")
                 self._cache[features.key] = self._measured_rows(source, features)
             measured.append(self._cache[features.key])
         return _with_choice([_mean_row(source, rows) for rows in zip(*measured, strict=True)])

@@ -30,6 +30,11 @@ class LabeledData(Options):
         "or dog;grass, for several classes",
         panel="Data",
     )
+    near_duplicates: bool = option(
+        False,
+        "Also name test images that nearly are a training image: resized, compressed, brightened",
+        panel="Data",
+    )
     content_hash: bool = option(
         False,
         "Tell images apart by their content, not by size and modification time, when cached "

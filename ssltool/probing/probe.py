@@ -15,7 +15,7 @@ from ssltool.device import choose_device
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.weights import find_weights, has_metadata, load_encoder, load_plain
-from ssltool.errors import DataError, UsageError
+from ssltool.errors import UsageError
 from ssltool.probing import label_efficiency
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import (
@@ -30,6 +30,7 @@ from ssltool.probing.extraction import (
 )
 from ssltool.probing.measures import MeasuredRow, ProbeSuite, RowCache, choice, majority_row
 from ssltool.probing.options import Kind, ProbeOptions
+from ssltool.probing.overlap import near_duplicates, overlap
 from ssltool.probing.plots import draw_plots
 from ssltool.probing.splits import FOLDED
 from ssltool.probing.store import FeatureStore, default_folder
@@ -189,7 +190,8 @@ def run_probe(
     store = FeatureStore.open(folder, console) if options.keep_features else FeatureStore(None)
     start = time.perf_counter()
     features, health = _extract(inputs, options, variants, store, console)
-    overlap = _overlap(inputs.data, features)
+    same = overlap(inputs.data, features)
+    near = near_duplicates(inputs.data) if options.near_duplicates else None
     extracted = time.perf_counter()
     rows = _measure(inputs, options, features, console, cache)
     labels = _label_rows(inputs, options, variants, features, console)
@@ -207,7 +209,8 @@ def run_probe(
         classes=data.classes,
         train_images=data.count("train"),
         test_images=data.count("test"),
-        overlap=overlap,
+        overlap=same,
+        near_duplicates=None if near is None else tuple(near),
         skipped=data.skipped,
         notes=data.notes,
         rows=tuple(measured.row for measured in rows),
@@ -258,22 +261,6 @@ def _extract(
     features = extractor.features(variants, with_pixels=with_pixels)
     first = {variant.source: variant for variant in reversed(variants)}
     return features, extractor.health([first[v] for v in dict.fromkeys(v.source for v in variants)])
-
-
-def _overlap(data: LabeledImages, features: dict[FeatureSource, list[Features]]) -> int:
-    """Test images that are equal to a training image.
-
-    Raises:
-        DataError: All of them are.
-    """
-    first = next(iter(features.values()), None)
-    overlap = first[0].overlap if first else 0
-    if overlap and overlap == data.count("test"):
-        raise DataError(
-            f"all {overlap:,} test images are the same as training images: the accuracy on images "
-            "that were trained on says nothing; name other --test-data"
-        )
-    return overlap
 
 
 def _measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 from typing import Annotated, Any, Literal, Self
 
@@ -111,7 +112,7 @@ class ProbeRow(Part):
         text = f"{self.accuracy[measure]:.1f}"
         if measure in self.standard_error:
             text += f" ± {self.standard_error[measure]:.1f}"
-        return text + (f" (sd {self.std[measure]:.1f})" if measure in self.std else "")
+        return text + (f" / {self.std[measure]:.1f}" if measure in self.std else "")
 
     @property
     def is_whole(self) -> bool:
@@ -161,7 +162,7 @@ class LabelRow(Part):
     def score(self) -> str:
         """Accuracy, standard error and deviation over the repeats, for display."""
         text = f"{self.accuracy:.1f} ± {self.standard_error:.1f}"
-        return text + ("" if self.std is None else f" (sd {self.std:.1f})")
+        return text + ("" if self.std is None else f" / {self.std:.1f}")
 
 
 class HealthRow(Part):
@@ -251,6 +252,8 @@ class ProbeRecord(Record):
         train_images: Number of labeled training images that were read.
         test_images: Number of test images that were read.
         overlap: Test images whose pixels, as they were read, are those of a training image.
+        near_duplicates: Test images that nearly are a training image, and that image; None unless
+            they were asked for.
         skipped: Name -> reason of the images that could not be read.
         notes: What was left out or decided about the data, one line each.
         rows: The table.
@@ -273,6 +276,7 @@ class ProbeRecord(Record):
     train_images: int
     test_images: int
     overlap: int = Field(ge=0)
+    near_duplicates: tuple[tuple[str, str], ...] | None = None
     skipped: dict[str, str]
     notes: tuple[str, ...]
     rows: tuple[ProbeRow, ...]
@@ -315,10 +319,18 @@ class ProbeRecord(Record):
     def warnings(self) -> list[str]:
         """Of test images that were trained on and of collapsed representations, a line each."""
         collapsed = [f"{row.source.label()}: {row.warning}" for row in self.health if row.warning]
-        return [self._overlap_warning(), *collapsed] if self.overlap else collapsed
+        return [*self._overlap_warnings(), *collapsed]
 
-    def _overlap_warning(self) -> str:
-        return (
+    def _overlap_warnings(self) -> Iterator[str]:
+        if self.near_duplicates:
+            image, other = self.near_duplicates[0]
+            yield (
+                f"{len(self.near_duplicates):,} of {self.test_images:,} test images are near "
+                f"duplicates of a training image; first: {image}, of {other}"
+            )
+        if not self.overlap:
+            return
+        yield (
             f"{self.overlap:,} of {self.test_images:,} test images are the same as a training "
             "image; the accuracy is too high by what is remembered of them"
         )
@@ -351,7 +363,7 @@ class ProbeRecord(Record):
         legend = "± standard error"
         seeds = max((row.seeds for row in self.rows), default=1)
         if any(row.std for row in self.rows):
-            legend += f" (sd over {seeds} seeds)" if seeds > 1 else " (sd over seeds)"
+            legend += f" / deviation over {seeds} seeds" if seeds > 1 else " / deviation over seeds"
         several = any(row.chosen and row.stage for row in self.rows)
         return legend + ("; * chosen on held-out training images" if several else "")
 
@@ -383,7 +395,7 @@ class ProbeRecord(Record):
         for row in sorted(self.label_efficiency, key=lambda row: row.images):
             points.setdefault((row.images, row.budget()), {})[row.curve()] = row.score()
         return Table(
-            title="label efficiency, accuracy in %",
+            title="label efficiency, accuracy in % ± standard error / deviation over repeats",
             columns=("labels", "images", *curves),
             rows=[
                 (budget, str(images), *(scores.get(curve, "") for curve in curves))

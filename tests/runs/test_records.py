@@ -100,7 +100,7 @@ def test_curves_of_long_and_short_training_from_scratch_differ() -> None:
     record = RECORD.model_copy(update={"label_efficiency": (short, long)})
     table = record.tables()[-1]
     assert table.columns[2:] == ("trained from scratch", "trained from scratch, pretraining budget")
-    assert table.rows == [("1", "8", "50.0 ± 1.5", "50.0 ± 1.5 (sd 1.2)")]
+    assert table.rows == [("1", "8", "50.0 ± 1.5", "50.0 ± 1.5 / 1.2")]
 
 
 def test_tables_are_escaped_html() -> None:

@@ -92,6 +92,7 @@ class LabeledImages:
         self._batch_size, self._workers, self._device = batch_size, workers, device
         self._content_hash = content_hash
         self._unreadable: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
+        self._identities: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
         train_source, test_source, notes = _opened(data, test_data)
         sources = [train_source] if test_source is None else [train_source, test_source]
@@ -145,8 +146,11 @@ class LabeledImages:
         source, indices, _ = self._subsets[split]
         if not source.cacheable:
             return None
-        order = _short_hash(torch.tensor(indices).numpy().tobytes())
-        return [source.location, source.fingerprint(content=self._content_hash), order]
+        if split not in self._identities:  # one look at every file
+            order = _short_hash(torch.tensor(indices).numpy().tobytes())
+            fingerprint = source.fingerprint(content=self._content_hash)
+            self._identities[split] = [source.location, fingerprint, order]
+        return self._identities[split]
 
     def label_fingerprint(self) -> str:
         """Identifies the labels of both splits."""

@@ -46,7 +46,8 @@ def probed() -> Probe:
 
     def run(weights: Path, **options: Any) -> ProbeRecord:
         given = {"data": ("demo:40",), "test_data": ("demo-test:20",), "workers": 0}
-        values = {**given, "grid_dim": 64, "keep_features": False, **options}
+        given |= {"grid_dim": 64, "keep_features": False, "random_inits": 1}
+        values = {**given, **options}
         return probe(ProbeOptions.checked(weights=weights, **values), Console(quiet=True))
 
     return run

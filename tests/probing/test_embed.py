@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 
@@ -83,3 +85,59 @@ def test_other_files_and_stages_are_refused(weights: Path, tmp_path: Path) -> No
         embed(EmbedOptions.checked(**given, to=tmp_path / "a.csv"), QUIET)
     with pytest.raises(UsageError, match="pooled, stem, layer1"):
         embed(EmbedOptions.checked(**given, to=tmp_path / "a.npz", stage="layer9"), QUIET)
+
+
+def painted(root: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (40 * number, 90, 200)).save(path)
+    return root
+
+
+def embedded(weights: Path, data: Path, to: Path, **options: Any) -> dict[str, Any]:
+    asked = EmbedOptions.checked(weights=weights, data=(str(data),), to=to, workers=0, **options)
+    embed(asked, Console(quiet=True))
+    with np.load(to, allow_pickle=False) as arrays:
+        return {name: arrays[name].tolist() for name in arrays}
+
+
+def test_labels_of_the_splits_of_a_folder_are_numbered_together(
+    weights: Path, tmp_path: Path
+) -> None:
+    painted(tmp_path / "train", "a/0.png", "b/0.png", "c/0.png")
+    painted(tmp_path / "test", "a/0.png", "c/0.png")
+    test = embedded(weights, tmp_path / "test", tmp_path / "test.npz")
+    assert test["classes"] == ["a", "b", "c"]
+    assert (test["labels"], test["class_names"]) == ([0, 2], ["a", "c"])
+
+
+def test_labels_are_numbered_by_the_classes_of_another_file(weights: Path, tmp_path: Path) -> None:
+    one, two = painted(tmp_path / "u", "a/0.png", "b/0.png"), painted(tmp_path / "v", "b/0.png")
+    for name in ("u.npz", "u.safetensors"):
+        asked = {"weights": weights, "data": (str(one),), "to": tmp_path / name, "workers": 0}
+        embed(EmbedOptions.checked(**asked), Console(quiet=True))
+        options = {"classes_from": tmp_path / name}
+        second = embedded(weights, two, tmp_path / "v.npz", **options)
+        assert (second["labels"], second["classes"]) == ([1], ["a", "b"])
+    other = painted(tmp_path / "w", "d/0.png", "e/0.png")
+    with pytest.raises(UsageError, match="lacks the class 'd'"):
+        embedded(weights, other, tmp_path / "w.npz", classes_from=tmp_path / "u.npz")
+    (tmp_path / "x.npz").write_bytes(b"no embedding")
+    with pytest.raises(UsageError, match="--classes-from"):
+        embedded(weights, other, tmp_path / "w.npz", classes_from=tmp_path / "x.npz")
+
+
+def test_names_are_paths_that_exist(weights: Path, tmp_path: Path) -> None:
+    data = painted(tmp_path / "p", "at 9.41\u202fAM.png", "tab\there.png", "$5 [x].png")
+    names = embedded(weights, data, tmp_path / "e.npz")["names"]
+    assert sorted(map(Path, names)) == sorted(data.iterdir())
+
+
+def test_images_without_a_class_have_no_label(weights: Path, tmp_path: Path) -> None:
+    data = painted(tmp_path / "p", "a/0.png", "loose.png")
+    content = embedded(weights, data, tmp_path / "e.npz")
+    assert sorted(zip(content["labels"], content["class_names"], strict=True)) == [
+        (-1, ""),
+        (0, "a"),
+    ]

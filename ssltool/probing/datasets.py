@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -111,9 +111,7 @@ class LabeledImages:
                 "probing needs 2 or more; put the images of each class into a folder of their "
                 "own, or name a --label-file"
             )
-        self.multilabel = any(
-            _is_multilabel(subset.labels[i]) for subset in subsets for i in subset.indices
-        )
+        self.multilabel = any(_is_multilabel(subset) for subset in subsets)
         if test_source is None:
             train, test = self._held_out(train, seed)
         else:
@@ -321,7 +319,9 @@ def _labeled(sources: Sequence[Source], label_file: Path | None) -> tuple[list[_
         if unmatched:
             lines = "line names" if len(unmatched) == 1 else "lines name"
             notes.append(f"{len(unmatched):,} {lines} of {label_file} no image: {_some(unmatched)}")
-        reason = f"are not in {label_file}"
+        if not any(_have_several(labels.values()) for labels in matched):
+            matched = [{i: c for i, c in labels.items() if c} for labels in matched]
+        reason = f"have no class in {label_file}"
     else:
         matched, reason = [_folder_labels(source) for source in sources], "have no class"
     for source, labels in zip(sources, matched, strict=True):
@@ -367,8 +367,13 @@ def _class_names(subset: _Subset) -> set[str]:
     return {label.name for i in subset.indices for label in subset.labels[i]}
 
 
-def _is_multilabel(labels: tuple[ClassLabel, ...]) -> bool:
-    return len(labels) != 1 or labels[0].uncertain
+def _is_multilabel(subset: _Subset) -> bool:
+    return _have_several(subset.labels[i] for i in subset.indices)
+
+
+def _have_several(labels: Iterable[tuple[ClassLabel, ...]]) -> bool:
+    """Whether images have several classes, or are ignored for one: others may then have none."""
+    return any(len(classes) > 1 or any(c.uncertain for c in classes) for classes in labels)
 
 
 def _short_hash(data: bytes) -> str:

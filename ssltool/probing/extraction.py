@@ -143,10 +143,9 @@ def recalibrate(variants: Sequence[EncoderVariant], data: LabeledImages, seed: i
     parts = [images for images, _ in data.batches("train", read_size, indices=order.tolist())]
     if not parts:
         raise features.no_images()
+    images = torch.cat(parts)
     for variant in variants:
-        features.recalibrate_batch_norm(
-            variant.network, torch.cat(parts), variant.transform, seed=seed
-        )
+        features.recalibrate_batch_norm(variant.network, images, variant.transform, seed=seed)
 
 
 def compute_environment(device: torch.device) -> dict[str, str]:

@@ -141,3 +141,18 @@ def test_a_file_that_lists_none_of_the_images_is_refused(tmp_path: Path) -> None
     source = images(tmp_path / "p", "a/1.png")
     with pytest.raises(DataError, match=r"paths such as a/1\.png are expected"):
         labels(tmp_path, "1.png,red\n", source)
+
+
+def test_without_a_class_is_unlabeled_unless_images_have_several(tmp_path: Path) -> None:
+    images(tmp_path / "p", *(f"{i}.png" for i in range(13)))
+    lines = [f"{i}.png,{'ab'[i % 2]}\n" for i in range(12)] + ["12.png,\n"]
+    (tmp_path / "l.csv").write_text("".join(lines), encoding="utf-8")
+    options = {"label_file": tmp_path / "l.csv", "workers": 0}
+    single = LabeledImages((str(tmp_path / "p"),), **options)
+    assert not single.multilabel
+    assert single.total("train") + single.total("test") == 12
+    assert any("1 of 13 images" in note and "12.png" in note for note in single.notes)
+    (tmp_path / "l.csv").write_text("".join([*lines, "0.png,b\n"]), encoding="utf-8")
+    several = LabeledImages((str(tmp_path / "p"),), **options)
+    assert several.multilabel
+    assert several.total("train") + several.total("test") == 13

@@ -66,6 +66,7 @@ class FeatureStore:
             tempfile.TemporaryDirectory(prefix="ssltool-features-") if folder is None else None
         )
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
+        self._used: set[str] = set()  # keys that this command reads, which are not evicted
 
     @classmethod
     def open(cls, folder: Path, console: Console) -> FeatureStore:
@@ -102,6 +103,7 @@ class FeatureStore:
             torch.from_file(str(file), shared=False, size=rows, dtype=torch.int64)
             for file in files[:2]
         )
+        self._used.add(key)
         stages = {
             name: torch.from_file(
                 str(file), shared=False, size=rows * dim, dtype=torch.float32
@@ -132,6 +134,7 @@ class FeatureStore:
             writer.finish()
             shutil.rmtree(self.folder / key, ignore_errors=True)
             partial.rename(self.folder / key)
+            self._used.add(key)
         except OSError as error:
             raise DiskFullError(
                 f"{self.folder} cannot take the features ({error.strerror}); free some space, or "
@@ -141,7 +144,7 @@ class FeatureStore:
             if partial is not None:
                 shutil.rmtree(partial, ignore_errors=True)
         if self._temporary is None:
-            self._evict(key)
+            self._evict()
 
     def put(
         self, key: str, batches: Iterable[tuple[Mapping[str, Tensor], Tensor]]
@@ -174,14 +177,16 @@ class FeatureStore:
             )
         return stored
 
-    def _evict(self, kept: str) -> None:
-        """Delete what was not used for longest until everything fits into ``LIMIT``."""
+    def _evict(self) -> None:
+        """Delete what was not used for longest, but not by this command, until everything fits
+        into ``LIMIT``.
+        """
         folders = [entry for entry in self.folder.iterdir() if (entry / _INDEX).is_file()]
         folders.sort(key=lambda entry: (entry / _INDEX).stat().st_mtime, reverse=True)
         total = 0
         for entry in folders:
             total += sum(file.stat().st_size for file in entry.iterdir())
-            if total > LIMIT and entry.name != kept:
+            if total > LIMIT and entry.name not in self._used:
                 shutil.rmtree(entry, ignore_errors=True)
 
 

@@ -73,9 +73,10 @@ def test_the_least_recently_used_is_evicted(tmp_path, monkeypatch):
         kept.put(name, batches())
         os.utime(tmp_path / name / "index.json", (i, i))
     size = sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
-    assert kept.get("a") is not None  # used now
+    another = FeatureStore(tmp_path)
+    assert another.get("a") is not None  # used now
     monkeypatch.setattr(store, "LIMIT", 3 * size)
-    kept.put("d", batches())
+    another.put("d", batches())
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "c", "d"]
 
 
@@ -90,3 +91,13 @@ def test_without_a_folder_features_live_as_long_as_the_store():
 
 def test_keys_are_a_function_of_their_content():
     assert cache_key(a=1, b=[2, 3]) == cache_key(b=[2, 3], a=1) != cache_key(a=1, b=[2, 4])
+
+
+def test_what_a_command_uses_is_not_evicted_by_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "LIMIT", 0)
+    kept = FeatureStore(tmp_path)
+    for name in "abc":
+        kept.put(name, batches())
+    assert all(kept.read(name).indices.shape == (6,) for name in "abc")
+    FeatureStore(tmp_path).put("d", batches())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["d"]

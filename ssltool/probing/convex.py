@@ -135,8 +135,13 @@ class Problem:
         self._classes, self._loss, self._curvature = classes, loss, curvature
         # The optimum lies in the span of the images: with fewer images than dimensions, their span
         # is enough.
-        self._basis = _span(rows.sample(rows.count)) if rows.count < rows.dim else None
-        self._rows = rows = rows if self._basis is None else rows.projected(self._basis)
+        self._basis: Tensor | None = None
+        if rows.count < rows.dim:
+            self._basis, variances = _span(rows.sample(rows.count))
+            self._rows = rows.projected(self._basis)
+            self._covariances = [variances]  # these coordinates are uncorrelated
+            return
+        self._rows = rows
         blocks = rows.sample(SAMPLE).tensor_split(-(-rows.dim // BLOCK), dim=1)
         self._covariances = [block.T @ block / len(block) for block in blocks]
 
@@ -189,11 +194,11 @@ class Problem:
                 coordinates of the solver, is larger.
             max_iterations: Iterations after which to stop.
         """
-        inverses = self._coordinates(weight_decay)
-        transposed = [inverse.T for inverse in inverses]
+        factors, inverses = self._coordinates(weight_decay)
+        transposed = [inverse.T if inverse.dim() > 1 else inverse for inverse in inverses]
         u = torch.zeros(self._classes, self._rows.dim + 1, dtype=torch.float64)
         if start is not None:
-            u = _times(self._inside(start), [torch.linalg.inv(inverse) for inverse in inverses])
+            u = _times(self._inside(start), factors)
         u.requires_grad_()
         optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
             [u],
@@ -233,9 +238,9 @@ class Problem:
             else torch.cat([theta[:, :-1] @ self._basis.T, theta[:, -1:]], dim=1)
         )
 
-    def _coordinates(self, weight_decay: Tensor | float) -> list[Tensor]:
-        """Square matrices, one for each block of features and the last for the bias: theta is u
-        times these.
+    def _coordinates(self, weight_decay: Tensor | float) -> tuple[list[Tensor], list[Tensor]]:
+        """Square matrices, or the diagonals of diagonal ones, and their inverses, one for each
+        block of features and the last for the bias: u is theta times the former.
 
         At theta = 0 the second derivative for each class is curvature * covariance + weight_decay.
         With its Cholesky factor L and theta = u L^-1 it is the identity for u.
@@ -246,13 +251,21 @@ class Problem:
         factors = []
         for covariance in self._covariances:
             curvature = covariance * self._curvature
+            if curvature.dim() == 1:
+                factors.append((curvature + max(decay, 1e-8)).sqrt())
+                continue
             curvature.diagonal().add_(max(decay, 1e-8))
             factors.append(torch.linalg.cholesky(curvature))
-        factors.append(torch.full((1, 1), self._curvature**0.5, dtype=torch.float64))
-        return [
-            torch.linalg.solve_triangular(f, torch.eye(len(f), dtype=f.dtype), upper=False)
-            for f in factors
+        factors.append(torch.full((1,), self._curvature**0.5, dtype=torch.float64))
+        inverses = [
+            factor.reciprocal()
+            if factor.dim() == 1
+            else torch.linalg.solve_triangular(
+                factor, torch.eye(len(factor), dtype=factor.dtype), upper=False
+            )
+            for factor in factors
         ]
+        return factors, inverses
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,15 +307,23 @@ def scores(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -
     return torch.cat(parts)
 
 
-def _span(z: Tensor) -> Tensor:
-    """Orthonormal directions ``[D, R]`` in which the rows ``[N, D]`` vary, N below D."""
+def _span(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal directions ``[D, R]`` in which the rows ``[N, D]`` vary, N below D, and the mean
+    squares ``[R]`` of the rows' coordinates in them, which are uncorrelated.
+    """
     values, vectors = torch.linalg.eigh(z @ z.T)
     kept = values > 1e-10 * values[-1].clamp_min(1e-300)
     directions: Tensor = (z.T @ vectors[:, kept]) / values[kept].sqrt()
-    return directions
+    return directions, values[kept] / len(z)
 
 
 def _times(theta: Tensor, blocks: list[Tensor]) -> Tensor:
-    """``theta [C, D + 1]`` times the block-diagonal matrix of ``blocks``."""
+    """``theta [C, D + 1]`` times the block-diagonal matrix of ``blocks``, matrices or diagonals."""
     parts = theta.split_with_sizes([len(block) for block in blocks], dim=1)
-    return torch.cat([part @ block for part, block in zip(parts, blocks, strict=True)], dim=1)
+    return torch.cat(
+        [
+            part * block if block.dim() == 1 else part @ block
+            for part, block in zip(parts, blocks, strict=True)
+        ],
+        dim=1,
+    )

@@ -155,7 +155,8 @@ class TrainBatches(_Loader):
         """Endless batches, starting with batch ``step`` of the run.
 
         Raises:
-            DataError: While iterating, if no image of the source can be read any more.
+            DataError: While iterating, if no image of the source can be read any more: one failed,
+                and so did one that could be read before.
             SslToolError: While iterating, if a worker was killed.
         """
         return self._only_full(self._start(self._batches, self._requests(step)))
@@ -172,9 +173,9 @@ class TrainBatches(_Loader):
     def _only_full(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
             if len(batch.indices) < self._batch_size:
-                name, reason = next(iter(self.skipped.items()))
+                name, reason = list(self.skipped.items())[-1]
                 raise DataError(
-                    f"no image of {self._source.description} can be read any more; first: "
+                    f"no image of {self._source.description} can be read any more; last: "
                     f"{name}: {reason}; check that the files are still there"
                 )
             yield batch
@@ -249,6 +250,8 @@ class _Batches(Dataset[_Loaded]):
         self._source, self._size, self._cache, self._replace = source, size, cache, replace
         # Reason by index, so that a broken file is tried once and not in every epoch.
         self._unreadable: dict[int, str] = {}
+        self._readable: int | None = None  # the last image that could be read
+        self._vanished = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the cache: a process that is not forked would get a copy of its own."""
@@ -285,18 +288,36 @@ class _Batches(Dataset[_Loaded]):
                     return index, self._square(index)
                 except UnreadableImage as error:
                     self._unreadable[index] = str(error)
+                    self._vanished = self._vanished or self._have_vanished()
             skipped[self._source.name(index)] = self._unreadable[index]
+            if self._replace and self._vanished:
+                break
             index = (index + 1) % len(self._source)
         return None
 
     def _square(self, index: int) -> NDArray[np.uint8]:
         cached = self._cache.get(index) if self._cache else None
         if cached is not None:
+            self._readable = index
             return cached
         square = self._source.read(index, self._size)
+        self._readable = index
         if self._cache:
             self._cache.put(index, square)
         return square
+
+    def _have_vanished(self) -> bool:
+        """Whether an image that could be read before cannot be read any more.
+
+        Replacing images would then go on with the cached ones alone.
+        """
+        if self._readable is None:
+            return False
+        try:
+            self._source.read(self._readable, self._size)
+        except UnreadableImage:
+            return True
+        return False
 
 
 _running: weakref.WeakSet[Iterator[_Loaded]] = weakref.WeakSet()

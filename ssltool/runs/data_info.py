@@ -5,6 +5,7 @@ from __future__ import annotations
 from ssltool.data.sources.base import Source, survey
 from ssltool.methods.base import DataInfo
 
+_LEAST_STD = 1 / 255  # of a channel without contrast, by which images are divided
 _SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 
 
@@ -17,12 +18,13 @@ def inspect(source: Source, image_size: int | None) -> DataInfo:
             typical image, 28 to 256.
     """
     statistics = survey(source)
+    red, green, blue = statistics.std
     return DataInfo(
         count=statistics.count,
         image_size=image_size or automatic_size(statistics.short_side),
         gray=statistics.gray_fraction == 1.0,
         mean=statistics.mean,
-        std=statistics.std,
+        std=(max(red, _LEAST_STD), max(green, _LEAST_STD), max(blue, _LEAST_STD)),
     )
 
 

@@ -13,7 +13,7 @@ from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.distributed.collectives import any_of, is_main, world_size
 from ssltool.distributed.process_group import process_group
-from ssltool.errors import Interrupted, SslToolError
+from ssltool.errors import DataError, Interrupted, SslToolError
 from ssltool.runs import metrics
 from ssltool.runs.config import RunConfig
 from ssltool.runs.folder import WEIGHTS, remove_unused
@@ -152,27 +152,32 @@ def _train(trainer: Trainer, writer: RunWriter, folder: Path, console: Console) 
         (metrics.read(folder) or [{}])[-1],
         time.monotonic(),
     )
-    progress = ProgressLine(total, trainer.first_step, trainer.method.metrics, console)
+    step = trainer.first_step
+    progress = ProgressLine(total, step, trainer.method.metrics, console)
     try:
         with stop_requests() as stop, progress:
             for report in trainer.steps():
+                step = report.step
                 writer.add(report)
-                progress.advance(report.step)
-                last = report.step == total
+                progress.advance(step)
+                last = step == total
                 # Asked once: a signal from here on is obeyed after the next step. One to any
                 # process stops them all.
                 stopping = any_of(stop.asked) and not last
-                due = writer.due(report.step, last=last, stopping=stopping)
+                due = writer.due(step, last=last, stopping=stopping)
                 if due.log:
-                    line = writer.log(report.step, due)
+                    line = writer.log(step, due)
                     progress.show(line)
                 if due.checkpoint:
-                    writer.save(report.step)
+                    writer.save(step)
                 if stopping:
                     raise Interrupted(
-                        f"stopped after step {report.step} of {total} with a checkpoint saved; "
+                        f"stopped after step {step} of {total} with a checkpoint saved; "
                         f"type {writer.resume_command()} to continue"
                     )
+    except DataError as error:
+        logged = line.get("step") == step
+        raise DataError(f"{error}; {_stop(trainer, writer, step, logged=logged)}") from error
     finally:
         writer.close()
     return RunSummary(
@@ -185,6 +190,20 @@ def _train(trainer: Trainer, writer: RunWriter, folder: Path, console: Console) 
         skipped=writer.skipped,
         seconds=round(time.monotonic() - began, 1),
     )
+
+
+def _stop(trainer: Trainer, writer: RunWriter, step: int, *, logged: bool) -> str:
+    """Save a checkpoint when there are no more images; say what can be resumed."""
+    # Within an accumulated step batch norm has seen images of the next step already, and other
+    # processes may wait for this one in the next step.
+    if step > trainer.first_step and trainer.schedule.accumulate == 1 and world_size() == 1:
+        if not logged:
+            writer.log(step, writer.due(step, last=False, stopping=True))
+        writer.save(step, draw=False)
+        saved = "with a checkpoint saved"
+    else:
+        saved = "earlier checkpoints are intact"
+    return f"stopped after step {step}, {saved}; then type {writer.resume_command()}"
 
 
 def _rehearse(trainer: Trainer, console: Console) -> DryRun:

@@ -13,7 +13,7 @@ from ssltool.atomic import atomic_file
 from ssltool.data.sample import sample
 from ssltool.distributed.collectives import from_all, is_main, world_size
 from ssltool.encoders.weights import save_encoder
-from ssltool.errors import DiskFullError, NonFiniteLossError
+from ssltool.errors import DataError, DiskFullError, NonFiniteLossError, SslToolError
 from ssltool.probing.online import CollapseMonitor, OnlineKNN
 from ssltool.runs import checkpoint, metrics
 from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS
@@ -88,9 +88,7 @@ class RunWriter:
         trainer = self._trainer
         line = self._average()
         if due.probe and self._knn is not None:
-            accuracy = self._knn.accuracy(trainer.method.encoder, trainer.metadata(step))
-            self._online = {"knn": accuracy}
-            line |= self._online
+            line |= self._probe(self._knn, step)
         if is_main():
             if due.checkpoint and self._collapse is not None:
                 line |= self._monitor(step)
@@ -106,10 +104,14 @@ class RunWriter:
         """Take note of a step."""
         self._meter.add(report)
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, *, draw: bool = True) -> None:
         """Save a checkpoint, the encoder, the list of skipped images and figures.
 
         All processes call it, for what each of them holds.
+
+        Args:
+            step: Steps taken.
+            draw: Whether figures are drawn.
 
         Raises:
             DiskFullError: No space left; what was saved before is intact.
@@ -129,7 +131,8 @@ class RunWriter:
             save_encoder(trainer.method.encoder, metadata, self._folder / WEIGHTS)
             self._write_skipped()
             checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
-            self._draw(step)
+            if draw:
+                self._draw(step)
         except DiskFullError as error:
             kept = checkpoint.newest(self._folder)
             state = f"{kept} is intact" if kept else "no checkpoint was saved before"
@@ -202,6 +205,17 @@ class RunWriter:
                 f"{error}; {kept}; try --lr {lr / 10:.2g}, --clip 1, or --precision fp32"
             ) from error
 
+    def _probe(self, knn: OnlineKNN, step: int) -> dict[str, float]:
+        """Online kNN accuracy; none, with a warning, if its images cannot be read any more."""
+        trainer = self._trainer
+        try:
+            accuracy = knn.accuracy(trainer.method.encoder, trainer.metadata(step))
+        except (DataError, OSError) as error:
+            self._warn(f"no kNN accuracy after step {step}", error)
+            return {}
+        self._online = {"knn": accuracy}
+        return self._online
+
     def _monitor(self, step: int) -> dict[str, float]:
         """Spread of the features; a collapse is reported once."""
         assert self._collapse is not None
@@ -228,14 +242,29 @@ class RunWriter:
                 temporary.write_text("".join(lines), encoding="utf-8")
 
     def _draw(self, step: int) -> None:
-        """Draw the data and the task (at the start) or predictions (later)."""
+        """Draw the data and the task (at the start) or predictions (later).
+
+        A figure that cannot be drawn is reported and ends no run, except on a full disk.
+        """
         trainer, options = self._trainer, self._trainer.config.run
         folder, size, seed = self._folder / FIGURES, options.image_size, options.seed
         method, source = trainer.method, trainer.source
-        if step:
-            figures = draw_snapshot(method, source, size, folder, step=step, seed=seed)
-        else:
-            figures = draw_start(method, source, options.load_size or size, folder, seed=seed)
-        for name, path in figures.items():
-            if self._board is not None:
-                self._board.figure(name, path, step)
+        try:
+            if step:
+                figures = draw_snapshot(method, source, size, folder, step=step, seed=seed)
+            else:
+                figures = draw_start(method, source, options.load_size or size, folder, seed=seed)
+            for name, path in figures.items():
+                if self._board is not None:
+                    self._board.figure(name, path, step)
+        except DiskFullError:
+            raise
+        except Exception as error:
+            self._warn(f"no figures after step {step}", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        """Print what is missing and why, on one line."""
+        reason = " ".join(str(error).split())
+        if not isinstance(error, SslToolError):
+            reason = f"{type(error).__name__}: {reason}"
+        self._console.print(f"warning: {what}: {reason}")

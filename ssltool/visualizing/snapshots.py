@@ -64,9 +64,11 @@ def draw_snapshot(
     images, index = (part.to(device) for part in sample(source, size, _SHOWN))
     generator = torch.Generator().manual_seed(seed)
     method.eval()
-    predictions = method.figures.draw_predictions(method, images, index, generator)
+    try:
+        predictions = method.figures.draw_predictions(method, images, index, generator)
+    finally:
+        method.train()
     predictions = with_training_images(predictions, source, size)
     path = folder / f"predictions-{step:07d}.png"
     save_sheet(predictions.images, path, captions=predictions.captions, width=_WIDTH)
-    method.train()
     return {"predictions": path}

@@ -268,7 +268,7 @@ def test_nothing_readable_is_an_error_of_one_line(workers: int) -> None:
         taken(train(Numbered(9, broken=tuple(range(9))), workers=workers), 1)
     assert type(caught.value) is DataError
     text = str(caught.value)
-    assert text.startswith("no image of 9 numbered images can be read any more; first: image ")
+    assert text.startswith("no image of 9 numbered images can be read any more; last: image ")
     assert text.isprintable()
 
 
@@ -277,6 +277,36 @@ def test_nothing_readable_is_found_by_reading_each_image_once() -> None:
     with pytest.raises(DataError):
         taken(train(source), 1)
     assert sorted(source.reads) == list(range(9))
+
+
+class Vanishing(Numbered):
+    """Nothing can be read after ``left`` reads, as when a folder is unmounted."""
+
+    left = 8
+
+    def read(self, index: int, size: int) -> NDArray[np.uint8]:
+        self.left -= 1
+        if self.left < 0:
+            raise UnreadableImage("transport endpoint is not connected")
+        return super().read(index, size)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("cache_bytes", [0, 10**6])
+def test_images_that_vanish_end_the_batches_in_time(workers: int, cache_bytes: int) -> None:
+    """Not after a try of each, and not by training on what is in the cache alone."""
+    batches, source = [], Vanishing(200)
+    loader = train(source, workers=workers, cache_bytes=cache_bytes)
+    with loader, pytest.raises(DataError, match="any more; last: image .* is not connected"):
+        for batch in loader.from_step(0):
+            batches.append(batch)
+    assert len(batches) == 2
+    assert len(loader.skipped) <= 1 + workers
+
+
+def test_many_damaged_images_are_not_taken_for_vanished_ones() -> None:
+    source = Numbered(200, broken=tuple(range(3, 200)))
+    assert set(flat(taken(train(source), 60))) == {0, 1, 2}
 
 
 # The cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -19,7 +20,8 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from ssltool.errors import DataError, Interrupted
+from ssltool.data.sources.dataset import DatasetSource
+from ssltool.errors import DataError, DiskFullError, Interrupted
 from ssltool.methods.registry import find_method
 from ssltool.probing.online import OnlineKNN
 from ssltool.runs import checkpoint
@@ -409,3 +411,97 @@ def test_a_method_learns_from_the_images_once_before_the_first_step(
     assert len(looks) == 1
     run(tmp_path / "again")
     assert looks[1] == looks[0]
+
+
+class Fragile(torch.utils.data.Dataset[Image.Image]):
+    """Images that cannot be read any more once ``gone`` is set."""
+
+    gone = False
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Image.Image:
+        if self.gone:
+            raise OSError("stale file handle")
+        return Image.new("RGB", (32, 32), (index, 99, 0))
+
+
+def watched(out: Path, dataset: Fragile, at: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run on images that vanish after step ``at``; what is printed."""
+    steps, console = Trainer.steps, Console(record=True, quiet=False, file=io.StringIO(), width=500)
+
+    def until(trainer: Trainer) -> Any:
+        for report in steps(trainer):
+            dataset.gone = dataset.gone or report.step == at
+            yield report
+
+    monkeypatch.setattr(Trainer, "steps", until)
+    config = RunConfig.merged("jigsaw", {**BASE, "out": out, "data": ()})
+    try:
+        pretrain(config, source=DatasetSource(dataset), console=console)
+    finally:
+        monkeypatch.setattr(Trainer, "steps", steps)
+    return console.export_text()
+
+
+def test_images_that_vanish_stop_a_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, dataset = tmp_path / "run", Fragile()
+    with pytest.raises(DataError) as caught:
+        watched(out, dataset, 3, monkeypatch)
+    text = str(caught.value)
+    assert "can be read any more; last: " in text
+    assert "stopped after step 3, with a checkpoint saved; then type 'ssltool pretrain" in text
+    newest = checkpoint.newest(out)
+    assert newest is not None
+    assert newest.name == "step-0000003"
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_a_run_whose_images_come_back_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, dataset = tmp_path / "run", Fragile()
+    with pytest.raises(DataError):
+        watched(out, dataset, 3, monkeypatch)
+    dataset.gone = False
+    config = RunConfig.merged("jigsaw", {"out": out})
+    pretrain(config, source=DatasetSource(dataset), resume=True, console=QUIET)
+    watched(tmp_path / "whole", Fragile(), 0, monkeypatch)
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_figures_end_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All images are in memory by step 10; those of the figures cannot be read."""
+
+    def broken(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("no\nfont")
+
+    monkeypatch.setattr(writer, "draw_start", broken)
+    text = watched(tmp_path / "run", Fragile(), 10, monkeypatch)
+    assert "warning: no figures after step 0: RuntimeError: no font" in text
+    assert "warning: no figures after step 10: no image of " in text
+    assert checkpoint.newest(tmp_path / "run") is not None
+
+
+def test_a_full_disk_is_no_missing_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **options: Any) -> Any:
+        raise DiskFullError("no space left")
+
+    monkeypatch.setattr(writer, "draw_snapshot", full)
+    with pytest.raises(DiskFullError, match="step-0000004 is intact"):
+        run(tmp_path / "run")
+
+
+def test_online_evaluation_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*args: Any) -> float:
+        raise DataError("no images")
+
+    monkeypatch.setattr(OnlineKNN, "accuracy", unreadable)
+    run(tmp_path / "run", probe_data=("demo:20",), steps=2)
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert line["step"] == 2
+    assert "knn" not in line

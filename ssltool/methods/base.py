@@ -324,6 +324,8 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     def after_step(self, updates: Sequence[tuple[Tensor, ...]]) -> None:
         """Update buffers after an optimizer step, such as a memory bank.
 
+        Not called after a step that the loss scaler of fp16 skipped.
+
         Args:
             updates: `Loss.update` of each batch of the step, in order: several with gradient
                 accumulation.

@@ -86,6 +86,8 @@ class StepReport(NamedTuple):
         lr: Learning rate of the step.
         images: Images seen in the step.
         wait: Seconds spent waiting for data.
+        skipped: Steps so far, this one included, whose gradients overflowed in float16: nothing was
+            learned from them.
     """
 
     step: int
@@ -96,6 +98,7 @@ class StepReport(NamedTuple):
     lr: float
     images: int
     wait: float
+    skipped: int = 0
 
 
 def train(
@@ -105,8 +108,12 @@ def train(
     schedule: TrainSchedule,
     scaler: torch.amp.GradScaler,
     start: int = 0,
+    skipped: int = 0,
 ) -> Iterator[StepReport]:
     """Take the steps ``start`` to ``schedule.steps - 1``, yielding a report after each.
+
+    A step that the loss scaler skips consumes its batches, but neither the learning rate nor the
+    method advances.
 
     Args:
         method: The pretext task; its loss is checked at the first step.
@@ -116,13 +123,14 @@ def train(
         schedule: Learning rate, accumulation, clipping and precision of the steps.
         scaler: Loss scaler; disabled except for float16.
         start: Steps already taken, after a resume.
+        skipped: How many of them the scaler skipped.
     """
     generator = torch.Generator()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     device = parameters[0].device
     method.train()
     for step in range(start, schedule.steps):
-        lr = schedule.rate(step)
+        lr = schedule.rate(step - skipped)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         torch.manual_seed(mix(schedule.seed, step, rank()))  # dropout
@@ -146,8 +154,12 @@ def train(
         average_gradients(parameters)
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, schedule.clip or float("inf"))
+        scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
-        method.after_step(updates)
+        if scaler.get_scale() < scale:  # an infinite gradient: the optimizer did nothing
+            skipped += 1
+        else:
+            method.after_step(updates)
         mean = torch.stack(losses).mean()
-        yield StepReport(step + 1, batch.epoch, mean, loss.metrics, norm, lr, images, wait)
+        yield StepReport(step + 1, batch.epoch, mean, loss.metrics, norm, lr, images, wait, skipped)

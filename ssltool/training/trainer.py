@@ -53,6 +53,7 @@ class Trainer:
         schedule: How steps are taken.
         first_step: Steps taken before, by the run that is resumed.
         device: Where the method is.
+        skipped_steps: Steps that the loss scaler skipped, see `ssltool.training.loop.train`.
     """
 
     config: ResolvedConfig
@@ -65,6 +66,7 @@ class Trainer:
     schedule: TrainSchedule
     first_step: int
     device: torch.device
+    skipped_steps: int = 0
 
     @classmethod
     def build(cls, start: Start, console: Console, cache_bytes: int = _CACHE_BYTES) -> Trainer:
@@ -132,9 +134,17 @@ class Trainer:
     def steps(self) -> Iterator[StepReport]:
         """The training loop over this process's batches, from ``first_step``."""
         batches = self.batches.from_step(self.first_step * self.schedule.accumulate)
-        return train(
-            self.method, batches, self.optimizer, self.schedule, self.scaler, self.first_step
-        )
+        for report in train(
+            self.method,
+            batches,
+            self.optimizer,
+            self.schedule,
+            self.scaler,
+            self.first_step,
+            self.skipped_steps,
+        ):
+            self.skipped_steps = report.skipped
+            yield report
 
     def record(self) -> RunRecord:
         """The run's ``run.json``."""
@@ -198,6 +208,7 @@ class Trainer:
             state = checkpoint.load(Path(newest), self.method, self.optimizer)
             self.scaler.load_state_dict(state["scaler"])
             self.first_step = state["step"]
+            self.skipped_steps = state["skipped_steps"]
         else:
             self._prepare(console)
         state_tensors = chain(self.method.named_parameters(), self.method.named_buffers())

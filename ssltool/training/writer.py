@@ -85,7 +85,6 @@ class RunWriter:
         Raises:
             NonFiniteLossError: The loss became NaN or infinite.
         """
-        trainer = self._trainer
         line = self._average()
         if due.probe and self._knn is not None:
             line |= self._probe(self._knn, step)
@@ -117,7 +116,10 @@ class RunWriter:
             DiskFullError: No space left; what was saved before is intact.
         """
         trainer, keep = self._trainer, self._trainer.config.run.keep
-        extra = {"scaler": trainer.scaler.state_dict()}
+        extra = {
+            "scaler": trainer.scaler.state_dict(),
+            "skipped_steps": trainer.skipped_steps,
+        }
         for skipped in from_all(trainer.batches.skipped):
             self._skipped |= skipped
         if not is_main():

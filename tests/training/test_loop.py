@@ -94,6 +94,42 @@ def test_a_clipped_gradient_has_the_given_norm() -> None:
     assert float(method.weight.detach()) == pytest.approx(0.95, abs=1e-4)
 
 
+class Overflowing(torch.amp.GradScaler):
+    """A loss scaler whose gradients overflow in some of its steps, counted from 0."""
+
+    def __init__(self, *overflows: int) -> None:
+        super().__init__("cpu", init_scale=4.0)
+        self._overflows, self._count = overflows, -1
+
+    def scale(self, outputs: Any) -> Any:
+        self._count += 1
+        scaled = super().scale(outputs)
+        return scaled * float("inf") if self._count in self._overflows else scaled
+
+
+def test_a_step_skipped_by_the_scaler_advances_nothing_but_the_batches() -> None:
+    method, scaler = Regression(), Overflowing(0, 2)
+    optimizer = torch.optim.SGD(method.parameters(), lr=1.0)
+    schedule = plan(steps=4, warmup=2, lr=0.2)
+    weights, reports = [], []
+    for report in train(method, batches(), optimizer, schedule, scaler):
+        reports.append(report)
+        weights.append(float(method.weight.detach()))
+    assert [report.skipped for report in reports] == [1, 1, 2, 2]
+    assert [report.lr for report in reports] == [schedule.rate(n) for n in (0, 0, 1, 1)]
+    assert weights == pytest.approx([1.0, 1.0, 1.0, 1.8])
+    assert method.after == 2
+    assert scaler.get_scale() == 1.0
+
+
+def test_a_resumed_run_knows_its_skipped_steps() -> None:
+    method, scaler = Regression(), Overflowing()
+    optimizer = torch.optim.SGD(method.parameters(), lr=1.0)
+    schedule = plan(steps=6, warmup=6)
+    report = next(train(method, batches(), optimizer, schedule, scaler, 5, 3))
+    assert (report.lr, report.skipped) == (schedule.rate(2), 3)
+
+
 def test_randomness_is_a_function_of_the_step_and_the_epoch() -> None:
     whole, rest = Regression(), Regression()
     run(whole)

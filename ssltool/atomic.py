@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from ssltool.errors import CheckpointError, DiskFullError
+
+_DAY = 24 * 3600.0
 
 
 @contextmanager
@@ -27,10 +32,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
         DiskFullError: No space is left; an earlier ``path`` is intact.
         CheckpointError: The place cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}{temporary_suffix()}")
     try:
         with translated_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path.parent, f".{path.name}.")
             yield temporary
             _flush(temporary)
             os.replace(temporary, path)
@@ -47,7 +53,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         DiskFullError: No space is left; nothing else in the parent folder was touched.
         CheckpointError: The place cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}{temporary_suffix()}")
     try:
         with translated_os_errors(path):
             temporary.mkdir(parents=True)
@@ -61,10 +67,66 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def temporary_suffix() -> str:
+    """End of the name of a temporary file or folder, which says whose it is: this process's."""
+    return f".{_host()}-{os.getpid()}.tmp"
+
+
+def remove_abandoned(folder: Path, prefix: str, suffix: str = ".tmp") -> None:
+    """Remove temporary files and folders directly in ``folder`` whose process was killed.
+
+    Those that do not say whose they are, or are of another machine's process, are removed a day
+    after they were last written to.
+
+    Args:
+        folder: Where they are.
+        prefix: Start of their names, see `temporary_suffix` for the end.
+        suffix: End of their names.
+    """
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(prefix)]
+    for name in names:
+        if name.endswith(suffix) and _is_abandoned(folder / name):
+            _remove(folder / name)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders that a killed process left below ``folder``."""
     for path in list(folder.rglob(".*.tmp")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _host() -> str:
+    return re.sub(r"\W", "", platform.node())[:16]
+
+
+def _is_abandoned(path: Path) -> bool:
+    owner = re.fullmatch(r".*\.(\w*)-(\d+)\.tmp", path.name, re.DOTALL)
+    if owner and owner[1] == _host() and os.name == "posix" and not _is_running(int(owner[2])):
+        return True
+    try:
+        newest = max(each.stat().st_mtime for each in (path, *path.glob("*")))
+    except OSError:  # it is being removed, or is another user's
+        return False
+    return newest < time.time() - _DAY
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 @contextmanager

@@ -9,7 +9,8 @@
       0.f32, 1.f32   float32 rows of each stage, in the order of index.json
 
 An entry appears complete or not at all. The least recently used ones are deleted when all together
-exceed a limit. Probes read the files block by block, so features need not fit in memory.
+exceed a limit. What a killed command had begun is deleted when the next one opens the folder.
+Probes read the files block by block, so features need not fit in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -28,6 +29,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from ssltool import atomic
 from ssltool.errors import DataError, DiskFullError
 from ssltool.probing.features import check_finite, no_images
 
@@ -35,6 +37,7 @@ LIMIT = 8 * 2**30
 """Bytes of features kept."""
 
 _INDEX = "index.json"
+_PARTIAL = ".partial-"
 
 
 class StoredFeatures(NamedTuple):
@@ -62,19 +65,21 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._temporary = (
-            tempfile.TemporaryDirectory(prefix="ssltool-features-") if folder is None else None
-        )
+        self._temporary = _temporary_folder() if folder is None else None
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
         self._used: set[str] = set()  # keys that this command reads, which are not evicted
 
     @classmethod
-    def open(cls, folder: Path, console: Console) -> FeatureStore:
-        """A store in a folder that is made if need be; a temporary one, said on the console, if the
-        folder cannot be written to.
+    def open(cls, folder: Path | None, console: Console) -> FeatureStore:
+        """A store in a folder that is made if need be, and cleared of what killed commands left; a
+        temporary one, said on the console, if there is no folder or it cannot be written to.
         """
+        if folder is None:
+            console.print("features are not kept: no home folder; name a folder with --cache")
+            return cls(None)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            atomic.remove_abandoned(folder, _PARTIAL, suffix="")
             with tempfile.TemporaryFile(dir=folder):
                 return cls(folder)
         except OSError as error:
@@ -128,7 +133,8 @@ class FeatureStore:
         partial: Path | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.folder))
+            suffix = atomic.temporary_suffix()
+            partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, suffix=suffix, dir=self.folder))
             with FeatureWriter(partial) as writer:
                 yield writer
             writer.finish()
@@ -179,13 +185,13 @@ class FeatureStore:
 
     def _evict(self) -> None:
         """Delete what was not used for longest, but not by this command, until everything fits
-        into ``LIMIT``.
+        into ``LIMIT``, together with what other commands are writing.
         """
         folders = [entry for entry in self.folder.iterdir() if (entry / _INDEX).is_file()]
         folders.sort(key=lambda entry: (entry / _INDEX).stat().st_mtime, reverse=True)
-        total = 0
+        total = sum(map(_size, self.folder.glob(f"{_PARTIAL}*")))
         for entry in folders:
-            total += sum(file.stat().st_size for file in entry.iterdir())
+            total += _size(entry)
             if total > LIMIT and entry.name not in self._used:
                 shutil.rmtree(entry, ignore_errors=True)
 
@@ -254,8 +260,38 @@ def cache_key(**facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def default_folder() -> Path:
+def default_folder() -> Path | None:
     """Where features are kept unless said otherwise: ``ssltool/features`` in the user's cache
-    folder.
+    folder; None for a user without a home.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssltool" / "features"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return cache / "ssltool" / "features"
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for as long as it is referred to; those of killed commands are removed.
+
+    Raises:
+        DiskFullError: There is no place for one.
+    """
+    prefix = "ssltool-features-"
+    try:
+        atomic.remove_abandoned(Path(tempfile.gettempdir()), prefix)
+        return tempfile.TemporaryDirectory(prefix=prefix, suffix=atomic.temporary_suffix())
+    except OSError as error:
+        raise DiskFullError(
+            f"features need a temporary folder ({(error.strerror or str(error)).lower()}); set "
+            "TMPDIR to one that can be written to"
+        ) from error
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder, of those that are still there."""
+    total = 0
+    with suppress(OSError):
+        for file in folder.iterdir():
+            total += file.stat().st_size
+    return total

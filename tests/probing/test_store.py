@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import io
+import os
+import tempfile
+
 import pytest
 import torch
+from rich.console import Console
 
-from ssltool.errors import DataError, WeightsError
+from ssltool import atomic
+from ssltool.errors import DataError, DiskFullError, WeightsError
 from ssltool.probing import store
 from ssltool.probing.store import FeatureStore, cache_key
 
@@ -66,8 +72,6 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 
 def test_the_least_recently_used_is_evicted(tmp_path, monkeypatch):
-    import os
-
     kept = FeatureStore(tmp_path)
     for i, name in enumerate("abc"):
         kept.put(name, batches())
@@ -101,3 +105,55 @@ def test_what_a_command_uses_is_not_evicted_by_it(tmp_path, monkeypatch):
     assert all(kept.read(name).indices.shape == (6,) for name in "abc")
     FeatureStore(tmp_path).put("d", batches())
     assert [entry.name for entry in tmp_path.iterdir()] == ["d"]
+
+
+def abandoned(prefix):
+    """Name of a temporary folder of a process that has ended."""
+    return prefix + atomic.temporary_suffix().replace(f"-{os.getpid()}.", f"-{2**40}.")
+
+
+def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path):
+    (tmp_path / abandoned(".partial-x")).mkdir()
+    (tmp_path / abandoned(".partial-x") / "0.f32").write_bytes(b"1234")
+    (tmp_path / ".partial-old").mkdir()
+    os.utime(tmp_path / ".partial-old", (0, 0))
+    FeatureStore.open(tmp_path, Console(quiet=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_folders_of_killed_commands_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / abandoned("ssltool-features-x")).mkdir()
+    temporary = FeatureStore(None)
+    assert list(tmp_path.iterdir()) == [temporary.folder]
+    FeatureStore(None)
+    assert temporary.folder.is_dir()
+
+
+def test_what_another_command_is_writing_counts(tmp_path, monkeypatch):
+    kept = FeatureStore(tmp_path)
+    kept.put("a", batches())
+    size = sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
+    monkeypatch.setattr(store, "LIMIT", 2 * size)
+    (tmp_path / ".partial-other").mkdir()
+    (tmp_path / ".partial-other" / "0.f32").write_bytes(bytes(size))
+    FeatureStore(tmp_path).put("b", batches())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".partial-other", "b"]
+
+
+def test_a_user_without_a_home(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(store.Path, "home", homeless)
+    console = Console(file=io.StringIO())
+    kept = FeatureStore.open(store.default_folder(), console)
+    assert kept.put("a", batches()).indices.shape == (6,)
+    assert "features are not kept: no home folder" in console.file.getvalue()
+
+
+def test_no_place_for_a_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(DiskFullError, match=r"no such file or directory.*TMPDIR"):
+        FeatureStore(None)

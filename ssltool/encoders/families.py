@@ -39,7 +39,6 @@ class Family:
             is proportional to 1/sqrt(fan-in).
         channels_last: Whether the chain's maps are ``[B, h, w, C]``.
         relu_last: Whether torchvision applies a ReLU to the last map outside of any module.
-        buildable_empty: Whether torchvision can build it on the meta device.
     """
 
     pattern: str
@@ -49,7 +48,6 @@ class Family:
     scaled_by_fan_in: bool = False
     channels_last: bool = False
     relu_last: bool = False
-    buildable_empty: bool = True
 
 
 def _ends(container: str = "", /, **stages: str) -> Mapping[str, str]:
@@ -97,7 +95,7 @@ FAMILIES = (
     Family(r"convnext_.*", "classifier.2"),
     Family(r"mobilenet_v[23].*", "classifier"),
     Family(r"shufflenet_.*", "fc", _SHUFFLENET, scaled_by_fan_in=True),
-    Family(r"regnet_.*", "fc", buildable_empty=False),
+    Family(r"regnet_.*", "fc"),
     Family(r"swin_.*", "head", scaled_by_fan_in=True, channels_last=True),
     VIT,
 )

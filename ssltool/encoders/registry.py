@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.models.convnext import LayerNorm2d
 
@@ -59,8 +62,7 @@ def build_encoder(
         last_stage: Remove the modules after this stage, see :meth:`Encoder.cut_after`; None
             removes none.
         empty: Initialize nothing: parameters and buffers of the state dict are on the meta device,
-            to be replaced by ``load_state_dict(..., assign=True)``. RegNets, which compute with
-            tensors while they are built, are initialized all the same.
+            to be replaced by ``load_state_dict(..., assign=True)``.
 
     Raises:
         UsageError: Unknown name; a stem, channel count, image size or stage the backbone cannot
@@ -79,7 +81,7 @@ def build_encoder(
             "type --stem imagenet, --backbone resnet18 or --backbone resnet10_w32"
         )
     side = _vit_side(name, image_size or 224) if family is VIT else None
-    with torch.device("meta") if empty and family.buildable_empty else nullcontext():
+    with _MetaTensors() if empty else nullcontext():
         backbone = _create(name, side)
         _adapt(backbone, family)
         if stem == "small" and family.small_stem:
@@ -101,6 +103,11 @@ def build_encoder(
     if last_stage is not None:
         encoder.cut_after(last_stage)
     return encoder
+
+
+def vit_patch(name: str) -> int | None:
+    """Side in pixels of a vision transformer's patches; None for other backbones."""
+    return int(name.rsplit("_", 1)[1]) if re.fullmatch(VIT.pattern, name) else None
 
 
 def reinitialized_copy(
@@ -151,6 +158,23 @@ def keep_last_resolution(encoder: Encoder) -> None:
         if conv.stride == (2, 2):
             conv.stride = (1, 1)
             dilate = True
+
+
+class _MetaTensors(TorchFunctionMode):
+    """Puts parameters and buffers on the meta device, and no other tensor: RegNets compute with
+    tensors while they are built.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        del types
+        meta = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
+        return func(*args, **{**(kwargs or {}), **meta})
 
 
 def _create(name: str, side: int | None) -> nn.Module:
@@ -210,8 +234,8 @@ def _vit_side(name: str, side: int) -> int:
     Raises:
         UsageError: It is not a multiple of the patch; the nearest multiples are named.
     """
-    patch = int(name.rsplit("_", 1)[1])
-    if side > 0 and side % patch == 0:
+    patch = vit_patch(name)
+    if patch is None or (side > 0 and side % patch == 0):
         return side
     below = max(side // patch * patch, patch)
     near = sorted({below, max(math.ceil(side / patch) * patch, patch)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -19,11 +20,12 @@ def deepest_stage(encoder: Encoder, size: int, least: int) -> str | None:
 
     None if even the first stage's map is smaller.
     """
-    deepest = None
+    deepest, device = None, next(encoder.parameters()).device
+    images = torch.zeros(1, encoder.in_channels, size, size, device=device)
     with eval_mode(encoder):
         try:
             # The walk is lazy, so no stage is computed whose input is already too small.
-            for name, feature_map in encoder.walk(torch.zeros(1, encoder.in_channels, size, size)):
+            for name, feature_map in encoder.walk(images):
                 if min(feature_map.shape[2:]) < least:
                     break
                 deepest = name
@@ -32,11 +34,24 @@ def deepest_stage(encoder: Encoder, size: int, least: int) -> str | None:
     return deepest
 
 
-def check_input(encoder: Encoder, size: int) -> None:
-    """Make sure that the encoder takes images of ``size`` by ``size`` pixels.
+def check_input(
+    encoder: Encoder,
+    size: int,
+    *,
+    least: int = 1,
+    options: Callable[[int], str] = "--image-size {}".format,
+) -> None:
+    """Make sure that the encoder takes inputs of ``size`` by ``size`` pixels.
 
     Two images pass through on the meta device: shapes are checked as in a real forward pass, at no
     cost in arithmetic.
+
+    Args:
+        encoder: Not changed.
+        size: Side in pixels.
+        least: Smallest side of a stage's map; with more than 1 the encoder may be cut after any
+            stage.
+        options: What to type for inputs of another size.
 
     Raises:
         UsageError: It does not; the message names the smallest size that works.
@@ -44,14 +59,22 @@ def check_input(encoder: Encoder, size: int) -> None:
     if encoder.image_size is not None and encoder.image_size != size:
         raise UsageError(
             f"{encoder.name} was built for {encoder.image_size} px images and cannot take {size} "
-            f"px; type --image-size {encoder.image_size}"
+            f"px; type {options(encoder.image_size)}"
         )
-    if _accepts(encoder, size):
+    if _fits(encoder, size, least):
         return
-    smallest = _smallest_accepted(encoder, size)
-    raise UsageError(
-        f"{encoder.name} cannot take {size} px images (its smallest is {smallest} px); "
-        f"type --backbone resnet10_w32 or --image-size {math.ceil(smallest / 32) * 32}"
+    if encoder.image_size is not None:
+        smallest = advised = encoder.stages[0].stride * least
+    else:
+        smallest = _smallest_fitting(encoder, size, least)
+        advised = math.ceil(smallest / 32) * 32
+    raise misfit(encoder.name, size, f"its smallest is {smallest} px", options(advised))
+
+
+def misfit(name: str, size: int, reason: str, advice: str) -> UsageError:
+    """The error that a backbone cannot take inputs of a size."""
+    return UsageError(
+        f"{name} cannot take {size} px inputs ({reason}); type --backbone resnet10_w32 or {advice}"
     )
 
 
@@ -64,20 +87,29 @@ def map_shape(encoder: Encoder, size: int) -> tuple[int, int]:
     return feature_map.shape[1], feature_map.shape[2]
 
 
-def _smallest_accepted(encoder: Encoder, size: int) -> int:
-    """The smallest accepted size in pixels above ``size``, which is not accepted."""
-    # Usually little is missing: the step doubles until a size is accepted, then bisection.
+def _smallest_fitting(encoder: Encoder, size: int, least: int) -> int:
+    """The smallest size in pixels above ``size``, which does not fit, that does."""
+    # Usually little is missing: the step doubles until a size fits, then bisection.
     low, step = size, 1
-    while low + step < _LARGEST_SEARCHED and not _accepts(encoder, low + step):
+    while low + step < _LARGEST_SEARCHED and not _fits(encoder, low + step, least):
         low, step = low + step, 2 * step
     high = min(low + step, _LARGEST_SEARCHED)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _accepts(encoder, middle) else (middle, high)
+        low, high = (low, middle) if _fits(encoder, middle, least) else (middle, high)
     return high
 
 
-def _accepts(encoder: Encoder, size: int) -> bool:
+def _fits(encoder: Encoder, size: int, least: int) -> bool:
+    if least > 1:
+        return deepest_stage(encoder, size, least) is not None
+    return accepts(encoder, size)
+
+
+def accepts(encoder: Encoder, size: int) -> bool:
+    """Whether the encoder takes images of ``size`` by ``size`` pixels, see `check_input`."""
+    if encoder.image_size not in (None, size):
+        return False
     try:
         run_on_meta(encoder, torch.zeros(2, encoder.in_channels, size, size, device="meta"))
     except RuntimeError:

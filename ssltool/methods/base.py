@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import ColorSpace, Norm, Stem
-from ssltool.encoders.registry import build_encoder
-from ssltool.encoders.sizes import deepest_stage
+from ssltool.encoders.registry import build_encoder, vit_patch
+from ssltool.encoders.sizes import check_input, deepest_stage, misfit
 from ssltool.errors import SslToolError, UsageError
 from ssltool.plotting.records import Plot
 from ssltool.plotting.units import Unit
@@ -126,6 +126,7 @@ class EncoderInput:
         last_stage: Stage after which the backbone ends; None for the deepest that fits
             ``min_map_size``.
         min_map_size: Smallest side of the last stage's map in pretraining.
+        typed: What to type for another ``train_size``, for advice.
     """
 
     train_size: int
@@ -136,6 +137,7 @@ class EncoderInput:
     norm: Norm = "batch"
     last_stage: str | None = None
     min_map_size: int = 1
+    typed: Callable[[int], str] = "--image-size {}".format
 
     @property
     def channels(self) -> int:
@@ -146,21 +148,22 @@ class EncoderInput:
         """Build the untrained encoder; weights come from torch's global generator.
 
         Raises:
-            UsageError: The backbone cannot have this stem, or leaves a map under ``min_map_size``.
+            UsageError: The backbone cannot have this stem, cannot take ``train_size``, or leaves a
+                map under ``min_map_size``.
         """
         size, least = self.train_size, self.min_map_size
+        patch = vit_patch(backbone)
+        if patch is not None and size % patch:
+            fitting = patch * max(least, -(-size // patch))
+            raise misfit(backbone, size, f"no multiple of its {patch} px patch", self.typed(fitting))
         encoder = build_encoder(
             backbone, stem=stem, in_channels=in_channels, image_size=size, norm=self.norm
         )
+        check_input(encoder, size, least=least, options=self.typed)
         if least == 1 and self.last_stage is None:
             return encoder
         deepest = deepest_stage(encoder, size, least)
-        stage = self.last_stage or deepest
-        if stage is None:
-            raise UsageError(
-                f"{backbone} leaves a map of less than {least}x{least} of a {size} px input; "
-                "type --stem small, --backbone resnet10_w32 or a larger --patch"
-            )
+        stage = self.last_stage or str(deepest)
         encoder.cut_after(stage)
         if deepest_stage(encoder, size, least) != stage:
             raise UsageError(

@@ -21,7 +21,6 @@ from ssltool.distributed.batch_norm import synchronize_batch_norm
 from ssltool.distributed.collectives import copy_from_main, from_main, rank, world_size
 from ssltool.encoders.metadata import LIGHTNESS_NORM, EncoderMetadata, TrainingSummary
 from ssltool.encoders.precision import Precision, choose_precision
-from ssltool.encoders.sizes import check_input
 from ssltool.encoders.weights import describe, find_weights, load_backbone
 from ssltool.errors import CheckpointError, UsageError
 from ssltool.methods.base import Method
@@ -252,16 +251,6 @@ def _build(start: Start) -> Method[Any, Any]:
             f"the task of {start.folder} was built from {start.resumed.fingerprint}, now it would "
             f"be {method.fingerprint}; start a new run"
         )
-    size = method.inputs(config.task, config.data).train_size
-    try:
-        check_input(method.encoder, size)
-    except UsageError as error:
-        if size == config.data.image_size:
-            raise
-        raise UsageError(
-            f"the task gives the encoder {size} px crops of the {config.data.image_size} px "
-            f"images, but {error}"
-        ) from error
     return method
 
 

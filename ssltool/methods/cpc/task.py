@@ -272,6 +272,7 @@ class Cpc(Method[CpcOptions, CpcView]):
             norm=options.norm,
             last_stage=options.last_stage,
             min_map_size=_MIN_MAP,
+            typed=lambda size: f"--patch {size} --image-size {4 * size}",
         )
 
     @property

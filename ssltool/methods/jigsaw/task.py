@@ -312,6 +312,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         return EncoderInput(
             train_size=options.tile_input,
             feature_size=round(data.image_size * options.tile_input / tile),
+            typed="--tile-input {}".format,
         )
 
     @property

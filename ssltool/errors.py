@@ -92,3 +92,13 @@ class Interrupted(SslToolError):
     """The run was stopped by Ctrl-C or SIGTERM and its state was saved."""
 
     exit_code = 130
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch has an exception for it on a GPU only."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator" in text or "out of memory" in text
+    )

@@ -16,7 +16,7 @@ from typer.exceptions import Abort, TyperException
 from ssltool import __version__
 from ssltool.cli._lazy import Command, LazyGroup
 from ssltool.console import escape_unencodable, printable
-from ssltool.errors import SslToolError
+from ssltool.errors import SslToolError, is_out_of_memory
 from ssltool.training.memory import keep_freed_memory
 
 # Each is a file of this package.
@@ -103,6 +103,10 @@ def run(arguments: list[str]) -> int:
         return _fail(" ".join(error.format_message().split()), error.exit_code)
     except (Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail("memory ran out; give the command fewer or smaller images", 1)
     return code if isinstance(code, int) else 0
 
 

@@ -8,6 +8,7 @@ math. A third party ships the same as a package with an entry point in ``ssltool
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -155,7 +156,9 @@ class EncoderInput:
         patch = vit_patch(backbone)
         if patch is not None and size % patch:
             fitting = patch * max(least, -(-size // patch))
-            raise misfit(backbone, size, f"no multiple of its {patch} px patch", self.typed(fitting))
+            raise misfit(
+                backbone, size, f"no multiple of its {patch} px patch", self.typed(fitting)
+            )
         encoder = build_encoder(
             backbone, stem=stem, in_channels=in_channels, image_size=size, norm=self.norm
         )

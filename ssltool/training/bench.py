@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ssltool.console import stderr_console
 from ssltool.data.sources.registry import open_source
-from ssltool.errors import SslToolError
+from ssltool.errors import SslToolError, is_out_of_memory
 from ssltool.methods.base import Loss, Method, Metric
 from ssltool.runs.config import RunConfig
 from ssltool.runs.records import Part
@@ -212,8 +212,10 @@ def sweep(
         try:
             of_size = config.with_run(batch_size=size)
             rows.append(bench(of_size, rounds=rounds, steps=steps, console=console))
-        except torch.OutOfMemoryError:
-            stopped = f"the device ran out of memory with a batch of {size}"
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            stopped = f"memory ran out with a batch of {size}"
             torch.cuda.empty_cache()
             break
         if sizes is None and not torch.cuda.is_available() and _is_past_its_best(rows):

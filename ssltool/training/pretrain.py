@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel
 from rich.console import Console
 
@@ -13,10 +14,11 @@ from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.distributed.collectives import any_of, is_main, world_size
 from ssltool.distributed.process_group import process_group
-from ssltool.errors import DataError, Interrupted, SslToolError
+from ssltool.errors import DataError, Interrupted, SslToolError, is_out_of_memory
 from ssltool.runs import metrics
 from ssltool.runs.config import RunConfig
 from ssltool.runs.folder import WEIGHTS, remove_unused
+from ssltool.runs.options import ResolvedOptions
 from ssltool.training import start
 from ssltool.training.interrupt import stop_requests
 from ssltool.training.progress import ProgressLine
@@ -108,7 +110,9 @@ def pretrain(
                 if resume
                 else start.new_run(config, source, folder)
             )
-            return _run(Trainer.build(beginning, console), folder, console, overwrite=overwrite)
+            with _memory_errors(beginning.config.run):
+                trainer = Trainer.build(beginning, console)
+                return _run(trainer, folder, console, overwrite=overwrite)
         finally:
             if config.run.out is None and is_main():
                 remove_unused(folder)
@@ -120,22 +124,38 @@ def dry_run(
     """Take two steps, write nothing, and estimate what the whole run would need."""
     with process_group():
         console = _console(console)
-        trainer = Trainer.build(start.new_run(config, source), console)
-        with trainer.batches:
-            return _rehearse(trainer, console)
+        beginning = start.new_run(config, source)
+        with _memory_errors(beginning.config.run):
+            trainer = Trainer.build(beginning, console)
+            with trainer.batches:
+                return _rehearse(trainer, console)
 
 
 def _run(trainer: Trainer, folder: Path, console: Console, *, overwrite: bool) -> RunSummary:
     with trainer.batches:
-        try:
-            writer = RunWriter(trainer, folder, console, overwrite=overwrite)
-            return _train(trainer, writer, folder, console)
-        except torch.OutOfMemoryError as error:
-            batch = trainer.config.run.batch_size
-            raise SslToolError(
-                f"the device ran out of memory with {batch} images per batch; type "
-                f"--batch-size {max(2, batch // 2)} --accumulate 2"
-            ) from error
+        writer = RunWriter(trainer, folder, console, overwrite=overwrite)
+        return _train(trainer, writer, folder, console)
+
+
+@contextmanager
+def _memory_errors(options: ResolvedOptions) -> Iterator[None]:
+    """Say which options need less memory when it runs out.
+
+    Raises:
+        SslToolError: It did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        batch, accumulate = options.batch_size, options.accumulate
+        advice = "a smaller --backbone or --image-size"
+        if batch >= 4:
+            advice = f"--batch-size {batch // 2} --accumulate {2 * accumulate}, or {advice}"
+        raise SslToolError(
+            f"memory ran out with {options.backbone} and {batch} images per batch; type {advice}"
+        ) from error
 
 
 def _console(console: Console | None) -> Console:

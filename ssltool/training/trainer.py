@@ -22,7 +22,7 @@ from ssltool.distributed.collectives import copy_from_main, from_main, rank, wor
 from ssltool.encoders.metadata import LIGHTNESS_NORM, EncoderMetadata, TrainingSummary
 from ssltool.encoders.precision import Precision, choose_precision
 from ssltool.encoders.weights import describe, find_weights, load_backbone
-from ssltool.errors import CheckpointError, UsageError
+from ssltool.errors import CheckpointError
 from ssltool.methods.base import Method
 from ssltool.ops.per_image_rng import mix
 from ssltool.runs import checkpoint

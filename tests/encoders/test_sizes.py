@@ -24,7 +24,7 @@ def test_check_input_finds_the_smallest_size_that_really_works(name, smallest, a
     with pytest.raises(UsageError) as caught:
         check_input(encoder, smallest - 1)
     assert str(caught.value) == (
-        f"{name} cannot take {smallest - 1} px images (its smallest is {smallest} px); "
+        f"{name} cannot take {smallest - 1} px inputs (its smallest is {smallest} px); "
         f"type --backbone resnet10_w32 or --image-size {advised}"
     )
     with torch.no_grad():

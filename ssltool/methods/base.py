@@ -155,10 +155,8 @@ class EncoderInput:
         size, least = self.train_size, self.min_map_size
         patch = vit_patch(backbone)
         if patch is not None and size % patch:
-            fitting = patch * max(least, -(-size // patch))
-            raise misfit(
-                backbone, size, f"no multiple of its {patch} px patch", self.typed(fitting)
-            )
+            advice = self.typed(patch * max(least, math.ceil(size / patch)))
+            raise misfit(backbone, size, f"no multiple of its {patch} px patch", advice)
         encoder = build_encoder(
             backbone, stem=stem, in_channels=in_channels, image_size=size, norm=self.norm
         )

@@ -21,7 +21,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from ssltool.data.sources.dataset import DatasetSource
-from ssltool.errors import DataError, DiskFullError, Interrupted
+from ssltool.errors import DataError, DiskFullError, Interrupted, SslToolError
 from ssltool.methods.registry import find_method
 from ssltool.probing.online import OnlineKNN
 from ssltool.runs import checkpoint
@@ -505,3 +505,16 @@ def test_online_evaluation_ends_no_run(tmp_path: Path, monkeypatch: pytest.Monke
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert line["step"] == 2
     assert "knn" not in line
+
+
+@pytest.mark.parametrize(
+    ("batch", "advice"),
+    [(4, "--batch-size 2 --accumulate 2, or a smaller --backbone"), (2, "type a smaller --back")],
+)
+def test_memory_that_runs_out_on_a_cpu_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, advice: str
+) -> None:
+    monkeypatch.setattr(Trainer, "steps", lambda trainer: torch.empty(10**15))
+    with pytest.raises(SslToolError, match=f"resnet10_w32 and {batch} images.*{advice}") as caught:
+        run(tmp_path / "run", batch_size=batch)
+    assert "\n" not in str(caught.value)

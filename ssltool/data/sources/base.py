@@ -264,7 +264,7 @@ class Survey:
 def survey(source: Source, sample: int = 64) -> Survey:
     """Estimate statistics from evenly spaced images, read at 64 px.
 
-    If none of them is readable, the first readable image of the source is used.
+    If none of them is readable, the first readable ones of the source are used.
 
     Args:
         source: The images.
@@ -278,7 +278,8 @@ def survey(source: Source, sample: int = 64) -> Survey:
     )
     unreadable = dict(source.unlisted)
     readable = list(_read_some(source, spread.tolist(), unreadable))
-    readable = readable or list(islice(_read_some(source, range(len(source)), unreadable), 1))
+    if not readable:
+        readable = list(islice(_read_some(source, range(len(source)), unreadable), sample))
     if not readable:
         name, reason = next(
             (name, reason) for name, reason in unreadable.items() if name not in source.unlisted

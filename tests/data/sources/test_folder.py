@@ -542,10 +542,12 @@ def test_survey_reads_a_spread_sample(tmp_path: Path) -> None:
 
 def test_survey_searches_on_when_the_whole_sample_is_unreadable(tmp_path: Path) -> None:
     put(tmp_path, *[f"{number}.png" for number in range(5)])
+    put(tmp_path, "1.png", color=(100, 100, 100))
     for number in (0, 2, 4):
         (tmp_path / f"{number}.png").write_bytes(b"")
     look = survey(FolderSource(tmp_path), sample=3)
-    assert look.mean == pytest.approx((200 / 255, 100 / 255, 50 / 255))
+    assert look.gray_fraction == 0.5  # not of the first readable image alone
+    assert look.mean == pytest.approx((150 / 255, 100 / 255, 75 / 255))
     assert len(look.unreadable) == 3
 
 

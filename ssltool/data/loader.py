@@ -268,9 +268,7 @@ class _Batches(Dataset[_Loaded]):
                 pixels[len(indices)] = readable[1]
                 indices.append(readable[0])
             elif self._replace:
-                # A short batch tells that no image is left; an exception would carry the worker's
-                # traceback.
-                break
+                break  # a short batch: an exception would carry the worker's traceback
         return _Loaded(
             images[: len(indices)].permute(0, 3, 1, 2),
             torch.tensor(indices, dtype=torch.int64),
@@ -288,10 +286,10 @@ class _Batches(Dataset[_Loaded]):
                     return index, self._square(index)
                 except UnreadableImage as error:
                     self._unreadable[index] = str(error)
-                    self._vanished = self._vanished or self._have_vanished()
+                    self._vanished |= self._replace and self._have_vanished()
             skipped[self._source.name(index)] = self._unreadable[index]
-            if self._replace and self._vanished:
-                break
+            if self._vanished:
+                break  # replacing would go on with the cached images alone
             index = (index + 1) % len(self._source)
         return None
 
@@ -307,14 +305,10 @@ class _Batches(Dataset[_Loaded]):
         return square
 
     def _have_vanished(self) -> bool:
-        """Whether an image that could be read before cannot be read any more.
-
-        Replacing images would then go on with the cached ones alone.
-        """
-        if self._readable is None:
-            return False
+        """Whether an image that could be read before cannot be read any more."""
         try:
-            self._source.read(self._readable, self._size)
+            if self._readable is not None:
+                self._source.read(self._readable, self._size)
         except UnreadableImage:
             return True
         return False

@@ -1,7 +1,8 @@
 """Write a file or a folder so that a reader, or a crash, never sees half of it.
 
 Everything is written under a temporary name beside its place, flushed to the disk and renamed. A
-kill at any moment leaves the old version or the new one.
+kill at any moment leaves the old version or the new one. Permissions are those that the umask
+gives, whatever a library wrote the file with.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
         with translated_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(path.parent, f".{path.name}.")
+            temporary.touch()
+            mode = temporary.stat().st_mode
             yield temporary
+            _set_mode(temporary, mode)
             _flush(temporary)
             os.replace(temporary, path)
             _flush(path.parent)
@@ -58,13 +62,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with translated_os_errors(path):
             temporary.mkdir(parents=True)
             yield temporary
+            mode = temporary.stat().st_mode & 0o666
             for file in temporary.iterdir():
+                _set_mode(file, mode)
                 _flush(file)
             _flush(temporary)
             os.rename(temporary, path)
             _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; a kill at any moment leaves the whole folder, or leftovers.
+
+    Raises:
+        CheckpointError: It cannot be removed.
+    """
+    temporary = path.with_name(f".{path.name}{temporary_suffix()}")
+    with translated_os_errors(path):
+        os.rename(path, temporary)
+        shutil.rmtree(temporary)
 
 
 def temporary_suffix() -> str:
@@ -142,7 +160,7 @@ def translated_os_errors(path: Path) -> Iterator[None]:
         full = getattr(error, "errno", None) in (
             errno.ENOSPC,
             errno.EDQUOT,
-        ) or "No space left" in str(error)
+        ) or any(words in str(error) for words in ("No space left", "quota exceeded"))
         if full:
             raise DiskFullError(
                 f"no space left on the disk while writing {path}; free some and run again"
@@ -150,6 +168,12 @@ def translated_os_errors(path: Path) -> Iterator[None]:
         raise CheckpointError(
             f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
         ) from error
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Give a file the permissions that it should have: safetensors makes it its owner's alone."""
+    if path.stat().st_mode & 0o777 != mode & 0o777:  # not every file system can change them
+        path.chmod(mode & 0o777)
 
 
 def _flush(path: Path) -> None:

@@ -12,7 +12,7 @@
     │   └── DiskFullError       exit 1   no space left; earlier checkpoints are intact
     ├── NonFiniteLossError      exit 1   the loss became NaN or infinite
     ├── ProcessLost             exit 1   another process of the same run has ended
-    └── Interrupted             exit 130 stopped by Ctrl-C or SIGTERM, with a checkpoint saved
+    └── Interrupted             exit 130 stopped by a signal, with a checkpoint saved
 
 Each message is one line: what was found, what was expected, what to type next.
 """
@@ -47,14 +47,14 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, available: Iterable[str], hint: str = "") -> None:
         names = sorted(available)
-        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        near = get_close_matches(name[:100], names, n=3, cutoff=0.5)
         if near:
             advice = "did you mean " + " or ".join(near) + "?"
         elif len(names) <= 12:
             advice = "available: " + ", ".join(names)
         else:
             advice = f"{len(names)} are available"
-        super().__init__(f"unknown {kind} {name!r}; {advice}" + (f" ({hint})" if hint else ""))
+        super().__init__(f"unknown {kind} {name!r:.100}; {advice}" + (f" ({hint})" if hint else ""))
 
 
 class DataError(SslToolError):
@@ -89,7 +89,7 @@ class ProcessLost(SslToolError):
 
 
 class Interrupted(SslToolError):
-    """The run was stopped by Ctrl-C or SIGTERM and its state was saved."""
+    """The run was stopped by Ctrl-C, SIGTERM or SIGHUP and its state was saved."""
 
     exit_code = 130
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ssltool.documents import cut
 from ssltool.errors import UsageError
 
 LARGEST_SEED = 2**62
 """Every number that is added to a seed leaves it within 63 bits."""
+
+SMALLEST_SIDE, LARGEST_SIDE = 8, 1024
+"""Sides in pixels of the squares that images are read and encoded at."""
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -20,6 +24,11 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_null_character(cls, value: Any) -> Any:
+        return without_null(value)
+
     @classmethod
     def checked(cls, **values: Any) -> Self:
         """Validate values by field name.
@@ -27,13 +36,29 @@ class Options(BaseModel):
         Raises:
             UsageError: Some are invalid; one line that names every faulty flag.
         """
-        split = {name for name in values if declared(cls, name).get("comma")}
+        split = {
+            name for name in cls.model_fields.keys() & values if declared(cls, name).get("comma")
+        }
         for name in split & {name for name, value in values.items() if isinstance(value, str)}:
             values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
         try:
             return cls(**values)
         except ValidationError as error:
             raise UsageError(describe_faults(cls, error)) from error
+
+
+def without_null(values: Any) -> Any:
+    """The value of an option, if no text in it has a null character: no path and no name can.
+
+    Raises:
+        ValueError: It has one.
+    """
+    if isinstance(values, str) and "\0" in values:
+        raise ValueError("text without null characters")
+    if isinstance(values, list | tuple):
+        for value in values:
+            without_null(value)
+    return values
 
 
 def option(
@@ -133,9 +158,9 @@ def _one_per_field(faults: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 def _describe(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     name = str(fault["loc"][0]) if fault["loc"] else ""
-    flag = flag_of(model, name) if name in model.model_fields else name or "options"
+    flag = flag_of(model, name) if name in model.model_fields else cut(name) or "options"
     if fault["type"] == "missing":
         return f"{flag} is required"
     message = str(fault["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     expected = f"should be {message}" if message[:1].islower() else message
-    return f"{flag} {fault['input']}: {expected}"
+    return f"{flag} {cut(str(fault['input']))}: {expected}"

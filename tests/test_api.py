@@ -145,6 +145,7 @@ def test_embeddings_come_with_labels(run: ssltool.Run, tmp_path: Path) -> None:
     assert encoder(encoder.transform(batch)).shape == (4, encoder.width)
 
 
+@pytest.mark.slow
 def test_figures_are_shown_in_notebooks(run: ssltool.Run, tmp_path: Path) -> None:
     figure = ssltool.visualize("filters", run, to=tmp_path / "filters.png")
     assert figure._repr_png_()[:4] == b"\x89PNG"

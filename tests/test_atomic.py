@@ -1,11 +1,70 @@
+"""Files and folders are written whole, with the permissions of the umask."""
+
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+import torch
+from safetensors.torch import save_file
+
 from ssltool import atomic
+from ssltool.atomic import atomic_file, atomic_folder, remove_folder
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002, 0o027])
+def mode(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield 0o666 & ~request.param
+    os.umask(before)
+
+
+def write_weights(path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, path)
+
+
+def write_text(path: Path) -> None:
+    path.write_text("x")
+
+
+def permissions(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("write", [write_weights, write_text])
+@pytest.mark.parametrize("before", [None, 0o600, 0o666])
+def test_permissions_follow_the_umask(
+    tmp_path: Path, mode: int, write: object, before: int | None
+) -> None:
+    path = tmp_path / "file"
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    with atomic_file(path) as temporary:
+        write(temporary)  # type: ignore[operator]
+    with atomic_folder(tmp_path / "folder") as folder:
+        write(folder / "file")  # type: ignore[operator]
+    assert permissions(path) == permissions(tmp_path / "folder" / "file") == mode
+
+
+def test_a_folder_is_removed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    remove_folder(tmp_path / "a")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(tmp_path / "b")
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
 
 
 def ended_process() -> int:

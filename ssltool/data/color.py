@@ -32,7 +32,7 @@ def to_rgb(image: Image.Image, samples: Samples | None = None) -> Image.Image:
         samples: What its file says of its samples; None: what the mode says.
 
     Returns:
-        An image of mode ``"RGB"``.
+        An image of mode ``"RGB"``: the same one if nothing is to be converted.
 
     Raises:
         UnreadableImage: The range of its samples is unknown, or it is transparent everywhere.
@@ -41,7 +41,7 @@ def to_rgb(image: Image.Image, samples: Samples | None = None) -> Image.Image:
     profile = image.info.get("icc_profile")
     is_wide = samples.bits != 8 or samples.declared
     if image.mode == "RGB" and not is_wide and "transparency" not in image.info:
-        return _managed(image, profile) if profile else image.copy()
+        return _managed(image, profile) if profile else image
     if is_wide and "transparency" in image.info:
         raise UnreadableImage("a transparent color in more than 8 bits; save with an alpha channel")
     if image.mode in _WIDE:
@@ -79,8 +79,9 @@ def _split(image: Image.Image, rule: Alpha) -> tuple[Image.Image, Image.Image | 
     if not image.has_transparency_data and image.mode not in _ALPHA:
         return (image.convert("RGB") if image.mode == "P" else image), None
     is_gray = image.mode in ("1", "L", "LA", "La")
-    both = image.convert("LA" if is_gray else "RGBA")
+    both = _in_mode(image, "LA" if is_gray else "RGBA")
     colors, alpha = both.convert("L" if is_gray else "RGB"), both.getchannel("A")
+    del both
     if rule == "other":
         return colors, None
     counts = alpha.histogram()
@@ -152,10 +153,15 @@ def _managed(image: Image.Image, profile: bytes | None) -> Image.Image:
         image = image.convert("RGB" if image.mode != "1" else "L")
     transform = _transform(profile, image.mode) if profile else None
     if transform is None:
-        return image.convert("RGB")
+        return _in_mode(image, "RGB")
     converted = Image.new("RGB", image.size)
     transform.transform.apply(image.getim(), converted.getim())
     return converted
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image in a mode; Pillow's `convert` copies one that is in it already."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 @lru_cache(maxsize=64)

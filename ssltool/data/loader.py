@@ -13,6 +13,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
@@ -27,6 +28,7 @@ from ssltool.data.cache import SharedCache
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.distributed.collectives import local_world_size
+from ssltool.distributed.parent import end_with_parent
 from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 # Bytes of a decoded set that one process reads in seconds: starting workers would not pay.
@@ -326,7 +328,7 @@ def _start_stream(
         batch_size=None,  # an item is a whole batch
         sampler=requests,
         num_workers=workers,
-        worker_init_fn=_init_worker,
+        worker_init_fn=partial(_init_worker, parent=os.getpid()),
         pin_memory=device.type == "cuda",
         prefetch_factor=_PREFETCH if workers else None,
         # Only forked workers share the cache, and newer Pythons no longer fork by default.
@@ -349,11 +351,17 @@ def _stop_running() -> None:
         _stop(stream)
 
 
-def _init_worker(number: int) -> None:
-    """Leave signals to the main process, which saves and then stops the workers."""
+def _init_worker(number: int, parent: int) -> None:
+    """Leave signals to the main process, which saves and then stops the workers, and end with it.
+
+    torch's workers would notice its death after seconds only, and not while they decode or wait.
+    """
     del number
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP"):  # no SIGHUP on Windows
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_once)
+    end_with_parent(parent)
 
 
 def _ignore_once(number: int, frame: FrameType | None) -> None:

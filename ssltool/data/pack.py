@@ -32,6 +32,7 @@ from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shard_index import INDEX, left_out_notes, read_index, write_index
 from ssltool.data.sources.shards import UNFINISHED
+from ssltool.documents import DocumentError, read_json
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 # Pixels up to which "auto" stores PNG: small images lose most to JPEG and gain least.
@@ -176,8 +177,8 @@ def _claim(folder: Path, fingerprint: str, options: PackOptions) -> None:
             path.unlink()
     elif present:
         try:
-            same = json.loads(note.read_text(encoding="utf-8")) == settings
-        except (OSError, ValueError):
+            same = read_json(note) == settings
+        except DocumentError:
             same = False
         if not same:
             advice = "--overwrite or another --to" if only_shards else "another --to"

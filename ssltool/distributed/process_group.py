@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import signal
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from ssltool.distributed.collectives import launched, rank, world_size
+from ssltool.distributed.parent import end_with_parent
 from ssltool.errors import Interrupted, ProcessLost
 
 _PATIENCE = timedelta(minutes=30)  # how long processes wait for one that saves, draws or probes
@@ -45,7 +44,7 @@ def process_group() -> Iterator[int]:
     if not launched() or world_size() == 1:
         yield started_again
         return
-    end_with_parent()
+    end_with_parent(os.getppid(), patience=_ORPHANED)
     try:
         store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
         store, restarts = rendezvous_ranks(store, rank(), world_size(), started_again)
@@ -69,33 +68,6 @@ def process_group() -> Iterator[int]:
         raise
     # After an error nothing is torn down in order: others may be waiting in the middle of a call.
     distributed.destroy_process_group()
-
-
-def end_with_parent(poll: float = 1.0, patience: float = _ORPHANED) -> threading.Thread:
-    """End this process soon after its parent has died, so that a killed launcher leaves no rank.
-
-    The process first gets SIGTERM, on which a run saves a checkpoint, and is ended for good if
-    it is still there ``patience`` seconds later.
-
-    Args:
-        poll: Seconds between checks of the parent.
-        patience: Seconds to leave in order.
-
-    Returns:
-        The watching thread.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(poll)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(patience)
-        os._exit(1)
-
-    thread = threading.Thread(target=watch, name="end-with-parent", daemon=True)
-    thread.start()
-    return thread
 
 
 def rendezvous_ranks(

@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 from typing import Annotated, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ssltool.documents import DocumentError, parse_json, validated
 from ssltool.errors import WeightsError
+from ssltool.options import LARGEST_SEED, LARGEST_SIDE, SMALLEST_SIDE
 
 FORMAT: Final = 2
 Stem = Literal["imagenet", "small"]
 Norm = Literal["batch", "ln", "ln2d"]
 ColorSpace = Literal["rgb", "lightness", "lab"]
+
+LARGEST_GRID = 64
+"""Patches along a side: each of them is encoded by itself."""
+_LARGEST_COUNT = 2**62
+_Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
+_Name = Annotated[str, Field(max_length=200)]
+_Mean = Annotated[float, Field(ge=-1, le=2)]  # of Lab / 100 too
+_Deviation = Annotated[float, Field(ge=1e-4, le=100)]
 
 IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation per channel, on a 0..1 scale."""
@@ -39,15 +49,17 @@ class TrainingSummary(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    ssltool: str = Field(description="version of ssltool")
-    steps: int = Field(ge=0, description="optimizer steps")
-    batch_size: int = Field(ge=0, description="images per step, of all processes together")
-    images: int = Field(ge=1, description="images in the training set")
-    read_size: int = Field(ge=1, description="side in pixels at which the images were decoded")
-    optimizer: str = Field(description="name of the optimizer")
+    ssltool: _Name = Field(description="version of ssltool")
+    steps: int = Field(ge=0, le=_LARGEST_COUNT, description="optimizer steps")
+    batch_size: int = Field(
+        ge=0, le=_LARGEST_COUNT, description="images per step, of all processes together"
+    )
+    images: int = Field(ge=1, le=_LARGEST_COUNT, description="images in the training set")
+    read_size: _Side = Field(description="side in pixels at which the images were decoded")
+    optimizer: _Name = Field(description="name of the optimizer")
     lr: float = Field(ge=0, description="peak learning rate")
-    seed: int = Field(ge=0, description="random seed")
-    precision: str = Field(description="fp32, bf16 or fp16")
+    seed: int = Field(ge=0, le=LARGEST_SEED, description="random seed")
+    precision: _Name = Field(description="fp32, bf16 or fp16")
 
 
 class EncoderMetadata(BaseModel):
@@ -59,8 +71,8 @@ class EncoderMetadata(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal[2] = FORMAT
-    method: str = Field(description="pretext task that trained the weights")
-    backbone: str = Field(description="name of the backbone")
+    method: _Name = Field(description="pretext task that trained the weights")
+    backbone: _Name = Field(description="name of the backbone")
     stem: Stem = Field(
         description="imagenet: the backbone's own; small: 3x3, stride 1, without max-pool"
     )
@@ -74,16 +86,18 @@ class EncoderMetadata(BaseModel):
     converted_from: ColorSpace | None = Field(
         None, description="color space of training, if the first convolution was converted since"
     )
-    image_size: int = Field(ge=1, description="side in pixels of images for feature extraction")
+    image_size: _Side = Field(description="side in pixels of images for feature extraction")
     patch: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
         None,
         description="side and stride in pixels of the patches the encoder was trained on; null if "
         "it was trained on whole images",
     )
-    mean: tuple[float, ...] = Field(description="per channel, on a 0..1 scale, subtracted")
-    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="per channel, divided by")
+    mean: tuple[_Mean, ...] = Field(description="per channel, on a 0..1 scale, subtracted")
+    std: tuple[_Deviation, ...] = Field(description="per channel, divided by")
     stages: tuple[Stage, ...] = Field(
-        min_length=1, description="name, channels and stride in pixels of each stage"
+        min_length=1,
+        max_length=100,
+        description="name, channels and stride in pixels of each stage",
     )
     width: int = Field(ge=1, description="dimensions of the pooled feature")
     training: TrainingSummary | None = Field(
@@ -94,6 +108,19 @@ class EncoderMetadata(BaseModel):
     def _one_value_per_channel(self) -> Self:
         if not len(self.mean) == len(self.std) == self.in_channels:
             raise ValueError(f"mean and std need {self.in_channels} values, one per input channel")
+        return self
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> Self:
+        if self.patch is not None:
+            side, stride = self.patch
+            if side > self.read_size:
+                raise ValueError(f"patch {side} px is larger than images of {self.read_size} px")
+            grid = (self.read_size - side) // stride + 1
+            if grid > LARGEST_GRID:
+                raise ValueError(
+                    f"{grid}x{grid} patches are more than {LARGEST_GRID}x{LARGEST_GRID}"
+                )
         return self
 
     @property
@@ -120,11 +147,10 @@ class EncoderMetadata(BaseModel):
             WeightsError: It is malformed, has a wrong field or is of another format.
         """
         try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            reason = str(error) if isinstance(error, json.JSONDecodeError) else "not valid JSON"
+            fields = parse_json(text)
+        except DocumentError as error:
             raise WeightsError(
-                f"{file} has unreadable metadata ({reason}); use another copy of the file"
+                f"{file} has unreadable metadata ({error}); use another copy of the file"
             ) from error
         number = fields.get("format") if isinstance(fields, dict) else None
         if isinstance(number, int) and number > FORMAT:
@@ -138,10 +164,8 @@ class EncoderMetadata(BaseModel):
                 "export it again from its run"
             )
         try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the metadata"
+            return validated(cls, fields)
+        except DocumentError as error:
             raise WeightsError(
-                f"{file} has wrong metadata, {where}: {first['msg']}; use another copy of the file"
+                f"{file} has wrong metadata, {error}; use another copy of the file"
             ) from error

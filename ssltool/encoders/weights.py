@@ -15,11 +15,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ssltool.arrays import open_tensors
 from ssltool.atomic import atomic_file
+from ssltool.documents import DocumentError
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import (
     IMAGENET_NORM,
@@ -29,6 +30,7 @@ from ssltool.encoders.metadata import (
     TrainingSummary,
 )
 from ssltool.encoders.registry import build_encoder
+from ssltool.encoders.sizes import accepts
 from ssltool.errors import UsageError, WeightsError
 
 FILE_NAME = "encoder.safetensors"
@@ -220,6 +222,12 @@ def load_encoder(path: Path | str) -> Encoder:
         raise WeightsError(
             f"{file} lists other stages than {metadata.backbone} has; use another copy of the file"
         )
+    for size in (metadata.image_size, *(metadata.patch or ())[:1]):
+        if not accepts(encoder, size):
+            raise WeightsError(
+                f"{file} asks for {size} px images, which {metadata.backbone} cannot take; use "
+                "another copy of the file"
+            )
     load_backbone(encoder, file)
     encoder.metadata = metadata
     return encoder.eval()
@@ -315,22 +323,22 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _read_header(file: Path) -> dict[str, str]:
     try:
-        with safe_open(file, framework="pt") as opened:
+        with open_tensors(file) as opened:
             return opened.metadata() or {}
-    except (SafetensorError, OSError) as error:
+    except DocumentError as error:
         raise _unreadable(file, error) from error
 
 
 def _read_keys(file: Path) -> list[str]:
-    with safe_open(file, framework="pt") as opened:
+    with open_tensors(file) as opened:
         return sorted(opened.keys())
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(file, framework="pt") as opened:
+        with open_tensors(file) as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
+    except DocumentError as error:
         raise _unreadable(file, error) from error
 
 

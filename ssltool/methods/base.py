@@ -25,7 +25,7 @@ from typing import (
 )
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from ssltool.encoders.encoder import Encoder
@@ -33,10 +33,12 @@ from ssltool.encoders.metadata import ColorSpace, Norm, Stem
 from ssltool.encoders.registry import build_encoder, vit_patch
 from ssltool.encoders.sizes import check_input, deepest_stage, misfit
 from ssltool.errors import SslToolError, UsageError
+from ssltool.options import LARGEST_SIDE, SMALLEST_SIDE, without_null
 from ssltool.plotting.records import Plot
 from ssltool.plotting.units import Unit
 
 T = TypeVar("T")
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Automatic:
@@ -67,12 +69,12 @@ class DataInfo:
             depend on it, the task must not.
     """
 
-    count: int
-    image_size: int
+    count: Annotated[int, Field(ge=0)]
+    image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
     gray: bool = False
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    batch_size: int = 0
+    mean: tuple[_Share, _Share, _Share] = (0.485, 0.456, 0.406)
+    std: tuple[_Share, _Share, _Share] = (0.229, 0.224, 0.225)
+    batch_size: Annotated[int, Field(ge=0)] = 0
 
     def for_batches_of(self, batch_size: int) -> DataInfo:
         """A copy with another batch size."""
@@ -82,7 +84,12 @@ class DataInfo:
 class MethodOptions(BaseModel):
     """Base of every method's ``Options``: frozen, unknown keys refused, each field described."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_null_character(cls, value: Any) -> Any:
+        return without_null(value)
 
     def with_defaults(self, data: DataInfo) -> Self:
         """Return a copy with every `Auto` field decided for this data.

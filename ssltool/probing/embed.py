@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ssltool.arrays import DAMAGED, open_tensors, parse_array
 from ssltool.atomic import atomic_file
 from ssltool.console import stderr_console
 from ssltool.data.loader import AllImages
@@ -22,6 +24,7 @@ from ssltool.data.sources.base import Source, class_order
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.splits import split_folders
 from ssltool.device import choose_device
+from ssltool.documents import LARGEST, DocumentError, cut, parse_json, validated
 from ssltool.encoders.weights import find_weights, load_encoder
 from ssltool.errors import SslToolError, UsageError
 from ssltool.probing.extraction import Rebatched
@@ -205,18 +208,44 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return tuple(map(str, arrays["classes"].tolist()))
+            return _npz_classes(path)
         if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                document = json.loads((file.metadata() or {})["ssltool_embedding"])
-                return tuple(map(str, document["classes"]))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            with open_tensors(path) as file:
+                text = (file.metadata() or {}).get("ssltool_embedding", "{}")
+            return validated(_Classes, parse_json(text)).classes
+    except DocumentError as error:
         raise UsageError(
-            f"--classes-from {path}: {str(error) or type(error).__name__}; a file that 'ssltool "
-            "embed' wrote is expected"
+            f"--classes-from {path}: {error}; a file that 'ssltool embed' wrote is expected"
         ) from error
     raise UsageError(f"--classes-from {path}: a .safetensors or .npz file is expected")
+
+
+class _Classes(BaseModel):
+    """The part of an embedding's metadata that `read_classes` needs."""
+
+    classes: tuple[str, ...]
+
+
+def _npz_classes(path: Path) -> tuple[str, ...]:
+    """The array of class names of a ``.npz`` file; the others stay packed.
+
+    Raises:
+        DocumentError: It is no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("classes.npy") as file:
+            content = file.read(LARGEST + 1)
+    except (*DAMAGED, zipfile.BadZipFile, NotImplementedError) as error:
+        raise DocumentError(cut(str(error)) or type(error).__name__) from error
+    if len(content) > LARGEST:
+        raise DocumentError(f"its class names take more than {LARGEST:,} bytes")
+    names = parse_array(content)
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise DocumentError("its classes are no list of names")
+    try:
+        return tuple(map(str, names.tolist()))
+    except (ValueError, SystemError) as error:  # beyond the last character of Unicode
+        raise DocumentError("its classes are no text") from error
 
 
 def write(embedding: Embedding, to: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import unicodedata
@@ -11,8 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ssltool.data.sources.base import Source
+from ssltool.documents import DocumentError, cut, read_text
 from ssltool.errors import DataError, UsageError
 
+_LARGEST = 2**30  # bytes; ten million lines
 _SEPARATOR = re.compile(r"(?<!\\);")
 _ESCAPED = re.compile(r"\\([\\;?])")
 
@@ -117,16 +120,18 @@ class LabelFile:
 def _lines(path: Path) -> list[tuple[str, str]]:
     """Image and classes of each line."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
-            rows = [row for row in csv.reader(opened, strict=True) if any(map(str.strip, row))]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        text = read_text(path, _LARGEST)
+        if "\0" in text:
+            raise DocumentError("it has null characters")
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [row for row in lines if any(map(str.strip, row))]
+    except (DocumentError, csv.Error) as error:
         raise UsageError(
-            f"--label-file {path}: {reason}; lines such as 'dogs/1.jpg,dog;grass' are expected"
+            f"--label-file {path}: {error}; lines such as 'dogs/1.jpg,dog;grass' are expected"
         ) from error
     wrong = next((row for row in rows if len(row) != 2 or not row[0].strip()), None)
     if wrong is not None or not rows:
-        content = f"the line {','.join(wrong)!r}" if wrong else "no line"
+        content = f"the line {cut(','.join(wrong))!r}" if wrong else "no line"
         raise UsageError(f"--label-file {path}: {content} found, 'IMAGE,CLASS;CLASS' expected")
     return [(name, classes) for name, classes in rows]
 

@@ -10,7 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ssltool.options import DeviceOption, Options, option, seed_option
+from ssltool.options import (
+    LARGEST_SIDE,
+    SMALLEST_SIDE,
+    DeviceOption,
+    Options,
+    option,
+    seed_option,
+)
 
 Kind = Literal["linear", "layers", "knn", "svm", "mlp", "finetune"]
 
@@ -148,8 +155,8 @@ class ProbedModel(Options):
         None,
         "Side in px at which a plain state dict reads images; 224 without it",
         panel="Model",
-        ge=8,
-        le=1024,
+        ge=SMALLEST_SIDE,
+        le=LARGEST_SIDE,
     )
 
 

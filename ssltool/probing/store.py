@@ -23,13 +23,15 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Annotated, Any, BinaryIO, NamedTuple, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from torch import Tensor
 
 from ssltool import atomic
+from ssltool.documents import DocumentError, read_json, validated
 from ssltool.errors import DataError, DiskFullError
 from ssltool.probing.features import check_finite, no_images
 
@@ -38,6 +40,23 @@ LIMIT = 8 * 2**30
 
 _INDEX = "index.json"
 _PARTIAL = ".partial-"
+_LARGEST_INDEX = 2**30  # bytes: it lists the images that could not be read
+
+
+class _Index(BaseModel):
+    """``index.json`` of an entry.
+
+    Attributes:
+        rows: Number of images.
+        dims: Name of the stage -> its dimensions, in the order of the files.
+        unreadable: Index in the split -> reason of the images that could not be read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int = Field(ge=1)
+    dims: dict[str, Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    unreadable: dict[Annotated[int, Field(ge=0)], str]
 
 
 class StoredFeatures(NamedTuple):
@@ -93,16 +112,15 @@ class FeatureStore:
         """The features under a key; None if there are none, or not whole."""
         entry = self.folder / key
         try:
-            index = json.loads((entry / _INDEX).read_text(encoding="utf-8"))
-            rows, dims = int(index["rows"]), dict(index["dims"])
-            unreadable = {int(i): str(reason) for i, reason in index["unreadable"].items()}
+            index = validated(_Index, read_json(entry / _INDEX, _LARGEST_INDEX))
+            rows, dims = index.rows, index.dims
             sizes = [rows * 8] * 2 + [rows * dim * 4 for dim in dims.values()]
             files = [entry / "indices.i64", entry / "digests.i64"]
             files += [entry / f"{i}.f32" for i in range(len(dims))]
             if [file.stat().st_size for file in files] != sizes:
                 return None
             os.utime(entry / _INDEX)  # used now
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, DocumentError):
             return None
         indices, digests = (
             torch.from_file(str(file), shared=False, size=rows, dtype=torch.int64)
@@ -115,7 +133,9 @@ class FeatureStore:
             ).view(rows, dim)
             for (name, dim), file in zip(dims.items(), files[2:], strict=True)
         }
-        return StoredFeatures(stages, indices, digests, unreadable)
+        if bool((indices < 0).any()):
+            return None
+        return StoredFeatures(stages, indices, digests, index.unreadable)
 
     @contextmanager
     def writer(self, key: str) -> Iterator[FeatureWriter]:
@@ -246,8 +266,8 @@ class FeatureWriter:
         """
         if not self._images:
             raise no_images()
-        index = {"rows": self._images, "dims": self._dims, "unreadable": self.unreadable}
-        (self._folder / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+        index = _Index(rows=self._images, dims=self._dims, unreadable=self.unreadable)
+        (self._folder / _INDEX).write_text(json.dumps(index.model_dump()), encoding="utf-8")
 
     def _append(self, name: str, values: Tensor) -> None:
         if name not in self._files:

@@ -9,22 +9,29 @@ is kept: every random number of a step is a function of the seed, the epoch or s
 from __future__ import annotations
 
 import json
-import shutil
+import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
-from ssltool.atomic import atomic_folder
+from ssltool.arrays import open_tensors
+from ssltool.atomic import atomic_folder, remove_folder
 from ssltool.distributed.collectives import is_main
+from ssltool.documents import DocumentError, cut, read_json
 from ssltool.errors import CheckpointError
 
 _FOLDER = "checkpoints"
 _NAME = "step-{:07d}"
+_NUMBER = re.compile(r"step-([0-9]{7,})")
+_DIGITS = 9  # of the number of a parameter
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}
+_MOMENTUM = {"momentum_buffer"}
 
 
 def save(
@@ -44,11 +51,12 @@ def save(
 
     Raises:
         DiskFullError: No space; the older checkpoints are intact.
+        CheckpointError: The folder cannot be written to.
     """
     path = run / _FOLDER / _NAME.format(step)
     tensors = model.state_dict()
     # One exists already after an interrupt right behind a regular checkpoint.
-    if not is_main() or path.exists():
+    if not is_main() or path.is_dir():
         return path
     state_tensors, settings = _flatten(optimizer)
     with atomic_folder(path) as folder:
@@ -57,19 +65,31 @@ def save(
         state = {"step": step, "optimizer": settings, **extra}
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old)
     return path
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """All complete checkpoints of a run, oldest first."""
-    return sorted((run / _FOLDER).glob("step-*")) if (run / _FOLDER).is_dir() else []
+    """All complete checkpoints of a run, by number of steps. Other files and folders beside them
+    are left alone.
+    """
+    saved: dict[int, Path] = {}
+    for path in (run / _FOLDER).glob("step-*"):
+        match = _NUMBER.fullmatch(path.name)
+        if match and path.name == _NAME.format(int(match[1])) and path.is_dir():
+            saved[int(match[1])] = path
+    return [saved[step] for step in sorted(saved)]
 
 
 def newest(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
     saved = checkpoints(run)
     return saved[-1] if saved else None
+
+
+def step_of(path: Path) -> int:
+    """Steps that were taken before a checkpoint was saved."""
+    return int(path.name.removeprefix("step-"))
 
 
 def load_model(path: Path, model: nn.Module) -> None:
@@ -79,6 +99,13 @@ def load_model(path: Path, model: nn.Module) -> None:
         CheckpointError: A file is missing or damaged, or the tensors are those of another model.
     """
     tensors = _read(path / "model.safetensors")
+    expected = model.state_dict()
+    for name in sorted(tensors.keys() & expected.keys()):
+        if tensors[name].dtype != expected[name].dtype:
+            raise CheckpointError(
+                f"{path} is damaged: {name} is {tensors[name].dtype} instead of "
+                f"{expected[name].dtype}; {_advice(path)}"
+            )
     try:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
@@ -88,9 +115,20 @@ def load_model(path: Path, model: nn.Module) -> None:
         ) from error
 
 
-def load(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Load a checkpoint into a model and its optimizer; return what `save` was given as ``step``
-    and ``extra``.
+def load(
+    path: Path, model: nn.Module, optimizer: Optimizer, like: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Load a checkpoint into a model and its optimizer.
+
+    Args:
+        path: Folder of the checkpoint.
+        model: The whole method.
+        optimizer: Its optimizer.
+        like: What the further state should look like: the same names, and numbers where it has
+            numbers.
+
+    Returns:
+        What `save` was given as ``step`` and ``extra``.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the tensors are those of another model.
@@ -98,12 +136,31 @@ def load(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     load_model(path, model)
     tensors = _read(path / "optimizer.safetensors")
     try:
-        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}/state.json cannot be read: {error}; remove {path} to use an older one"
-        ) from error
-    _restore(optimizer, tensors, state.pop("optimizer"))
+        state = _read_state(path)
+        for name, value in (like or {}).items():
+            if not _is_same_kind(state.get(name), value):
+                raise DocumentError(f"state.json has no such {name} as this run writes")
+        _restore(optimizer, tensors, state.pop("optimizer"))
+    except DocumentError as error:
+        raise CheckpointError(f"{path} is damaged: {error}; {_advice(path)}") from error
+    return state
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The document ``state.json`` of a checkpoint.
+
+    Raises:
+        DocumentError: It is damaged, or of another step than its folder.
+    """
+    try:
+        state = read_json(path / "state.json")
+    except DocumentError as error:
+        raise DocumentError(f"state.json: {error}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("optimizer"), dict):
+        raise DocumentError("state.json has no optimizer")
+    step = state.get("step")
+    if type(step) is not int or _NAME.format(step) != path.name:
+        raise DocumentError(f"state.json is of step {step!r:.50} instead of that of its folder")
     return state
 
 
@@ -116,11 +173,14 @@ def _ready(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}; remove {path.parent} to use an older one"
-        ) from error
+        with open_tensors(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except DocumentError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; {_advice(path.parent)}") from error
+
+
+def _advice(path: Path) -> str:
+    return f"remove {path} to use an older one"
 
 
 def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -139,19 +199,79 @@ def _flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _restore(optimizer: Optimizer, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """Load what `_flatten` made.
+
+    Raises:
+        DocumentError: It is not the state of this optimizer.
+    """
+    groups, scalars = settings.get("groups"), settings.get("scalars")
+    own = optimizer.state_dict()["param_groups"]
+    if not isinstance(groups, list) or not isinstance(scalars, dict):
+        raise DocumentError("state.json has no settings of the optimizer")
+    if len(groups) != len(own) or not all(map(_is_like, groups, own)):
+        raise DocumentError("state.json has the settings of another optimizer")
+    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
     state: dict[int, dict[str, Any]] = {}
-    for key, value in [*tensors.items(), *settings["scalars"].items()]:
+    for key, value in [*tensors.items(), *scalars.items()]:
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    try:
-        optimizer.load_state_dict({"state": state, "param_groups": settings["groups"]})
-    except ValueError as error:
-        raise CheckpointError(
-            f"the checkpoint's optimizer does not fit this model: {error}"
-        ) from error
+        number = int(index) if index.isdecimal() and len(index) < _DIGITS else -1
+        parameter = parameters.get(number)
+        if parameter is None or not _belongs(name, value, parameter):
+            raise DocumentError(
+                f"{cut(key)} is no state of one of its {len(parameters)} parameters"
+            )
+        state.setdefault(number, {})[name] = value
+    names = _ADAM if isinstance(optimizer, AdamW) else _MOMENTUM
+    if any(values.keys() != names for values in state.values()):
+        raise DocumentError(
+            f"the optimizer's state of a parameter is not {', '.join(sorted(names))}"
+        )
+    groups = [
+        {name: group.get(name, value) for name, value in mine.items()}
+        for mine, group in zip(own, groups, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
     # Loading keeps a saved tensor's plain layout; the optimizer's buffers follow their parameters
     # (channels-last).
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _is_like(group: object, own: dict[str, Any]) -> bool:
+    """Whether settings are those of an optimizer's own group, as far as they are there.
+
+    Another version of torch may have other settings.
+    """
+    return (
+        isinstance(group, dict)
+        and group.get("params") == own["params"]
+        and all(_is_same_kind(group[name], own[name]) for name in group.keys() & own.keys())
+    )
+
+
+def _is_same_kind(value: object, own: object) -> bool:
+    if isinstance(own, dict):
+        return (
+            isinstance(value, dict)
+            and value.keys() == own.keys()
+            and all(_is_same_kind(value[name], own[name]) for name in own)
+        )
+    if isinstance(own, tuple | list):
+        return (
+            isinstance(value, list)
+            and len(value) == len(own)
+            and all(map(_is_same_kind, value, own))
+        )
+    if isinstance(own, bool) or own is None:
+        return type(value) is type(own)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _belongs(name: str, value: object, parameter: Tensor) -> bool:
+    """Whether a value can be in the state of a parameter: a count of steps, or a tensor like it."""
+    if isinstance(value, Tensor):
+        shape = () if name == "step" else parameter.shape
+        return value.shape == shape and value.is_floating_point() and bool(value.isfinite().all())
+    return name == "step" and _is_same_kind(value, 0)

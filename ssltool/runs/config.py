@@ -6,9 +6,7 @@ the machine; it is what ``run.json`` holds and what the trainer is built from.
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -17,14 +15,24 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ssltool.data.specs import absolute_path, absolute_spec
 from ssltool.distributed.collectives import world_size
+from ssltool.documents import DocumentError, cut, read_json, read_toml
+from ssltool.encoders.metadata import LARGEST_GRID
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.methods.base import DataInfo, EncoderInput, MethodOptions
 from ssltool.methods.registry import find_method
-from ssltool.options import declared, describe_faults, flag_of
+from ssltool.options import (
+    LARGEST_SIDE,
+    SMALLEST_SIDE,
+    declared,
+    describe_faults,
+    flag_of,
+)
 from ssltool.runs.options import ResolvedOptions, RunOptions
+from ssltool.runs.records import RunRecord
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+_RUN_FORMAT = RunRecord.model_fields["format"].default
 _SMALL = 64  # px: up to here images get the small stem and, by default, the small ResNet
 _IMAGES_SEEN = (
     100_000  # by an automatic run: minutes on a laptop for small images, an hour for large
@@ -160,8 +168,17 @@ class ResolvedConfig(BaseModel):
         task = find_method(method).Options
         own = {name: value for name, value in options.items() if name in task.model_fields}
         rest = {name: value for name, value in options.items() if name not in own}
-        run = ResolvedOptions.checked(**rest)
-        return cls(method=method, run=run, task=task.model_validate(own), data=data)
+        run = _valid(ResolvedOptions, rest)
+        if run.image_size != data.image_size:
+            raise UsageError(f"--image-size {run.image_size}: the data are of {data.image_size} px")
+        return cls(method=method, run=run, task=_valid(task, own), data=data)
+
+
+def _valid(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(describe_faults(model, error)) from error
 
 
 def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
@@ -174,6 +191,7 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     check_probe(asked)
     inputs = find_method(config.method).inputs(task, data)
     _check_load_size(asked.load_size, config.method, inputs, data.image_size)
+    _check_inputs(inputs, data.image_size)
     small = data.image_size <= _SMALL
     backbone = asked.backbone or ("resnet10_w32" if small else "resnet18")
     processes = world_size()
@@ -269,6 +287,23 @@ def _check_load_size(asked: int | None, name: str, inputs: EncoderInput, image_s
         )
 
 
+def _check_inputs(inputs: EncoderInput, read_size: int) -> None:
+    """Refuse sizes that weights files do not hold."""
+    if not SMALLEST_SIDE <= inputs.feature_size <= LARGEST_SIDE:
+        raise UsageError(
+            f"--patch-input: whole images would be encoded at {inputs.feature_size} px, not "
+            f"{SMALLEST_SIDE} to {LARGEST_SIDE}; type a size nearer to --patch"
+        )
+    if inputs.patch_grid is not None:
+        side, stride = inputs.patch_grid
+        count = (read_size - side) // stride + 1
+        if count > LARGEST_GRID:
+            raise UsageError(
+                f"--stride {stride}: images of {read_size} px hold {count}x{count} patches, more "
+                f"than {LARGEST_GRID}x{LARGEST_GRID}; type a larger one"
+            )
+
+
 def _channels(asked: int | None, name: str, inputs: EncoderInput) -> int:
     if inputs.color_space != "lightness":
         return asked or 3
@@ -305,18 +340,26 @@ def _typed(model: type[BaseModel], name: str, value: Any) -> list[str]:
 def _from_file(path: Path, method: str) -> dict[str, Any]:
     """Options of a TOML or JSON file; a ``run.json`` holds them under ``options``."""
     try:
-        text = path.read_text(encoding="utf-8")
-        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--config {path} is neither TOML nor JSON: {error}") from error
+        document = read_json(path) if path.suffix == ".json" else read_toml(path)
+    except DocumentError as error:
+        raise UsageError(
+            f"--config {path}: {error}; TOML or JSON of options by name is expected"
+        ) from error
     if not isinstance(document, dict):
-        raise UsageError(f"--config {path}: a table of options is expected")
+        raise UsageError(f"--config {path}: a table of options is expected, such as 'steps = 100'")
+    number = document.get("format", _RUN_FORMAT)
+    if "options" in document and number != _RUN_FORMAT:
+        raise UsageError(
+            f"--config {path} has format {cut(str(number))} and this ssltool reads format "
+            f"{_RUN_FORMAT}; write its options to a TOML file"
+        )
     named = document.get("method", method)
+    if not isinstance(named, str):
+        raise UsageError(f"--config {path}: method should be a name, such as {method!r}")
     if named != method:
         raise UsageError(
-            f"--config {path} is for {named}; type 'ssltool pretrain {named} --config {path}'"
+            f"--config {path} is for {cut(named)}; type 'ssltool pretrain {cut(named)} "
+            f"--config {path}'"
         )
     options = document.get("options", {k: v for k, v in document.items() if k != "method"})
     if not isinstance(options, dict):

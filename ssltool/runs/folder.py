@@ -11,16 +11,18 @@
       tensorboard/         the same metrics and figures, with --tensorboard
       skipped.txt          images that could not be read, with reasons
       probe.json           what ``probe`` measured last
+      .lock                who writes into it, while a run does
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssltool.atomic import translated_os_errors
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
 from ssltool.data.specs import OBJECT
@@ -30,6 +32,7 @@ from ssltool.methods.registry import find_method
 from ssltool.plotting.units import format_value
 from ssltool.runs import checkpoint, metrics
 from ssltool.runs.config import ResolvedConfig
+from ssltool.runs.lock import LOCK_FILE, FolderLock
 from ssltool.runs.records import RUN_FILE, MetricRecord, RunRecord
 from ssltool.runs.tables import Table
 
@@ -181,32 +184,57 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     raise UsageError(f"{folders[0]} is named twice; name each run once")
 
 
-def new_folder(out: Path | None, method: str, overwrite: bool) -> Path:
-    """The folder of a new run: ``out``, or the next free ``runs/METHOD-N``, which is made here.
+def claim_new(out: Path | None, method: str, *, overwrite: bool) -> FolderLock:
+    """Lock the folder of a new run: ``out``, or the next free ``runs/METHOD-N``.
 
-    Runs that start at the same time get a folder each.
+    Runs that start at the same time get a folder each, or an error.
 
     Raises:
-        UsageError: ``out`` is a file, or not empty and may not be overwritten.
+        UsageError: ``out`` is a file, in use, or not empty and may not be overwritten.
         CheckpointError: No folder can be made here.
     """
     if out is None:
-        return _next_folder(method)
+        return _claim_next(method)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a new folder")
-    leftovers = {".tmp"}  # what a killed run left is no run
-    if out.is_dir() and any(path.suffix not in leftovers for path in out.iterdir()):
-        if not overwrite:
-            raise UsageError(
-                f"--out {out} is not empty; type --resume to continue it, --overwrite to replace "
-                "it, or another folder"
-            )
-        if not (out / RUN_FILE).is_file():
-            raise UsageError(
-                f"--out {out} is not empty and not a run folder, so --overwrite leaves it alone; "
-                "name another folder"
-            )
-    return out
+    lock = FolderLock.take(out)
+    try:
+        if not _is_empty(out):
+            if not overwrite:
+                raise UsageError(
+                    f"--out {out} is not empty; type --resume to continue it, --overwrite to "
+                    "replace it, or another folder"
+                )
+            if not (out / RUN_FILE).is_file():
+                raise UsageError(
+                    f"--out {out} is not empty and not a run folder, so --overwrite leaves it "
+                    "alone; name another folder"
+                )
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def claim_to_resume(out: Path | None, method: str, patience: float = 0.0) -> FolderLock:
+    """Lock the run to continue, see `folder_to_resume`.
+
+    Args:
+        out: Its folder, or None.
+        method: Name of the method.
+        patience: Seconds to wait for a process of the same run that is about to end.
+
+    Raises:
+        UsageError: There is nothing to continue, or another process continues it.
+    """
+    folder = folder_to_resume(out, method)
+    lock = FolderLock.take(folder, patience=patience)
+    try:
+        folder_to_resume(folder, method)  # it may have been replaced just now
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
 
 def folder_to_resume(out: Path | None, method: str) -> Path:
@@ -228,25 +256,42 @@ def folder_to_resume(out: Path | None, method: str) -> Path:
     return out
 
 
-def remove_unused(folder: Path) -> None:
-    """Remove the folder of a run that wrote nothing."""
-    with suppress(OSError):  # it holds something, or was never made
-        folder.rmdir()
+def clear(folder: Path) -> None:
+    """Remove all but the lock from a run folder, ``run.json`` last: after a kill it can be
+    overwritten again.
+
+    Raises:
+        CheckpointError: Something cannot be removed.
+    """
+    with translated_os_errors(folder):
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == RUN_FILE):
+            if path.name == LOCK_FILE:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
-def _next_folder(method: str) -> Path:
-    """Make the next free ``runs/METHOD-N``."""
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a killed run left before it began."""
+    return all(path.suffix == ".tmp" or path.name == LOCK_FILE for path in folder.iterdir())
+
+
+def _claim_next(method: str) -> FolderLock:
+    """Make and lock the next free ``runs/METHOD-N``."""
+    number = 0
     while True:
-        folder = _numbered(method, max(_numbers(method), default=0) + 1)
+        number = max([number, *_numbers(method)]) + 1
         try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            if not folder.parent.is_dir():
-                raise CheckpointError(f"{folder.parent} is no folder; type --out RUN") from None
+            lock = FolderLock.take(_numbered(method, number), new=True)
+        except UsageError:
             continue  # another run was faster
-        except OSError as error:
-            raise CheckpointError(f"{folder}: {error.strerror}; type --out RUN") from error
-        return folder
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; type --out RUN") from error
+        if _is_empty(lock.folder):
+            return lock
+        lock.release()
 
 
 def _numbered(method: str, number: int) -> Path:

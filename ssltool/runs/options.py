@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from ssltool.options import DeviceName, Options, option, seed_option
+from pydantic import Field
+
+from ssltool.options import (
+    LARGEST_SIDE,
+    SMALLEST_SIDE,
+    DeviceName,
+    Options,
+    option,
+    seed_option,
+)
+
+_Positive = Annotated[int, Field(ge=1)]
 
 
 class RunOptions(Options):
@@ -22,16 +33,16 @@ class RunOptions(Options):
         "Side in px of the center squares read from the files; automatic: from the images, at "
         "most 256",
         panel="Data",
-        ge=8,
-        le=1024,
+        ge=SMALLEST_SIDE,
+        le=LARGEST_SIDE,
     )
     load_size: int | None = option(
         None,
         "Side in px of the squares read in training, if larger than --image-size: random crops "
         "are cut from them and resized; automatic: --image-size",
         panel="Data",
-        ge=8,
-        le=1024,
+        ge=SMALLEST_SIDE,
+        le=LARGEST_SIDE,
     )
     content_hash: bool = option(
         False,
@@ -71,7 +82,11 @@ class RunOptions(Options):
         gt=0,
     )
     steps: int | None = option(
-        None, "Optimizer steps, instead of --epochs", panel="Optimization", ge=1
+        None,
+        "Optimizer steps, instead of --epochs; either with --resume gives a run a new length, to "
+        "which its schedule is stretched",
+        panel="Optimization",
+        ge=1,
     )
     batch_size: int | None = option(
         None,
@@ -193,15 +208,15 @@ FREE_ON_RESUME = frozenset(
 class ResolvedOptions(RunOptions):
     """`RunOptions` with nothing left open. ``steps`` says the length, so ``epochs`` is None."""
 
-    image_size: int
+    image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
     backbone: str
     stem: Literal["imagenet", "small"]
     channels: Literal[1, 3]
     epochs: None = None
-    steps: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    warmup: float
-    devices: int
-    checkpoint_every: int
+    steps: _Positive
+    batch_size: _Positive
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup: Annotated[float, Field(ge=0)]
+    devices: _Positive
+    checkpoint_every: _Positive

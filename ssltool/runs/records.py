@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ssltool.atomic import atomic_file
+from ssltool.documents import DocumentError, read_json, validated
 from ssltool.errors import CheckpointError
 from ssltool.methods.base import DataInfo
 from ssltool.plotting.units import Unit
@@ -31,16 +32,19 @@ class Record(BaseModel):
             CheckpointError: It is damaged or of another format; one line names the first fault.
         """
         try:
-            # Not by pydantic's own parser, which refuses names of undecodable bytes.
-            return cls.model_validate(json.loads(path.read_bytes()))
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the document"
-            raise CheckpointError(f"{path} is damaged, {where}: {first['msg']}") from error
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} is damaged, it is no JSON: {error}") from error
+            document = read_json(path)
+            found = document.get("format") if isinstance(document, dict) else None
+            expected = cls.model_fields["format"].default
+            if isinstance(found, int) and found != expected:
+                raise CheckpointError(
+                    f"{path} has format {found} and this ssltool reads format {expected}; use the "
+                    "ssltool that wrote it, or make it again"
+                )
+            return validated(cls, document)
+        except DocumentError as error:
+            raise CheckpointError(
+                f"{path} is damaged, {error}; restore a copy, or make it again"
+            ) from error
 
     def write(self, path: Path) -> None:
         """Write the document; a kill at any moment leaves the old one or the new one."""
@@ -88,6 +92,20 @@ class PrecisionRecord(Part):
     reason: str
 
 
+class Extension(Part):
+    """A new length that a run was given when it was resumed.
+
+    Attributes:
+        at: Steps taken before.
+        before: Steps of the whole run as it was.
+        steps: Steps of the whole run from there on.
+    """
+
+    at: int
+    before: int
+    steps: int
+
+
 class RunRecord(Record):
     """``run.json``: everything needed to repeat or to resume a run.
 
@@ -100,7 +118,8 @@ class RunRecord(Record):
         data: Statistics of the images that the method received.
         fingerprint: What the task was built from beyond its options, see ``Method.fingerprint``.
         metrics: The method's metrics, loss first.
-        environment: Versions and platform.
+        environment: Versions and machine.
+        extended: Every new length that the run was given, oldest first.
     """
 
     format: Literal[2] = 2
@@ -113,6 +132,7 @@ class RunRecord(Record):
     fingerprint: dict[str, Any]
     metrics: tuple[MetricRecord, ...]
     environment: dict[str, str]
+    extended: tuple[Extension, ...] = ()
 
     @property
     def chance(self) -> dict[str, float]:

@@ -1,11 +1,14 @@
-"""Stop requests: Ctrl-C and SIGTERM as a flag that a run reads between steps."""
+"""Stop requests: Ctrl-C, SIGTERM and SIGHUP as a flag that a run reads between steps."""
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -20,22 +23,52 @@ class StopRequest:
         self.asked = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Note the first signal; a second one interrupts at once."""
-        if self.asked:
+        """Note the first signal; a second one interrupts at once, except a hangup: the end of a
+        terminal sends several.
+        """
+        if number in hangup_signals():
+            _leave_terminal()
+        elif self.asked:
             raise KeyboardInterrupt
         self.asked = True
 
 
+def _leave_terminal() -> None:
+    """Send what is printed from here on to nowhere, if its terminal or pipe is gone: a failed
+    print must not cost the checkpoint.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            descriptor = stream.fileno()
+            gone = select.POLLERR | select.POLLHUP
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            if any(event & gone for _, event in poll.poll(0)):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def hangup_signals() -> tuple[signal.Signals, ...]:
+    """SIGHUP, which the loss of the terminal sends, unless it is ignored (nohup) or unknown
+    (Windows).
+    """
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
+        return ()
+    return (hangup,)
+
+
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM inside the block. Outside the main thread signals cannot be caught
-    and none is.
+    """Catch SIGINT, SIGTERM and SIGHUP inside the block. Outside the main thread signals cannot be
+    caught and none is.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, *hangup_signals())
     before = [signal.signal(number, request.handle) for number in numbers]
     try:
         yield request

@@ -26,9 +26,10 @@ from ssltool.console import stderr_console
 from ssltool.errors import Interrupted, ProcessLost, SslToolError
 from ssltool.runs import checkpoint
 from ssltool.runs.config import RunConfig
-from ssltool.runs.folder import Run, folder_to_resume, remove_unused
+from ssltool.runs.folder import Run, folder_to_resume
 from ssltool.runs.records import RUN_FILE
-from ssltool.training.start import chosen_folder
+from ssltool.training.interrupt import hangup_signals
+from ssltool.training.start import claim
 
 LAUNCHED = "SSLTOOL_LAUNCHED"  # set in the environment of processes started here
 _PATIENCE = "120"  # seconds given to processes to save and leave after a signal
@@ -106,15 +107,19 @@ def launch(
     Raises:
         LaunchedError: What the first process raised.
         SslToolError: Processes were killed more often than ``--max-restarts`` allows.
-        Interrupted: Ctrl-C or SIGTERM came.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP came.
     """
     console = console or stderr_console()
-    folder = chosen_folder(config, resume=resume, overwrite=overwrite)
+    lock = claim(config, resume=resume, overwrite=overwrite)
+    # The first process takes it. Until then the folder stays, so that no other run takes its name.
+    lock.release()
+    folder = lock.folder
+    if resume and (threads := Run.open(folder).record.environment.get("threads")):
+        os.environ.setdefault("OMP_NUM_THREADS", threads)
     try:
         _attempt(config, folder, devices, flags, console, resume=resume, overwrite=overwrite)
     finally:
-        if config.run.out is None:
-            remove_unused(folder)
+        lock.remove_unused()
     return folder
 
 
@@ -139,7 +144,8 @@ def _attempt(
             return
         if attempt < restarts:
             newest = checkpoint.newest(folder)
-            if resume or _stamp(folder) not in (None, before):  # the run was begun
+            # Once the run was begun, it is resumed; a command that resumes is repeated as it is.
+            if not resume and _stamp(folder) not in (None, before):
                 given, mode = ["--out", str(folder)], ["--resume"]
             where = f"from {newest}" if newest and "--resume" in mode else "from the beginning"
             console.print(f"{died}; starting again {where}")
@@ -162,7 +168,8 @@ def _run(devices: int, words: Sequence[str], again: str) -> str:
     os.environ[LAUNCHED] = "1"
     with tempfile.TemporaryDirectory(prefix="ssltool-") as logs:
         own = f"--standalone --nproc-per-node {devices} --max-restarts 0 --local-addr localhost"
-        own += " --signals-to-handle SIGTERM,SIGHUP,SIGQUIT"
+        handled = (signal.SIGTERM, *hangup_signals(), signal.SIGQUIT)
+        own += f" --signals-to-handle {','.join(s.name for s in handled)}"
         arguments = [*own.split(), "--log-dir", logs, "-m", "ssltool", *words]
         try:
             with _interrupt_as(SignalException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -12,15 +12,24 @@ from rich.console import Console
 
 from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
-from ssltool.distributed.collectives import any_of, is_main, world_size
+from ssltool.device import choose_device
+from ssltool.distributed.collectives import any_of, from_main, is_main, world_size
 from ssltool.distributed.process_group import process_group
-from ssltool.errors import DataError, Interrupted, SslToolError, is_out_of_memory
+from ssltool.errors import (
+    CheckpointError,
+    DataError,
+    Interrupted,
+    SslToolError,
+    is_out_of_memory,
+)
 from ssltool.runs import metrics
 from ssltool.runs.config import RunConfig
-from ssltool.runs.folder import WEIGHTS, remove_unused
+from ssltool.runs.folder import WEIGHTS
 from ssltool.runs.options import ResolvedOptions
 from ssltool.training import start
+from ssltool.training.disk import disk_need
 from ssltool.training.interrupt import stop_requests
+from ssltool.training.machine import as_it_began
 from ssltool.training.progress import ProgressLine
 from ssltool.training.tensorboard import require_tensorboard
 from ssltool.training.trainer import Trainer, peak_memory
@@ -61,7 +70,7 @@ class DryRun(BaseModel):
         images_per_s: Of all processes together.
         seconds: Estimated wall time of the run.
         memory_gb: Peak memory of this process or its GPU.
-        disk_gb: Size of the checkpoints.
+        disk_gb: Size of the run folder at most.
     """
 
     method: str
@@ -91,7 +100,7 @@ def pretrain(
         console: Where progress goes; stderr if not given.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM came; a checkpoint was saved.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP came; a checkpoint was saved.
         NonFiniteLossError: The loss became NaN or infinite.
         SslToolError: Anything else the user can mend.
     """
@@ -101,8 +110,12 @@ def pretrain(
         if begun:
             resume, overwrite = True, False
             config = RunConfig.validated(config.method, {"out": config.run.out})
-        folder = start.chosen_folder(config, resume=resume, overwrite=overwrite)
-        try:
+        with start.claimed_folder(
+            config, resume=resume, overwrite=overwrite, restarts=restarts
+        ) as lock:
+            folder = Path(from_main(lambda: str(lock.folder) if lock else ""))
+            if lock and lock.note:
+                console.print(f"note: {lock.note}")
             if config.run.tensorboard:
                 require_tensorboard()
             beginning = (
@@ -110,12 +123,11 @@ def pretrain(
                 if resume
                 else start.new_run(config, source, folder)
             )
-            with _memory_errors(beginning.config.run):
+            run = beginning.config.run
+            device = choose_device(run.device)
+            with as_it_began(beginning.resumed, device, console), _memory_errors(run):
                 trainer = Trainer.build(beginning, console)
                 return _run(trainer, folder, console, overwrite=overwrite)
-        finally:
-            if config.run.out is None and is_main():
-                remove_unused(folder)
 
 
 def dry_run(
@@ -195,11 +207,17 @@ def _train(trainer: Trainer, writer: RunWriter, folder: Path, console: Console) 
                         f"stopped after step {step} of {total} with a checkpoint saved; "
                         f"type {writer.resume_command()} to continue"
                     )
-    except DataError as error:
-        logged = line.get("step") == step
-        raise DataError(f"{error}; {_stop(trainer, writer, step, logged=logged)}") from error
-    finally:
-        writer.close()
+    except BaseException as error:
+        told = error
+        if isinstance(error, DataError):
+            logged = line.get("step") == step
+            told = DataError(f"{error}; {_stop(trainer, writer, step, logged=logged)}")
+        with suppress(CheckpointError):  # the first error counts
+            writer.close()
+        if told is error:
+            raise
+        raise told from error
+    writer.close()
     return RunSummary(
         run=folder,
         weights=folder / WEIGHTS,
@@ -234,8 +252,6 @@ def _rehearse(trainer: Trainer, console: Console) -> DryRun:
         report = next(steps)
         float(report.loss)  # waits for the device
         times.append(time.perf_counter() - began)
-    tensors = trainer.method.state_dict().values()
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     needs = DryRun(
         method=trainer.config.method,
         options=trainer.config.options(),
@@ -243,7 +259,7 @@ def _rehearse(trainer: Trainer, console: Console) -> DryRun:
         images_per_s=report.images * world_size() / times[-1],
         seconds=times[-1] * trainer.schedule.steps,
         memory_gb=round(peak_memory(trainer.device) / 1e9, 2),
-        disk_gb=round((trainer.config.run.keep + 1) * 2 * size / 1e9, 3),
+        disk_gb=round(disk_need(trainer) / 1e9, 3),
     )
     console.print(
         f"dry run OK: {needs.images_per_s:.0f} images/s, {trainer.schedule.steps} steps in about "

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
-from ssltool.distributed.collectives import from_main, rank, world_size
+from ssltool.distributed.collectives import from_main, is_main, rank, world_size
 from ssltool.errors import CheckpointError, DataError, UsageError
 from ssltool.methods.base import DataInfo
+from ssltool.runs import checkpoint
 from ssltool.runs.config import ResolvedConfig, RunConfig, check_probe, resolve, steps_of
 from ssltool.runs.data_info import inspect
-from ssltool.runs.folder import Run, folder_to_resume, new_folder
+from ssltool.runs.folder import Run, claim_new, claim_to_resume
+from ssltool.runs.lock import FolderLock
 from ssltool.runs.options import FREE_ON_RESUME
-from ssltool.runs.records import RUN_FILE, RunRecord
+from ssltool.runs.records import RUN_FILE, Extension, RunRecord
+
+_PATIENCE = 120.0  # seconds until a file system shared by hosts notices that one is lost
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Start:
         fingerprint: Identifies the images; equal in all processes.
         folder: The run folder; None for a run that is never written.
         resumed: The record of the run that is continued; None for a new one.
+        extended: Every new length that the run was given.
     """
 
     config: ResolvedConfig
@@ -36,6 +43,7 @@ class Start:
     fingerprint: str
     folder: Path | None = None
     resumed: RunRecord | None = None
+    extended: tuple[Extension, ...] = ()
 
 
 def new_run(config: RunConfig, source: Source | None = None, folder: Path | None = None) -> Start:
@@ -57,13 +65,15 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
     """Read a run back and make sure that it continues as it began.
 
     Args:
-        config: The options that were given; those that decide the course must be the run's own.
+        config: The options that were given; those that decide the course must be the run's own,
+            except its length. The schedule is stretched to a new one: the rate of a step is what it
+            would be in a run begun with that length and the same warm-up.
         folder: The run folder.
         source: The images; opened from the run's configuration unless given.
 
     Raises:
-        UsageError: Another method, other options, or a number of processes that cannot share the
-            batch.
+        UsageError: Another method, other options, fewer steps than were taken, or a number of
+            processes that cannot share the batch.
         CheckpointError: The images have changed.
     """
     run = Run.open(folder)
@@ -78,9 +88,8 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
     changed = [
         f"--{name.replace('_', '-')} {_text(value)} (the run has {_text(saved[name])})"
         for name, value in given.items()
-        if name not in FREE_ON_RESUME | {"epochs"} and absolute[name] != saved[name]
+        if name not in FREE_ON_RESUME | {"epochs", "steps"} and absolute[name] != saved[name]
     ]
-    changed += _other_length(config.run.epochs, run.config)
     if changed:
         raise UsageError(
             f"--resume continues as the run began, but got {', '.join(changed)}; omit them, or "
@@ -88,7 +97,9 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
         )
     free = {name: value for name, value in given.items() if name in FREE_ON_RESUME}
     shared = {"batch_size": _batch_per_process(run), "devices": world_size()}
-    options = run.config.run.model_copy(update={**free, **shared})
+    extension = _extension(config, run)
+    length = {"steps": extension.steps} if extension else {}
+    options = run.config.run.model_copy(update={**free, **shared, **length})
     check_probe(options)
     source = source or run.open_images(f"restore them, or start a new run with --init {folder}")
     began, now = (
@@ -102,7 +113,8 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
             f"run with --init {folder}"
         )
     resolved = run.config.model_copy(update={"run": options})
-    return Start(resolved, source, began, folder, run.record)
+    extended = (*run.record.extended, *([extension] if extension else []))
+    return Start(resolved, source, began, folder, run.record, extended)
 
 
 def _change(began: str, now: str, *, content: bool) -> str:
@@ -117,29 +129,69 @@ def _change(began: str, now: str, *, content: bool) -> str:
     )
 
 
-def _other_length(epochs: float | None, config: ResolvedConfig) -> list[str]:
-    """The epochs that were typed, if they are not the length of the run, which is in steps."""
-    run = config.run
-    per_step = run.batch_size * run.devices * run.accumulate
-    if epochs is None or steps_of(epochs, config.data.count, per_step) == run.steps:
-        return []
-    return [f"--epochs {epochs:g} (the run has {run.steps} steps)"]
+def _extension(config: RunConfig, run: Run) -> Extension | None:
+    """The new length that was typed, if it is not the run's own.
+
+    Raises:
+        UsageError: More steps were taken already.
+    """
+    options, steps = run.config.run, config.run.steps
+    if config.run.epochs is not None:
+        per_step = options.batch_size * options.devices * options.accumulate
+        steps = steps_of(config.run.epochs, run.config.data.count, per_step)
+    if steps is None or steps == options.steps:
+        return None
+    newest = checkpoint.newest(run.folder)
+    taken = checkpoint.step_of(newest) if newest else 0
+    if steps < taken:
+        raise UsageError(
+            f"{run.folder} has taken {taken} of {options.steps} steps, more than the {steps} that "
+            "--steps or --epochs ask for; type more, or omit them"
+        )
+    return Extension(at=taken, before=options.steps, steps=steps)
 
 
 def _text(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def chosen_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> Path:
-    """The folder of the run to continue or to begin; the same in all processes."""
+def claim(config: RunConfig, *, resume: bool, overwrite: bool, patience: float = 0.0) -> FolderLock:
+    """Lock the folder of the run to continue or to begin; see `claimed_folder`."""
     out, method = config.run.out, config.method
+    if resume:
+        return claim_to_resume(out, method, patience)
+    return claim_new(out, method, overwrite=overwrite)
 
-    def choose() -> str:
-        if resume:
-            return str(folder_to_resume(out, method))
-        return str(new_folder(out, method, overwrite))
 
-    return Path(from_main(choose))
+@contextmanager
+def claimed_folder(
+    config: RunConfig, *, resume: bool, overwrite: bool, restarts: int = 0
+) -> Iterator[FolderLock | None]:
+    """Hold the folder of the run to continue or to begin, for the length of a block.
+
+    Args:
+        config: What was asked for.
+        resume: Continue a run.
+        overwrite: Replace a run.
+        restarts: How often torchrun has started the processes again.
+
+    Yields:
+        The lock, in the first process; None in the others.
+
+    Raises:
+        UsageError: The folder is not usable, or another run uses it.
+        CheckpointError: It cannot be made or written to.
+    """
+    if not is_main():
+        yield None
+        return
+    patience = _PATIENCE if restarts else 0.0
+    lock = claim(config, resume=resume, overwrite=overwrite, patience=patience)
+    try:
+        yield lock
+    finally:
+        lock.release()
+        lock.remove_unused()
 
 
 def was_begun(config: RunConfig, *, resume: bool, overwrite: bool, restarts: int) -> bool:
@@ -154,6 +206,8 @@ def was_begun(config: RunConfig, *, resume: bool, overwrite: bool, restarts: int
             "with torchrun's --max-restarts a restarted command has to find its run: name a new "
             "folder with --out, and omit --overwrite"
         )
+    if resume:  # the command as typed finds it again
+        return False
     return from_main(lambda: bool(restarts and out is not None and (out / RUN_FILE).is_file()))
 
 

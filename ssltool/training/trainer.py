@@ -29,7 +29,7 @@ from ssltool.runs import checkpoint
 from ssltool.runs.config import ResolvedConfig
 from ssltool.runs.environment import environment
 from ssltool.runs.folder import build_method
-from ssltool.runs.records import MetricRecord, PrecisionRecord, RunRecord, SourceRecord
+from ssltool.runs.records import Extension, MetricRecord, PrecisionRecord, RunRecord, SourceRecord
 from ssltool.training.loop import StepReport, TrainSchedule, train
 from ssltool.training.optim import build_optimizer
 from ssltool.training.start import Start
@@ -52,6 +52,7 @@ class Trainer:
         schedule: How steps are taken.
         first_step: Steps taken before, by the run that is resumed.
         device: Where the method is.
+        extended: Every new length that the run was given.
         skipped_steps: Steps that the loss scaler skipped, see `ssltool.training.loop.train`.
     """
 
@@ -65,6 +66,7 @@ class Trainer:
     schedule: TrainSchedule
     first_step: int
     device: torch.device
+    extended: tuple[Extension, ...]
     skipped_steps: int = 0
 
     @classmethod
@@ -124,6 +126,7 @@ class Trainer:
             _schedule(config, batches.steps_per_epoch, precision),
             0,
             device,
+            start.extended,
         )
         trainer._load_or_prepare(start, console)
         if options.compile:
@@ -160,7 +163,8 @@ class Trainer:
                 MetricRecord(name=metric.name, unit=metric.unit, chance=metric.chance)
                 for metric in self.method.metrics
             ),
-            environment=environment(),
+            environment=environment(self.device),
+            extended=self.extended,
         )
 
     def metadata(self, step: int) -> EncoderMetadata:
@@ -204,7 +208,8 @@ class Trainer:
             folder = start.folder
             newest = from_main(lambda: str(checkpoint.newest(folder) or ""))
         if newest:
-            state = checkpoint.load(Path(newest), self.method, self.optimizer)
+            like = {"scaler": self.scaler.state_dict()}
+            state = checkpoint.load(Path(newest), self.method, self.optimizer, like)
             self.scaler.load_state_dict(state["scaler"])
             self.first_step = state["step"]
             self.skipped_steps = state["skipped_steps"]
@@ -257,7 +262,7 @@ def _build(start: Start) -> Method[Any, Any]:
 def _precision(start: Start, method: Method[Any, Any], device: torch.device) -> Precision:
     """Compute precision: as the run began, or what the first process measures as best."""
     if start.resumed is not None:
-        return Precision(start.resumed.precision.name, "as the run began")
+        return Precision(start.resumed.precision.name, start.resumed.precision.reason)
     config = start.config
     size = method.inputs(config.task, config.data).train_size
 

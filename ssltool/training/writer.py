@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +13,21 @@ from rich.console import Console
 from ssltool import atomic
 from ssltool.atomic import atomic_file
 from ssltool.data.sample import sample
-from ssltool.distributed.collectives import from_all, is_main, world_size
+from ssltool.distributed.collectives import any_of, from_all, is_main, world_size
 from ssltool.encoders.weights import save_encoder
-from ssltool.errors import DataError, DiskFullError, NonFiniteLossError, SslToolError
+from ssltool.errors import (
+    CheckpointError,
+    DataError,
+    DiskFullError,
+    NonFiniteLossError,
+    SslToolError,
+    WeightsError,
+)
 from ssltool.probing.online import CollapseMonitor, OnlineKNN
 from ssltool.runs import checkpoint, metrics
-from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS
+from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS, clear
 from ssltool.runs.records import RUN_FILE
+from ssltool.training.disk import check_disk
 from ssltool.training.loop import StepReport
 from ssltool.training.metrics import Meter
 from ssltool.training.tensorboard import TENSORBOARD, TensorBoard
@@ -83,17 +93,20 @@ class RunWriter:
         """Average the steps since the last line into one, extend it by what is due, and write it.
 
         Raises:
-            NonFiniteLossError: The loss became NaN or infinite.
+            NonFiniteLossError: The loss, the weights or the features became NaN or infinite.
+            DiskFullError: No space left; what was saved before is intact.
+            CheckpointError: The run folder cannot be written to any more.
         """
-        line = self._average()
+        line = self._average(step, due)
         if due.probe and self._knn is not None:
             line |= self._probe(self._knn, step)
         if is_main():
             if due.checkpoint and self._collapse is not None:
                 line |= self._monitor(step)
-            metrics.append(self._folder, line)
-        if self._board is not None:
-            self._board.line(line)
+            with self._kept_told(step):
+                metrics.append(self._folder, line)
+                if self._board is not None:
+                    self._board.line(line)
         if step >= _PLATEAU and not self._past_plateau:
             self._past_plateau = True
             self._mention_plateau(line)
@@ -114,6 +127,7 @@ class RunWriter:
 
         Raises:
             DiskFullError: No space left; what was saved before is intact.
+            CheckpointError: The run folder cannot be written to any more.
         """
         trainer, keep = self._trainer, self._trainer.config.run.keep
         extra = {
@@ -125,7 +139,7 @@ class RunWriter:
         if not is_main():
             checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
             return
-        try:
+        with self._kept_told(step):
             # The checkpoint comes after the encoder: a run killed between the two takes the steps
             # again and rewrites it, while one resumed from its last checkpoint has no step left
             # that would.
@@ -135,13 +149,6 @@ class RunWriter:
             checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
             if draw:
                 self._draw(step)
-        except DiskFullError as error:
-            kept = checkpoint.newest(self._folder)
-            state = f"{kept} is intact" if kept else "no checkpoint was saved before"
-            raise DiskFullError(
-                f"no space left on the disk for step {step}; {state}; free some and type "
-                f"{self.resume_command()}"
-            ) from error
 
     def resume_command(self) -> str:
         """What to type to continue the run."""
@@ -151,6 +158,21 @@ class RunWriter:
         """Write what TensorBoard has not written yet."""
         if self._board is not None:
             self._board.close()
+
+    @contextmanager
+    def _kept_told(self, step: int) -> Iterator[None]:
+        """Extend an error of writing by what is intact and how to continue."""
+        try:
+            yield
+        except CheckpointError as error:
+            full = isinstance(error, DiskFullError)
+            found = f"no space left on the disk for step {step}" if full else str(error)
+            kept = checkpoint.newest(self._folder)
+            state = f"{kept} is intact" if kept else "no checkpoint was saved before"
+            mend = "free some" if full else "make it writable"
+            raise type(error)(
+                f"{found}; {state}; {mend} and type {self.resume_command()}"
+            ) from error
 
     def _begin(self, overwrite: bool) -> None:
         """Make the run folder, or trim what was written after the checkpoint resumed from."""
@@ -162,8 +184,9 @@ class RunWriter:
         images, _ = sample(trainer.source, options.image_size, _MONITORED)
         self._collapse = CollapseMonitor(images.to(trainer.device))
         # Nothing is written or replaced before everything is known to be usable.
-        if overwrite and self._folder.exists():
-            shutil.rmtree(self._folder)
+        check_disk(trainer, self._folder)
+        if overwrite:
+            clear(self._folder)
         atomic.remove_leftovers(self._folder)
         trainer.record().write(self._folder / RUN_FILE)
         metrics.trim(self._folder, trainer.first_step)
@@ -196,22 +219,40 @@ class RunWriter:
         ):
             self._console.print(line)
 
-    def _average(self) -> dict[str, float]:
+    def _average(self, step: int, due: Due) -> dict[str, float]:
+        """The line of metrics; of diverged weights nothing is measured or saved."""
         try:
-            return self._meter.line()
+            line = self._meter.line()
         except NonFiniteLossError as error:
-            newest = checkpoint.newest(self._folder)
-            kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint yet"
-            lr = self._trainer.config.run.lr
-            raise NonFiniteLossError(
-                f"{error}; {kept}; try --lr {lr / 10:.2g}, --clip 1, or --precision fp32"
-            ) from error
+            raise self._diverged(str(error)) from error
+        if due.checkpoint or due.probe:
+            state = chain(self._trainer.method.parameters(), self._trainer.method.buffers())
+            if any_of(not all(bool(tensor.isfinite().all()) for tensor in state)):
+                raise self._diverged(f"the weights became NaN or infinite by step {step}")
+        return line
+
+    def _diverged(self, found: str) -> NonFiniteLossError:
+        newest = checkpoint.newest(self._folder)
+        kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint yet"
+        lr = self._trainer.config.run.lr
+        return NonFiniteLossError(
+            f"{found}; {kept}; try --lr {lr / 10:.2g}, --clip 1, or --precision fp32"
+        )
+
+    @contextmanager
+    def _divergence_told(self, step: int) -> Iterator[None]:
+        """Features can overflow before the weights do."""
+        try:
+            yield
+        except WeightsError as error:
+            raise self._diverged(f"the features became NaN or infinite by step {step}") from error
 
     def _probe(self, knn: OnlineKNN, step: int) -> dict[str, float]:
         """Online kNN accuracy; none, with a warning, if its images cannot be read any more."""
         trainer = self._trainer
         try:
-            accuracy = knn.accuracy(trainer.method.encoder, trainer.metadata(step))
+            with self._divergence_told(step):
+                accuracy = knn.accuracy(trainer.method.encoder, trainer.metadata(step))
         except (DataError, OSError) as error:
             self._warn(f"no kNN accuracy after step {step}", error)
             return {}
@@ -222,7 +263,8 @@ class RunWriter:
         """Spread of the features; a collapse is reported once."""
         assert self._collapse is not None
         trainer = self._trainer
-        spread, warning = self._collapse.measure(trainer.method.encoder, trainer.metadata(step))
+        with self._divergence_told(step):
+            spread, warning = self._collapse.measure(trainer.method.encoder, trainer.metadata(step))
         if warning:
             self._console.print(f"after {step} steps {warning}", style="bold red")
         return spread

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
+from ssltool.data import decode as decode_module
 from ssltool.data.decode import (
     DECODE_VERSION,
     MIN_SIDE,
@@ -510,3 +511,13 @@ def test_what_the_faster_reader_refuses_is_judged_by_pillow() -> None:
     np.testing.assert_array_equal(np.asarray(decode(io.BytesIO(odd))), plain)
     with pytest.raises(UnreadableImage, match="truncated"):
         decode(io.BytesIO(data[: len(data) // 2]))
+
+
+@pytest.mark.parametrize("band", [1, 100, 12 * 40, 2**20])
+def test_pixels_do_not_depend_on_the_bands_they_are_copied_in(
+    band: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 40, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    monkeypatch.setattr(decode_module, "_BAND", band)
+    assert np.array_equal(np.asarray(decode(tmp_path / "a.png")), pixels)

@@ -445,13 +445,43 @@ def test_workers_leave_signals_to_the_main_process() -> None:
         stream = batches.from_step(0)
         read = list(islice(stream, 4))
         for child in children() - before:
-            os.kill(child, signal.SIGINT)
-            os.kill(child, signal.SIGTERM)
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+                os.kill(child, number)
         time.sleep(0.1)
         assert len(children() - before) == 2
         read += islice(stream, 20)
     assert_equal(read, taken(train(Numbered(20)), 24))
     assert children() == before
+
+
+ORPHANS = """
+import signal, sys
+sys.path[:0] = {paths!r}
+from test_loader import Numbered, children, train
+batches = train(Numbered(20), workers=2)
+stream = batches.from_step(0)
+next(stream)
+print(*children(), flush=True)
+signal.pause()
+"""
+
+
+@linux
+@pytest.mark.slow
+def test_workers_end_with_a_killed_process() -> None:
+    paths = [str(Path(__file__).parent), *sys.path]
+    process = subprocess.Popen(
+        [sys.executable, "-c", ORPHANS.format(paths=paths)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    workers = process.stdout.readline().split()
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def assert_names_the_death(error: SslToolError) -> None:
@@ -462,7 +492,7 @@ def assert_names_the_death(error: SslToolError) -> None:
     assert text.isprintable()
 
 
-@pytest.mark.parametrize("how", [3, 0])
+@pytest.mark.parametrize("how", [3, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_worker_that_dies_is_one_line(how: int) -> None:
     source = Deadly(20)
     source.how = how

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssltool.encoders.registry import build_encoder
-from ssltool.encoders.sizes import check_input, deepest_stage
+from ssltool.encoders.sizes import accepts, check_input, deepest_stage
 from ssltool.errors import UsageError
 
 
@@ -72,3 +72,15 @@ def test_the_deepest_stage_with_a_map_of_at_least_a_size(stem, size, least, stag
         assert deepest in ("stem", "layer1")
     else:
         assert deepest == stage
+
+
+@pytest.mark.parametrize("norm", ["batch", "ln", "ln2d"])
+def test_sizes_of_encoders_with_any_norm_can_be_checked(norm):
+    encoder = build_encoder("resnet18", norm=norm, empty=True)
+    assert accepts(encoder, 16)
+
+
+def test_a_vit_accepts_its_own_size_only():
+    encoder = build_encoder("vit_b_32", image_size=64, empty=True)
+    assert accepts(encoder, 64)
+    assert not accepts(encoder, 96)

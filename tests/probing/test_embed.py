@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import describe, load_encoder, save_encoder
 from ssltool.errors import UsageError
-from ssltool.probing.embed import embed
+from ssltool.probing.embed import embed, read_classes
 from ssltool.probing.options import EmbedOptions
 
 QUIET = Console(quiet=True)
@@ -141,3 +144,53 @@ def test_images_without_a_class_have_no_label(weights: Path, tmp_path: Path) -> 
         (-1, ""),
         (0, "a"),
     ]
+
+
+def zipped(path: Path, content: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("classes.npy", content)
+    return path
+
+
+def npy(array: object) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_classes_are_read_from_both_kinds_of_file(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.npz", npy(np.array(["a", "b c"])))
+    assert read_classes(path) == ("a", "b c")
+    document = {"classes": ["a", "b c"], "names": ["1.png"]}
+    metadata = {"ssltool_embedding": json.dumps(document)}
+    save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors", metadata=metadata)
+    assert read_classes(tmp_path / "a.safetensors") == ("a", "b c")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy(np.array([{}], dtype=object)),
+        npy(np.array([1, 2])),
+        npy(np.array("a")),
+        npy(np.array(["a"]))[:-4] + b"\xff" * 4,
+        b"\x93NUMPY",
+        b"",
+        bytes(2**27),  # 130 kB in the file
+    ],
+)
+def test_damaged_classes_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = zipped(tmp_path / "a.npz", content)
+    with pytest.raises(UsageError, match="--classes-from") as caught:
+        read_classes(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"classes": 3}', '{"classes": [[]]}', "[" * 100_000, "9" * 5000]
+)
+def test_damaged_metadata_of_an_embedding_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"ssltool_embedding": text})
+    with pytest.raises(UsageError, match="a file that 'ssltool embed' wrote is expected"):
+        read_classes(path)

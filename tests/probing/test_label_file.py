@@ -156,3 +156,18 @@ def test_without_a_class_is_unlabeled_unless_images_have_several(tmp_path: Path)
     several = LabeledImages((str(tmp_path / "p"),), **options)
     assert several.multilabel
     assert several.total("train") + several.total("test") == 13
+
+
+@pytest.mark.parametrize("content", [b"a\0b,c\n", b"\xff,a\n", b"a," + b"x" * 200_000, b'"a,b\n'])
+def test_damaged_files_are_one_short_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="lines such as") as caught:
+        LabelFile(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b"\xef\xbb\xbfa.jpg,dog\n")
+    assert LabelFile(path)._first == "a.jpg"

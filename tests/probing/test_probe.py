@@ -44,7 +44,8 @@ def test_every_stage_is_probed_beside_random_init_and_pixels(jigsaw_run: Path, p
 def test_details_are_of_the_row_chosen_on_held_out_training_images(
     jigsaw_run: Path, probed: Any
 ) -> None:
-    record = probed(jigsaw_run, data=("demo:100",), test_data=("demo-test:50",))
+    sizes = {"data": ("demo:100",), "test_data": ("demo-test:50",)}
+    record = probed(jigsaw_run, **sizes, kind=("linear", "layers"), grid_dim=0, baselines=False)
     chosen = record.rows[record.chosen]
     own = rows_of(record, "pretrained")
     assert chosen.held_out["linear"] == max(row.held_out["linear"] for row in own)
@@ -60,7 +61,7 @@ def test_details_are_of_the_row_chosen_on_held_out_training_images(
 
 
 def test_the_record_and_its_plots_are_in_the_run_folder(jigsaw_run: Path, probed: Any) -> None:
-    record = probed(jigsaw_run)
+    record = probed(jigsaw_run, grid_dim=0)
     assert ProbeRecord.read(jigsaw_run / "probe.json") == record
     names = [Path(plot).name for plot in record.plots]
     assert names == ["probe-stages.png", "probe-confusion.png", "probe-classes.png"]
@@ -71,7 +72,6 @@ def test_the_record_and_its_plots_are_in_the_run_folder(jigsaw_run: Path, probed
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_equal_options_give_equal_records_with_or_without_the_cache(
     jigsaw_run: Path, probed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tempfile
 
@@ -157,3 +158,35 @@ def test_no_place_for_a_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(DiskFullError, match=r"no such file or directory.*TMPDIR"):
         FeatureStore(None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": -3},
+        {"rows": 0},
+        {"rows": 2**62},
+        {"rows": [3]},
+        {"dims": {}},
+        {"dims": {"a": 0}},
+        {"dims": {"a": -2}},
+        {"dims": []},
+        {"unreadable": {"-1": "x"}},
+        {"unreadable": {"x": "x"}},
+        {"unreadable": {"1": 3}},
+        {"more": 1},
+    ],
+)
+def test_wrong_values_in_an_index_count_as_no_entry(tmp_path, change):
+    features = FeatureStore(tmp_path)
+    features.put("key", [({"a": torch.ones(3, 2)}, torch.arange(3))])
+    index = tmp_path / "key" / "index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), **change}))
+    assert features.get("key") is None
+
+
+def test_indices_that_are_negative_count_as_no_entry(tmp_path):
+    features = FeatureStore(tmp_path)
+    features.put("key", [({"a": torch.ones(3, 2)}, torch.arange(3))])
+    (tmp_path / "key" / "indices.i64").write_bytes(b"\xff" * 24)
+    assert features.get("key") is None

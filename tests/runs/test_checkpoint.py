@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ssltool.errors import CheckpointError, DiskFullError
@@ -68,6 +72,28 @@ def test_the_last_few_are_kept_and_nothing_else_is_left(tmp_path: Path) -> None:
     assert files == ["model.safetensors", "optimizer.safetensors", "state.json"]
 
 
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    module, optimizer = stepped("sgd")
+    for step in (9_999_999, 10_000_000, 10_000_001):
+        checkpoint.save(tmp_path, step, module, optimizer, {}, keep=2)
+    names = [path.name for path in checkpoint.checkpoints(tmp_path)]
+    assert names == ["step-10000000", "step-10000001"]
+
+
+def test_other_files_beside_the_checkpoints_are_left_alone(tmp_path: Path) -> None:
+    strays = ["step-abc", "step-5", "step-0000009 copy", "step-00000010", "step-٠٠٠٠٠٠٩", "best"]
+    for name in strays:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-0000011").write_text("a file")
+    assert checkpoint.newest(tmp_path) is None
+    module, optimizer = stepped("sgd")
+    for step in (5, 6):
+        saved = checkpoint.save(tmp_path, step, module, optimizer, {}, keep=1)
+    assert checkpoint.checkpoints(tmp_path) == [saved]
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {*strays, "step-0000011", "step-0000006"}
+
+
 def test_what_a_kill_leaves_behind_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
     module, optimizer = stepped("sgd")
     checkpoint.save(tmp_path, 5, module, optimizer, {}, keep=2)
@@ -115,3 +141,97 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     other.add_module("more", nn.Linear(2, 2))
     with pytest.raises(CheckpointError, match=r"more\.weight"):
         checkpoint.load_model(place, other)
+
+
+def saved(folder: Path) -> tuple[Path, nn.Module, torch.optim.Optimizer]:
+    module, optimizer = stepped("adamw")
+    extra = {"scaler": {"scale": 2.0, "_growth_tracker": 3}}
+    return checkpoint.save(folder, 5, module, optimizer, extra, keep=1), module, optimizer
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.update(step=6), "of step 6 instead of that of its folder"),
+        (lambda d: d.update(step=5.0), "of step 5.0"),
+        (lambda d: d.update(step=True), "of step True"),
+        (lambda d: d.pop("step"), "of step None"),
+        (lambda d: d.pop("optimizer"), "no optimizer"),
+        (lambda d: d.pop("scaler"), "no such scaler"),
+        (lambda d: d["scaler"].update(scale="2"), "no such scaler"),
+        (lambda d: d["scaler"].clear(), "no such scaler"),
+        (lambda d: d["optimizer"].pop("groups"), "no settings"),
+        (lambda d: d["optimizer"].update(scalars=[]), "no settings"),
+        (lambda d: d["optimizer"]["groups"].pop(), "another optimizer"),
+        (lambda d: d["optimizer"]["groups"][0].update(lr="fast"), "another optimizer"),
+        (lambda d: d["optimizer"]["groups"][0].update(params=[9, 8]), "another optimizer"),
+        (lambda d: d["optimizer"]["groups"][0].update(betas=[0.9]), "another optimizer"),
+        (lambda d: d["optimizer"]["scalars"].update({"0.step": "x"}), "no state of one of its"),
+        (lambda d: d["optimizer"]["scalars"].update({"99.step": 1}), "no state of one of its"),
+        (lambda d: d["optimizer"]["scalars"].update({"-1.step": 1}), "no state of one of its"),
+        (lambda d: d["optimizer"]["scalars"].update({"x": 1}), "no state of one of its"),
+        (lambda d: d["optimizer"]["scalars"].update({"9" * 5000 + ".step": 1}), "no state of one"),
+    ],
+)
+def test_a_wrong_state_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    place, module, optimizer = saved(tmp_path)
+    state = json.loads((place / "state.json").read_text())
+    change(state)
+    (place / "state.json").write_text(json.dumps(state))
+    like = {"scaler": {"scale": 1.0, "_growth_tracker": 0}}
+    with pytest.raises(CheckpointError, match=words) as caught:
+        checkpoint.load(place, module, optimizer, like)
+    assert "\n" not in str(caught.value)
+    assert f"remove {place} to use an older one" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, '{"step": NaN}', "\xff"])
+def test_a_state_that_is_no_document_is_refused(tmp_path: Path, text: str) -> None:
+    place, module, optimizer = saved(tmp_path)
+    (place / "state.json").write_text(text, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"is damaged: state\.json"):
+        checkpoint.load(place, module, optimizer)
+
+
+def test_settings_of_another_torch_are_read_as_far_as_they_are_known(tmp_path: Path) -> None:
+    place, module, optimizer = saved(tmp_path)
+    state = json.loads((place / "state.json").read_text())
+    del state["optimizer"]["groups"][0]["amsgrad"]
+    state["optimizer"]["groups"][0]["invented"] = 3
+    (place / "state.json").write_text(json.dumps(state))
+    checkpoint.load(place, module, optimizer)
+    advance(module, optimizer, 1)
+    assert "invented" not in optimizer.param_groups[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("0.exp_avg", torch.zeros(7), "no state of one of its"),
+        ("0.exp_avg", torch.tensor(0.0), "no state of one of its"),
+        ("0.exp_avg", torch.full((4, 3, 3, 3), torch.nan), "no state of one of its"),
+        ("0.exp_avg", torch.zeros(4, 3, 3, 3, dtype=torch.int64), "no state of one of its"),
+        ("0.step", torch.zeros(2), "no state of one of its"),
+        ("0.mood", torch.zeros(4, 3, 3, 3), "state of a parameter is not exp_avg"),
+        ("1000.exp_avg", torch.zeros(4), "no state of one of its"),
+    ],
+)
+def test_a_wrong_state_of_a_parameter_is_refused(
+    tmp_path: Path, name: str, value: torch.Tensor, words: str
+) -> None:
+    place, module, optimizer = saved(tmp_path)
+    file = place / "optimizer.safetensors"
+    save_file({**load_file(file), name: value}, file)
+    with pytest.raises(CheckpointError, match=words):
+        checkpoint.load(place, module, optimizer)
+
+
+def test_tensors_of_another_type_are_refused(tmp_path: Path) -> None:
+    place, module, _ = saved(tmp_path)
+    file = place / "model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, "0.weight": tensors["0.weight"].half()}, file)
+    with pytest.raises(CheckpointError, match=r"0\.weight is torch\.float16 instead of"):
+        checkpoint.load_model(place, module)

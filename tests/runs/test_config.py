@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from ssltool.errors import UsageError
 from ssltool.methods.base import DataInfo
 from ssltool.methods.registry import available, find_method
-from ssltool.runs.config import RunConfig, resolve
+from ssltool.runs.config import ResolvedConfig, RunConfig, resolve
 from ssltool.runs.data_info import automatic_size
 from ssltool.runs.options import RunOptions
 
@@ -49,7 +50,7 @@ def test_a_file_for_another_method_and_a_file_that_is_none(tmp_path: Path) -> No
     (tmp_path / "unknown.toml").write_text("epoch = 3")
     with pytest.raises(UsageError, match="pretrain cpc"):
         RunConfig.merged("jigsaw", {}, config=tmp_path / "other.toml")
-    with pytest.raises(UsageError, match="neither TOML nor JSON"):
+    with pytest.raises(UsageError, match=r"it is no TOML: .*TOML or JSON of options"):
         RunConfig.merged("jigsaw", {}, config=tmp_path / "broken.toml")
     with pytest.raises(UsageError, match="did you mean epochs"):
         RunConfig.merged("jigsaw", {}, config=tmp_path / "unknown.toml")
@@ -167,3 +168,68 @@ def test_squares_larger_than_the_images_are_for_methods_that_cut_crops() -> None
         load_size("jigsaw", 96)
     with pytest.raises(UsageError, match="--load-size 60 is less than the images' 64 px; type 64"):
         load_size("npid", 60)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("c.json", "[]", "a table of options is expected"),
+        ("c.json", "1e-320", "a table of options is expected"),
+        ("c.json", "[" * 5000 + "]" * 5000, "64 levels"),
+        ("c.json", '{"steps": NaN}', "not a finite number"),
+        ("c.json", '{"steps": ' + "9" * 5000 + "}", "5,000 digits"),
+        ("c.json", '{"steps": 3, "steps": 4}', "'steps' is there twice"),
+        ("c.json", '{"format": 1, "options": {"steps": 3}}', "has format 1"),
+        ("c.json", '{"options": 3}', "options should be a table"),
+        ("c.json", '{"method": ["jigsaw"]}', "method should be a name"),
+        ("c.json", '{"data": ["a\\u0000b"]}', "--data .*without null characters"),
+        ("c.json", '{"permutation_file": "a\\u0000b"}', "--permutation-file .*null characters"),
+        ("c.json", '{"lr": "' + "x" * 10_000 + '"}', r"--lr x{200}\.\.\."),
+        ("c.json", '{"' + "x" * 10_000 + '": 1}', "unknown option 'x+"),
+        ("c.toml", "steps = nan", "--steps nan"),
+        ("c.toml", "lr = inf", "--lr inf"),
+        ("c.toml", "steps = 1979-05-27", "--steps 1979-05-27"),
+        ("c.toml", "a = " + "[" * 5000, "64 levels"),
+        ("c.toml", "steps = 3\nsteps = 4", "no TOML"),
+    ],
+)
+def test_a_damaged_file_is_one_short_line(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=words) as caught:
+        RunConfig.merged("jigsaw", {}, config=tmp_path / name)
+    assert len(str(caught.value)) < 700
+
+
+def test_a_byte_order_mark_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("steps = 3", encoding="utf-8-sig")
+    assert RunConfig.merged("jigsaw", {}, config=tmp_path / "c.toml").run.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_size": 20_000}, "--image-size 20000"),
+        ({"image_size": 48}, "--image-size 48: the data are of"),
+        ({"steps": 0}, "--steps 0"),
+        ({"batch_size": -1}, "--batch-size -1"),
+        ({"cls": 1}, "cls 1: Extra inputs"),
+        ({"a\nb": 1}, "a b 1: Extra inputs"),
+        ({"permutations": "many"}, "--permutations many"),
+    ],
+)
+def test_wrong_options_of_a_record_are_named(change: dict[str, Any], words: str) -> None:
+    data = DataInfo(count=1000, image_size=96)
+    resolved = resolve(RunConfig.validated("jigsaw", {}), data)
+    assert ResolvedConfig.restored("jigsaw", resolved.options(), data).options()
+    with pytest.raises(UsageError, match=words) as caught:
+        ResolvedConfig.restored("jigsaw", {**resolved.options(), **change}, data)
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_that_no_weights_file_holds_are_refused() -> None:
+    data = DataInfo(count=1000, image_size=256)
+    with pytest.raises(UsageError, match="patches, more than 64x64"):
+        resolve(RunConfig.validated("cpc", {"patch": 16, "stride": 1}), data)
+    options = {"patch": 32, "patch_input": 512}
+    with pytest.raises(UsageError, match="encoded at 4096 px"):
+        resolve(RunConfig.validated("context-prediction", options), data)

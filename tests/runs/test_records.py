@@ -57,7 +57,6 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        (["format"], 1, "format"),
         (["rows", 0, "accuracy", "linear"], 101, "rows.0.accuracy.linear"),
         (["rows", 0, "accuracy", "guess"], 1, "rows.0.accuracy.guess"),
         (["rows", 0, "source", "kind"], "jigsaw", "rows.0.source.kind"),

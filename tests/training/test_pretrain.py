@@ -21,13 +21,20 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from ssltool.data.sources.dataset import DatasetSource
-from ssltool.errors import DataError, DiskFullError, Interrupted, SslToolError
+from ssltool.errors import (
+    CheckpointError,
+    DataError,
+    DiskFullError,
+    Interrupted,
+    NonFiniteLossError,
+    SslToolError,
+)
 from ssltool.methods.registry import find_method
 from ssltool.probing.online import OnlineKNN
 from ssltool.runs import checkpoint
 from ssltool.runs.config import RunConfig
-from ssltool.training import writer
-from ssltool.training.interrupt import StopRequest
+from ssltool.training import start, writer
+from ssltool.training.interrupt import StopRequest, stop_requests
 from ssltool.training.pretrain import RunSummary, dry_run, pretrain
 from ssltool.training.trainer import Trainer
 
@@ -100,7 +107,7 @@ def test_run_json_repeats_the_run(whole: Path, tmp_path: Path) -> None:
     assert weights(tmp_path / "repeat") == weights(whole)
 
 
-@pytest.mark.parametrize("stop", [4, 9])
+@pytest.mark.parametrize("stop", [4, pytest.param(9, marks=pytest.mark.slow)])
 def test_an_interrupted_and_resumed_run_ends_with_the_same_bytes(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -190,11 +197,78 @@ def test_a_memory_bank_is_resumed_with_the_same_bytes(
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
-    before = weights(whole)
+    before, record = weights(whole), (whole / "run.json").read_bytes()
     assert run(whole, resume=True).metrics["step"] == 10
     assert weights(whole) == before
+    assert (whole / "run.json").read_bytes() == record
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+def test_an_extended_run_ends_with_the_same_bytes_however_it_is_interrupted(
+    whole: Path, tmp_path: Path
+) -> None:
+    """At a constant rate they are those of a run begun with the new length."""
+    for name, lengths in (("once", [14]), ("twice", [14, None]), ("other", [12, 14])):
+        shutil.copytree(whole, tmp_path / name)
+        for number, steps in enumerate(lengths):
+            given = {"out": tmp_path / name, **({"steps": steps} if steps else {})}
+            if name == "twice" and number == 1:  # as if it was killed behind step 12
+                shutil.rmtree(tmp_path / name / "checkpoints" / "step-0000014")
+            pretrain(RunConfig.merged("jigsaw", given), resume=True, console=QUIET)
+    assert weights(tmp_path / "once") == weights(tmp_path / "twice") != weights(whole)
+    assert weights(tmp_path / "once") != weights(tmp_path / "other")  # the schedule was another
+    record = json.loads((tmp_path / "other" / "run.json").read_text())
+    assert [(e["at"], e["steps"]) for e in record["extended"]] == [(10, 12), (12, 14)]
+    straight, longer = tmp_path / "straight", tmp_path / "longer"
+    run(straight, steps=6, schedule="constant", warmup=0)
+    run(longer, steps=4, schedule="constant", warmup=0)
+    pretrain(RunConfig.merged("jigsaw", {"out": longer, "steps": 6}), resume=True, console=QUIET)
+    assert weights(straight) == weights(longer)
+
+
+def test_diverged_weights_are_not_saved(whole: Path, tmp_path: Path) -> None:
+    """The loss of a step is that of the weights before it."""
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000010")
+    begun = start.resumed_run(RunConfig.merged("jigsaw", {}), tmp_path / "run")
+    trainer = Trainer.build(begun, QUIET)
+    writing = writer.RunWriter(trainer, tmp_path / "run", QUIET)
+    writing.add(next(trainer.steps()))
+    with torch.no_grad():
+        next(trainer.method.parameters())[0] = float("nan")
+    words = r"weights became NaN .* by step 9; the last good checkpoint is .*0000008; try --lr"
+    with pytest.raises(NonFiniteLossError, match=words):
+        writing.log(9, writer.Due(log=True, checkpoint=True, probe=False))
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, usage = tmp_path / "run", shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=10**6))
+    with pytest.raises(DiskFullError, match=r"needs about .*B of disk, but .* 1.0 MB; .*--keep"):
+        run(out)
+    assert not out.exists()
+
+
+def test_a_run_folder_that_cannot_be_written_to_any_more_names_what_is_kept(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000010")
+
+    def refused(folder: Path, line: object) -> None:
+        raise CheckpointError("cannot write metrics.jsonl: Read-only file system")
+
+    monkeypatch.setattr("ssltool.runs.metrics.append", refused)
+    with pytest.raises(
+        CheckpointError, match=r"Read-only file system; .*0000008 is intact; .* type .*--resume"
+    ):
+        run(tmp_path / "run", resume=True)
+
+
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_again(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
@@ -203,6 +277,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(whole: Path, tmp_
     assert weights(out) == weights(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_kill_beside_the_last_checkpoint_loses_nothing(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -326,6 +401,23 @@ def test_the_second_signal_interrupts_at_once() -> None:
     request.handle(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt):
         request.handle(signal.SIGINT, None)
+
+
+def test_a_second_hangup_does_not_interrupt() -> None:
+    with stop_requests() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.asked
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def command(out: Path, *more: str) -> list[str]:
@@ -474,6 +566,8 @@ def test_a_run_whose_images_come_back_ends_with_the_same_bytes(
     assert weights(out) == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_figures_end_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All images are in memory by step 10; those of the figures cannot be read."""
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssltool.errors import CheckpointError, UsageError
 from ssltool.runs.config import RunConfig
-from ssltool.runs.records import RunRecord
+from ssltool.runs.records import Extension, RunRecord
 from ssltool.training import start
 
 
@@ -94,3 +94,34 @@ def test_content_hash_is_chosen_when_a_run_begins(data: Path, tmp_path: Path) ->
     begin(data, tmp_path / "run")
     with pytest.raises(UsageError, match="--content-hash"):
         resume(tmp_path / "run", content_hash=True)
+
+
+def saved(out: Path, step: int) -> None:
+    (out / "checkpoints" / f"step-{step:07d}").mkdir(parents=True)
+
+
+def test_a_run_is_given_a_new_length(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    begin(data, out)
+    saved(out, 2)
+    assert resume(out).extended == resume(out, steps=3).extended == ()
+    longer = resume(out, steps=9)
+    assert longer.config.run.steps == 9
+    assert longer.config.run.warmup == resume(out).config.run.warmup
+    assert longer.extended == (Extension(at=2, before=3, steps=9),)
+    assert resume(out, epochs=4).config.run.steps == 8  # 4 images in batches of 2
+    assert resume(out, steps=2).config.run.steps == 2
+    with pytest.raises(UsageError, match=r"has taken 2 of 3 steps, more than the 1 that"):
+        resume(out, steps=1)
+    with pytest.raises(UsageError, match="--lr"):
+        resume(out, steps=9, lr=0.5)
+
+
+def test_every_new_length_is_kept(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    begin(data, out)
+    record = RunRecord.read(out / "run.json")
+    first = Extension(at=0, before=2, steps=3)
+    record.model_copy(update={"extended": (first,)}).write(out / "run.json")
+    assert resume(out).extended == (first,)
+    assert resume(out, steps=4).extended == (first, Extension(at=0, before=3, steps=4))

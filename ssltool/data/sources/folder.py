@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Mapping
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from ssltool.data.sources.base import (
     printable,
 )
 from ssltool.data.sources.formats import check_file, extension_of, is_hidden, is_image
+from ssltool.documents import DocumentError, read_json
 from ssltool.errors import DataError, UsageError
 
 # Mark a run folder, see `ssltool.runs.folder`.
@@ -228,9 +229,8 @@ def _is_run(folder: str, entries: list[os.DirEntry[str]]) -> bool:
     if _RUN_FILE not in names:
         return False
     try:
-        with open(os.path.join(folder, _RUN_FILE), encoding="utf-8") as file:
-            record = json.load(file)
-    except (OSError, ValueError, RecursionError):
+        record = read_json(Path(folder, _RUN_FILE))
+    except DocumentError:
         return _METRICS_FILE in names  # damaged
     return isinstance(record, dict) and {"ssltool", "method"} <= record.keys()
 

@@ -13,34 +13,24 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors.numpy import save_file
 
+from ssltool.arrays import open_tensors
 from ssltool.atomic import atomic_file
 from ssltool.data.sources.base import class_order
-from ssltool.data.sources.shard_scan import Table, scan
+from ssltool.data.sources.shard_scan import HEADER, Table, scan
+from ssltool.documents import DocumentError, parse_json, read_json, validated
 
 INDEX = "index.json"
 
 _FORMAT = "ssltool-shard-index-2"
 _COLUMNS = ("offsets", "sizes", "headers", "labels", "ends")
 
-# What numpy and safetensors raise on damaged files.
-_DAMAGED = (
-    OSError,
-    SafetensorError,
-    ValidationError,
-    ValueError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    MemoryError,
-    RecursionError,
-)
+_LARGEST_INDEX = 2**30  # bytes: it lists the classes
 
 _Natural = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 _Text = Annotated[str, Field(strict=True)]
@@ -66,6 +56,12 @@ class IndexEntry(BaseModel):
     mtime_ns: Annotated[int, Field(strict=True, gt=-(2**63), lt=2**63)]
     sha256: _Text
     left_out: dict[_Text, _Natural]
+
+    @model_validator(mode="after")
+    def _each_image_has_a_header(self) -> Self:
+        if self.nsamples * HEADER > self.filesize:
+            raise ValueError("more images than the file can hold")
+        return self
 
     @classmethod
     def of(cls, path: str, table: Table) -> IndexEntry:
@@ -177,16 +173,21 @@ def left_out_notes(left_out: Mapping[str, int]) -> tuple[str, ...]:
 def read_index(folder: str) -> IndexDocument:
     """``index.json`` of a folder; empty if it is missing, damaged or another program's."""
     try:
-        return IndexDocument.model_validate_json(Path(folder, INDEX).read_bytes())
-    except _DAMAGED:
+        return validated(IndexDocument, read_json(Path(folder, INDEX), _LARGEST_INDEX))
+    except DocumentError:
         return IndexDocument(shardlist=(), classes=())
 
 
 def load_table(path: str, entry: IndexEntry) -> Table | None:
     """The table that belongs to an entry of the index; None if it is missing or damaged."""
     try:
-        with safe_open(table_path(path), "numpy") as file:
-            about = _About.model_validate_json((file.metadata() or {})[_FORMAT])
+        with open_tensors(Path(table_path(path)), "numpy") as file:
+            about = validated(_About, parse_json((file.metadata() or {})[_FORMAT]))
+            # Before memory is taken: the names are in the shard too.
+            shapes = {name: file.get_slice(name).get_shape() for name in (*_COLUMNS, "names")}
+            (size,) = shapes.pop("names")
+            if size > entry.filesize or any(s != [entry.nsamples] for s in shapes.values()):
+                return None
             column = {name: file.get_tensor(name) for name in _COLUMNS}
             names = file.get_tensor("names").tobytes()
         table = Table(
@@ -198,10 +199,24 @@ def load_table(path: str, entry: IndexEntry) -> Table | None:
             sha256=about.sha256,
             left_out=entry.left_out,
         )
-        sound = about.table_sha256 == _digest(table) and about.sha256 == entry.sha256
-    except _DAMAGED:
+    except DocumentError:
         return None
-    return table if sound else None
+    known = about.table_sha256 == _digest(table) and about.sha256 == entry.sha256
+    return table if known and _is_sound(table) else None
+
+
+def _is_sound(table: Table) -> bool:
+    """Whether every value of a table is of its kind, and in its file or list."""
+    kinds = (np.int64, np.int64, np.uint32, np.int32, np.int64)
+    if [getattr(table, name).dtype for name in _COLUMNS] != list(map(np.dtype, kinds)):
+        return False
+    rest = table.filesize - table.sizes
+    lengths = np.diff(table.ends, prepend=0)
+    return bool(
+        ((table.sizes >= 0) & (table.offsets >= HEADER) & (table.offsets <= rest)).all()
+        and ((table.labels >= -1) & (table.labels < len(table.classes))).all()
+        and ((lengths >= 0) & (table.ends >= 0) & (table.ends <= len(table.names))).all()
+    )
 
 
 def _digest(table: Table) -> str:

@@ -35,6 +35,7 @@ HEADER = 512
 
 _MOST_LINKS = 32  # links to links that are followed
 _CHUNK = 2**20
+_LARGEST_LABEL = 2**26  # bytes of a cls or json member
 
 # What `tarfile` raises on damaged files.
 _DAMAGED = (
@@ -52,6 +53,7 @@ _SAME_KEY = "images left out, perhaps masks, because another has their key"
 _HIDDEN = "members left out that are hidden or made by a system for itself"
 _LINKS = "links left out that lead to no member"
 _SPARSE = "sparse members left out"
+_LARGE = "labels left out that are larger than 64 MB"
 _UNUSED = "labels without an image"
 _OTHERS = "members left out that are neither image nor label"
 _NO_END = "shards without an end marker, perhaps cut off"
@@ -225,7 +227,11 @@ class _Shard:
 
     def _members(self) -> Iterator[tuple[str, _Data | None, str]]:
         """Name, and data or the name that a link points to, of files and links."""
+        last = -1
         for member in self.tar:
+            if member.offset <= last or member.size < 0:  # would be read for ever
+                raise DataError(f"{self.path} is damaged at byte {last}; copy or pack it again")
+            last = member.offset
             self.tar.members = []  # type: ignore[attr-defined]  # it keeps every header it has read
             name = member.name
             about = f"{name}\0{member.type!r}\0{member.size}\0{member.offset_data}\0"
@@ -252,6 +258,9 @@ class _Shard:
         return file.read(size)
 
     def _read_label(self, data: _Data, extension: str) -> str | None:
+        if data.size > _LARGEST_LABEL:
+            self.left_out[_LARGE] += 1
+            return None
         content = self._bytes(data.offset, data.size)
         self.digest.update(content)
         return _label(content, extension)
@@ -314,7 +323,7 @@ def _label(content: bytes, extension: str) -> str | None:
     if extension == "cls":
         return _class_name(text)
     try:
-        document = json.loads(text)
+        document = json.loads(text)  # of other programs: twice the same key is read as Python does
     except (ValueError, RecursionError):
         return None
     if isinstance(document, dict):

@@ -26,7 +26,8 @@ class MapLayerNorm(nn.GroupNorm):
     def forward(self, maps: Tensor) -> Tensor:
         """Normalize float maps ``[B, C, H, W]``; statistics are in float32 at least."""
         # On a CPU group norm handles either layout, twice as fast as below.
-        if maps.device.type == "cpu" or not maps.is_contiguous(memory_format=torch.channels_last):
+        plain = maps.device.type in {"cpu", "meta"}  # meta has no autocast
+        if plain or not maps.is_contiguous(memory_format=torch.channels_last):
             return super().forward(maps)
         with torch.autocast(maps.device.type, enabled=False):
             return self.channels_last(maps)

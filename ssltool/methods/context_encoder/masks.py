@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssltool.arrays import DAMAGED
 from ssltool.errors import DataError, UsageError
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.resize import line_matrix
@@ -25,6 +27,8 @@ from ssltool.ops.resize import line_matrix
 # The pattern of the released code has one cell of noise every 16.7 px of a 128 px image.
 _CELLS = 128 * 0.06
 _MOST_FILES = 1000
+_MOST_PIXELS = 20 * 10**6
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif"}
 
 
@@ -157,8 +161,8 @@ def read_shapes(folder: Path, side: int) -> Tensor:
     shapes = []
     for file in files:
         try:
-            image = torch.from_numpy(np.array(Image.open(file).convert("L")))
-        except (OSError, ValueError) as error:
+            image = torch.from_numpy(_read_gray(file))
+        except DAMAGED as error:
             raise DataError(
                 f"--mask-files: {file} cannot be read; remove it or write it again as PNG"
             ) from error
@@ -171,6 +175,21 @@ def read_shapes(folder: Path, side: int) -> Tensor:
             )
         shapes.append(square.to(torch.uint8))
     return torch.stack(shapes)
+
+
+def _read_gray(file: Path) -> NDArray[np.uint8]:
+    """A mask as gray levels ``[H, W]``.
+
+    Raises:
+        DataError: It is too large.
+    """
+    with Image.open(file, formats=_FORMATS) as image:
+        if image.width * image.height > _MOST_PIXELS:
+            raise DataError(
+                f"--mask-files: {file} has more than {_MOST_PIXELS // 10**6} megapixels; make it "
+                "smaller"
+            )
+        return np.array(image.convert("L"))
 
 
 def fingerprint(shapes: Tensor) -> str:

@@ -17,13 +17,14 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tokenize import TokenError
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssltool.arrays import parse_array
 from ssltool.atomic import atomic_file
+from ssltool.documents import DocumentError, read_bytes
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.methods.jigsaw.codes import LARGEST_CODE, Bytes, Ints, closed_form
 
@@ -33,6 +34,7 @@ MODES = ("max_min", "max_mean", "min_mean", "random", "code", "all")
 GRIDS = range(2, 6)
 # The K x K distances then take at most 100 MB, and no published set is larger.
 LARGEST_COUNT = 10_000
+_LARGEST_FILE = LARGEST_COUNT * GRIDS[-1] ** 2 * 8 + 2**16  # bytes: int64 and a header
 # 16! and 25! cannot be enumerated; the greedy modes then choose among this many random
 # permutations.
 POOL_SIZE = 20_000
@@ -261,18 +263,14 @@ def load(path: Path) -> PermutationSet:
         UsageError: The file cannot be read, or its rows are not different permutations of 4, 9, 16
             or 25 tiles.
     """
+    parsers = {".npy": _parse_npy, ".bin": _parse_bin}
+    if path.suffix not in parsers:
+        raise UsageError(f"{path} is neither .npy nor .bin; give the file of a permutation set")
     try:
-        if path.suffix == ".npy":
-            table = _read_npy(path)
-        elif path.suffix == ".bin":
-            table = _read_bin(path)
-        else:
-            raise UsageError(f"{path} is neither .npy nor .bin; give the file of a permutation set")
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror or error}; check --permutation-file"
-        ) from error
-    rows = _checked(table, path)
+        content = read_bytes(path, _LARGEST_FILE)
+    except DocumentError as error:
+        raise UsageError(f"cannot read {path}: {error}; check --permutation-file") from error
+    rows = _checked(parsers[path.suffix](content, path), path)
     return PermutationSet(rows, "file", math.isqrt(rows.shape[1]))
 
 
@@ -381,26 +379,18 @@ def _random_permutations(bits: np.random.PCG64, count: int, size: int) -> Ints:
     return np.argsort(bits.random_raw((count, size)), axis=1, kind="stable")
 
 
-def _read_npy(path: Path) -> NDArray[np.generic]:
+def _parse_npy(content: bytes, path: Path) -> NDArray[Any]:
     """The array of a ``.npy`` file; never unpickles."""
-    with path.open("rb") as file:
-        try:
-            return np.lib.format.read_array(file, allow_pickle=False)
-        except (
-            ValueError,
-            TypeError,
-            MemoryError,
-            SyntaxError,
-            TokenError,
-        ) as error:  # a damaged header raises any
-            raise UsageError(
-                f"{path} is not a .npy file of whole numbers; write one with numpy.save"
-            ) from error
+    try:
+        return parse_array(content)
+    except DocumentError as error:
+        raise UsageError(
+            f"{path} is not a .npy file of whole numbers ({error}); write one with numpy.save"
+        ) from error
 
 
-def _read_bin(path: Path) -> Ints:
+def _parse_bin(data: bytes, path: Path) -> Ints:
     """The table of a ``.bin`` file, ``[rows, columns]``."""
-    data = path.read_bytes()
     words = np.frombuffer(data[: len(data) // 4 * 4], dtype="<i4").astype(np.int64)
     rows, columns = (int(words[0]), int(words[1])) if len(words) >= 2 else (0, 0)
     if rows < 1 or columns < 1 or len(data) != 4 * (2 + rows * columns):
@@ -410,7 +400,7 @@ def _read_bin(path: Path) -> Ints:
     return words[2:].reshape(rows, columns)
 
 
-def _checked(table: NDArray[np.generic], path: Path) -> Bytes:
+def _checked(table: NDArray[Any], path: Path) -> Bytes:
     """The table as uint8 ``[K, n]`` with values from 0, or an error about what is wrong with it."""
     if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
         raise UsageError(

@@ -145,14 +145,11 @@ def _record(folder: Path) -> RunRecord:
 def _lines(folder: Path) -> list[dict[str, float]]:
     try:
         documents = metrics.read(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{metrics.METRICS} cannot be read ({error}): no curves") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}: no curves") from error
     lines = [
-        {name: value for name, value in line.items() if _is_finite(value)}
-        for line in documents
-        if isinstance(line, dict)
+        {name: value for name, value in line.items() if _is_finite(value)} for line in documents
     ]
-    lines = [line for line in lines if "step" in line]
     if not lines:
         raise CheckpointError(
             f"{metrics.METRICS} has no lines yet: no curves; they come with the first "

@@ -8,15 +8,22 @@ import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_shards import numbered, png, reds, tar
 
 from ssltool.data.sources import shards
 from ssltool.data.sources.registry import open_source
-from ssltool.data.sources.shard_index import write_index
+from ssltool.data.sources.shard_index import (
+    _write_table,
+    load_table,
+    read_index,
+    write_index,
+)
 from ssltool.data.sources.shards import ShardSource, shard_paths
 from ssltool.errors import UnreadableImage
 
@@ -118,6 +125,9 @@ def test_a_damaged_index_counts_as_none(which: str, damage: str, tmp_path: Path)
     "change",
     [
         {"nsamples": 10**12},
+        {"nsamples": 1000},
+        {"nsamples": [[[[1]]]]},
+        {"filesize": -1},
         {"nsamples": -1},
         {"nsamples": True},
         {"nsamples": 2.5},
@@ -137,6 +147,46 @@ def test_wrong_values_in_an_index_are_found(change: dict[str, Any], tmp_path: Pa
     source = open_source(tmp_path)
     with suppress_changed():
         assert reds(source) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "[" * 100_000, '{"shardlist": [NaN]}', '{"shardlist": Infinity}', "9" * 5000]
+)
+def test_an_index_that_is_no_document_counts_as_none(text: str, tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {"1.png": png(1)})
+    (tmp_path / "index.json").write_text(text)
+    assert reds(open_source(tmp_path)) == [1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offsets": np.array([0, 1536, 3072])},
+        {"offsets": np.array([-512, 1536, 3072])},
+        {"offsets": np.array([512, 1536, 2**62])},
+        {"sizes": np.array([-1, 1, 1])},
+        {"sizes": np.array([1, 1, 2**62])},
+        {"labels": np.array([0, 1, 7], np.int32)},
+        {"labels": np.array([0, 1, -2], np.int32)},
+        {"ends": np.array([5, 10, 10**9])},
+        {"ends": np.array([5, 3, 15])},
+        {"ends": np.array([-5, 10, 15])},
+        {"offsets": np.array([512, 1536])},
+        {"offsets": np.array([[512, 1536, 3072]])},
+        {"offsets": np.array([512.0, 1536.0, 3072.0])},
+        {"names": b"x" * 10**6},
+    ],
+)
+def test_values_outside_of_the_shard_are_found(change: dict[str, Any], tmp_path: Path) -> None:
+    """The digest of a forged table is right; what it says is not."""
+    path = tar(tmp_path / "a.tar", {f"{n}.png": png(n) for n in range(3)})
+    write_index(str(tmp_path), [str(path)])
+    entry = read_index(str(tmp_path)).entries["a.tar"]
+    table = load_table(str(path), entry)
+    assert table is not None
+    _write_table(str(path), replace(table, **change))
+    assert load_table(str(path), entry) is None
+    assert reds(open_source(tmp_path)) == [0, 1, 2]
 
 
 def test_notes_of_indexed_shards_are_kept(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_shards import fails, numbered, png, reds, tar
 
+from ssltool.data.sources import shard_scan
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shard_scan import scan
 from ssltool.errors import DataError, UnreadableImage
@@ -216,3 +217,68 @@ def test_every_member_is_an_image_a_label_or_counted(names: list[str]) -> None:
             label = names[int(table.classes[table.labels[index]].split()[1])]
             key = posixpath.normpath(label).rpartition(".")[0]
             assert f"{posixpath.normpath(name)}.".startswith(f"{key}.")
+
+
+def images_of(path: Path) -> int:
+    """Number of images in a tar file; 0 if it is refused."""
+    try:
+        return len(scan(str(path)))
+    except DataError:
+        return 0
+
+
+def header_of(name: str, *, size: bytes, kind: bytes = b"0") -> bytes:
+    """A header block with a size field as given and a right checksum."""
+    block = bytearray(tarfile.TarInfo(name).tobuf())
+    block[124:136] = size.ljust(12, b"\0")
+    block[156:157] = kind
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("kind", [b"0", b"5", b"x", b"g", b"L", b"K", b"S", b"V"])
+@pytest.mark.parametrize("size", [-512, -1024, -1, 2**62, 2**80])
+def test_sizes_that_lead_backwards_or_beyond_the_end_are_refused(
+    size: int, kind: bytes, tmp_path: Path
+) -> None:
+    """Tarfile follows a negative size to the same header again and again."""
+    path = tmp_path / "a.tar"
+    field = (b"\xff" if size < 0 else b"\x80") + size.to_bytes(11, "big", signed=True)
+    first = header_of("0.png", size=b"%011o" % 512) + bytes(512)
+    path.write_bytes(first + header_of("1.png", size=field, kind=kind) + bytes(1024))
+    assert images_of(path) <= 2
+
+
+@pytest.mark.parametrize(
+    "fields", [b"a", b"9" * 5000, b"-1\n", b"2\n1\n", b"10000000000\n" + b"1\n" * 200]
+)
+def test_sparse_maps_that_are_damaged_are_refused_or_left_out(
+    fields: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tar"
+    pax = b"".join(
+        b"%d %s=%s\n" % (len(name) + len(value) + 5, name, value)
+        for name, value in (
+            (b"GNU.sparse.major", b"1"),
+            (b"GNU.sparse.minor", b"0"),
+            (b"GNU.sparse.realsize", b"99"),
+        )
+    )
+    data = fields.ljust(512, b"\0")[:512]
+    path.write_bytes(
+        header_of("h", size=b"%011o" % len(pax), kind=b"x")
+        + pax.ljust(512, b"\0")
+        + header_of("1.png", size=b"%011o" % 512)
+        + data
+        + bytes(1024)
+    )
+    assert images_of(path) <= 1
+
+
+def test_a_label_that_is_larger_than_any_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_scan, "_LARGEST_LABEL", 10)
+    path = tar(tmp_path / "a.tar", {"1.png": png(1), "1.cls": b"x" * 11})
+    assert scan(str(path)).left_out == {"labels left out that are larger than 64 MB": 1}

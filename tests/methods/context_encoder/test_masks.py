@@ -126,3 +126,21 @@ def test_boundary_index_by_hand() -> None:
     mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     mask[..., 2:4, 3:6] = True  # 2x3: a border of 10 pairs
     assert float(masks.boundary_index(mask)) == 10 / 8
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0", b"GIF89a" + b"\xff" * 9]
+)
+def test_masks_that_cannot_be_read_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"m\.png cannot be read"):
+        masks.read_shapes(tmp_path, 16)
+
+
+def test_masks_are_not_decoded_if_they_are_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masks, "_MOST_PIXELS", 10**6)
+    Image.new("1", (1001, 1000)).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match="more than 1 megapixels"):
+        masks.read_shapes(tmp_path, 16)

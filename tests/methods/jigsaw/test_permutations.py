@@ -567,14 +567,18 @@ def test_damaged_files_are_refused(tmp_path: Path):
     (tmp_path / "short.npy").write_bytes(good.read_bytes()[:-5])
     (tmp_path / "header.npy").write_bytes(good.read_bytes().replace(b"}", b" "))
     (tmp_path / "empty.npy").write_bytes(b"")
-    for name in ("short.npy", "header.npy", "empty.npy"):
+    shape = b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000000000, 9), }"
+    (tmp_path / "giant.npy").write_bytes(b"\x93NUMPY\x01\x00\x80\x00" + shape.ljust(128))
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    names = ("short.npy", "header.npy", "empty.npy", "giant.npy", "objects.npy")
+    for name in names:
         assert_refused(tmp_path / name, "not a .npy file of whole numbers")
     write_bin(tmp_path / "short.bin", np.array(GOOD) + 1)
     whole = (tmp_path / "short.bin").read_bytes()
     for bad in (whole[:-1], whole[:-4], whole[:4], b"", b"\xff" * len(whole)):
         (tmp_path / "short.bin").write_bytes(bad)
         assert_refused(tmp_path / "short.bin", f"has {len(bad)} bytes")
-    assert_refused(tmp_path / "missing.npy", "No such file")
+    assert_refused(tmp_path / "missing.npy", "no such file")
     assert_refused(tmp_path / "orders.txt", "neither .npy nor .bin")
 
 

@@ -318,7 +318,9 @@ def test_tiny_data_and_a_batch_of_one() -> None:
     assert math.isfinite(step(method, method.view(images, torch.tensor([2]), seeded())))
 
 
-@pytest.mark.parametrize("loss", ["softmax", "nce", "infonce"])
+@pytest.mark.parametrize(
+    "loss", ["softmax", *(pytest.param(x, marks=pytest.mark.slow) for x in ("nce", "infonce"))]
+)
 def test_the_loss_falls_on_one_repeated_batch(loss: str) -> None:
     method = build(
         count=8, loss=loss, bank_init="warm"

@@ -170,7 +170,7 @@ def test_a_half_written_run_gives_a_page_that_says_so(tmp_path: Path, name: str,
 def test_values_that_are_not_finite_numbers_are_left_out(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "one")
     (folder / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": NaN, "lr": "x"}\n{"step": 2, "loss": 1.5}\n7\n{"loss": 1}\n'
+        '{"step": 1, "loss": NaN}\n{"step": 2, "loss": 1.5}\n{"step": 3, "lo'
     )
     files = read_run_files(folder, "one", 16)
     assert files.lines == [{"step": 1}, {"step": 2, "loss": 1.5}]

@@ -70,7 +70,6 @@ def test_places_cannot_be_told_in_noise() -> None:
     assert abs(found - 1 / 8) < 3 * math.sqrt(1 / 8 * 7 / 8 / (600 * 4))
 
 
-@pytest.mark.ci
 def test_places_are_told_where_the_pattern_says_them() -> None:
     images = world(300, 32)
     method = context_prediction(images[:200], steps=70, color_guard="none")

@@ -38,6 +38,7 @@ def options(runs: list[Path], tmp_path: Path, **more: Any) -> CompareOptions:
         grid_dim=0,
         kind=("linear", "knn"),
         cache=tmp_path / "cache",
+        random_inits=1,
         **more,
     )
 
@@ -51,7 +52,7 @@ def test_runs_are_probed_once_and_ranked_in_one_table(
     result = compare(options(runs, tmp_path, sort="knn5", **files), QUIET)
     names = [row.name for row in result.rows]
     own = {"a/run", "b/run", "c/cpc", "c/cpc (patches)"}
-    assert own | {"raw pixels", "majority class"} < set(names)
+    assert own | {"raw pixels, 32 px", "raw pixels, 20 px", "majority class"} < set(names)
     # The same for a and b; two variants of cpc.
     assert sum(row.source.kind == "random_init" for row in result.rows) == 3
     values = [row.values["knn5"] for row in result.rows]

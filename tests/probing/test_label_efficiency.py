@@ -9,7 +9,6 @@ from ssltool.errors import UsageError
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_fractions_of_the_labels_are_a_table_and_a_curve(
     cpc_run: Path, probed: Any, tmp_path: Path
 ) -> None:

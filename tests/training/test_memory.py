@@ -26,7 +26,6 @@ print(before, usual(30))  # until the heap has grown, stray blocks lie in the wa
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.skipif(
     "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}), reason="glibc only"
 )

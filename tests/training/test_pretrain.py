@@ -133,7 +133,6 @@ def test_an_interrupted_and_resumed_run_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -303,7 +302,6 @@ def test_a_kill_beside_the_last_checkpoint_loses_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_following_a_run_changes_no_byte_of_it(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(out, probe_data=("demo:100",), probe_every=3)
@@ -362,7 +360,6 @@ def test_init_starts_from_the_weights_of_another_run(whole: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.parametrize(("lr", "mentioned"), [(1e-9, True), (0.01, False)])
 def test_a_lasting_plateau_is_mentioned_once(
     tmp_path: Path,

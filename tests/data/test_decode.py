@@ -436,7 +436,7 @@ SMALL = {
 }
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(kind=st.sampled_from(sorted(SMALL)), data=st.data())
 def test_damage_gives_a_square_or_a_refusal(kind: str, data: st.DataObject) -> None:
     damaged = bytearray(SMALL[kind])

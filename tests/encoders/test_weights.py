@@ -157,7 +157,7 @@ def test_resnet18_misses_only_fc(tmp_path):
         ("resnet18", {"stem": "small"}),
         ("caffenet", {}),
         ("mobilenet_v3_small", {"in_channels": 1}),
-        ("regnet_y_400mf", {}),
+        pytest.param("regnet_y_400mf", {}, marks=pytest.mark.slow),
     ],
 )
 def test_round_trip_is_bit_for_bit(name, options, tmp_path):
@@ -195,6 +195,7 @@ def test_loaded_weights_do_not_depend_on_the_file(written):
     assert all(torch.equal(value, before[key]) for key, value in loaded.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_vit_is_rebuilt_for_its_own_size(tmp_path):
     encoder = build_encoder("vit_b_32", image_size=64, last_stage="block3")
     metadata = metadata_of(encoder, image_size=224)

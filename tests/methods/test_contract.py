@@ -227,7 +227,9 @@ def test_state_round_trips(name: str) -> None:
     assert torch.equal(method(view).value, other.eval()(view).value)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "cpc" else ()) for n in NAMES]
+)
 def test_the_loss_falls_on_one_repeated_batch(name: str) -> None:
     # AdamW, the default, or plain SGD.
     falls = (

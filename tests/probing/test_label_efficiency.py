@@ -38,6 +38,7 @@ def test_fractions_of_the_labels_are_a_table_and_a_curve(
     assert all(all(row) for row in table.rows)
 
 
+@pytest.mark.slow
 def test_shots_with_repeats_have_a_standard_deviation(cpc_run: Path, probed: Any) -> None:
     options = {"kind": ("linear",), "shots": (1, 3), "repeats": 2, "baselines": False}
     record = probed(cpc_run, **options, scratch=True, finetune_images=32)

@@ -10,7 +10,13 @@ from ssltool.runs.config import RunConfig
 from ssltool.visualizing.task import draw_task
 
 
-@pytest.mark.parametrize("method", sorted(available()))
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in {"jigsaw", "npid"} else pytest.mark.slow)
+        for name in sorted(available())
+    ],
+)
 def test_every_task_is_drawn_alike_from_the_same_seed(
     method: str, tmp_path: Path, figure_bytes: Any
 ) -> None:

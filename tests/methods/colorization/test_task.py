@@ -279,7 +279,7 @@ def test_the_first_loss_is_ln_q_and_head_widths_follow_the_bins() -> None:
         assert method.fingerprint["bins"]["count"] == count
 
 
-@pytest.mark.parametrize("head", ["fcn", "deep", "fc"])
+@pytest.mark.parametrize("head", ["fcn", "deep", pytest.param("fc", marks=pytest.mark.slow)])
 def test_heads_answer_at_the_targets_side(head: str) -> None:
     method = build(head=head).eval()
     with torch.no_grad():

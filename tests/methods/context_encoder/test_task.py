@@ -241,7 +241,7 @@ def test_an_untrained_network_errs_as_the_mean_color_does() -> None:
         ("resnet10_w32", 28, False),
         ("alexnet", 227, True),
         ("resnet18", 224, True),
-        ("vit_b_16", 64, False),
+        pytest.param("vit_b_16", 64, False, marks=pytest.mark.slow),
     ],
 )
 def test_where_the_channelwise_layer_is_used(backbone: str, size: int, expected: bool) -> None:
@@ -287,6 +287,7 @@ def test_a_gray_encoder_paints_one_channel() -> None:
     assert torch.isfinite(method(view).value)
 
 
+@pytest.mark.slow
 def test_the_inpainting_preset_is_the_released_network() -> None:
     chosen = {
         k: v

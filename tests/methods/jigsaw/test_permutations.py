@@ -316,7 +316,10 @@ def test_greedy_equals_the_slow_reference_on_four_tiles(mode: str):
         )
 
 
-@pytest.mark.parametrize("mode", ["max_min", "max_mean", "min_mean"])
+@pytest.mark.parametrize(
+    "mode",
+    ["max_min", *(pytest.param(m, marks=pytest.mark.slow) for m in ("max_mean", "min_mean"))],
+)
 def test_greedy_equals_recomputing_on_nine_tiles(mode: str):
     everything = np.array(list(itertools.permutations(range(9))), dtype=np.uint8)
     chosen = [0]

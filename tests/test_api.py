@@ -88,6 +88,7 @@ def test_importing_loads_no_torch() -> None:
     assert shown.stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_a_dataset_trains_as_files_do(tmp_path: Path, run: ssltool.Run, folder: Path) -> None:
     """The same images in the same order give the same weights, wherever they come from."""
     files = [folder / label for label in ("0", "1")]
@@ -103,6 +104,8 @@ def test_a_dataset_trains_as_files_do(tmp_path: Path, run: ssltool.Run, folder: 
     assert run.metrics()[-1]["step"] == 2
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_nothing_is_printed_unless_asked(
     tmp_path: Path, run: ssltool.Run, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -357,7 +357,9 @@ CUT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "vgg11" else ()) for n in CUT]
+)
 def test_an_encoder_cut_after_a_stage_is_the_whole_one_up_to_there(name):
     whole = built(name)
     torch.manual_seed(0)

@@ -41,6 +41,8 @@ def test_every_stage_is_probed_beside_random_init_and_pixels(jigsaw_run: Path, p
     assert (record.train_images, record.test_images, len(record.classes)) == (100, 50, 10)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_details_are_of_the_row_chosen_on_held_out_training_images(
     jigsaw_run: Path, probed: Any
 ) -> None:

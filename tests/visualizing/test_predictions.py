@@ -53,6 +53,7 @@ def test_predictions_that_refer_to_training_images_show_them(
         draw_predictions(out, tmp_path / "b.png", data=("demo-test:40",))
 
 
+@pytest.mark.slow
 def test_plots_may_be_svg_while_sheets_stay_png(
     tmp_path: Path, pretrained: Any, figure_bytes: Any
 ) -> None:

@@ -105,7 +105,6 @@ def test_a_dataset_trains_as_files_do(tmp_path: Path, run: ssltool.Run, folder: 
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_nothing_is_printed_unless_asked(
     tmp_path: Path, run: ssltool.Run, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,6 @@ def test_a_collapse_is_warned_of_once(jigsaw_run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_online_knn_leaves_the_encoder_and_the_generator_alone(jigsaw_run: Path) -> None:
     encoder = load_encoder(jigsaw_run).train()
     metadata = encoder.metadata

@@ -165,7 +165,6 @@ def test_a_source_is_probed_in_place_of_paths(jigsaw_run: Path, probed: Any) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_an_encoder_of_patches_is_probed_on_patches_too(cpc_run: Path, probed: Any) -> None:
     record = probed(cpc_run, kind=("linear",))
     sources = [(row.source.kind, row.source.variant, row.stage) for row in record.rows]

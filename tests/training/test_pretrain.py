@@ -475,7 +475,6 @@ def test_sigkill_at_random_moments(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_method_learns_from_the_images_once_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -564,7 +563,6 @@ def test_a_run_whose_images_come_back_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_figures_end_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All images are in memory by step 10; those of the figures cannot be read."""
 

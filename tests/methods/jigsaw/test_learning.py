@@ -43,7 +43,6 @@ def accuracy(method: Jigsaw, images: Tensor, training_view: bool = False) -> flo
     return float(method.eval()(view).metrics["accuracy"])
 
 
-@pytest.mark.ci
 def test_noise_cannot_be_solved() -> None:
     """New noise after training on noise: within three sigma of 1/24. Anything more is a label that
     leaks.

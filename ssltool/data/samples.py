@@ -77,18 +77,9 @@ def _read_tiff(image: TiffImagePlugin.TiffImageFile) -> Samples:
         raise UnreadableImage("a TIFF file without photometric interpretation")
     bits = max(_numbers(tags.get(_BITS, 1)))
     is_signed = _SIGNED in _numbers(tags.get(_FORMAT, 1))
-    is_raw = image.info.get("compression") == "raw"
     if bits == 8 and is_signed:
         raise UnreadableImage("signed samples of 8 bits")
-    if photometric == _YCBCR and is_raw and _numbers(tags.get(_SUBSAMPLING, (2, 2))) != (1, 1):
-        raise UnreadableImage("uncompressed YCbCr with subsampling")
-    if tags.get(_PLANAR, 1) == _SEPARATE and is_raw:
-        _correct_planes(image, bits)
-    elif tags.get(_PLANAR, 1) == _SEPARATE and image.mode == "RGBA" and _EXTRA not in tags:
-        raise UnreadableImage("compressed planes, of which one has no ExtraSamples")
-    if photometric == _PALETTE and max(colormap := _numbers(tags.get(_COLORMAP, 0))) < 256:
-        # Written in 8 bits instead of 16 by old software.
-        image.palette = ImagePalette.raw("RGB;L", bytes(colormap))
+    _correct_loading(image, photometric, bits)
     whites = [value for value in _numbers(tags.get(_MAX_VALUE, 0)) if _is_full_scale(value)]
     if image.mode == "F":
         floats = _numbers(tags.get(_MAX_FLOAT, 1))
@@ -105,6 +96,25 @@ def _read_tiff(image: TiffImagePlugin.TiffImageFile) -> Samples:
         inverted=photometric == _WHITE_IS_ZERO and image.mode.startswith("I"),
         alpha=_alpha(image, photometric),
     )
+
+
+def _correct_loading(image: TiffImagePlugin.TiffImageFile, photometric: int, bits: int) -> None:
+    """Correct how Pillow would load subsampled colors, separate planes and colormaps of 8 bits.
+
+    Raises:
+        UnreadableImage: It cannot be corrected.
+    """
+    tags = image.tag_v2
+    is_raw = image.info.get("compression") == "raw"
+    if photometric == _YCBCR and is_raw and _numbers(tags.get(_SUBSAMPLING, (2, 2))) != (1, 1):
+        raise UnreadableImage("uncompressed YCbCr with subsampling")
+    if tags.get(_PLANAR, 1) == _SEPARATE and is_raw:
+        _correct_planes(image, bits)
+    elif tags.get(_PLANAR, 1) == _SEPARATE and image.mode == "RGBA" and _EXTRA not in tags:
+        raise UnreadableImage("compressed planes, of which one has no ExtraSamples")
+    if photometric == _PALETTE and max(colormap := _numbers(tags.get(_COLORMAP, 0))) < 256:
+        # Written in 8 bits instead of 16 by old software.
+        image.palette = ImagePalette.raw("RGB;L", bytes(colormap))
 
 
 def _alpha(image: TiffImagePlugin.TiffImageFile, photometric: int) -> Alpha:

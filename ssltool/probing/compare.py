@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from rich.console import Console
@@ -186,41 +187,37 @@ def _probed(options: ProbeOptions, cache: RowCache, console: Console) -> ProbeRe
 def _compared_rows(name: str, record: ProbeRecord) -> list[ComparedRow]:
     """One row per source of a record."""
     sources = dict.fromkeys(row.source for row in record.rows)
+    return [_compared_row(name, record, source) for source in sources]
+
+
+def _compared_row(name: str, record: ProbeRecord, source: FeatureSource) -> ComparedRow:
+    """The chosen stage's linear accuracy, and the other measures of the source's own vector."""
+    rows = [row for row in record.rows if row.source == source]
+    chosen = next((row for row in rows if row.chosen), rows[0])
+    whole = next((row for row in rows if row.is_whole), rows[0])
+    # Column -> row and measure that it shows.
+    cells = {_WHOLE[measure]: (whole, measure) for measure in whole.accuracy}
+    if "linear" in chosen.accuracy:
+        cells[CHOSEN_STAGE] = (chosen, "linear")
+
+    def shown(field: Literal["accuracy", "standard_error", "std"]) -> dict[str, float]:
+        values = {
+            column: getattr(row, field).get(measure) for column, (row, measure) in cells.items()
+        }
+        return {c: values[c] for c in COLUMNS if values.get(c) is not None}
+
     ranks = {row.source: row.effective_rank for row in record.health}
-    compared = []
-    for source in sources:
-        rows = [row for row in record.rows if row.source == source]
-        chosen = next((row for row in rows if row.chosen), rows[0])
-        whole = next((row for row in rows if row.is_whole), rows[0])
-        # Column -> row and measure that it shows.
-        cells = {_WHOLE[measure]: (whole, measure) for measure in whole.accuracy}
-        if "linear" in chosen.accuracy:
-            cells[CHOSEN_STAGE] = (chosen, "linear")
-        values = {column: row.accuracy[measure] for column, (row, measure) in cells.items()}
-        if (rank := ranks.get(source)) is not None:
-            values[EFFECTIVE_RANK] = rank
-        own = source.kind == "pretrained"
-        compared.append(
-            ComparedRow(
-                name=_row_name(name, source),
-                source=source,
-                backbone=record.backbone if source.network else "",
-                steps=record.steps if own else 0,
-                stage=chosen.stage if "linear" in chosen.accuracy else None,
-                values={column: values[column] for column in COLUMNS if column in values},
-                standard_error={
-                    column: row.standard_error[measure]
-                    for column, (row, measure) in cells.items()
-                    if measure in row.standard_error
-                },
-                std={
-                    column: row.std[measure]
-                    for column, (row, measure) in cells.items()
-                    if measure in row.std
-                },
-            )
-        )
-    return compared
+    rank = ranks.get(source)
+    return ComparedRow(
+        name=_row_name(name, source),
+        source=source,
+        backbone=record.backbone if source.network else "",
+        steps=record.steps if source.kind == "pretrained" else 0,
+        stage=chosen.stage if "linear" in chosen.accuracy else None,
+        values=shown("accuracy") | ({} if rank is None else {EFFECTIVE_RANK: rank}),
+        standard_error=shown("standard_error"),
+        std=shown("std"),
+    )
 
 
 def _row_name(run: str, source: FeatureSource) -> str:
@@ -230,8 +227,8 @@ def _row_name(run: str, source: FeatureSource) -> str:
 
 
 def _with_unique_names(rows: Iterable[ComparedRow]) -> list[ComparedRow]:
-    """Baselines that differ in more than their name says, such as their normalization, are told
-    apart by a part of their identity.
+    """Baselines that differ in more than their name says, such as their normalization, get a
+    part of their identity into it.
     """
     rows = list(rows)
     counts = Counter(row.name for row in rows)

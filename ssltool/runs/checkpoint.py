@@ -210,9 +210,31 @@ def _restore(optimizer: Optimizer, tensors: dict[str, Tensor], settings: dict[st
         raise DocumentError("state.json has no settings of the optimizer")
     if len(groups) != len(own) or not all(map(_is_like, groups, own)):
         raise DocumentError("state.json has the settings of another optimizer")
+    groups = [
+        {name: group.get(name, value) for name, value in settings.items()}
+        for settings, group in zip(own, groups, strict=True)
+    ]
+    state = _state_by_parameter(optimizer, {**tensors, **scalars})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    # Loading keeps a saved tensor's plain layout; the optimizer's buffers follow their parameters
+    # (channels-last).
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _state_by_parameter(
+    optimizer: Optimizer, values: Mapping[str, object]
+) -> dict[int, dict[str, Any]]:
+    """Values by ``INDEX.NAME``, as `_flatten` names them, by parameter.
+
+    Raises:
+        DocumentError: They are not the state of this optimizer.
+    """
     parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
     state: dict[int, dict[str, Any]] = {}
-    for key, value in [*tensors.items(), *scalars.items()]:
+    for key, value in values.items():
         index, _, name = key.partition(".")
         number = int(index) if index.isdecimal() and len(index) < _DIGITS else -1
         parameter = parameters.get(number)
@@ -222,21 +244,11 @@ def _restore(optimizer: Optimizer, tensors: dict[str, Tensor], settings: dict[st
             )
         state.setdefault(number, {})[name] = value
     names = _ADAM if isinstance(optimizer, AdamW) else _MOMENTUM
-    if any(values.keys() != names for values in state.values()):
+    if any(part.keys() != names for part in state.values()):
         raise DocumentError(
             f"the optimizer's state of a parameter is not {', '.join(sorted(names))}"
         )
-    groups = [
-        {name: group.get(name, value) for name, value in mine.items()}
-        for mine, group in zip(own, groups, strict=True)
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    # Loading keeps a saved tensor's plain layout; the optimizer's buffers follow their parameters
-    # (channels-last).
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return state
 
 
 def _is_like(group: object, own: dict[str, Any]) -> bool:

@@ -39,18 +39,23 @@ def split_folders(path: str | os.PathLike[str]) -> dict[str, str] | None:
     except OSError:
         return None
     named = [(name, split) for name in folders if (split := _SPLIT_OF.get(name.lower()))]
-    if len({split for _, split in named}) < 2:  # the usual case, told without a walk
-        return None
-    found = [(name, split) for name, split in named if _holds_images(os.path.join(root, name))]
-    present = {split for _, split in found}
-    if "train" not in present or len(present) < 2:
+    if len({split for _, split in named}) < 2:  # the usual case needs no walk
         return None
     others = [name for name in folders if name.lower() not in _SPLIT_OF]
+    named = [(name, split) for name, split in named if _holds_images(os.path.join(root, name))]
+    present = {split for _, split in named}
+    if "train" not in present or len(present) < 2:
+        return None
     if any(_holds_images(os.path.join(root, name)) for name in others):
         return None
+    return _one_folder_each(root, named)
+
+
+def _one_folder_each(root: str, named: list[tuple[str, str]]) -> dict[str, str]:
+    """The path of each split, in the order of `SPLITS`, from names of folders and their splits."""
     splits = dict[str, str]()
     for split in SPLITS:
-        names = [name for name, of in found if of == split]
+        names = [name for name, of in named if of == split]
         if len(names) > 1:
             raise UsageError(
                 f"{root} holds both {names[0]} and {names[1]}; name the folders to use one by one"

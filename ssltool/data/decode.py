@@ -38,7 +38,7 @@ megapixels, a shorter side under 8 px, and truncated or corrupt files, never dec
   arithmetic coding, of which this cannot be known. What follows the end marker is ignored.
 - PNG: a chunk with a wrong checksum, or no IEND.
 - WebP, AVIF, compressed TIFF: parts outside of the file, or pixels that end in more than 16 zero
-  bytes (lossy WebP: and one for each 16 blocks). Fewer zeros cannot be told from pixels.
+  bytes (lossy WebP: and one for each 16 blocks). Fewer zeros may be pixels.
 - GIF, JPEG 2000: as their decoders say.
 - BMP, PPM, TGA, uncompressed TIFF, ICO without PNG: less than all pixels. Zeros are black pixels.
 

@@ -291,7 +291,7 @@ class _Batches(Dataset[_Loaded]):
                     self._vanished |= self._replace and self._have_vanished()
             skipped[self._source.name(index)] = self._unreadable[index]
             if self._vanished:
-                break  # replacing would go on with the cached images alone
+                break  # replacements would be the cached images alone
             index = (index + 1) % len(self._source)
         return None
 

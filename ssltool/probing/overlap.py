@@ -1,7 +1,7 @@
 """Test images that are, exactly or nearly, training images.
 
-Exact duplicates are told by their pixels as they were read, see `Features.overlap`; near ones by
-their thumbnails.
+Exact duplicates are recognized by their pixels as they were read, see `Features.overlap`; near ones
+by their thumbnails.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ removed when the run ends. Reading a run needs no lock.
 
 Between hosts the lock is as good as their file system's: NFS has it (version 4, or 3 with its lock
 service) and may need a minute to notice that a host is lost. Where a file system refuses locks, a
-run says so and goes on.
+run says so and continues.
 """
 
 from __future__ import annotations

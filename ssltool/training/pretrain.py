@@ -208,15 +208,15 @@ def _train(trainer: Trainer, writer: RunWriter, folder: Path, console: Console) 
                         f"type {writer.resume_command()} to continue"
                     )
     except BaseException as error:
-        told = error
+        raised = error
         if isinstance(error, DataError):
             logged = line.get("step") == step
-            told = DataError(f"{error}; {_stop(trainer, writer, step, logged=logged)}")
+            raised = DataError(f"{error}; {_stop(trainer, writer, step, logged=logged)}")
         with suppress(CheckpointError):  # the first error counts
             writer.close()
-        if told is error:
+        if raised is error:
             raise
-        raise told from error
+        raise raised from error
     writer.close()
     return RunSummary(
         run=folder,

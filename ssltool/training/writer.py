@@ -103,7 +103,7 @@ class RunWriter:
         if is_main():
             if due.checkpoint and self._collapse is not None:
                 line |= self._monitor(step)
-            with self._kept_told(step):
+            with self._naming_what_is_kept(step):
                 metrics.append(self._folder, line)
                 if self._board is not None:
                     self._board.line(line)
@@ -139,7 +139,7 @@ class RunWriter:
         if not is_main():
             checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
             return
-        with self._kept_told(step):
+        with self._naming_what_is_kept(step):
             # The checkpoint comes after the encoder: a run killed between the two takes the steps
             # again and rewrites it, while one resumed from its last checkpoint has no step left
             # that would.
@@ -160,7 +160,7 @@ class RunWriter:
             self._board.close()
 
     @contextmanager
-    def _kept_told(self, step: int) -> Iterator[None]:
+    def _naming_what_is_kept(self, step: int) -> Iterator[None]:
         """Extend an error of writing by what is intact and how to continue."""
         try:
             yield
@@ -240,7 +240,7 @@ class RunWriter:
         )
 
     @contextmanager
-    def _divergence_told(self, step: int) -> Iterator[None]:
+    def _as_divergence(self, step: int) -> Iterator[None]:
         """Features can overflow before the weights do."""
         try:
             yield
@@ -251,7 +251,7 @@ class RunWriter:
         """Online kNN accuracy; none, with a warning, if its images cannot be read any more."""
         trainer = self._trainer
         try:
-            with self._divergence_told(step):
+            with self._as_divergence(step):
                 accuracy = knn.accuracy(trainer.method.encoder, trainer.metadata(step))
         except (DataError, OSError) as error:
             self._warn(f"no kNN accuracy after step {step}", error)
@@ -263,7 +263,7 @@ class RunWriter:
         """Spread of the features; a collapse is reported once."""
         assert self._collapse is not None
         trainer = self._trainer
-        with self._divergence_told(step):
+        with self._as_divergence(step):
             spread, warning = self._collapse.measure(trainer.method.encoder, trainer.metadata(step))
         if warning:
             self._console.print(f"after {step} steps {warning}", style="bold red")

@@ -150,6 +150,19 @@ class Source(ABC):
         return "" if label is None else f"/{self.classes[label]}"
 
 
+class FilePerImageSource(Source):
+    """A source whose `path` is a file for each image."""
+
+    def nbytes(self, index: int) -> int | None:
+        return file_size(self.path(index))
+
+    def content(self, index: int) -> bytes:
+        return file_content(self.path(index))
+
+    def _state(self, index: int) -> bytes:
+        return file_state(self.path(index))
+
+
 class JoinedSource(Source):
     """Several sources, concatenated; classes of the same name are one class.
 

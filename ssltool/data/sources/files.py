@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssltool.data.decode import dimensions, read_square
-from ssltool.data.sources.base import Source, file_content, file_size, file_state, nfc, printable
+from ssltool.data.sources.base import FilePerImageSource, nfc, printable
 from ssltool.data.sources.formats import check_file
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 
-class FileSource(Source):
+class FileSource(FilePerImageSource):
     """The given files, in order, without classes.
 
     Args:
@@ -66,12 +66,3 @@ class FileSource(Source):
 
     def path(self, index: int) -> str:
         return str(self._paths[index])
-
-    def nbytes(self, index: int) -> int | None:
-        return file_size(self.path(index))
-
-    def content(self, index: int) -> bytes:
-        return file_content(self.path(index))
-
-    def _state(self, index: int) -> bytes:
-        return file_state(self.path(index))

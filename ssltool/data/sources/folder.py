@@ -16,11 +16,8 @@ from PIL import Image
 from ssltool.data.decode import decode, dimensions, fitted, read_square
 from ssltool.data.sources.base import (
     ACCEPTED,
-    Source,
+    FilePerImageSource,
     class_order,
-    file_content,
-    file_size,
-    file_state,
     nfc,
     printable,
 )
@@ -33,7 +30,7 @@ _RUN_FILE, _METRICS_FILE = "run.json", "metrics.jsonl"
 _NAMED = 3  # folders and kinds of files that a note names
 
 
-class FolderSource(Source):
+class FolderSource(FilePerImageSource):
     """Every image below a folder, ordered by relative path; first-level folders are the classes.
 
     Hidden and system files and folders, run folders of ours and files without an image's extension
@@ -148,15 +145,6 @@ class FolderSource(Source):
 
     def path(self, index: int) -> str:
         return os.path.join(self._root, self._relative(index))
-
-    def nbytes(self, index: int) -> int | None:
-        return file_size(self.path(index))
-
-    def content(self, index: int) -> bytes:
-        return file_content(self.path(index))
-
-    def _state(self, index: int) -> bytes:
-        return file_state(self.path(index))
 
     def _relative(self, index: int) -> str:
         start = int(self._ends[index - 1]) if index > 0 else 0

@@ -99,8 +99,10 @@ def difference(one: Path, other: Path) -> str:
         ]
         for run in (one, other)
     ]
-    files = [sorted(str(p.relative_to(run)) for p in run.rglob("*")) for run in (one, other)]
-    return "metrics.jsonl" if lines[0] != lines[1] else "files" if files[0] != files[1] else ""
+    if lines[0] != lines[1]:
+        return "metrics.jsonl"
+    files = [{str(path.relative_to(run)) for path in run.rglob("*")} for run in (one, other)]
+    return " ".join(sorted(files[0] ^ files[1]))
 
 
 def kill_main(name: str, whole: Path, out: Path, steps: int, span: float) -> str:
@@ -129,7 +131,7 @@ def _ending(name: str, whole: Path, out: Path) -> str:
     alive = left(out.parent)
     errors = resume(name, out, out.parent)
     found = f"processes left: {alive}" if alive else errors or difference(whole, out)
-    shutil.rmtree(out)
+    shutil.rmtree(out, ignore_errors=True)
     return found
 
 

@@ -64,9 +64,14 @@ def save(
         save_file(_ready(state_tensors), folder / "optimizer.safetensors")
         state = {"step": step, "optimizer": settings, **extra}
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    prune(run, keep)
+    return path
+
+
+def prune(run: Path, keep: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints, at least 1."""
     for old in checkpoints(run)[:-keep]:
         remove_folder(old)
-    return path
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -32,6 +32,9 @@ from ssltool.runs.records import RunRecord
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+LENGTHS = ("budget", "epochs", "steps")
+"""Options that say how long to train; at most one is given."""
+
 _RUN_FORMAT = RunRecord.model_fields["format"].default
 _SMALL = 64  # px: up to here images get the small stem and, by default, the small ResNet
 _IMAGES_SEEN = (
@@ -108,8 +111,9 @@ class RunConfig(BaseModel):
         if faults:
             raise UsageError("; ".join(faults))
         config = cls(method=method, run=parts[0], task=parts[1])
-        if config.run.epochs is not None and config.run.steps is not None:
-            raise UsageError("--epochs and --steps both say how long to train; type one of them")
+        lengths = [f"--{name}" for name in LENGTHS if getattr(config.run, name) is not None]
+        if len(lengths) > 1:
+            raise UsageError(f"{' and '.join(lengths)} say how long to train; type one of them")
         return config
 
     def with_run(self, **changes: Any) -> Self:
@@ -209,6 +213,7 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
         "batch_size": batch,
         "devices": processes,
         "epochs": None,
+        "budget": None,
         "steps": steps,
         "lr": asked.lr or rates[asked.optimizer],
         "weight_decay": decays[asked.optimizer]
@@ -227,11 +232,10 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
 
 
 def _over(values: Mapping[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with newer ones over them, of which epochs replace steps and steps epochs."""
-    lengths = {"epochs", "steps"}
-    named = {name for name in lengths if newer.get(name) is not None}
-    replaced = dict.fromkeys(lengths if named else ())
-    return {**values, **replaced, **newer}
+    """Options with newer ones over them; a newer length replaces an older one of any kind."""
+    if any(newer.get(name) is not None for name in LENGTHS):
+        values = {name: value for name, value in values.items() if name not in LENGTHS}
+    return {**values, **newer}
 
 
 def _absolute(options: ModelT) -> ModelT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ssltool.options import (
     LARGEST_SIDE,
@@ -15,6 +15,7 @@ from ssltool.options import (
     option,
     seed_option,
 )
+from ssltool.runs.duration import parse_duration
 
 _Positive = Annotated[int, Field(ge=1)]
 
@@ -87,6 +88,14 @@ class RunOptions(Options):
         "which its schedule is stretched",
         panel="Optimization",
         ge=1,
+    )
+    budget: str | None = option(
+        None,
+        "Wall time of the run, such as 90s, 20m or 2h, instead of --epochs or --steps: a few steps "
+        "are timed, and backbone, image size, batch and steps are chosen to fit, as far as they "
+        "are not given; automatic: 15m on a CPU",
+        panel="Optimization",
+        metavar="TIME",
     )
     batch_size: int | None = option(
         None,
@@ -186,6 +195,13 @@ class RunOptions(Options):
         panel="Monitoring",
     )
 
+    @field_validator("budget")
+    @classmethod
+    def _is_duration(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_duration(value)
+        return value
+
 
 # May differ when a run is resumed: none of these changes a metric of the run.
 FREE_ON_RESUME = frozenset(
@@ -206,13 +222,16 @@ FREE_ON_RESUME = frozenset(
 
 
 class ResolvedOptions(RunOptions):
-    """`RunOptions` with nothing left open. ``steps`` says the length, so ``epochs`` is None."""
+    """`RunOptions` with nothing left open. ``steps`` says the length, so ``epochs`` and ``budget``
+    are None.
+    """
 
     image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
     backbone: str
     stem: Literal["imagenet", "small"]
     channels: Literal[1, 3]
     epochs: None = None
+    budget: None = None
     steps: _Positive
     batch_size: _Positive
     lr: Annotated[float, Field(gt=0)]

@@ -106,6 +106,22 @@ class Extension(Part):
     steps: int
 
 
+class BudgetRecord(Part):
+    """A wall time, and what was chosen to fit into it.
+
+    Attributes:
+        seconds: Of the whole run, as asked for.
+        images_per_s: Measured before the run began; after the first pass over the images.
+        first_pass_images_per_s: Of the first pass, in which files are read.
+        larger: What a larger budget would buy, for people.
+    """
+
+    seconds: float
+    images_per_s: float
+    first_pass_images_per_s: float
+    larger: str
+
+
 class RunRecord(Record):
     """``run.json``: everything needed to repeat or to resume a run.
 
@@ -120,6 +136,7 @@ class RunRecord(Record):
         metrics: The method's metrics, loss first.
         environment: Versions and machine.
         extended: Every new length that the run was given, oldest first.
+        budget: The wall time that decided the options; None if no time was asked for.
     """
 
     format: Literal[2] = 2
@@ -133,6 +150,7 @@ class RunRecord(Record):
     metrics: tuple[MetricRecord, ...]
     environment: dict[str, str]
     extended: tuple[Extension, ...] = ()
+    budget: BudgetRecord | None = None
 
     @property
     def chance(self) -> dict[str, float]:

@@ -22,11 +22,12 @@ from ssltool.errors import (
     SslToolError,
     is_out_of_memory,
 )
+from ssltool.options import refuse_unused
 from ssltool.runs import metrics
 from ssltool.runs.config import RunConfig
 from ssltool.runs.folder import WEIGHTS
 from ssltool.runs.options import ResolvedOptions
-from ssltool.training import start
+from ssltool.training import budget, start
 from ssltool.training.disk import disk_need
 from ssltool.training.interrupt import stop_requests
 from ssltool.training.machine import as_it_began
@@ -104,6 +105,7 @@ def pretrain(
         NonFiniteLossError: The loss became NaN or infinite.
         SslToolError: Anything else the user can mend.
     """
+    began = time.monotonic()
     with process_group() as restarts:
         console = _console(console)
         begun = start.was_begun(config, resume=resume, overwrite=overwrite, restarts=restarts)
@@ -118,15 +120,16 @@ def pretrain(
                 console.print(f"note: {lock.note}")
             if config.run.tensorboard:
                 require_tensorboard()
-            beginning = (
-                start.resumed_run(config, folder, source)
-                if resume
-                else start.new_run(config, source, folder)
-            )
+            if resume:
+                refuse_unused(config.run, ["budget"], "with --resume; --steps gives a new length")
+                beginning, plan = start.resumed_run(config, folder, source), None
+            else:
+                beginning, plan = _new_run(config, source, folder, began, console)
             run = beginning.config.run
             device = choose_device(run.device)
             with as_it_began(beginning.resumed, device, console), _memory_errors(run):
                 trainer = Trainer.build(beginning, console)
+                trainer = plan.fill(trainer, console) if plan else trainer
                 return _run(trainer, folder, console, overwrite=overwrite)
 
 
@@ -134,13 +137,27 @@ def dry_run(
     config: RunConfig, *, source: Source | None = None, console: Console | None = None
 ) -> DryRun:
     """Take two steps, write nothing, and estimate what the whole run would need."""
+    began = time.monotonic()
     with process_group():
         console = _console(console)
-        beginning = start.new_run(config, source)
+        beginning, plan = _new_run(config, source, None, began, console)
         with _memory_errors(beginning.config.run):
             trainer = Trainer.build(beginning, console)
+            trainer = plan.fill(trainer, console) if plan else trainer
             with trainer.batches:
                 return _rehearse(trainer, console)
+
+
+def _new_run(
+    config: RunConfig, source: Source | None, folder: Path | None, began: float, console: Console
+) -> tuple[start.Start, budget.Plan | None]:
+    """A run with every option decided, and how it is to fill its budget, if it has one."""
+    source = source or start.open_images(config)
+    data = start.inspected(config, source)
+    plan = budget.plan(config, source, data, began, console)
+    if plan:
+        config, data = plan.config, plan.data
+    return start.new_run(config, source, folder, data), plan
 
 
 def _run(trainer: Trainer, folder: Path, console: Console, *, overwrite: bool) -> RunSummary:

@@ -46,17 +46,33 @@ class Start:
     extended: tuple[Extension, ...] = ()
 
 
-def new_run(config: RunConfig, source: Source | None = None, folder: Path | None = None) -> Start:
-    """Inspect the data and decide every open option.
+def open_images(config: RunConfig) -> Source:
+    """The images of a new run."""
+    return open_source(config.run.data, split="train")
+
+
+def inspected(config: RunConfig, source: Source) -> DataInfo:
+    """Statistics of the images, the same in all processes."""
+    seen = from_main(lambda: asdict(inspect(source, config.run.image_size)))
+    return DataInfo(**{**seen, "mean": tuple(seen["mean"]), "std": tuple(seen["std"])})
+
+
+def new_run(
+    config: RunConfig,
+    source: Source | None = None,
+    folder: Path | None = None,
+    data: DataInfo | None = None,
+) -> Start:
+    """Decide every open option.
 
     Args:
         config: What was asked for.
         source: The images; opened from the configuration unless given.
         folder: The run folder; None for a run that is never written.
+        data: Statistics of the images; computed unless given.
     """
-    source = source or open_source(config.run.data, split="train")
-    seen = from_main(lambda: asdict(inspect(source, config.run.image_size)))
-    data = DataInfo(**{**seen, "mean": tuple(seen["mean"]), "std": tuple(seen["std"])})
+    source = source or open_images(config)
+    data = data or inspected(config, source)
     fingerprint = _fingerprint(source, content=config.run.content_hash)
     return Start(resolve(config, data), source, fingerprint, folder)
 

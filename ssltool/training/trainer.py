@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,19 @@ from ssltool.runs import checkpoint
 from ssltool.runs.config import ResolvedConfig
 from ssltool.runs.environment import environment
 from ssltool.runs.folder import build_method
-from ssltool.runs.records import Extension, MetricRecord, PrecisionRecord, RunRecord, SourceRecord
+from ssltool.runs.records import (
+    BudgetRecord,
+    Extension,
+    MetricRecord,
+    PrecisionRecord,
+    RunRecord,
+    SourceRecord,
+)
 from ssltool.training.loop import StepReport, TrainSchedule, train
 from ssltool.training.optim import build_optimizer
 from ssltool.training.start import Start
 
-_CACHE_BYTES = 2**30  # decoded images kept in memory when all of them fit
+CACHE_BYTES = 2**30  # decoded images kept in memory when all of them fit
 
 
 @dataclass
@@ -53,6 +60,7 @@ class Trainer:
         first_step: Steps taken before, by the run that is resumed.
         device: Where the method is.
         extended: Every new length that the run was given.
+        budget: The wall time that decided the options, if one did.
         skipped_steps: Steps that the loss scaler skipped, see `ssltool.training.loop.train`.
     """
 
@@ -67,16 +75,26 @@ class Trainer:
     first_step: int
     device: torch.device
     extended: tuple[Extension, ...]
+    budget: BudgetRecord | None = None
     skipped_steps: int = 0
 
     @classmethod
-    def build(cls, start: Start, console: Console, cache_bytes: int = _CACHE_BYTES) -> Trainer:
+    def build(
+        cls,
+        start: Start,
+        console: Console,
+        cache_bytes: int = CACHE_BYTES,
+        *,
+        prepare: bool = True,
+    ) -> Trainer:
         """Build a trainer and, on resume, load the newest checkpoint.
 
         Args:
             start: A new run or one to resume.
             console: Where remarks go.
             cache_bytes: Decoded images kept in memory at most.
+            prepare: Whether the method learns from the images what it must know first; without it
+                steps can be timed, not trained.
 
         Raises:
             UsageError: The device, the initial weights or the encoder do not suit the run.
@@ -128,10 +146,16 @@ class Trainer:
             device,
             start.extended,
         )
-        trainer._load_or_prepare(start, console)
+        if prepare:
+            trainer._load_or_prepare(start, console)
         if options.compile:
             method.encoder.compile()
         return trainer
+
+    def with_length(self, config: ResolvedConfig, budget: BudgetRecord) -> Trainer:
+        """A new run's trainer with the length of another configuration, equal in all else."""
+        schedule = _schedule(config, self.batches.steps_per_epoch, self.schedule.precision)
+        return replace(self, config=config, schedule=schedule, budget=budget)
 
     def steps(self) -> Iterator[StepReport]:
         """The training loop over this process's batches, from ``first_step``."""
@@ -165,6 +189,7 @@ class Trainer:
             ),
             environment=environment(self.device),
             extended=self.extended,
+            budget=self.budget,
         )
 
     def metadata(self, step: int) -> EncoderMetadata:

@@ -140,15 +140,14 @@ class RunWriter:
             checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
             return
         with self._naming_what_is_kept(step):
-            # The checkpoint comes after the encoder: a run killed between the two takes the steps
-            # again and rewrites it, while one resumed from its last checkpoint has no step left
-            # that would.
+            # The checkpoint comes last: a run killed before it takes the steps again and rewrites
+            # the rest, while one resumed from its last checkpoint has no step left that would.
             metadata = trainer.metadata(step)
             save_encoder(trainer.method.encoder, metadata, self._folder / WEIGHTS)
             self._write_skipped()
-            checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
             if draw:
                 self._draw(step)
+            checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
 
     def resume_command(self) -> str:
         """What to type to continue the run."""
@@ -188,6 +187,7 @@ class RunWriter:
         if overwrite:
             clear(self._folder)
         atomic.remove_leftovers(self._folder)
+        checkpoint.prune(self._folder, options.keep)
         trainer.record().write(self._folder / RUN_FILE)
         metrics.trim(self._folder, trainer.first_step)
         if options.tensorboard:

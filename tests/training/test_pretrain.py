@@ -61,6 +61,10 @@ def weights(out: Path) -> bytes:
     return (out / "encoder.safetensors").read_bytes()
 
 
+def files_of(out: Path) -> set[str]:
+    return {str(path.relative_to(out)) for path in out.rglob("*")}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
@@ -277,28 +281,30 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(whole: Path, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", "after", "before the older ones are deleted"])
 def test_a_kill_beside_the_last_checkpoint_loses_nothing(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     out, save = tmp_path / "run", checkpoint.save
 
     def killed(run: Path, step: int, *rest: Any) -> Path:
-        place = save(run, step, *rest) if step < 10 or moment == "after" else run
+        place = save(run, step, *rest) if step < 10 or moment != "before" else run
         if step == 10:
             raise SystemExit
         return place
 
-    monkeypatch.setattr(checkpoint, "save", killed)
-    with pytest.raises(SystemExit):
-        run(out)
-    monkeypatch.setattr(checkpoint, "save", save)
+    with monkeypatch.context() as patch:
+        if moment.endswith("deleted"):
+            patch.setattr(checkpoint, "prune", lambda run, keep: None)
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(SystemExit):
+            run(out)
     half = out / "checkpoints" / ".step-0000010.1.tmp"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     run(out, resume=True)
     assert weights(out) == weights(whole)
-    assert not half.exists()
+    assert files_of(out) == files_of(whole)
 
 
 @pytest.mark.slow

@@ -78,10 +78,7 @@ class RunConfig(BaseModel):
         """
         values: dict[str, Any] = {}
         if preset is not None:
-            presets = find_method(method).presets
-            if preset not in presets:
-                raise UnknownNameError(f"{method} preset", preset, presets)
-            values |= presets[preset]
+            values |= _preset(method, preset)
             if (given.get("image_size") or 0) > (values.get("load_size") or math.inf):
                 del values["load_size"]  # it was larger than the preset's own image size
         if config is not None:
@@ -115,6 +112,15 @@ class RunConfig(BaseModel):
         if len(lengths) > 1:
             raise UsageError(f"{' and '.join(lengths)} say how long to train; type one of them")
         return config
+
+    def with_preset(self, preset: str) -> Self:
+        """A copy with the options of a preset where none were given.
+
+        Raises:
+            UnknownNameError: The method has no such preset.
+        """
+        given = {name: value for name, value in self.given().items() if value is not None}
+        return self.validated(self.method, _over(_preset(self.method, preset), given))
 
     def with_run(self, **changes: Any) -> Self:
         """A copy with other options of the run, which then count as given."""
@@ -229,6 +235,13 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
         task=task,
         data=data.for_batches_of(batch * processes),
     )
+
+
+def _preset(method: str, name: str) -> Mapping[str, Any]:
+    presets = find_method(method).presets
+    if name not in presets:
+        raise UnknownNameError(f"{method} preset", name, presets)
+    return presets[name]
 
 
 def _over(values: Mapping[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]:

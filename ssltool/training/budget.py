@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from ssltool.device import choose_device
 from ssltool.distributed.collectives import from_main, world_size
 from ssltool.errors import UnreadableImage, UsageError
 from ssltool.methods.base import DataInfo
+from ssltool.methods.registry import find_method
 from ssltool.runs.config import LENGTHS, RunConfig, resolve
 from ssltool.runs.duration import format_duration, parse_duration
 from ssltool.runs.records import BudgetRecord
@@ -32,9 +33,10 @@ DEFAULT = "15m"  # on a CPU, if nothing says how long to train
 _MOST_PASSES = 200  # of a default run over few images
 _BATCHES = (256, 128, 64, 32)
 _FEWEST_STEPS = 2000  # for which a larger batch is given up
-_TIMED_STEPS, _TIMED_SECONDS = 8, 4.0  # whichever comes first, after one step that is not counted
+_TIMED_SECONDS = 4.0  # of steps, after one that is not counted
 _TIMED_SHARE = 0.03  # of the budget that may be spent on timing candidates
 _TIMED_READS = 32
+_SMALL = "small"  # preset of the cheapest candidate
 _SAVE = 1.5  # seconds of a checkpoint with its figures, on a slow core
 _BETWEEN_SAVES = 60.0  # seconds, if the budget is long enough
 
@@ -44,17 +46,17 @@ class Candidate(NamedTuple):
 
     Attributes:
         image_size: Side in pixels, at most.
-        backbone: Its name.
+        backbone: Its name; None for that of the method's preset ``small``, which is applied.
         images: How many images a run must be able to see for this one to be worth its cost.
     """
 
     image_size: int
-    backbone: str
+    backbone: str | None
     images: float
 
 
 CANDIDATES = (
-    Candidate(64, "resnet10_w32", 0),
+    Candidate(64, None, 0),
     Candidate(64, "resnet18", 2e6),
     Candidate(96, "resnet18", 4e6),
     Candidate(128, "resnet18", 8e6),
@@ -133,10 +135,11 @@ class Plan:
             larger=self.larger,
         )
         options = config.run
+        images = steps * self.pace.batch
         console.print(
-            f"budget {format_duration(self.seconds)}: {record.images_per_s:.0f} images/s measured "
-            f"-> {options.backbone} at {options.image_size} px, {steps * self.pace.batch:,} images "
-            f"in {steps:,} steps; {self.larger}"
+            f"budget of {format_duration(self.seconds)} at {record.images_per_s:.0f} images/s: "
+            f"{options.backbone} at {options.image_size} px sees {images:,} images in {steps:,} "
+            f"steps; {self.larger}"
         )
         return trainer.with_length(resolve(config, self.data), record)
 
@@ -178,25 +181,22 @@ def plan(
         return None
     deadline = began + seconds
     chosen: tuple[RunConfig, DataInfo, Pace] | None = None
-    larger, refused = "a larger budget takes more steps", None
+    larger, refused = "more time would mean more steps", None
     timing = time.monotonic()
     with console.status("timing a few steps"):
-        read = _seconds_per_image(source, data.image_size)
+        read = seconds_per_image(source, data.image_size)
         for candidate in _candidates(config, data.image_size):
-            own = replace(data, image_size=candidate.image_size)
-            sized = _sized(config, candidate)
+            sized, own = _sized(config, data, candidate)
             try:
-                pace = _time(sized, own, source, read, console)
+                pace = time_steps(sized, own, source, console, read=read)
             except UsageError as error:  # too small for the method, say
                 refused = error
                 continue
             left = from_main(lambda: deadline - time.monotonic())
             if chosen and pace.images(left) < candidate.images:
                 needed = format_duration(pace.seconds(candidate.images))
-                larger = (
-                    f"a budget of {needed} would be enough for {candidate.backbone} at "
-                    f"{candidate.image_size} px"
-                )
+                name = resolve(sized, own).run.backbone
+                larger = f"{needed} would be enough for {name} at {candidate.image_size} px"
                 break
             chosen = sized, own, pace
             if from_main(lambda: time.monotonic() - timing > _TIMED_SHARE * seconds):
@@ -213,9 +213,14 @@ def plan(
     return Plan(sized, own, seconds, deadline, pace, most, larger)
 
 
+def cheapest(config: RunConfig, data: DataInfo) -> tuple[RunConfig, DataInfo]:
+    """The configuration and data of the cheapest candidate."""
+    return _sized(config, data, next(_candidates(config, data.image_size)))
+
+
 def _candidates(config: RunConfig, native: int) -> Iterator[Candidate]:
     """The candidates that keep what was given and do not enlarge the images."""
-    seen = set[tuple[int, str]]()
+    seen = set[tuple[int, str | None]]()
     for candidate in CANDIDATES:
         size = config.run.image_size or min(candidate.image_size, native)
         name = config.run.backbone or candidate.backbone
@@ -224,10 +229,14 @@ def _candidates(config: RunConfig, native: int) -> Iterator[Candidate]:
             yield Candidate(size, name, candidate.images)
 
 
-def _sized(config: RunConfig, candidate: Candidate) -> RunConfig:
-    return config.with_run(
-        image_size=candidate.image_size, backbone=candidate.backbone, steps=10**9, budget=None
-    )
+def _sized(config: RunConfig, data: DataInfo, candidate: Candidate) -> tuple[RunConfig, DataInfo]:
+    """A configuration of a candidate's size, for any number of steps."""
+    if candidate.backbone is not None:
+        config = config.with_run(backbone=candidate.backbone)
+    elif _SMALL in find_method(config.method).presets:
+        config = config.with_preset(_SMALL)
+    sized = config.with_run(image_size=candidate.image_size, steps=10**9, budget=None)
+    return sized, replace(data, image_size=candidate.image_size)
 
 
 def _with_batch(config: RunConfig, data: DataInfo, pace: Pace, left: float) -> RunConfig:
@@ -245,8 +254,27 @@ def _saves(seconds: float) -> int:
     return max(1, min(20, int(seconds / _BETWEEN_SAVES)))
 
 
-def _time(config: RunConfig, data: DataInfo, source: Source, read: float, console: Console) -> Pace:
-    """Time a few steps of a run that is thrown away."""
+def time_steps(
+    config: RunConfig,
+    data: DataInfo,
+    source: Source,
+    console: Console,
+    *,
+    read: float,
+    clock: Callable[[], float] = time.perf_counter,
+    seconds: float = _TIMED_SECONDS,
+) -> Pace:
+    """Time a few steps of a run that is thrown away.
+
+    Args:
+        config: Of the run.
+        data: Statistics of the images.
+        source: The images.
+        console: Where remarks go.
+        read: Seconds of one core in which an image is read.
+        clock: Seconds that pass; `time.process_time` measures work on a busy machine.
+        seconds: How long steps are taken, after one that is not counted.
+    """
     start = Start(resolve(config, data), source, fingerprint="")
     trainer = Trainer.build(start, console, prepare=False)
     options = trainer.config.run
@@ -254,14 +282,12 @@ def _time(config: RunConfig, data: DataInfo, source: Source, read: float, consol
     with trainer.batches:
         steps = trainer.steps()
         float(next(steps).loss)  # memory is taken and kernels are chosen
-        while not times or from_main(
-            lambda: len(times) < _TIMED_STEPS and sum(times) < _TIMED_SECONDS
-        ):
-            began = time.perf_counter()
+        while not times or from_main(lambda: sum(times) < seconds):
+            began = clock()
             report = next(steps)
             float(report.loss)  # waits for the device
-            times.append(time.perf_counter() - began - report.wait)
-    later = from_main(lambda: max(1e-6, sorted(times)[len(times) // 2]))
+            times.append(max(1e-6, clock() - began - report.wait))
+    later = from_main(lambda: sorted(times)[len(times) // 2])
     batch = options.batch_size * world_size() * options.accumulate
     reading = batch * read / (os.cpu_count() or 1)
     # On a CPU the decoders and the steps share the cores.
@@ -271,7 +297,7 @@ def _time(config: RunConfig, data: DataInfo, source: Source, read: float, consol
     return Pace(first, later if cached else first, max(1, data.count // batch), batch)
 
 
-def _seconds_per_image(source: Source, size: int) -> float:
+def seconds_per_image(source: Source, size: int) -> float:
     """CPU time of reading an image, on average over a sample."""
     chosen = random.Random(0).sample(range(len(source)), min(_TIMED_READS, len(source)))
     began = time.process_time()

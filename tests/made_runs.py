@@ -153,6 +153,7 @@ def probe_record(*, method: str = "jigsaw", classes: tuple[str, ...] = ("a", "b"
             recalibrate=True,
             baselines=True,
             random_inits=3,
+            knn_space="cosine",
             mirror=False,
             label_fractions=(0.1, 1.0),
             shots=(),

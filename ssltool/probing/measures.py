@@ -16,8 +16,9 @@ from ssltool.probing import linear, mlp, svm
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import Features
 from ssltool.probing.knn import held_out_accuracy, knn_accuracy
+from ssltool.probing.knn_space import space_of
 from ssltool.probing.linear import LinearResult
-from ssltool.probing.options import Kind
+from ssltool.probing.options import Kind, KnnSpace
 from ssltool.runs.probe_record import MEASURES, POOLED, Details, FeatureSource, Measure, ProbeRow
 
 KS: tuple[tuple[Measure, int], ...] = (("knn5", 5), ("knn20", 20), ("knn200", 200))
@@ -66,6 +67,7 @@ class ProbeSuite:
         device: Where probes are computed.
         seed: Of the splits of the training images, and of what is trained.
         repeats: Seeds over which the MLP's accuracy is averaged.
+        knn_space: Where neighbors are searched.
         console: Where progress goes.
         cache: Rows of features measured before in the same way; it grows.
     """
@@ -78,9 +80,11 @@ class ProbeSuite:
         *,
         seed: int,
         repeats: int,
+        knn_space: KnnSpace,
         console: Console,
         cache: RowCache | None = None,
     ) -> None:
+        self._knn_space = knn_space
         self._data, self._kinds, self._device = data, kinds, device
         self._seed, self._repeats, self._console = seed, repeats, console
         self._cache = {} if cache is None else cache
@@ -136,8 +140,11 @@ class ProbeSuite:
             measured = _with_linear(row, result, data, classes)
             row = measured.row
         if "knn" in self._kinds:
-            by_k = knn_accuracy(*data.labeled, classes, ks=[k for _, k in KS])
-            held_out = held_out_accuracy(data.train_x, data.train_y, classes, self._seed, k=_CHOICE)
+            to_space = space_of(data.train_x, self._knn_space)
+            train_x, test_x = to_space(data.train_x), to_space(data.test_x)
+            ks = [k for _, k in KS]
+            by_k = knn_accuracy(train_x, data.train_y, test_x, data.test_y, classes, ks=ks)
+            held_out = held_out_accuracy(train_x, data.train_y, classes, self._seed, k=_CHOICE)
             accuracies = {name: by_k[k] for name, k in KS}
             row = _with(row, accuracies, len(data.test_y), {"knn20": held_out})
         if whole and "svm" in self._kinds:

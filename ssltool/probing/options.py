@@ -20,6 +20,7 @@ from ssltool.options import (
 )
 
 Kind = Literal["linear", "layers", "knn", "svm", "mlp", "finetune"]
+KnnSpace = Literal["cosine", "centered", "whitened"]
 
 
 class LabeledData(Options):
@@ -76,6 +77,12 @@ class Probes(Options):
         panel="Probes",
         ge=1,
         le=100,
+    )
+    knn_space: KnnSpace = option(
+        "cosine",
+        "Where neighbors are searched by cosine: among features as they are, centered, or "
+        "whitened by the training features' covariance",
+        panel="Probes",
     )
     recalibrate: bool = option(
         True, "Re-estimate batch-norm statistics on the training images first", panel="Probes"

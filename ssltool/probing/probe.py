@@ -154,6 +154,7 @@ def protocol_of(inputs: ProbeInputs, options: ProbeOptions) -> ProbeProtocol:
         recalibrate=options.recalibrate,
         baselines=options.baselines,
         random_inits=options.random_inits,
+        knn_space=options.knn_space,
         mirror=options.mirror,
         label_fractions=options.label_fractions,
         shots=options.shots,
@@ -277,6 +278,7 @@ def _measure(
         inputs.device,
         seed=options.seed,
         repeats=options.repeats,
+        knn_space=options.knn_space,
         console=console,
         cache=cache,
     )

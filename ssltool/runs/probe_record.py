@@ -213,6 +213,7 @@ class ProbeProtocol(Part):
         recalibrate: Whether batch norm was re-estimated on the training images.
         baselines: Whether baselines were measured.
         random_inits: Number of random initializations of the baseline.
+        knn_space: Where neighbors were searched: among features as they are, centered or whitened.
         mirror: Whether fine-tuning mirrors images.
         label_fractions: Points of the label-efficiency curves.
         shots: Likewise.
@@ -230,6 +231,7 @@ class ProbeProtocol(Part):
     recalibrate: bool
     baselines: bool
     random_inits: int
+    knn_space: str
     mirror: bool
     label_fractions: tuple[float, ...]
     shots: tuple[int, ...]

@@ -19,6 +19,7 @@ PROTOCOL = ProbeProtocol(
     recalibrate=True,
     baselines=False,
     random_inits=3,
+    knn_space="cosine",
     mirror=False,
     label_fractions=(),
     shots=(),

@@ -1,4 +1,4 @@
-"""Augmentation of instance discrimination: crop, flip, rotation, color jitter, gray.
+"""Augmentation of instance discrimination: crop, flip, rotation, color jitter, gray, inversion.
 
 Each image of a batch has its own parameters. Colors follow torchvision's functional operations on
 float images in 0..1. They are changed in place, which halves the memory traffic of a CPU; the
@@ -34,6 +34,7 @@ class AugmentParams(NamedTuple):
         factors: float ``[B, 3]`` of brightness, contrast and saturation.
         turn: float ``[B]``, shift of the hue in parts of the color circle.
         gray: bool ``[B]``.
+        inverted: bool ``[B]``.
     """
 
     box: Tensor
@@ -42,6 +43,7 @@ class AugmentParams(NamedTuple):
     factors: Tensor
     turn: Tensor
     gray: Tensor
+    inverted: Tensor
 
     def part(self, images: slice) -> AugmentParams:
         """Those of some of the images."""
@@ -60,6 +62,7 @@ class Augmentation:
         jitter: Range s of the factors of brightness, contrast and saturation, 1 - s to 1 + s.
         hue: Largest shift of the hue, 0..0.5.
         grayscale: Probability of converting to gray.
+        invert: Probability of inverting the colors.
     """
 
     size: int
@@ -69,19 +72,22 @@ class Augmentation:
     jitter: float
     hue: float
     grayscale: float
+    invert: float = 0.0
 
     def sample(self, rng: PerImageRNG, side: int) -> AugmentParams:
         """Sample the parameters for images of a side in pixels."""
         box = random_boxes(rng, side, (self.crop, 1.0))
         flip = rng.bernoulli(self.flip)
-        angle = factors = turn = gray = torch.empty(rng.count, 0, device=rng.device)
+        angle = factors = turn = gray = inverted = torch.empty(rng.count, 0, device=rng.device)
         if self.rotation:
             angle = (2 * rng.uniform() - 1) * self.rotation
         if self.jitter or self.hue:
             factors, turn = sample_jitter(rng, self.jitter, self.hue)
         if self.grayscale:
             gray = rng.bernoulli(self.grayscale)
-        return AugmentParams(box, flip, angle, factors, turn, gray)
+        if self.invert:
+            inverted = rng.bernoulli(self.invert)
+        return AugmentParams(box, flip, angle, factors, turn, gray, inverted)
 
     def apply(self, images: Tensor, params: AugmentParams) -> Tensor:
         """Augment images uint8 ``[B, 3, H, H]``: float ``[B, 3, S, S]`` in 0..1."""
@@ -95,7 +101,9 @@ class Augmentation:
         else:  # the factor of the brightness scales bytes to 0..1 as well
             factors = params.factors / cached_tensor((255.0, 1.0, 1.0), images.device)
             image = jitter(image, factors, params.turn if self.hue else None)
-        return grayscale(image, params.gray) if self.grayscale else image
+        if self.grayscale:
+            image = grayscale(image, params.gray)
+        return invert(image, params.inverted) if self.invert else image
 
 
 def sample_jitter(rng: PerImageRNG, strength: float, hue_strength: float) -> tuple[Tensor, Tensor]:
@@ -153,6 +161,14 @@ def grayscale(images: Tensor, gray: Tensor) -> Tensor:
     return change(gray, images, luma)
 
 
+def invert(images: Tensor, inverted: Tensor) -> Tensor:
+    """Replace x by 1 - x in those images, float ``[B, C, H, W]`` in 0..1, for which ``inverted``,
+    bool ``[B]``, is true.
+    """
+    sign = 1 - 2 * inverted.to(images.dtype)[:, None, None, None]
+    return images.mul_(sign).add_((1 - sign) / 2)
+
+
 def luma(images: Tensor) -> Tensor:
     """Brightness as seen: float ``[B, 3, H, W]`` -> ``[B, 1, H, W]``."""
     r, g, b = images.unbind(dim=1)
@@ -184,8 +200,8 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn each image counter-clockwise about its center, bilinear; what comes in from outside is
-    black.
+    """Turn each image counter-clockwise about its center, bilinear; what comes in from outside
+    continues the edge, since black corners would tell the angle.
 
     Args:
         images: float ``[B, C, S, S]``, square.
@@ -199,4 +215,4 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
         [torch.stack([cos, -sin, zero], dim=1), torch.stack([sin, cos, zero], dim=1)], dim=1
     )
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -64,6 +64,11 @@ class NpidOptions(MethodOptions):
         description="tau, divides the similarities; automatic: 0.1 for softmax, else 0.07",
     )
     dim: int = Field(128, ge=2, le=4096, description="Embedding dimension D")
+    head_norm: bool = Field(
+        False,
+        description="Batch norm, without scale, on the projection before it is normalized: an "
+        "untrained network's embeddings are then not all alike; the paper has none",
+    )
     negatives: int = Field(
         4096,
         ge=1,
@@ -139,6 +144,13 @@ class NpidOptions(MethodOptions):
         ge=0,
         le=1,
         description="Probability of converting to gray; automatic: 0.2, or 0 for gray images",
+    )
+    invert: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Probability of inverting the colors, 1 - x; for images in which it does not "
+        "matter what is light and what is dark",
     )
 
     def with_defaults(self, data: DataInfo) -> Self:
@@ -227,6 +239,9 @@ class Npid(Method[NpidOptions, NpidView]):
             data.count - 1 if options.loss == "softmax" else min(options.negatives, data.count - 1)
         )
         self.head = nn.Linear(encoder.width, options.dim)
+        self.norm = (
+            nn.BatchNorm1d(options.dim, affine=False) if options.head_norm else nn.Identity()
+        )
         self.bank = MemoryBank(
             data.count,
             options.dim,
@@ -252,6 +267,7 @@ class Npid(Method[NpidOptions, NpidView]):
             jitter=options.jitter,
             hue=options.hue,
             grayscale=options.grayscale,
+            invert=options.invert,
         )
         self._constant_checked = False
 
@@ -313,7 +329,7 @@ class Npid(Method[NpidOptions, NpidView]):
         """Unit vectors ``[B, D]`` of images float ``[B, C, S, S]``; float32 at any precision."""
         pooled = self.encoder(images)
         with torch.autocast(pooled.device.type, enabled=False):
-            return F.normalize(self.head(pooled.float()), eps=_EPS)
+            return F.normalize(self.norm(self.head(pooled.float())), eps=_EPS)
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> str:

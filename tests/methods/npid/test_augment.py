@@ -46,11 +46,13 @@ def test_gray_is_torchvisions(images: Tensor) -> None:
     assert torch.allclose(augment.luma(images), reference.rgb_to_grayscale(images), atol=1e-6)
 
 
-def test_rotation_is_torchvisions_image_by_image(images: Tensor) -> None:
+def test_rotation_is_torchvisions_of_images_whose_edges_go_on(images: Tensor) -> None:
     degrees = torch.tensor([0.0, 10.0, -10.0, 45.0, 90.0, 3.0])
+    side = images.shape[-1]
+    padded = reference.pad(images, [side], padding_mode="edge")
     theirs = [
-        reference.rotate(x, float(d), InterpolationMode.BILINEAR)
-        for x, d in zip(images, degrees, strict=True)
+        reference.center_crop(reference.rotate(x, float(d), InterpolationMode.BILINEAR), [side])
+        for x, d in zip(padded, degrees, strict=True)
     ]
     assert torch.allclose(augment.rotate(images, degrees), torch.stack(theirs), atol=1e-5)
 
@@ -66,6 +68,13 @@ def test_jitter_belongs_to_the_image_and_stays_in_range(images: Tensor) -> None:
     assert torch.equal(drawn(index[2:5]), whole[2:5])
     assert 0 <= float(whole.min()) <= float(whole.max()) <= 1
     assert (whole - images).abs().amax(dim=(1, 2, 3)).min() > 0.01
+
+
+def test_some_images_are_inverted_and_only_those(images: Tensor) -> None:
+    inverted = torch.tensor([True, False, True, False, False, True])
+    result = augment.invert(images.clone(), inverted)
+    assert torch.allclose(result[inverted], 1 - images[inverted])
+    assert torch.equal(result[~inverted], images[~inverted])
 
 
 def test_no_strength_changes_nothing(images: Tensor) -> None:

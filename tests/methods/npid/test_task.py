@@ -104,6 +104,18 @@ def test_vectors_have_length_one_in_float32_under_autocast() -> None:
     )
 
 
+def test_a_norm_of_the_head_spreads_the_embeddings_of_an_untrained_network() -> None:
+    images, index = make_images()
+    spread = {}
+    for head_norm in (False, True):
+        method = build(head_norm=head_norm).train()
+        vectors = method.embed(method.view(images, index, seeded()).images).detach()
+        assert torch.allclose(vectors.norm(dim=1), torch.ones(8), atol=1e-6)
+        others = ~torch.eye(8, dtype=torch.bool)
+        spread[head_norm] = float((vectors @ vectors.T)[others].mean())
+    assert spread[True] < 0.1 < spread[False]
+
+
 def by_hand(method: Npid, view: NpidView, negatives: Tensor) -> Tensor:
     """The loss from the definition, h from probabilities."""
     features = method.embed(view.images).double()

@@ -38,16 +38,17 @@ _MEASURES = {"linear": "linear", "knn20": "kNN, k = 20"}
 
 
 class Cell(NamedTuple):
-    """One result: a method on a set with a seed."""
+    """One result: a method on a set with a seed, and the name of a variant of its options."""
 
     dataset: str
     method: str
     seed: int
+    variant: str = ""
 
     @property
     def name(self) -> str:
         """Name of its files."""
-        return f"{self.dataset}-{self.method}-{self.seed}"
+        return "-".join([self.dataset, self.method, *filter(None, [self.variant]), str(self.seed)])
 
 
 class Used(NamedTuple):
@@ -150,7 +151,7 @@ def probe(cell: Cell, folder: Path, root: str, arguments: argparse.Namespace) ->
     words = [sys.executable, "-m", "ssltool", "probe", *weights, "--json", "--quiet"]
     words += ["--data", images(root, "train"), "--test-data", images(root, "test")]
     words += ["--cache", arguments.to / "features", "--to", folder]
-    kinds = ["--kind", "linear,layers,knn", "--random-inits", arguments.random_inits]
+    kinds = ["--kind", arguments.kind, "--random-inits", arguments.random_inits]
     record = {"probe": json.loads(command([*words, *kinds], folder).output)}
     if arguments.labels:
         fractions = ["--kind", "linear,finetune", "--label-fractions", arguments.labels]
@@ -346,6 +347,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=40.0, help="CPU time of each pretraining")
     parser.add_argument("--labels", default="", help="fractions of the labels, such as 0.01,0.1")
     parser.add_argument("--repeats", type=int, default=3, help="subsets of the labels")
+    parser.add_argument("--kind", default="linear,layers,knn")
     parser.add_argument("--random-inits", type=int, default=3)
     parser.add_argument(
         "--option", action="append", default=[], metavar="METHOD:NAME=VALUE", help="or all:..."

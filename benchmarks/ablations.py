@@ -1,0 +1,225 @@
+"""Ablations of the papers at small scale: does each paper's trend hold?
+
+    python benchmarks/ablations.py --set letters=LETTERS --minutes 5 --to DIR [--only jigsaw]
+        [--seeds 0,1]
+
+Every variant is pretrained, probed and stored as a cell of `quality.py`, with the preset ``small``
+but for the options named here, for so many minutes of CPU time. The command can be stopped and
+repeated; tables are written to DIR/ablations.md. Colored sets are needed for colorization, and for
+the guards against chromatic aberration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import quality
+
+
+class Ablation(NamedTuple):
+    """Variants of one choice.
+
+    Attributes:
+        method: Of all variants.
+        question: What is varied.
+        claim: What the paper found, in words.
+        variants: Options by name of the variant.
+    """
+
+    method: str
+    question: str
+    claim: str
+    variants: dict[str, tuple[str, ...]]
+
+
+ABLATIONS = (
+    Ablation(
+        "jigsaw",
+        "number of permutations",
+        "more permutations give a harder task and better features",
+        {str(n): (f"permutations={n}",) for n in (10, 100, 1000)},
+    ),
+    Ablation(
+        "jigsaw",
+        "distance between permutations",
+        "permutations far from each other give better features",
+        {
+            mode: ("permutations=100", f"permutation-mode={mode}")
+            for mode in ("max_min", "max_mean", "random", "min_mean")
+        },
+    ),
+    Ablation(
+        "jigsaw",
+        "guards",
+        "without the gap, the standardization and the jitter the task is solved by shortcuts",
+        {
+            "all": (),
+            "no gap": ("gap=false",),
+            "no standardization": ("standardize=false",),
+            "no channel jitter, no gray": ("channel-jitter=false", "grayscale=0"),
+        },
+    ),
+    Ablation(
+        "context-prediction",
+        "gap and jitter",
+        "without them lines that continue give the answer away",
+        {
+            "both": (),
+            "no gap": ("gap=0",),
+            "no jitter": ("jitter=0",),
+            "neither": ("gap=0", "jitter=0"),
+        },
+    ),
+    Ablation(
+        "context-prediction",
+        "color guard",
+        "dropping and projecting colors do equally well; without, aberration tells the location",
+        {guard: (f"color-guard={guard}",) for guard in ("drop", "project", "none")},
+    ),
+    Ablation(
+        "context-encoder",
+        "shape of the removed region",
+        "random regions and blocks give better features than the center",
+        {mask: (f"mask={mask}",) for mask in ("center", "blocks", "region")},
+    ),
+    Ablation(
+        "context-encoder",
+        "adversarial loss",
+        "it sharpens predictions; features were learned with the reconstruction alone",
+        {"none": (), "0.001": ("adversarial=0.001",)},
+    ),
+    Ablation(
+        "context-encoder",
+        "channel-wise fully connected layer",
+        "it lets information travel between locations of the map",
+        {"with": ("channelwise=true",), "without": ("channelwise=false",)},
+    ),
+    Ablation(
+        "colorization",
+        "class rebalancing",
+        "rebalanced classes give colorful predictions and hardly change the features",
+        {"with": (), "without": ("rebalance=1",)},
+    ),
+    Ablation(
+        "colorization",
+        "bins of the ab plane",
+        "313 bins of side 10; coarser ones give a simpler task",
+        {f"side {side}": (f"bin-step={side}",) for side in (10, 20, 30)},
+    ),
+    Ablation(
+        "npid",
+        "number of negatives m of NCE",
+        "more negatives approach the full softmax",
+        {
+            "full softmax": ("loss=softmax",),
+            **{
+                str(m): ("loss=nce", f"negatives={m}", "temperature=0.1")
+                for m in (1, 64, 1024, 4096)
+            },
+        },
+    ),
+    Ablation(
+        "npid",
+        "temperature",
+        "0.07 is best, 1 learns little",
+        {str(t): (f"temperature={t}",) for t in (0.05, 0.07, 0.1, 0.2, 1.0)},
+    ),
+    Ablation(
+        "npid",
+        "embedding dimension",
+        "accuracy grows up to 128 and saturates at 256",
+        {str(d): (f"dim={d}",) for d in (32, 64, 128, 256)},
+    ),
+    Ablation(
+        "npid",
+        "proximal term",
+        "it makes training stabler and converge sooner",
+        {"0": ("bank-momentum=0",), "30": ("bank-momentum=0", "proximal=30")},
+    ),
+    Ablation(
+        "cpc",
+        "directions of prediction",
+        "four directions do better than one",
+        {str(n): (f"directions={n}",) for n in (1, 2, 4)},
+    ),
+    Ablation(
+        "cpc",
+        "normalization",
+        "batch norm lets the network cheat, layer norm does not",
+        {"layer norm": (), "batch norm": ("norm=batch", "allow-batchnorm=true")},
+    ),
+    Ablation(
+        "cpc",
+        "patch augmentation",
+        "augmenting each patch for itself is the largest gain of version 2",
+        {level: (f"augment={level}",) for level in ("v1", "light", "v2")},
+    ),
+    Ablation(
+        "cpc",
+        "rows ahead",
+        "predicting further ahead asks for more than low-level continuity",
+        {"1": ("offsets=1",), "2": ("offsets=2",), "all": ()},
+    ),
+)
+
+
+def cells(ablation: Ablation, dataset: str, seed: int) -> Iterator[tuple[str, quality.Cell]]:
+    """Name of each variant and the cell its result is stored in."""
+    for name, options in ablation.variants.items():
+        label = "default" if not options else ",".join(sorted(options))
+        yield name, quality.Cell(dataset, ablation.method, seed, label)
+
+
+def table(ablation: Ablation, dataset: str, seeds: list[int], folder: Path) -> Iterator[str]:
+    """The lines of one table; empty without results."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for seed in seeds:
+        for name, cell in cells(ablation, dataset, seed):
+            path = folder / "cells" / f"{cell.name}.json"
+            if path.exists():
+                found.setdefault(name, []).append(json.loads(path.read_text()))
+    if not found:
+        return
+    yield f"### {ablation.method}: {ablation.question} ({dataset})\n"
+    yield f"The paper: {ablation.claim}.\n"
+    yield "| variant | seeds | pooled linear | kNN, k = 20 |"
+    yield "|---|---|---|---|"
+    for name, group in found.items():
+        scores = [quality.score(group, "pretrained", m, "pooled") for m in ("linear", "knn20")]
+        yield f"| {name} | {len(group)} | {scores[0]} | {scores[1]} |"
+    yield ""
+
+
+def main() -> None:
+    """Measure what is missing, then write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--set", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--only", default="", help="methods, separated by commas")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--to", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    arguments.labels, arguments.random_inits, arguments.kind = "", 1, "linear,knn"
+    dataset, root = arguments.set.split("=", 1)
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    chosen = [a for a in ABLATIONS if not arguments.only or a.method in arguments.only.split(",")]
+    for seed in seeds:
+        for ablation in chosen:
+            for name, cell in cells(ablation, dataset, seed):
+                options = [f"{ablation.method}:{o}" for o in ablation.variants[name]]
+                arguments.option = options
+                quality.measure(cell, root, arguments)
+    lines = [line for a in ABLATIONS for line in table(a, dataset, seeds, arguments.to)]
+    (arguments.to / "ablations.md").write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

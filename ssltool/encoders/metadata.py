@@ -14,6 +14,7 @@ from ssltool.options import LARGEST_SEED, LARGEST_SIDE, SMALLEST_SIDE
 FORMAT: Final = 2
 Stem = Literal["imagenet", "small"]
 Norm = Literal["batch", "ln", "ln2d"]
+Standardize = Literal["data", "channels", "image"]
 ColorSpace = Literal["rgb", "lightness", "lab"]
 
 LARGEST_GRID = 64
@@ -94,6 +95,12 @@ class EncoderMetadata(BaseModel):
     )
     mean: tuple[_Mean, ...] = Field(description="per channel, on a 0..1 scale, subtracted")
     std: tuple[_Deviation, ...] = Field(description="per channel, divided by")
+    standardize: Standardize = Field(
+        "data",
+        description="what mean and std are applied to: data, as they are here; channels, the own "
+        "mean and deviation of each channel of each image in their place; image, the same with "
+        "one deviation for all channels of an image",
+    )
     stages: tuple[Stage, ...] = Field(
         min_length=1,
         max_length=100,

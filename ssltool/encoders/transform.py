@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.encoders.metadata import ColorSpace, EncoderMetadata
+from ssltool.encoders.metadata import ColorSpace, EncoderMetadata, Standardize
 from ssltool.errors import UsageError
+from ssltool.ops import patches
 from ssltool.ops.lab import lightness, rgb_to_lab
+
+_LEVEL = 1 / 255  # one gray level
 
 
 class InputTransform:
@@ -21,6 +24,9 @@ class InputTransform:
         mean: Per channel of the output, subtracted (0..1 scale).
         std: Per channel of the output, divided by.
         color_space: ``rgb``; ``lightness``, L / 100; or ``lab``, L, a and b / 100.
+        standardize: ``data`` applies ``mean`` and ``std``; ``channels`` and ``image`` give each
+            image zero mean and unit deviation in their place, as a task did with its tiles or
+            patches: each channel by its own deviation, or all by one.
     """
 
     def __init__(
@@ -29,16 +35,24 @@ class InputTransform:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         color_space: ColorSpace = "rgb",
+        standardize: Standardize = "data",
     ) -> None:
         self.size = size
         self.color_space = color_space
+        self.standardize = standardize
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
 
     @classmethod
     def of(cls, metadata: EncoderMetadata, size: int | None = None) -> InputTransform:
         """The transform that a weights file asks for, at another size in pixels if given."""
-        return cls(size or metadata.image_size, metadata.mean, metadata.std, metadata.color_space)
+        return cls(
+            size or metadata.image_size,
+            metadata.mean,
+            metadata.std,
+            metadata.color_space,
+            metadata.standardize,
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         """Transform a batch of images.
@@ -62,7 +76,10 @@ class InputTransform:
             x = rgb_to_lab(x) / 100
         elif self._mean.shape[1] == 1:
             x = x.mean(dim=1, keepdim=True)
-        x = (x - self._mean.to(x.device)) / self._std.to(x.device)
+        if self.standardize == "data":
+            x = (x - self._mean.to(x.device)) / self._std.to(x.device)
+        else:
+            x = patches.standardize(x, level=_LEVEL, jointly=self.standardize == "image")
         return x.contiguous(memory_format=torch.channels_last)
 
 

@@ -26,6 +26,7 @@ from ssltool.encoders.metadata import (
     IMAGENET_NORM,
     ColorSpace,
     EncoderMetadata,
+    Standardize,
     Stem,
     TrainingSummary,
 )
@@ -49,6 +50,7 @@ def describe(
     std: tuple[float, ...],
     training: TrainingSummary | None = None,
     patch: tuple[int, int] | None = None,
+    standardize: Standardize = "data",
 ) -> EncoderMetadata:
     """Metadata of an encoder: its architecture, and the fields given here.
 
@@ -66,6 +68,7 @@ def describe(
         patch=patch,
         mean=mean,
         std=std,
+        standardize=standardize,
         stages=encoder.stages,
         width=encoder.width,
         training=training,

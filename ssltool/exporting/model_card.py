@@ -33,6 +33,11 @@ def model_card(metadata: EncoderMetadata, file: str) -> str:
         "(images on a 0..1 scale)",
         f"feature: {metadata.width} dimensions{_receptive_patch(metadata)}",
     ]
+    if metadata.standardize != "data":
+        facts.append(
+            "in pretraining and by `encoder.transform` each image is normalized by its own mean "
+            "and deviation; those above are the data's, for code that needs fixed ones"
+        )
     if metadata.converted_from:
         accuracy = "approximation" if metadata.color_space == "rgb" else "exact conversion"
         facts.append(f"trained on {metadata.converted_from}; this form is an {accuracy}")

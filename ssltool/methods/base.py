@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from ssltool.encoders.encoder import Encoder
-from ssltool.encoders.metadata import ColorSpace, Norm, Stem
+from ssltool.encoders.metadata import ColorSpace, Norm, Standardize, Stem
 from ssltool.encoders.registry import build_encoder, vit_patch
 from ssltool.encoders.sizes import check_input, deepest_stage, misfit
 from ssltool.errors import SslToolError, UsageError
@@ -130,6 +130,8 @@ class EncoderInput:
             extracted from patches as well as from whole images.
         random_resized_crop: Whether `Method.view` takes random resized crops in training, and so
             accepts images larger than S.
+        standardize: What the encoder's input is normalized by: the data, or each image, tile or
+            patch by itself; whole images are normalized alike for feature extraction.
         norm: What replaces the backbone's batch norm; ``batch`` keeps it.
         last_stage: Stage after which the backbone ends; None for the deepest that fits
             ``min_map_size``.
@@ -142,6 +144,7 @@ class EncoderInput:
     color_space: ColorSpace = "rgb"
     patch_grid: PatchGrid | None = None
     random_resized_crop: bool = False
+    standardize: Standardize = "data"
     norm: Norm = "batch"
     last_stage: str | None = None
     min_map_size: int = 1

@@ -252,7 +252,7 @@ class Extractor:
                 "patch": metadata.patch if isinstance(network, PatchEncoder) else None,
                 "transform": [
                     *(transform.size, metadata.color_space),
-                    *(metadata.mean, metadata.std),
+                    *(metadata.mean, metadata.std, metadata.standardize),
                 ],
                 "read_size": metadata.read_size,
                 "recalibration": self._recalibration_identity(),

@@ -213,6 +213,7 @@ class Trainer:
             patch=inputs.patch_grid,
             mean=mean,
             std=std,
+            standardize=inputs.standardize,
             training=TrainingSummary(
                 ssltool=ssltool.__version__,
                 steps=step,

@@ -23,6 +23,27 @@ def test_channels_are_scaled_and_normalized() -> None:
     assert torch.allclose(InputTransform(8, MEAN, STD)(batch).double(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [8, 12])
+@pytest.mark.parametrize("standardize", ["channels", "image"])
+def test_images_are_standardized_by_themselves(standardize: str, size: int) -> None:
+    batch = images(3, 3, 8, 8)
+    plain = InputTransform(size, (0.0,) * 3, (1.0,) * 3)(batch).double()
+    centered = plain - plain.mean(dim=(2, 3), keepdim=True)
+    over = (2, 3) if standardize == "channels" else (1, 2, 3)
+    expected = centered / centered.square().mean(dim=over, keepdim=True).sqrt()
+    transform = InputTransform(size, MEAN, STD, "rgb", standardize)  # type: ignore[arg-type]
+    assert torch.allclose(transform(batch).double(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("standardize", ["channels", "image"])
+def test_light_and_contrast_change_nothing_of_a_standardized_image(standardize: str) -> None:
+    batch = images(2, 3, 8, 8) // 4
+    transform = InputTransform(8, MEAN, STD, "rgb", standardize)  # type: ignore[arg-type]
+    assert torch.allclose(transform(batch), transform(3 * batch + 40), atol=1e-4)
+    flat = torch.full((1, 3, 8, 8), 77, dtype=torch.uint8)
+    assert torch.equal(transform(flat), torch.zeros(1, 3, 8, 8))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.int64])
 @pytest.mark.parametrize("space", ["rgb", "lightness", "lab"])
 def test_other_types_are_refused(dtype: torch.dtype, space: str) -> None:

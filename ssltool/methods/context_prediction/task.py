@@ -271,6 +271,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             train_size=options.patch_input,
             feature_size=round(data.image_size * options.patch_input / options.patch),
             random_resized_crop=True,
+            standardize="channels" if options.color_guard == "drop" else "image",
             typed="--patch-input {}".format,
         )
 

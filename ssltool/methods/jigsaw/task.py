@@ -312,6 +312,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         return EncoderInput(
             train_size=options.tile_input,
             feature_size=round(data.image_size * options.tile_input / tile),
+            standardize="channels" if options.standardize else "data",
             typed="--tile-input {}".format,
         )
 

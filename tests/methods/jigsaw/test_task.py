@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ssltool.encoders.registry import build_encoder
+from ssltool.encoders.transform import InputTransform
 from ssltool.errors import UsageError
 from ssltool.methods.base import DataInfo
 from ssltool.methods.jigsaw import figures
@@ -41,6 +42,19 @@ GRID_3 = {28: (9, 7, 2, 0), 32: (10, 8, 2, 0), 48: (16, 12, 4, 0), 64: (21, 16, 
 GRID_2 = {28: (14, 11, 3, 0), 32: (16, 12, 4, 0), 48: (24, 18, 6, 1), 64: (32, 24, 8, 1),
    96: (48, 36, 12, 1),
           128: (64, 48, 16, 2)}  # fmt: skip
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_features_are_extracted_from_images_normalized_as_tiles_were(standardize: bool) -> None:
+    """A network that was trained on standardized tiles sees other inputs otherwise."""
+    method = build(size=48, standardize=standardize).train()
+    view = method.view(noise(3, 48), torch.arange(3), seeded())
+    inputs = Jigsaw.inputs(method.options, DataInfo(count=64, image_size=48))
+    tile = view.raw.shape[-1]
+    # Unstandardized tiles are on a 0..1 scale; batch norm takes care of mean and deviation.
+    transform = InputTransform(tile, (0.0,) * 3, (1.0,) * 3, standardize=inputs.standardize)
+    expected = view.tiles.flatten(0, 1)
+    assert torch.allclose(transform(view.raw.flatten(0, 1)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("side", "expected"), GRID_3.items())

@@ -42,8 +42,10 @@ from ssltool.methods.npid import figures
 from ssltool.methods.npid import losses as nce
 from ssltool.methods.npid.augment import Augmentation
 from ssltool.methods.npid.memory_bank import MemoryBank
+from ssltool.ops import patches
 from ssltool.ops.chunked import chunks
 from ssltool.ops.per_image_rng import PerImageRNG
+from ssltool.options import LARGEST_SIDE, SMALLEST_SIDE
 
 _MAX_SOFTMAX = 65_536  # images up to which the softmax over all of them is affordable
 _MAX_WARM = 100_000  # images up to which one pass of the untrained network is a small part of a run
@@ -106,6 +108,20 @@ class NpidOptions(MethodOptions):
         "fp32",
         description="Precision of the bank: 512 or 256 bytes per image at D = 128",
     )
+    crop_size: Auto[int] = Field(
+        AUTO,
+        ge=SMALLEST_SIDE,
+        le=LARGEST_SIDE,
+        description="Side in px to which crops are resized in training; features are extracted at "
+        "--image-size. Smaller crops take less time and hold objects as large as whole images do "
+        "(Touvron et al. 2019); automatic: --image-size",
+    )
+    standardize: bool = Field(
+        False,
+        description="Normalize each view, and each image for features, by its own mean and "
+        "deviation instead of the data's; for images whose light, contrast and colors do not "
+        "matter",
+    )
     crop: Auto[float] = Field(
         AUTO,
         gt=0,
@@ -161,6 +177,7 @@ class NpidOptions(MethodOptions):
             "loss": loss,
             "temperature": 0.1 if loss == "softmax" else 0.07,
             "bank_init": "warm" if data.count <= _MAX_WARM else "random",
+            "crop_size": data.image_size,
             "crop": 0.5 if data.gray else 0.2,
             "flip": 0.0 if data.gray or small else 0.5,
             "rotation": 10.0 if data.gray and small else 0.0,
@@ -260,7 +277,7 @@ class Npid(Method[NpidOptions, NpidView]):
                 statistic = statistic.mean(dim=1, keepdim=True)
             self.register_buffer(name, statistic, persistent=False)
         self._augmentation = Augmentation(
-            size=data.image_size,
+            size=options.crop_size,
             crop=options.crop,
             flip=options.flip,
             rotation=options.rotation,
@@ -274,8 +291,12 @@ class Npid(Method[NpidOptions, NpidView]):
     @classmethod
     def inputs(cls, options: NpidOptions, data: DataInfo) -> EncoderInput:
         """Whole images, randomly cropped."""
-        del options
-        return EncoderInput(data.image_size, data.image_size, random_resized_crop=True)
+        return EncoderInput(
+            train_size=options.crop_size,
+            feature_size=data.image_size,
+            random_resized_crop=True,
+            standardize="image" if options.standardize else "data",
+        )
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -320,9 +341,12 @@ class Npid(Method[NpidOptions, NpidView]):
         return self._augmentation.apply(images, self._augmentation.sample(rng, images.shape[-1]))
 
     def _standardized(self, image: Tensor, out: Tensor | None = None) -> Tensor:
-        """Standardize ``[B, 3, S, S]`` in 0..1 over the data: float ``[B, C, S, S]``."""
+        """Standardize ``[B, 3, S, S]`` in 0..1, over the data or by itself: ``[B, C, S, S]``."""
         if self.encoder.in_channels == 1:
             image = image.mean(dim=1, keepdim=True)
+        if self.options.standardize:
+            standardized = patches.standardize(image, level=1 / 255, jointly=True)
+            return standardized if out is None else out.copy_(standardized)
         return torch.sub(image, self._mean, out=out).div_(self._std)
 
     def embed(self, images: Tensor) -> Tensor:

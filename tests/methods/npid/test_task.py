@@ -15,6 +15,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from ssltool.encoders.registry import build_encoder
+from ssltool.encoders.transform import InputTransform
 from ssltool.errors import CheckpointError, UsageError
 from ssltool.methods.base import DataInfo
 from ssltool.methods.npid import losses as nce
@@ -71,6 +72,29 @@ def test_gray_views_stay_gray_and_upright() -> None:
     assert torch.equal(view, view[:, :1].expand_as(view))
     ratio_changed = [not torch.equal(a, b) for a, b in zip(view, images, strict=True)]
     assert not all(ratio_changed)  # a crop of the whole area is the image unless its sides change
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_view_is_standardized_by_itself_as_images_are_for_features(channels: int) -> None:
+    images, index = make_images()
+    method = build(standardize=True, channels=channels)
+    inputs = Npid.inputs(method.options, DataInfo(COUNT, SIDE))
+    zero, one = (0.0,) * channels, (1.0,) * channels
+    transform = InputTransform(SIDE, zero, one, standardize=inputs.standardize)
+    seen = method.eval().view(images, index, seeded()).images
+    assert torch.allclose(seen, transform(images), atol=1e-5)
+    views = method.train().view(images, index, seeded()).images
+    assert views.mean(dim=(2, 3)).abs().max() < 1e-4
+    assert torch.allclose(views.square().mean(dim=(1, 2, 3)), torch.ones(8), atol=1e-3)
+
+
+def test_crops_may_be_smaller_than_the_images_of_features() -> None:
+    images, index = make_images()
+    method = build(crop_size=12)
+    assert method.train().view(images, index, seeded()).images.shape[-1] == 12
+    assert method.eval().view(images, index, seeded()).images.shape[-1] == SIDE
+    inputs = Npid.inputs(method.options, DataInfo(COUNT, SIDE))
+    assert (inputs.train_size, inputs.feature_size) == (12, SIDE)
 
 
 def test_an_evaluation_view_is_the_image() -> None:

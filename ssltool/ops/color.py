@@ -49,6 +49,35 @@ def project_color(images: Tensor, which: Tensor) -> Tensor:
     return torch.stack([r + along, torch.sub(g, along, alpha=2), b + along], dim=1)
 
 
+NORMALIZED_MEAN, NORMALIZED_STD = 0.5, 1 / 8
+"""Mean of each channel, and deviation over all, that `normalize_contrast` gives an image."""
+
+
+def normalize_contrast(images: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Give each image the same mean color and contrast, so that neither has to be learned.
+
+    Each channel's mean becomes `NORMALIZED_MEAN`, the deviation over all channels
+    `NORMALIZED_STD`; what is then more than four deviations away is clipped to 0..1.
+
+    Args:
+        images: float ``[B, C, H, W]`` in 0..1.
+        visible: bool ``[B, 1, H, W]``, the pixels that decide mean and deviation; None for all.
+
+    Returns:
+        float ``[B, C, H, W]`` in 0..1; 0.5 everywhere where what decides is constant.
+    """
+    seen = images.new_ones(len(images), 1, 1, 1) if visible is None else visible.to(images.dtype)
+    seen = seen.expand(-1, 1, *images.shape[2:])
+    count = seen.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+    mean = (images * seen).sum(dim=(2, 3), keepdim=True) / count
+    centered = images - mean
+    variance = (centered.square() * seen).sum(dim=(2, 3), keepdim=True) / count
+    deviation = variance.mean(dim=1, keepdim=True).sqrt()
+    # Less than a gray level is rounding.
+    scale = torch.where(deviation < 1e-3 / 255, 0.0, NORMALIZED_STD / deviation.clamp_min(1 / 255))
+    return centered.mul_(scale).add_(NORMALIZED_MEAN).clamp_(0, 1)
+
+
 def standardize_colors(
     images: Tensor, mean: Tensor, std: Tensor, out: Tensor | None = None
 ) -> Tensor:

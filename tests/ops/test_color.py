@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssltool.ops.color import project_color, standardize_colors, to_gray
+from ssltool.ops.color import (
+    NORMALIZED_MEAN,
+    NORMALIZED_STD,
+    normalize_contrast,
+    project_color,
+    standardize_colors,
+    to_gray,
+)
 
 YES_NO = torch.tensor([True, False])
 
@@ -80,3 +87,30 @@ def test_projection_subtracts_the_green_magenta_axis(
         torch.tensor(expected, dtype=torch.float32),
         atol=1e-4,
     )
+
+
+def test_contrast_is_normalized_as_by_a_loop_over_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(4, 3, 6, 6, generator=generator) * 0.4 + 0.2
+    visible = torch.rand(4, 1, 6, 6, generator=generator) > 0.3
+    for mask in (None, visible):
+        normalized = normalize_contrast(images.clone(), mask)
+        for n, image in enumerate(images.double()):
+            seen = image[:, visible[n, 0]] if mask is not None else image.flatten(1)  # [3, pixels]
+            middle = seen.mean(1, keepdim=True)
+            deviation = (seen - middle).square().mean().sqrt()
+            expected = (image - middle[..., None]) / deviation * NORMALIZED_STD + NORMALIZED_MEAN
+            assert torch.allclose(normalized[n].double(), expected.clamp(0, 1), atol=1e-5)
+
+
+def test_light_contrast_and_hidden_pixels_do_not_change_a_normalized_image() -> None:
+    images = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    visible = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    visible[..., 2] = False
+    normalized = normalize_contrast(images.clone(), visible)
+    assert torch.allclose(normalize_contrast(0.3 * images + 0.5, visible), normalized, atol=1e-4)
+    changed = torch.where(visible, images, 1 - images)
+    again = normalize_contrast(changed, visible)
+    assert torch.allclose(again[visible], normalized[visible])
+    flat = torch.full((1, 3, 4, 4), 0.3)
+    assert torch.allclose(normalize_contrast(flat), torch.full_like(flat, NORMALIZED_MEAN))

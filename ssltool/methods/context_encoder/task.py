@@ -53,7 +53,12 @@ from ssltool.methods.context_encoder.networks import (
 )
 from ssltool.ops.cached_tensors import cached_tensor
 from ssltool.ops.chunked import chunked
-from ssltool.ops.color import standardize_colors
+from ssltool.ops.color import (
+    NORMALIZED_MEAN,
+    NORMALIZED_STD,
+    normalize_contrast,
+    standardize_colors,
+)
 from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.per_image_rng import PerImageRNG
 
@@ -115,6 +120,11 @@ class ContextEncoderOptions(MethodOptions):
         512,
         ge=32,
         description="Channels of the decoder's first step at most; each step halves them",
+    )
+    standardize: bool = Field(
+        False,
+        description="Give each image the same mean color and contrast first, in training and for "
+        "features; for images whose light, contrast and colors do not matter",
     )
     crop_min: float = Field(
         0.5, gt=0, le=1, description="Smallest area fraction of the random resized crop"
@@ -202,8 +212,11 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         self.side = data.image_size
         self.overlap = options.overlap
         gray = encoder.in_channels == 1
-        self._std = (sum(data.std) / 3,) if gray else data.std
-        self._mean = (sum(data.mean) / 3,) if gray else data.mean
+        mean, std = data.mean, data.std
+        if options.standardize:
+            mean, std = (NORMALIZED_MEAN,) * 3, (NORMALIZED_STD,) * 3
+        self._std = (sum(std) / 3,) if gray else std
+        self._mean = (sum(mean) / 3,) if gray else mean
         channels, map_side = map_shape(encoder, self.side)
         if _use_channelwise(options.channelwise, encoder, channels, map_side):
             self.channelwise: nn.Module = nn.Sequential(
@@ -231,8 +244,12 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
     @classmethod
     def inputs(cls, options: ContextEncoderOptions, data: DataInfo) -> EncoderInput:
         """Whole images, randomly cropped."""
-        del options
-        return EncoderInput(data.image_size, data.image_size, random_resized_crop=True)
+        return EncoderInput(
+            train_size=data.image_size,
+            feature_size=data.image_size,
+            random_resized_crop=True,
+            standardize="image" if options.standardize else "data",
+        )
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -298,6 +315,8 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         if self.encoder.in_channels == 1:
             image = image.mean(dim=1, keepdim=True)
         mask = self._mask(rng)
+        if self.options.standardize:
+            image = normalize_contrast(image, visible=~mask)
         mean, std = (cached_tensor(values, image.device) for values in (self._mean, self._std))
         # Filled after standardization: zero is the mean color.
         inputs = standardize_colors(image, mean, std).mul_(~mask)

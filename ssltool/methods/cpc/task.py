@@ -45,6 +45,7 @@ from ssltool.methods.cpc.context_network import Predictor
 from ssltool.methods.cpc.patch_augment import Level, augment
 from ssltool.ops import grids, patches
 from ssltool.ops.chunked import chunked
+from ssltool.ops.color import NORMALIZED_MEAN, NORMALIZED_STD, normalize_contrast
 from ssltool.ops.grids import DIRECTIONS, Direction, Grid
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.select import mirror
@@ -76,6 +77,11 @@ class CpcOptions(MethodOptions):
         "light",
         description="Augmentation of each patch: v1 = small crop and gray; light = crop, "
         "brightness, contrast, noise, color drop; v2 = the paper's, without sample pairing",
+    )
+    standardize: bool = Field(
+        False,
+        description="Give each image the same mean color and contrast first, in training and for "
+        "features; for images whose light, contrast and colors do not matter",
     )
     norm: Norm = Field(
         "ln",
@@ -239,7 +245,10 @@ class Cpc(Method[CpcOptions, CpcView]):
         gray_in = encoder.in_channels == 1
         self.mean: Tensor
         self.std: Tensor
-        for name, values in (("mean", data.mean), ("std", data.std)):
+        mean, std = data.mean, data.std
+        if options.standardize:
+            mean, std = (NORMALIZED_MEAN,) * 3, (NORMALIZED_STD,) * 3
+        for name, values in (("mean", mean), ("std", std)):
             channels = (sum(values) / 3,) if gray_in else values
             statistic = torch.tensor(channels).view(-1, 1, 1).clamp_min(1e-3)
             self.register_buffer(name, statistic, persistent=False)
@@ -269,6 +278,7 @@ class Cpc(Method[CpcOptions, CpcView]):
             train_size=options.patch,
             feature_size=data.image_size,
             patch_grid=PatchGrid(grid.patch, grid.stride),
+            standardize="image" if options.standardize else "data",
             norm=options.norm,
             last_stage=options.last_stage,
             min_map_size=_MIN_MAP,
@@ -318,13 +328,24 @@ class Cpc(Method[CpcOptions, CpcView]):
         image = images
         if images.shape[-1] > self.grid.side:
             image = patches.cut(images, start[..., 0], start[..., 1], self.grid.side)[:, 0]
-        cut = grids.cut(image, self.grid).to(torch.float32).div_(255)
+        cut = (
+            grids.cut(self._normalized(image), self.grid)
+            if self.options.standardize
+            else grids.cut(image, self.grid).to(torch.float32).div_(255)
+        )
         level = self.options.augment if self.training else "none"
         cut = augment(cut, level, rng, gray=self.gray)
         sampled = torch.zeros(len(images), 0, dtype=torch.int64, device=images.device)
         if self.options.negatives == "random":
             sampled = rng.permutation(self.grid.count**2)[:, : self.options.sampled]
         return CpcView(self.standardized(cut), sampled, image)
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """Images uint8 ``[B, 3, S, S]`` of the same mean and contrast, float in 0..1."""
+        images = images.to(torch.float32).div_(255)
+        if self.encoder.in_channels == 1:
+            images = images.mean(dim=1, keepdim=True)
+        return normalize_contrast(images).expand(-1, 3, -1, -1)
 
     def standardized(self, cut: Tensor) -> Tensor:
         """Patches float ``[B, G*G, 3, P, P]`` in 0..1 as the encoder's input."""

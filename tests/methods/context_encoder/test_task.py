@@ -49,6 +49,21 @@ def make_images(count: int, size: int) -> Tensor:
     return (F.interpolate(coarse, (size, size), mode="bilinear") * 255).to(torch.uint8)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_one_contrast_are_what_features_are_extracted_from(channels: int) -> None:
+    method = build(channels=channels, standardize=True).eval()
+    images = make_images(3, 32)
+    view = method.view(images, torch.arange(3), seeded())
+    shown = ~view.mask.expand_as(view.inputs)
+    means = (view.inputs * shown).sum(dim=(2, 3)) / shown.sum(dim=(2, 3))
+    assert means.abs().max() < 1e-4  # of the visible pixels: the hole tells nothing
+    assert view.inputs[~shown].eq(0).all()
+    dark = method.view(images // 2, torch.arange(3), seeded())
+    assert torch.allclose(dark.inputs, view.inputs, atol=0.05)  # but for rounding to bytes
+    inputs = ContextEncoder.inputs(method.options, DataInfo(count=64, image_size=32))
+    assert inputs.standardize == "image"
+
+
 @pytest.mark.parametrize(
     ("side", "overlap", "total"),
     [

@@ -45,6 +45,18 @@ def noise(count: int, size: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, size, size), generator=seeded(1), dtype=torch.uint8)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_one_contrast_are_what_features_are_extracted_from(channels: int) -> None:
+    method = build(channels=channels, standardize=True).eval()
+    images = noise(2, 28)
+    view = method.view(images, torch.arange(2), seeded())
+    inputs = Cpc.inputs(method.options, DataInfo(count=64, image_size=28))
+    zero, one = (0.0,) * channels, (1.0,) * channels
+    transform = InputTransform(28, zero, one, standardize=inputs.standardize)
+    expected = grids.cut(transform(images), method.grid)
+    assert torch.allclose(view.patches, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("size", "patch", "stride", "crop", "offsets"),
     [(28, 8, 4, 28, 4), (32, 8, 4, 32, 5), (64, 16, 8, 64, 5), (96, 24, 12, 96, 5), (256, 64, 32,

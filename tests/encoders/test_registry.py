@@ -30,6 +30,7 @@ STAGES = {
     "mobilenet_v3_small": "stage1:16/2 stage2:16/4 stage3:24/8 stage4:48/16 stage5:576/32",
     "regnet_y_400mf": "stage1:32/2 stage2:48/4 stage3:104/8 stage4:208/16 stage5:440/32",
     "resnet10_w32": "stem:32/1 layer1:32/1 layer2:64/2 layer3:128/4 layer4:256/8",
+    "resnet10_w32_s2": "stem:32/2 layer1:32/2 layer2:64/4 layer3:128/8 layer4:256/16",
     "resnet18": "stem:64/2 layer1:64/4 layer2:128/8 layer3:256/16 layer4:512/32",
     "resnext50_32x4d": "stem:64/2 layer1:256/4 layer2:512/8 layer3:1024/16 layer4:2048/32",
     "shufflenet_v2_x0_5": "stem:24/2 stage2:48/8 stage3:96/16 stage4:192/32 conv5:1024/32",

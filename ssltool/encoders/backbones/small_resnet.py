@@ -1,4 +1,4 @@
-"""ResNets for small images: those of CIFAR, and a half-width ResNet-10 for one laptop core.
+"""ResNets for small images: those of CIFAR, and half-width ResNet-10s for one laptop core.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2: a 3x3 stride-1
 stem, no max-pool, and stages of ``n`` two-layer blocks. Blocks, key names (``conv1``,
@@ -23,11 +23,20 @@ class SmallResNet(nn.Module):
         widths: Channels of the stages; the stem has as many as the first.
         blocks: Basic blocks in each stage.
         num_classes: Outputs of ``fc``.
+        stem_stride: Of the first convolution.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int, num_classes: int = 1000) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: int,
+        num_classes: int = 1000,
+        stem_stride: int = 1,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, widths[0], kernel_size=3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(
+            3, widths[0], kernel_size=3, stride=stem_stride, padding=1, bias=False
+        )
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
         self.stage_names = tuple(f"layer{number}" for number in range(1, len(widths) + 1))
@@ -75,12 +84,18 @@ def resnet10_w32() -> SmallResNet:
     return SmallResNet((32, 64, 128, 256), 1)
 
 
+def resnet10_w32_s2() -> SmallResNet:
+    """`resnet10_w32` with a stem of stride 2: a quarter of the arithmetic, for whole images."""
+    return SmallResNet((32, 64, 128, 256), 1, stem_stride=2)
+
+
 SMALL_RESNETS: dict[str, Callable[[], SmallResNet]] = {
     "resnet20": resnet20,
     "resnet32": resnet32,
     "resnet44": resnet44,
     "resnet56": resnet56,
     "resnet10_w32": resnet10_w32,
+    "resnet10_w32_s2": resnet10_w32_s2,
 }
 
 

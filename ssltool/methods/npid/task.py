@@ -45,7 +45,7 @@ from ssltool.methods.npid.memory_bank import MemoryBank
 from ssltool.ops import patches
 from ssltool.ops.chunked import chunks
 from ssltool.ops.per_image_rng import PerImageRNG
-from ssltool.options import LARGEST_SIDE, SMALLEST_SIDE
+from ssltool.options import SMALLEST_SIDE
 
 _MAX_SOFTMAX = 65_536  # images up to which the softmax over all of them is affordable
 _MAX_WARM = 100_000  # images up to which one pass of the untrained network is a small part of a run
@@ -108,13 +108,13 @@ class NpidOptions(MethodOptions):
         "fp32",
         description="Precision of the bank: 512 or 256 bytes per image at D = 128",
     )
-    crop_size: Auto[int] = Field(
-        AUTO,
-        ge=SMALLEST_SIDE,
-        le=LARGEST_SIDE,
-        description="Side in px to which crops are resized in training; features are extracted at "
-        "--image-size. Smaller crops take less time and hold objects as large as whole images do "
-        "(Touvron et al. 2019); automatic: --image-size",
+    crop_scale: float = Field(
+        1.0,
+        gt=0.1,
+        le=1,
+        description="Side of the crops in training over --image-size, at which features are "
+        "extracted. Smaller crops take less time, and hold objects about as large as whole images "
+        "do (Touvron et al. 2019)",
     )
     standardize: bool = Field(
         False,
@@ -177,7 +177,6 @@ class NpidOptions(MethodOptions):
             "loss": loss,
             "temperature": 0.1 if loss == "softmax" else 0.07,
             "bank_init": "warm" if data.count <= _MAX_WARM else "random",
-            "crop_size": data.image_size,
             "crop": 0.5 if data.gray else 0.2,
             "flip": 0.0 if data.gray or small else 0.5,
             "rotation": 10.0 if data.gray and small else 0.0,
@@ -277,7 +276,7 @@ class Npid(Method[NpidOptions, NpidView]):
                 statistic = statistic.mean(dim=1, keepdim=True)
             self.register_buffer(name, statistic, persistent=False)
         self._augmentation = Augmentation(
-            size=options.crop_size,
+            size=_crop_size(options, data),
             crop=options.crop,
             flip=options.flip,
             rotation=options.rotation,
@@ -292,7 +291,7 @@ class Npid(Method[NpidOptions, NpidView]):
     def inputs(cls, options: NpidOptions, data: DataInfo) -> EncoderInput:
         """Whole images, randomly cropped."""
         return EncoderInput(
-            train_size=options.crop_size,
+            train_size=_crop_size(options, data),
             feature_size=data.image_size,
             random_resized_crop=True,
             standardize="image" if options.standardize else "data",
@@ -485,3 +484,8 @@ class Npid(Method[NpidOptions, NpidView]):
                 f"ln c is {log_c:.4g}, but unit vectors keep it within {bound:.4g}: the memory "
                 "bank is damaged; start the run again"
             )
+
+
+def _crop_size(options: NpidOptions, data: DataInfo) -> int:
+    """Side in pixels of the crops in training."""
+    return max(SMALLEST_SIDE, round(options.crop_scale * data.image_size))

@@ -90,7 +90,7 @@ def test_a_view_is_standardized_by_itself_as_images_are_for_features(channels: i
 
 def test_crops_may_be_smaller_than_the_images_of_features() -> None:
     images, index = make_images()
-    method = build(crop_size=12)
+    method = build(crop_scale=0.75)
     assert method.train().view(images, index, seeded()).images.shape[-1] == 12
     assert method.eval().view(images, index, seeded()).images.shape[-1] == SIDE
     inputs = Npid.inputs(method.options, DataInfo(COUNT, SIDE))

@@ -18,12 +18,14 @@ __version__ = "0.1.0"
 
 # Public name -> the module that has it.
 _PUBLIC = {
+    "audit": "ssltool.api",
     "embed": "ssltool.api",
     "export": "ssltool.api",
     "load_encoder": "ssltool.api",
     "pretrain": "ssltool.api",
     "probe": "ssltool.api",
     "visualize": "ssltool.api",
+    "AuditRecord": "ssltool.auditing.record",
     "DataInfo": "ssltool.methods.base",
     "EncoderInput": "ssltool.methods.base",
     "InputTransform": "ssltool.encoders.transform",
@@ -36,6 +38,7 @@ _PUBLIC = {
     "SslToolError": "ssltool.errors",
 }
 __all__ = [
+    "AuditRecord",
     "DataInfo",
     "EncoderInput",
     "InputTransform",
@@ -47,6 +50,7 @@ __all__ = [
     "Run",
     "SslToolError",
     "__version__",
+    "audit",
     "embed",
     "export",
     "load_encoder",
@@ -56,7 +60,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from ssltool.api import embed, export, load_encoder, pretrain, probe, visualize
+    from ssltool.api import audit, embed, export, load_encoder, pretrain, probe, visualize
+    from ssltool.auditing.record import AuditRecord
     from ssltool.encoders.transform import InputTransform
     from ssltool.errors import SslToolError
     from ssltool.methods.base import (

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from ssltool.auditing.options import AuditOptions
+from ssltool.auditing.record import AuditRecord
 from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source
@@ -134,6 +136,28 @@ def probe(
     return run_probe(asked, _console(progress), data=images)
 
 
+def audit(
+    weights: Weights, data: Data | None = None, *, progress: bool = False, **options: Any
+) -> AuditRecord:
+    """Measure how much of a run's pretext answer is a shortcut.
+
+    Args:
+        weights: A run, a run folder or the weights file in one.
+        data: Images, as for `pretrain`; the run's own if not given.
+        progress: Whether to print progress to stderr.
+        **options: Options of ``ssltool audit``, with underscores: ``images=1000``.
+
+    Raises:
+        UsageError: An option or the data cannot be used, or the method has no audit.
+        CheckpointError: The run has no checkpoint yet, or it is damaged.
+    """
+    from ssltool.auditing.audit import audit as run_audit
+
+    names, source = _named(data)
+    asked = AuditOptions.checked(**options, weights=_path(weights), data=names)
+    return run_audit(asked, _console(progress), source)
+
+
 def embed(
     weights: Weights,
     data: Data,
@@ -247,4 +271,4 @@ def _console(progress: bool) -> Console:
     return stderr_console(quiet=not progress)
 
 
-__all__ = ["embed", "export", "load_encoder", "pretrain", "probe", "visualize"]
+__all__ = ["audit", "embed", "export", "load_encoder", "pretrain", "probe", "visualize"]

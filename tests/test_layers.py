@@ -23,6 +23,7 @@ SHARED = {
 ALLOWED = {
     "cli": {
         "training",
+        "auditing",
         "exporting",
         "visualizing",
         "probing",
@@ -41,6 +42,7 @@ ALLOWED = {
         "data",
         "ops",
     },
+    "auditing": {"runs", "methods", "plotting", "data"},
     "exporting": {"probing", "encoders", "data"},
     "visualizing": {"probing", "runs", "methods", "encoders", "plotting", "data", "ops"},
     "probing": {"runs", "encoders", "plotting", "data", "ops"},

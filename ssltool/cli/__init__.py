@@ -23,6 +23,7 @@ from ssltool.training.memory import keep_freed_memory
 COMMANDS = {
     "pretrain": "Train an encoder on a pretext task, without labels",
     "probe": "Measure what an encoder learned, beside random init and raw pixels",
+    "audit": "Measure how much of a run's pretext answer is a shortcut",
     "compare": "Probe several runs alike and rank them in one table",
     "embed": "Write the features of images to a file",
     "export": "Write an encoder for other libraries",

@@ -33,6 +33,7 @@ from ssltool.encoders.metadata import ColorSpace, Norm, Standardize, Stem
 from ssltool.encoders.registry import build_encoder, vit_patch
 from ssltool.encoders.sizes import check_input, deepest_stage, misfit
 from ssltool.errors import SslToolError, UsageError
+from ssltool.methods.auditing import Plan
 from ssltool.options import LARGEST_SIDE, SMALLEST_SIDE, without_null
 from ssltool.plotting.records import Plot
 from ssltool.plotting.units import Unit
@@ -248,6 +249,14 @@ class Figures(Protocol):
         """Plots by name: of the task in training mode, of the predictions in evaluation mode."""
 
 
+class Audit(Protocol):
+    """How a method is audited: usually its module ``audit``."""
+
+    @property
+    def plan(self) -> Callable[[Any, int], Plan]:
+        """The plan of an audit, from the method in evaluation mode and a seed."""
+
+
 OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 ViewT = TypeVar("ViewT", bound=tuple[Any, ...])
 
@@ -259,12 +268,14 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         Options: The method's options, declared here only.
         presets: Preset name -> option name -> value, over the run's and the method's options.
         figures: The functions that draw the task, the predictions and plots.
+        audit: How ``ssltool audit`` measures the method's shortcuts; None if it does not.
         encoder: The network that is kept.
     """
 
     Options: ClassVar[type[MethodOptions]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     figures: Figures
+    audit: Audit | None = None
     encoder: Encoder
 
     @classmethod

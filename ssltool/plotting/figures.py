@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 
 from ssltool.atomic import atomic_file
 from ssltool.errors import UsageError
-from ssltool.plotting.colors import BLUE, GRAY, ORANGE, PALETTE
+from ssltool.plotting.colors import GRAY, ORANGE, PALETTE
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Points
 from ssltool.plotting.text import as_plain_text, legible
 
@@ -39,14 +39,23 @@ def save_plot(plot: Plot, path: Path, title: str) -> Path:
     return save_figure(figure(plot, title), path)
 
 
+def require_format(path: Path) -> None:
+    """Check the suffix of a plot.
+
+    Raises:
+        UsageError: It is not .png, .svg or .pdf.
+    """
+    if path.suffix not in FORMATS:
+        raise UsageError(f"--to {path}: plots are written as .png, .svg or .pdf")
+
+
 def save_figure(drawn: Figure, path: Path) -> Path:
     """Save a figure in the format of the suffix. Equal figures give equal bytes.
 
     Raises:
         UsageError: The suffix is not .png, .svg or .pdf.
     """
-    if path.suffix not in FORMATS:
-        raise UsageError(f"--to {path}: plots are written as .png, .svg or .pdf")
+    require_format(path)
     as_plain_text(drawn)
     FigureCanvasAgg(drawn)
     with atomic_file(path) as temporary, rc_context({"svg.hashsalt": "ssltool"}):
@@ -199,19 +208,41 @@ def _points(plot: Points, title: str) -> Figure:
     return drawn
 
 
-def _bars(plot: Bars, title: str) -> Figure:
-    """Bars with their values written beside them."""
-    names = sorted(plot.values, key=lambda name: plot.values[name])
-    lengths = [plot.values[name] for name in names]
-    drawn = Figure(figsize=(6.4, max(2.4, 0.24 * len(names) + 1.2)), layout="constrained")
-    axis = drawn.subplots()
-    errors = [plot.std.get(name, 0.0) for name in names] if plot.std else None
-    bars = axis.barh(range(len(names)), lengths, xerr=errors, color=BLUE)
-    axis.set_yticks(range(len(names)), list(map(legible, names)))
-    axis.bar_label(bars, [f"{length:.1f}" for length in lengths], fontsize=8, padding=3)
-    axis.set_xlabel(legible(plot.label))
+def bar_panels(plots: Sequence[Bars], title: str) -> Figure:
+    """Draw several plots of bars below one another, under one title."""
+    rows = [len(plot.values) for plot in plots]
+    height = 0.24 * sum(rows) + 0.75 * len(plots) + 0.5
+    drawn = Figure(figsize=(6.4, max(2.4, height)), layout="constrained")
+    axes = drawn.subplots(len(plots), squeeze=False, height_ratios=rows)[:, 0]
+    for plot, axis in zip(plots, axes, strict=True):
+        _draw_bars(axis, plot)
     drawn.suptitle(legible(title), fontsize=10)  # centered over the names as well
+    return drawn
+
+
+def _bars(plot: Bars, title: str) -> Figure:
+    return bar_panels([plot], title)
+
+
+def _draw_bars(axis: Axes, plot: Bars) -> None:
+    """Draw bars with their values written beside them, and levels across them."""
+    names = plot.names
+    lengths = [plot.values[name] for name in names]
+    errors = [plot.std.get(name, 0.0) for name in names] if plot.std else None
+    colors = [PALETTE[plot.color.get(name, 0) % len(PALETTE)] for name in names]
+    bars = axis.barh(range(len(names)), lengths, xerr=errors, color=colors)
+    axis.set_yticks(range(len(names)), list(map(legible, names)))
+    digits = 1 if max(map(abs, lengths), default=1.0) >= 1 else 4
+    texts = [f"{length:.{digits}f}" for length in lengths]
+    axis.bar_label(bars, texts, fontsize=8, padding=3)
+    axis.set_xlabel(legible(plot.label))
     axis.tick_params(labelsize=8)
     axis.margins(x=0.12, y=0.01)
     axis.spines[["top", "right"]].set_visible(False)
-    return drawn
+    lines = {}
+    for level in plot.levels:
+        color = GRAY if level.color is None else PALETTE[level.color % len(PALETTE)]
+        line = axis.axvline(level.value, color=color, linestyle=(0, (4, 3)), linewidth=1)
+        lines[level.label] = line
+    if lines:
+        _name(axis.legend, lines, fontsize=8, loc="lower right")

@@ -245,7 +245,7 @@ def _matrix(plot: Matrix) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _bars(plot: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    names = sorted(plot.values, key=lambda name: plot.values[name])
+    names = plot.names
     bars: dict[str, Any] = {
         "type": "bar",
         "orientation": "h",

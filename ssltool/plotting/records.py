@@ -123,11 +123,24 @@ class Bars(NamedTuple):
         values: Length of each bar by name.
         label: Label of the value axis, with the unit.
         std: Half the width of the error bar by name, where there is one.
+        levels: Dashed vertical lines.
+        in_order: Draw the bars in the order of ``values``, the first one at the top.
+        color: Index into the palette by name, where it is not the first color.
     """
 
     values: Mapping[str, float]
     label: str
     std: Mapping[str, float] = {}
+    levels: Sequence[Level] = ()
+    in_order: bool = False
+    color: Mapping[str, int] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the bars from the bottom to the top."""
+        if self.in_order:
+            return list(self.values)[::-1]
+        return sorted(self.values, key=lambda name: self.values[name])
 
 
 Plot = Lines | Matrix | Points | Bars

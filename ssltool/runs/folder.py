@@ -11,6 +11,7 @@
       tensorboard/         the same metrics and figures, with --tensorboard
       skipped.txt          images that could not be read, with reasons
       probe.json           what ``probe`` measured last
+      audit.json           what ``audit`` measured last
       .lock                who writes into it, while a run does
 """
 

@@ -10,23 +10,19 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ssltool.data.sample import sample
-from ssltool.data.sources.base import Source
 from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
 from ssltool.device import choose_device
-from ssltool.errors import UsageError
+from ssltool.methods.auditing import batches
 from ssltool.methods.base import Loss, Method
 from ssltool.options import DeviceName
 from ssltool.plotting.sheet import save_sheet
 from ssltool.plotting.units import Unit, describe
-from ssltool.runs.folder import Run
+from ssltool.runs.evaluation import Evaluation
 from ssltool.visualizing.loading import sheet_path
 from ssltool.visualizing.results import FigureResult
 from ssltool.visualizing.sampling import SAMPLE, spread_indices, with_training_images
 from ssltool.visualizing.task_plots import save_task_plots
-
-_BATCH = 64
 
 
 class Score(BaseModel):
@@ -96,21 +92,9 @@ def draw_predictions(
         CheckpointError: The run has no checkpoint yet, or it is damaged.
     """
     sheet, where = sheet_path(path), choose_device(device)
-    run = Run.open(weights)
-    name, size = run.config.method, run.config.data.image_size
-    if method is not None and method != name:
-        raise UsageError(f"{weights} is a run of {name}, not of {method}")
-    if image:
-        source: Source = FileSource(image)
-    else:
-        source = open_source(data) if data else run.open_images("name images with --data")
-    images, index = (part.to(where) for part in sample(source, size, SAMPLE))
-    by_content = run.config.run.content_hash
-    if source.fingerprint(content=by_content) != run.record.source.fingerprint:
-        # Images unseen in training are numbered after those seen.
-        index = index + run.config.data.count
-    # Chance levels of a task that compares the images of a batch are those of the scored batches.
-    trained = run.load_method(batch_size=len(images) // _batches(images)).to(where)
+    source = FileSource(image) if image else open_source(data) if data else None
+    opened = Evaluation.open(weights, source, SAMPLE, where, method)
+    trained, images, index = opened.method, opened.images, opened.index
     scores = score(trained, images, index, seed)
     chosen = spread_indices(images, count)
     generator = torch.Generator().manual_seed(seed)
@@ -118,14 +102,19 @@ def draw_predictions(
         trained, images[chosen], index[chosen], generator
     )
     if predictions.indices:
-        predictions = with_training_images(predictions, run.open_images("restore them"), size)
+        training_images = opened.run.open_images("restore them")
+        size = opened.run.config.data.image_size
+        predictions = with_training_images(predictions, training_images, size)
     metrics = ", ".join(str(metric) for metric in scores if metric.name != "loss")
-    part = "" if len(images) == len(source) else f"{len(images)} of "
-    title = f"{name} on {part}{source.description}: {metrics}"
+    title = f"{opened.title}: {metrics}"
     save_sheet(predictions.images, sheet, captions=predictions.captions, title=title)
     plots = save_task_plots(trained, images, index, path, seed)
     return PredictionsFigure(
-        path=sheet, plots=plots, method=name, images=len(images), scores=scores
+        path=sheet,
+        plots=plots,
+        method=opened.run.config.method,
+        images=len(images),
+        scores=scores,
     )
 
 
@@ -142,7 +131,7 @@ def score(method: Method[Any, Any], images: Tensor, index: Tensor, seed: int) ->
     method.eval()
     generator = torch.Generator()
     totals: dict[str, float] = {}
-    parts = _batches(images)
+    parts = batches(images)
     for batch, which in zip(images.tensor_split(parts), index.tensor_split(parts), strict=True):
         loss: Loss = method(method.view(batch, which, generator.manual_seed(seed)))
         for name, value in {"loss": loss.value, **loss.metrics}.items():
@@ -152,8 +141,3 @@ def score(method: Method[Any, Any], images: Tensor, index: Tensor, seed: int) ->
         for metric in method.metrics
         if metric.name in totals
     )
-
-
-def _batches(images: Tensor) -> int:
-    """Number of batches to score in, of equal size: a task may compare the images of a batch."""
-    return -(-len(images) // _BATCH)

@@ -36,7 +36,7 @@ from ssltool.methods.base import (
     MethodOptions,
     Metric,
 )
-from ssltool.methods.colorization import ab_bins, figures, prior
+from ssltool.methods.colorization import ab_bins, audit, figures, prior
 from ssltool.methods.colorization.ab_bins import SoftTarget
 from ssltool.methods.colorization.networks import ColorHead, color_head
 from ssltool.methods.colorization.prior import GrayRule, is_gray, sample_points
@@ -183,6 +183,7 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
 
     Options = ColorizationOptions
     figures = figures
+    audit = audit
     presets = {
         "paper": {
             "backbone": "colornet",

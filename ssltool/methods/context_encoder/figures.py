@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ssltool.methods.base import Predictions
 from ssltool.methods.context_encoder import inpainting
 from ssltool.plotting.records import Lines, Plot
 
 if TYPE_CHECKING:
-    from ssltool.methods.context_encoder.task import ContextEncoder, ContextEncoderView
+    from ssltool.methods.context_encoder.task import ContextEncoder
 
 _LARGEST_DEPTH = 12  # px from the border of a hole over which the error is plotted
 _BATCH = 64
@@ -41,7 +40,7 @@ def draw_predictions(
     the error.
     """
     view = method.view(images, index, generator)
-    inpainted = _inpainted(method, view)
+    inpainted = method.inpaint(view)
     interpolated = method.baselines(view)["interpolation"]
     error = (inpainted - view.image).abs().mean(dim=1, keepdim=True) * 2
     columns = {
@@ -76,7 +75,7 @@ def plots(
         depth = inpainting.depth(view.mask, _LARGEST_DEPTH).flatten().cpu()
         hole = depth > 0
         counts += torch.bincount(depth[hole] - 1, minlength=_LARGEST_DEPTH)
-        fillings = {"context encoder": _inpainted(method, view), **method.baselines(view)}
+        fillings = {"context encoder": method.inpaint(view), **method.baselines(view)}
         for name, filled in fillings.items():
             error = (filled - view.image).abs().mean(dim=1).flatten().cpu()
             by_depth = torch.zeros(_LARGEST_DEPTH).index_add_(0, depth[hole] - 1, error[hole])
@@ -91,14 +90,6 @@ def plots(
         label += f" (the last: {_LARGEST_DEPTH} or more)"
     x = [float(step) for step in range(1, reached + 1)]
     return {"seam": Lines.shared_x(x, curves, label, "mean absolute error, %")}
-
-
-def _inpainted(method: ContextEncoder, view: ContextEncoderView) -> Tensor:
-    """The images ``[B, C, S, S]`` with their holes inpainted; visible pixels stay."""
-    window = (method.predict(view) + 1) / 2
-    start = method.side // 4 if method.options.mask == "center" else 0
-    end = method.side - method.window - start
-    return torch.where(view.mask, F.pad(window, (start, end, start, end)), view.image)
 
 
 def _to_uint8(images: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ssltool.distributed.collectives import globally_weighted_mean
 from ssltool.encoders.encoder import Encoder
@@ -39,7 +40,7 @@ from ssltool.methods.base import (
     MethodOptions,
     Metric,
 )
-from ssltool.methods.context_encoder import figures, inpainting, masks
+from ssltool.methods.context_encoder import audit, figures, inpainting, masks
 from ssltool.methods.context_encoder.losses import (
     adversarial_losses,
     band_weights,
@@ -177,6 +178,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
 
     Options = ContextEncoderOptions
     figures = figures
+    audit = audit
     presets = {
         "paper": {
             "backbone": "alexnet",
@@ -368,6 +370,13 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         maps = self.encoder.map(view.inputs)
         predicted: Tensor = self.decoder(self.channelwise(maps))
         return predicted
+
+    def inpaint(self, view: ContextEncoderView) -> Tensor:
+        """The images ``[B, C, S, S]`` in 0..1 with their holes inpainted; visible pixels stay."""
+        window = (self.predict(view) + 1) / 2
+        start = self.side // 4 if self.options.mask == "center" else 0
+        end = self.side - self.window - start
+        return torch.where(view.mask, F.pad(window, (start, end, start, end)), view.image)
 
     @torch.no_grad()
     def _errors(self, predicted: Tensor, view: ContextEncoderView) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ from ssltool.methods.base import (
     MethodOptions,
     Metric,
 )
-from ssltool.methods.context_prediction import figures
+from ssltool.methods.context_prediction import audit, figures
 from ssltool.methods.context_prediction.guards import (
     downsampled,
     downsampled_side,
@@ -208,6 +208,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
 
     Options = ContextPredictionOptions
     figures = figures
+    audit = audit
     presets = {
         "paper": {
             "backbone": "contextnet",
@@ -332,8 +333,14 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             if self.options.grayscale:
                 images = to_gray(images, gray)
         raw = patches.cut(images, corner[..., 0], corner[..., 1], self.sizes.patch)
-        inputs = patches.resize(self._guarded(rng, raw), self.patch_input)
+        inputs = self.network_input(rng, raw)
         return ContextPredictionView(inputs, first, second, target, raw, images, corner)
+
+    def network_input(self, rng: PerImageRNG, raw: Tensor) -> Tensor:
+        """Apply the guards to patches uint8 or float ``[B, N, 3, p, p]`` in 0..255, standardize and
+        resize them: float ``[B, N, C, h, h]``, the encoder's input.
+        """
+        return patches.resize(self._guarded(rng, raw), self.patch_input)
 
     def _guarded(self, rng: PerImageRNG, raw: Tensor) -> Tensor:
         """Downsample some of the patches ``[B, N, 3, p, p]``, apply the color guard and standardize

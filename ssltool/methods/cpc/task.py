@@ -40,7 +40,7 @@ from ssltool.methods.base import (
     Metric,
     PatchGrid,
 )
-from ssltool.methods.cpc import figures, infonce
+from ssltool.methods.cpc import audit, figures, infonce
 from ssltool.methods.cpc.context_network import Predictor
 from ssltool.methods.cpc.patch_augment import Level, augment
 from ssltool.ops import grids, patches
@@ -191,6 +191,7 @@ class Cpc(Method[CpcOptions, CpcView]):
 
     Options = CpcOptions
     figures = figures
+    audit = audit
     presets = {
         "paper": {
             "backbone": "resnet50",

@@ -39,7 +39,7 @@ from ssltool.methods.base import (
     MethodOptions,
     Metric,
 )
-from ssltool.methods.jigsaw import figures, permutations
+from ssltool.methods.jigsaw import audit, figures, permutations
 from ssltool.methods.jigsaw.geometry import SMALLEST_TILE, Geometry, geometry
 from ssltool.ops import patches
 from ssltool.ops.chunked import chunked
@@ -244,6 +244,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
 
     Options = JigsawOptions
     figures = figures
+    audit = audit
     presets = {
         "paper": {
             "backbone": "caffenet",
@@ -365,8 +366,26 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             if self.color:
                 images = to_gray(images, gray)
         raw = patches.cut(images, position[..., 0], position[..., 1], self._geometry(images).tile)
+        return JigsawView(
+            self.network_input(raw, projected if self.training else None),
+            target,
+            raw,
+            images,
+            corner,
+        )
+
+    def network_input(self, raw: Tensor, projected: Tensor | None = None) -> Tensor:
+        """Resize and standardize tiles.
+
+        Args:
+            raw: uint8 or float ``[B, N, 3, t, t]``, 0..255.
+            projected: bool ``[B]``, images whose green-magenta axis is removed in training.
+
+        Returns:
+            float ``[B, N, C, h, h]``, the encoder's input.
+        """
         tiles = patches.resize(raw, self.tile_input)
-        if self.training and self.color and self.options.color_projection:
+        if projected is not None and self.color and self.options.color_projection:
             tiles = tiles.to(torch.float32)
             tiles = project_color(
                 tiles.flatten(0, 1), projected.repeat_interleave(self.tiles)
@@ -374,10 +393,8 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         if self.encoder.in_channels == 1:
             tiles = tiles.to(torch.float32).mean(dim=2, keepdim=True)
         if self.options.standardize:
-            tiles = patches.standardize(tiles, level=1.0)
-        else:
-            tiles = tiles / 255
-        return JigsawView(tiles, target, raw, images, corner)
+            return patches.standardize(tiles, level=1.0)
+        return tiles / 255
 
     def _geometry(self, images: Tensor) -> Geometry:
         return geometry(images.shape[-1], self.grid, self.options.gap)

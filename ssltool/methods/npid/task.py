@@ -38,7 +38,7 @@ from ssltool.methods.base import (
     MethodOptions,
     Metric,
 )
-from ssltool.methods.npid import figures
+from ssltool.methods.npid import audit, figures
 from ssltool.methods.npid import losses as nce
 from ssltool.methods.npid.augment import Augmentation
 from ssltool.methods.npid.memory_bank import MemoryBank
@@ -208,6 +208,7 @@ class Npid(Method[NpidOptions, NpidView]):
 
     Options = NpidOptions
     figures = figures
+    audit = audit
     presets = {
         "paper": {
             "backbone": "resnet18",
@@ -275,7 +276,7 @@ class Npid(Method[NpidOptions, NpidView]):
             if encoder.in_channels == 1:
                 statistic = statistic.mean(dim=1, keepdim=True)
             self.register_buffer(name, statistic, persistent=False)
-        self._augmentation = Augmentation(
+        self.augmentation = Augmentation(
             size=_crop_size(options, data),
             crop=options.crop,
             flip=options.flip,
@@ -321,13 +322,13 @@ class Npid(Method[NpidOptions, NpidView]):
         seed = rng.bits()
         if not self.training:
             return NpidView(self._standardized(images.to(torch.float32) / 255), index, seed)
-        params = self._augmentation.sample(rng, images.shape[-1])
-        side = self._augmentation.size
+        params = self.augmentation.sample(rng, images.shape[-1])
+        side = self.augmentation.size
         inputs = torch.empty(
             len(images), self.encoder.in_channels, side, side, device=images.device
         )
         for part in chunks(images, 4):
-            augmented = self._augmentation.apply(images[part], params.part(part))
+            augmented = self.augmentation.apply(images[part], params.part(part))
             self._standardized(augmented, out=inputs[part])
         return NpidView(inputs, index, seed)
 
@@ -337,7 +338,7 @@ class Npid(Method[NpidOptions, NpidView]):
             return images / 255
         rng = PerImageRNG(index, generator)
         rng.bits()  # the seed of the negatives
-        return self._augmentation.apply(images, self._augmentation.sample(rng, images.shape[-1]))
+        return self.augmentation.apply(images, self.augmentation.sample(rng, images.shape[-1]))
 
     def _standardized(self, image: Tensor, out: Tensor | None = None) -> Tensor:
         """Standardize ``[B, 3, S, S]`` in 0..1, over the data or by itself: ``[B, C, S, S]``."""

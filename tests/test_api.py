@@ -22,6 +22,7 @@ from ssltool.errors import UnknownNameError, UsageError
 EXAMPLE = Path(__file__).parents[1] / "examples" / "from_a_dataset.py"
 QUICK = {"image_size": 32, "steps": 2, "batch_size": 8, "workers": 0, "precision": "fp32"}
 PUBLIC = [
+    "AuditRecord",
     "DataInfo",
     "EncoderInput",
     "InputTransform",
@@ -33,6 +34,7 @@ PUBLIC = [
     "Run",
     "SslToolError",
     "__version__",
+    "audit",
     "embed",
     "export",
     "load_encoder",

@@ -47,11 +47,10 @@ def hide_middle(patches: Tensor) -> Tensor:
     y, x = torch.meshgrid(*[torch.arange(side, device=patches.device)] * 2, indexing="ij")
     steps = torch.stack([y - first, last - y, x - first, last - x])  # to leave on each side
     hidden, nearest = (steps >= 0).all(dim=0), steps.argmin(dim=0)
-    moves = ((first - 1, y), (last + 1, y), (first - 1, x), (last + 1, x))
-    for number, (target, along) in enumerate(moves):
-        chosen = hidden & (nearest == number)
-        moved = torch.where(chosen, target, along)
-        y, x = (moved, x) if number < 2 else (y, moved)
+    row = torch.where(nearest == 0, first - 1, last + 1)
+    column = torch.where(nearest == 2, first - 1, last + 1)
+    y = torch.where(hidden & (nearest < 2), row, y)
+    x = torch.where(hidden & (nearest >= 2), column, x)
     return patches[..., y, x]
 
 

@@ -230,19 +230,27 @@ def _draw_bars(axis: Axes, plot: Bars) -> None:
     lengths = [plot.values[name] for name in names]
     errors = [plot.std.get(name, 0.0) for name in names] if plot.std else None
     colors = [PALETTE[plot.color.get(name, 0) % len(PALETTE)] for name in names]
-    bars = axis.barh(range(len(names)), lengths, xerr=errors, color=colors)
+    bars = axis.barh(
+        range(len(names)), lengths, xerr=errors, color=colors, error_kw={"linewidth": 1}
+    )
     axis.set_yticks(range(len(names)), list(map(legible, names)))
-    digits = 1 if max(map(abs, lengths), default=1.0) >= 1 else 4
-    texts = [f"{length:.{digits}f}" for length in lengths]
-    axis.bar_label(bars, texts, fontsize=8, padding=3)
+    written = ".1f" if max(map(abs, lengths), default=1.0) >= 1 else ".3g"
+    axis.bar_label(bars, [f"{length:{written}}" for length in lengths], fontsize=8, padding=3)
     axis.set_xlabel(legible(plot.label))
     axis.tick_params(labelsize=8)
     axis.margins(x=0.12, y=0.01)
     axis.spines[["top", "right"]].set_visible(False)
-    lines = {}
     for level in plot.levels:
         color = GRAY if level.color is None else PALETTE[level.color % len(PALETTE)]
-        line = axis.axvline(level.value, color=color, linestyle=(0, (4, 3)), linewidth=1)
-        lines[level.label] = line
-    if lines:
-        _name(axis.legend, lines, fontsize=8, loc="lower right")
+        axis.axvline(level.value, color=color, linestyle=(0, (4, 3)), linewidth=1)
+        axis.annotate(
+            legible(level.label),
+            (level.value, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            color=color,
+            fontsize=8,
+        )

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ssltool.auditing import statistics
+
+SCORES = st.lists(
+    st.tuples(st.floats(-10, 10, width=32), st.floats(-10, 10, width=32)), min_size=2, max_size=30
+)
+
+
+def slow_mean(values: list[float]) -> tuple[float, float]:
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+@given(SCORES)
+def test_a_paired_difference_is_that_of_the_differences(pairs: list[tuple[float, float]]) -> None:
+    present, absent = (torch.tensor(part, dtype=torch.float64) for part in zip(*pairs, strict=True))
+    found = statistics.difference(present, absent)
+    assert found == pytest.approx(slow_mean([a - b for a, b in pairs]), abs=1e-9)
+
+
+def test_scores_that_differ_by_a_constant_have_no_standard_error() -> None:
+    scores = torch.rand(50, dtype=torch.float64)
+    assert statistics.difference(scores, scores) == (0.0, 0.0)
+    found = statistics.difference(scores + 0.25, scores)
+    assert found == pytest.approx((0.25, 0.0), abs=1e-12)
+    assert found.is_positive
+
+
+def test_images_without_a_score_are_left_out() -> None:
+    scores = torch.tensor([1.0, torch.nan, 3.0, torch.nan, 5.0], dtype=torch.float64)
+    assert statistics.mean(scores) == pytest.approx(slow_mean([1.0, 3.0, 5.0]))
+    assert statistics.mean(scores[:2]).error == math.inf
+
+
+def bootstrap(part: Tensor, whole: Tensor) -> float:
+    """Standard error of the ratio of the means over resampled images."""
+    drawn = torch.randint(len(part), (4000, len(part)), generator=torch.Generator().manual_seed(0))
+    return float((part[drawn].mean(dim=1) / whole[drawn].mean(dim=1)).std())
+
+
+def test_the_error_of_a_share_is_that_of_the_bootstrap() -> None:
+    generator = torch.Generator().manual_seed(1)
+    whole = 1 + 0.5 * torch.randn(400, generator=generator, dtype=torch.float64)
+    part = 0.3 * whole + 0.2 * torch.randn(400, generator=generator, dtype=torch.float64)
+    found = statistics.share(part, whole)
+    assert found is not None
+    assert found.value == pytest.approx(float(part.mean() / whole.mean()))
+    assert found.error == pytest.approx(bootstrap(part, whole), rel=0.1)
+
+
+def test_shares_of_the_whole_and_of_nothing() -> None:
+    whole = 1 + torch.rand(30, dtype=torch.float64)
+    assert statistics.share(whole, whole) == pytest.approx((1.0, 0.0), abs=1e-12)
+    assert statistics.share(whole, whole - whole.mean()) is None

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssltool.ops import interventions, patches
+
+
+def random_patches(side: int = 12) -> Tensor:
+    return 255 * torch.rand(2, 3, 3, side, side, generator=torch.Generator().manual_seed(side))
+
+
+@pytest.mark.parametrize("side", [6, 9, 12, 16, 33])
+def test_the_border_is_replaced_by_the_nearest_pixel_inside(side: int) -> None:
+    shown = random_patches(side)
+    width = interventions.border_width(side)
+    inside = shown[..., width : side - width, width : side - width]
+    expected = F.pad(inside.flatten(0, 1), [width] * 4, mode="replicate").view_as(shown)
+    assert torch.equal(interventions.hide_border(shown), expected)
+
+
+@pytest.mark.parametrize("side", [6, 9, 12, 16, 33])
+def test_the_control_hides_as_many_pixels_and_leaves_the_border(side: int) -> None:
+    shown = random_patches(side)
+    border, middle = (
+        f(shown) != shown for f in (interventions.hide_border, interventions.hide_middle)
+    )
+    assert not middle[..., 0, :].any()
+    assert not middle[..., :, -1].any()
+    counts = [int(part[0, 0, 0].sum()) for part in (border, middle)]
+    assert abs(counts[0] - counts[1]) <= 2 * side  # a square has no other area nearer
+    # Every hidden pixel has the value of a visible one in its row or column.
+    hidden = interventions.hide_middle(shown)[0, 0, 0]
+    for y, x in middle[0, 0, 0].nonzero().tolist():
+        seen = torch.cat(
+            [shown[0, 0, 0, y][~middle[0, 0, 0, y]], shown[0, 0, 0, :, x][~middle[0, 0, 0, :, x]]]
+        )
+        assert hidden[y, x] in seen
+
+
+def test_channels_are_translated_each_by_its_own_shift() -> None:
+    shown = random_patches(8)
+    shift = torch.randint(-2, 3, (2, 3, 3, 2), generator=torch.Generator().manual_seed(1))
+    found = interventions.shift_channels(shown, shift)
+    for b, n, c in torch.cartesian_prod(*(torch.arange(k) for k in (2, 3, 3))).tolist():
+        dy, dx = shift[b, n, c].tolist()
+        for y in range(8):
+            for x in range(8):
+                source = shown[b, n, c, min(max(y - dy, 0), 7), min(max(x - dx, 0), 7)]
+                assert found[b, n, c, y, x] == source
+    assert torch.equal(interventions.shift_channels(shown, torch.zeros_like(shift)), shown)
+
+
+def test_standardized_patches_do_not_change_with_the_light() -> None:
+    shown = random_patches()
+    gain, level = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(2)).unbind()
+    relit = interventions.relight(shown, gain, level)
+    assert relit.min() >= 0
+    assert relit.max() <= 255
+    assert (relit - shown).abs().max() > 10
+    before, after = (patches.standardize(part, level=1.0) for part in (shown, relit))
+    assert torch.allclose(before, after, atol=1e-4)
+
+
+def test_blur_is_the_product_of_two_gaussians() -> None:
+    dot = torch.zeros(1, 1, 15, 15)
+    dot[..., 7, 7] = 1
+    x = torch.arange(-3.0, 4.0)
+    line = torch.exp(-(x**2) / 2) / torch.exp(-(x**2) / 2).sum()
+    assert torch.allclose(
+        interventions.blur(dot)[0, 0, 4:11, 4:11], line[:, None] * line, atol=1e-6
+    )
+    flat = torch.full((2, 3, 9, 9), 37.0)
+    assert torch.allclose(interventions.blur(flat), flat, atol=1e-4)
+    shown = random_patches()
+    assert torch.equal(interventions.soften(shown, torch.zeros(2, 3)), shown)
+
+
+def test_jpeg_changes_little() -> None:
+    coarse = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = (F.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
+    found = interventions.jpeg(images)
+    assert found.shape == images.shape
+    assert found.dtype == torch.uint8
+    error = (found.float() - images.float()).abs()
+    assert 0 < error.mean() < 4

@@ -205,8 +205,6 @@ def _per_patch(function: Callable[..., Tensor], numbers: int, apart: bool) -> Pa
 
 
 PATCH_CHANGES: dict[str, PatchChange] = {
-    "middle of patches hidden": lambda patches, rng: interventions.hide_middle(patches),
-    "border of patches hidden": lambda patches, rng: interventions.hide_border(patches),
     "channels shifted together": _shifted(apart=False),
     "channels shifted apart": _shifted(apart=True),
     "patches of an image relit alike": _per_patch(interventions.relight, 2, apart=False),
@@ -216,9 +214,10 @@ PATCH_CHANGES: dict[str, PatchChange] = {
 }
 """Interventions on patches: each control is followed by the intervention that removes the cue."""
 
-EDGES = Comparison(
-    "edges that continue", "cue", "middle of patches hidden", "border of patches hidden"
-)
+BORDER_IN_PLACE, BORDER_ELSEWHERE = "borders of another image", "borders of other places"
+EDGES = Comparison("edges and border pixels", "cue", BORDER_IN_PLACE, BORDER_ELSEWHERE)
+"""Borders that continue, of another image, or that do not, of another place of it."""
+
 PATCH_COMPARISONS = (
     Comparison(
         "chromatic offset",

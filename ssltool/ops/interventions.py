@@ -18,40 +18,25 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-_BORDER = 1 / 8  # of a patch's side: two facing borders are about the paper's mean gap of 21 px
+_BORDER = 1 / 16  # of a patch's side
 _DARKEST = 0.6  # least gain of `relight`
 
 
-def border_width(side: int) -> int:
-    """Width in pixels of the border that `hide_border` hides: an eighth of the side, at least 1."""
-    return max(1, round(_BORDER * side))
+def replace_border(patches: Tensor, donors: Tensor) -> Tensor:
+    """Replace the border of each patch, a sixteenth of its side and at least 1 px, by that of
+    another patch.
 
-
-def hide_border(patches: Tensor) -> Tensor:
-    """Replace the border of each patch by the nearest pixels inside it."""
-    side = patches.shape[-1]
-    width = border_width(side)
-    inner = torch.arange(side, device=patches.device).clamp(width, side - 1 - width)
-    return patches[..., inner[:, None], inner]
-
-
-def hide_middle(patches: Tensor) -> Tensor:
-    """Control of `hide_border`: replace a central square of the same area by the nearest pixels
-    outside of it.
+    Args:
+        patches: ``[B, N, 3, t, t]``.
+        donors: Alike. Patches of another image in the same place bring edges that continue from
+            patch to patch as before, and are the control of patches of other places.
     """
     side = patches.shape[-1]
-    width = border_width(side)
-    size = min(side - 2, round(math.sqrt(side**2 - (side - 2 * width) ** 2)))
-    first = (side - size) // 2
-    last = first + size - 1
-    y, x = torch.meshgrid(*[torch.arange(side, device=patches.device)] * 2, indexing="ij")
-    steps = torch.stack([y - first, last - y, x - first, last - x])  # to leave on each side
-    hidden, nearest = (steps >= 0).all(dim=0), steps.argmin(dim=0)
-    row = torch.where(nearest == 0, first - 1, last + 1)
-    column = torch.where(nearest == 2, first - 1, last + 1)
-    y = torch.where(hidden & (nearest < 2), row, y)
-    x = torch.where(hidden & (nearest >= 2), column, x)
-    return patches[..., y, x]
+    width = max(1, round(_BORDER * side))
+    replaced = donors.clone()
+    inside = (..., slice(width, side - width), slice(width, side - width))
+    replaced[inside] = patches[inside]
+    return replaced
 
 
 def shift_channels(patches: Tensor, shift: Tensor) -> Tensor:

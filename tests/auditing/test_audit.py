@@ -149,7 +149,7 @@ def test_a_run_is_audited(
     again = ssltool.audit(trained_run, device="cpu", to=tmp_path / "audit.svg")
     assert again.scores == kept.scores
     assert again.findings == kept.findings
-    assert "edges that continue" in again._repr_html_()
+    assert "edges and border pixels" in again._repr_html_()
     assert run(arguments) == 0
     assert "nothing to audit" in capsys.readouterr().out
 

@@ -12,32 +12,16 @@ def random_patches(side: int = 12) -> Tensor:
     return 255 * torch.rand(2, 3, 3, side, side, generator=torch.Generator().manual_seed(side))
 
 
-@pytest.mark.parametrize("side", [6, 9, 12, 16, 33])
-def test_the_border_is_replaced_by_the_nearest_pixel_inside(side: int) -> None:
-    shown = random_patches(side)
-    width = interventions.border_width(side)
-    inside = shown[..., width : side - width, width : side - width]
-    expected = F.pad(inside.flatten(0, 1), [width] * 4, mode="replicate").view_as(shown)
-    assert torch.equal(interventions.hide_border(shown), expected)
-
-
-@pytest.mark.parametrize("side", [6, 9, 12, 16, 33])
-def test_the_control_hides_as_many_pixels_and_leaves_the_border(side: int) -> None:
-    shown = random_patches(side)
-    border, middle = (
-        f(shown) != shown for f in (interventions.hide_border, interventions.hide_middle)
-    )
-    assert not middle[..., 0, :].any()
-    assert not middle[..., :, -1].any()
-    counts = [int(part[0, 0, 0].sum()) for part in (border, middle)]
-    assert abs(counts[0] - counts[1]) <= 2 * side  # a square has no other area nearer
-    # Every hidden pixel has the value of a visible one in its row or column.
-    hidden = interventions.hide_middle(shown)[0, 0, 0]
-    for y, x in middle[0, 0, 0].nonzero().tolist():
-        seen = torch.cat(
-            [shown[0, 0, 0, y][~middle[0, 0, 0, y]], shown[0, 0, 0, :, x][~middle[0, 0, 0, :, x]]]
-        )
-        assert hidden[y, x] in seen
+@pytest.mark.parametrize(("side", "width"), [(6, 1), (12, 1), (32, 2), (64, 4)])
+def test_the_border_is_that_of_the_donor(side: int, width: int) -> None:
+    shown, donors = random_patches(side), -1 - random_patches(side)
+    found = interventions.replace_border(shown, donors)
+    for y in range(side):
+        for x in range(side):
+            inside = width <= y < side - width and width <= x < side - width
+            expected = shown if inside else donors
+            assert torch.equal(found[..., y, x], expected[..., y, x])
+    assert torch.equal(interventions.replace_border(shown, shown), shown)
 
 
 def test_channels_are_translated_each_by_its_own_shift() -> None:

@@ -8,13 +8,15 @@ the pretext task is solved.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from ssltool.methods.auditing import (
     BASE,
+    BORDER_ELSEWHERE,
+    BORDER_IN_PLACE,
     CHANCE,
     EDGES,
     IMAGE_CHANGES,
@@ -34,7 +36,8 @@ from ssltool.methods.auditing import (
     seeded,
     training_view,
 )
-from ssltool.ops import low_level
+from ssltool.ops import interventions, low_level
+from ssltool.ops.patches import cut
 from ssltool.ops.per_image_rng import PerImageRNG
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         ContextPredictionView,
     )
 
+Border = Literal["in place", "elsewhere"]
 _ROUNDS = 2  # draws of the evaluation's four pairs
 
 
@@ -52,6 +56,8 @@ def plan(method: ContextPrediction, seed: int) -> Plan:
     located = partial(_location, method, seed)
     conditions: dict[str, Condition] = {
         BASE: score(),
+        BORDER_IN_PLACE: score(border="in place"),
+        BORDER_ELSEWHERE: score(border="elsewhere"),
         CHANCE: constant(1 / 8),
         **{name: score(change=change) for name, change in PATCH_CHANGES.items()},
         **{name: score(image=change) for name, change in IMAGE_CHANGES.items()},
@@ -110,12 +116,22 @@ def _changed(
     images: Tensor,
     index: Tensor,
     change: PatchChange | None,
+    border: Border | None = None,
 ) -> ContextPredictionView:
-    """The evaluation's view, with an intervention on its patches before the guards."""
+    """The evaluation's view, with an intervention on its patches before the guards; borders come
+    from the next image of the batch, in the same place or in that of the next patch.
+    """
     view = method.view(images, index, seeded(seed))
-    if change is None:
+    if change is None and border is None:
         return view
-    patches = change(view.raw.float(), PerImageRNG(index, seeded(seed + 1)))
+    patches = view.raw.float()
+    if border is not None:
+        corner = view.corner if border == "in place" else view.corner.roll(1, dims=1)
+        others = images.roll(1, dims=0)
+        donors = cut(others, corner[..., 0], corner[..., 1], method.sizes.patch).float()
+        patches = interventions.replace_border(patches, donors)
+    if change is not None:
+        patches = change(patches, PerImageRNG(index, seeded(seed + 1)))
     noise = PerImageRNG(index, seeded(seed + 2))
     return view._replace(patches=method.network_input(noise, patches))
 
@@ -126,6 +142,7 @@ def _condition(
     *,
     change: PatchChange | None = None,
     image: ImageChange | None = None,
+    border: Border | None = None,
     **attributes: object,
 ) -> Condition:
     """Share of an image's pairs whose relative position is recognized."""
@@ -135,7 +152,7 @@ def _condition(
         correct = []
         with replaced(method, **attributes):
             for draw in range(_ROUNDS):
-                view = _changed(method, seed + 10 * draw, images, index, change)
+                view = _changed(method, seed + 10 * draw, images, index, change, border)
                 logits = method.head(method.vectors(view), view.first, view.second)
                 predicted = logits.argmax(dim=1).view_as(view.target)
                 correct.append((predicted == view.target).double().mean(dim=1))

@@ -34,7 +34,6 @@ from ssltool.methods.auditing import (
 from ssltool.methods.cpc import infonce
 from ssltool.methods.cpc.context_network import Predictor
 from ssltool.ops import grids
-from ssltool.ops.interventions import border_width
 from ssltool.ops.per_image_rng import PerImageRNG
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ def plan(method: Cpc, seed: int) -> Plan:
         "no change": constant(0.0),
         "vector, other patches replaced": _exchange(method, seed),
     }
-    del conditions["middle of patches hidden"], conditions["border of patches hidden"]
     comparisons = (
         Comparison(
             "shared or adjacent pixels",
@@ -173,7 +171,7 @@ def _replaced(method: Cpc, patches: Tensor, direction: grids.Direction, side: Si
     """
     size, other = method.grid.patch, patches.roll(1, dims=0)
     shared = max(0, size - min(_offsets(method)) * method.grid.stride)
-    width = min(shared + border_width(size), size - 1)
+    width = min(shared + max(1, round(size / 8)), size - 1)
     first = direction in ("down", "right") if side == "near" else direction in ("up", "left")
     part = slice(0, width) if first else slice(size - width, size)
     changed = patches.clone()

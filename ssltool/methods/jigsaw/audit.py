@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ssltool.methods.auditing import (
     BASE,
+    BORDER_ELSEWHERE,
+    BORDER_IN_PLACE,
     CHANCE,
     EDGES,
     IMAGE_CHANGES,
@@ -33,7 +35,7 @@ from ssltool.methods.auditing import (
     seeded,
     training_view,
 )
-from ssltool.ops import low_level
+from ssltool.ops import interventions, low_level
 from ssltool.ops.per_image_rng import PerImageRNG
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ def plan(method: Jigsaw, seed: int) -> Plan:
     score = partial(_condition, method, seed)
     conditions: dict[str, Condition] = {
         BASE: score(),
+        BORDER_IN_PLACE: score(tiles=partial(_foreign_border, elsewhere=False)),
+        BORDER_ELSEWHERE: score(tiles=partial(_foreign_border, elsewhere=True)),
         CHANCE: constant(1 / len(method.orders)),
         **{name: score(tiles=change) for name, change in PATCH_CHANGES.items()},
         **{name: score(image=change) for name, change in IMAGE_CHANGES.items()},
@@ -93,6 +97,13 @@ def _condition(
         return (predicted.view_as(target) == target).double().mean(dim=1)
 
     return batched(score)
+
+
+def _foreign_border(tiles: Tensor, rng: PerImageRNG, elsewhere: bool) -> Tensor:
+    """The borders of the tiles of the next image of the batch, of the same cells or the next."""
+    del rng
+    donors = tiles.roll(1, dims=0)
+    return interventions.replace_border(tiles, donors.roll(1, dims=1) if elsewhere else donors)
 
 
 def _training_tiles(method: Jigsaw, seed: int, images: Tensor, index: Tensor) -> Tensor:

@@ -190,7 +190,9 @@ def jigsaw(images: Tensor, found: str, **options: Any) -> Plant:
 
 PLANTS: dict[str, Callable[[], Plant]] = {
     "jigsaw: a line along the borders": lambda: jigsaw(
-        marked_borders(textured_cells(360, 24, 2), 2), "cue: edges and border pixels", gap=False
+        marked_borders(textured_cells(360, 24, 2, strength=15), 2),
+        "cue: edges and border pixels",
+        gap=False,
     ),
     "jigsaw: brightness grows from the corner": lambda: jigsaw(
         brightness_ramp(textured_cells(360, 24, 2)),

@@ -207,12 +207,11 @@ def _per_patch(function: Callable[..., Tensor], numbers: int, apart: bool) -> Pa
 PATCH_CHANGES: dict[str, PatchChange] = {
     "channels shifted together": _shifted(apart=False),
     "channels shifted apart": _shifted(apart=True),
-    "patches of an image relit alike": _per_patch(interventions.relight, 2, apart=False),
     "each patch relit": _per_patch(interventions.relight, 2, apart=True),
     "patches of an image blurred alike": _per_patch(interventions.soften, 1, apart=False),
     "each patch blurred": _per_patch(interventions.soften, 1, apart=True),
 }
-"""Interventions on patches: each control is followed by the intervention that removes the cue."""
+"""Interventions on patches; a control is followed by the intervention that removes the cue."""
 
 BORDER_IN_PLACE, BORDER_ELSEWHERE = "borders of another image", "borders of other places"
 EDGES = Comparison("edges and border pixels", "cue", BORDER_IN_PLACE, BORDER_ELSEWHERE)
@@ -226,9 +225,8 @@ PATCH_COMPARISONS = (
         "channels shifted apart",
         chromatic=True,
     ),
-    Comparison(
-        "brightness and contrast", "cue", "patches of an image relit alike", "each patch relit"
-    ),
+    # Relit alike, patches would have lost their brightness as well: there is no control.
+    Comparison("brightness and contrast", "cue", BASE, "each patch relit"),
     Comparison("sharpness", "cue", "patches of an image blurred alike", "each patch blurred"),
 )
 

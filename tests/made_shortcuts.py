@@ -249,6 +249,8 @@ PLANTS: dict[str, Callable[[], Plant]] = {
         {"mask": "center", "decoder_width": 32, "crop_min": 1.0, "overlap": 0, "flip": 0.0},
         ("answer: interpolation",),
         clean=to_bytes(told_from_afar(120, 24)),
+        steps=120,
+        lr=0.01,
     ),
 }
 

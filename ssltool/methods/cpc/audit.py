@@ -129,7 +129,7 @@ def _hits(
     def score(images: Tensor, index: Tensor) -> Tensor:
         images = image(images) if image else images
         view = method.view(images, index, seeded(seed))
-        patches = grids.cut(view.image, method.grid).float()
+        patches = 255 * method.cut(view.image)
         if change is not None:
             patches = change(patches, PerImageRNG(index, seeded(seed + 1)))
         codes = _codes(method, patches)
@@ -189,7 +189,7 @@ def _exchange(method: Cpc, seed: int) -> Condition:
 
     def score(images: Tensor, index: Tensor) -> Tensor:
         view = method.view(images, index, seeded(seed))
-        patches = grids.cut(view.image, method.grid).float()
+        patches = 255 * method.cut(view.image)
         noise = 255 * PerImageRNG(index, seeded(seed + 1)).uniform(*patches.shape[1:])
         noise[:, 0] = patches[:, 0]  # the patch that stays
         norms = [m for m in method.encoder.modules() if hasattr(m, "track_running_stats")]

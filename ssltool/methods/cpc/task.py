@@ -329,17 +329,20 @@ class Cpc(Method[CpcOptions, CpcView]):
         image = images
         if images.shape[-1] > self.grid.side:
             image = patches.cut(images, start[..., 0], start[..., 1], self.grid.side)[:, 0]
-        cut = (
-            grids.cut(self._normalized(image), self.grid)
-            if self.options.standardize
-            else grids.cut(image, self.grid).to(torch.float32).div_(255)
-        )
         level = self.options.augment if self.training else "none"
-        cut = augment(cut, level, rng, gray=self.gray)
+        cut = augment(self.cut(image), level, rng, gray=self.gray)
         sampled = torch.zeros(len(images), 0, dtype=torch.int64, device=images.device)
         if self.options.negatives == "random":
             sampled = rng.permutation(self.grid.count**2)[:, : self.options.sampled]
         return CpcView(self.standardized(cut), sampled, image)
+
+    def cut(self, image: Tensor) -> Tensor:
+        """Patches float ``[B, G*G, 3, P, P]`` in 0..1 of squares uint8 ``[B, 3, H, H]``, before
+        augmentation.
+        """
+        if self.options.standardize:
+            return grids.cut(self._normalized(image), self.grid)
+        return grids.cut(image, self.grid).to(torch.float32).div_(255)
 
     def _normalized(self, images: Tensor) -> Tensor:
         """Images uint8 ``[B, 3, S, S]`` of the same mean and contrast, float in 0..1."""

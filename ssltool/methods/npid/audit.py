@@ -86,7 +86,7 @@ def _condition(method: Npid, seed: int, change: ImageChange | None = None) -> Co
     """Whether a crop of an image is nearer to the image's own memory vector than to all others;
     crops as in training, without its augmentation of color.
     """
-    plain = dataclasses.replace(method.augmentation, jitter=0.0, hue=0.0, grayscale=0.0)
+    plain = dataclasses.replace(method.augmentation, jitter=0.0, hue=0.0, grayscale=0.0, invert=0.0)
 
     def score(images: Tensor, index: Tensor) -> Tensor:
         if int(index.max()) >= method.count:

@@ -25,7 +25,7 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def built(name: str, images: Tensor, backbone: str = "resnet20", **options: Any) -> Any:
+def built(name: str, images: Tensor, channels: int | None = None, **options: Any) -> Any:
     """A method for these images, as `pretrain` builds it, without training."""
     scaled = images.float() / 255
     mean, std = (tuple(f(dim=(0, 2, 3)).tolist()) for f in (scaled.mean, scaled.std))
@@ -34,7 +34,9 @@ def built(name: str, images: Tensor, backbone: str = "resnet20", **options: Any)
     torch.manual_seed(0)
     chosen = cls.Options(**options).with_defaults(info)
     inputs = cls.inputs(chosen, info)
-    encoder = inputs.build_encoder(backbone, stem="small", in_channels=inputs.channels)
+    encoder = inputs.build_encoder(
+        "resnet20", stem="small", in_channels=channels or inputs.channels
+    )
     return cls(chosen, encoder, info)
 
 
@@ -123,10 +125,10 @@ def smooth(count: int, side: int, cells: int, channels: int = 3, seed: int = 0) 
     return F.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1) * 255
 
 
-def flat_colors(count: int, side: int) -> Tensor:
+def flat_colors(count: int, side: int, cells: int = 5) -> Tensor:
     """Each image has a color of its own, and soft spots of its own."""
     colors = 60 + 135 * torch.rand(count, 3, 1, 1, generator=seeded(4))
-    return colors + 0.5 * (smooth(count, side, 5, 1, seed=7) - 128)
+    return colors + 0.5 * (smooth(count, side, cells, 1, seed=7) - 128)
 
 
 def color_of_lightness(count: int, side: int) -> Tensor:
@@ -202,11 +204,11 @@ PLANTS: dict[str, Callable[[], Plant]] = {
         standardize=False,
     ),
     "jigsaw: color fringes": lambda: jigsaw(
-        chromatic_aberration(textured_cells(360, 24, 2)),
+        chromatic_aberration(textured_cells(360, 24, 2, strength=15)),
         "cue: chromatic offset",
         grayscale=0.0,
-        # Cells of less than 22 px leave channels no room to shift: gray images are the guard.
-    )._replace(closed={"grayscale": 1.0}),
+        # Channel jitter begins at cells of 22 px; an encoder of one channel sees no fringes.
+    )._replace(closed={"channels": 1}),
     "context-prediction: color fringes": lambda: Plant(
         "context-prediction",
         to_bytes(chromatic_aberration(textured_cells(240, 32, 3, strength=30))),
@@ -244,7 +246,7 @@ PLANTS: dict[str, Callable[[], Plant]] = {
     ),
     "context-encoder: smooth images": lambda: Plant(
         "context-encoder",
-        to_bytes(smooth(120, 24, 3)),
+        to_bytes(flat_colors(120, 24, 2)),
         {},
         {"mask": "center", "decoder_width": 32, "crop_min": 1.0, "overlap": 0, "flip": 0.0},
         ("answer: interpolation",),

@@ -34,8 +34,11 @@ def channel_offsets(patches: Tensor) -> Tensor:
     2 px or when shifted the opposite way, ``[..., 3, t, t]`` -> float ``[..., 24]``.
 
     Differences of correlations, which vanish for textures without an offset. Of patches cut from an
-    image with lateral chromatic aberration they tell the direction to the optical center.
+    image with lateral chromatic aberration they tell the direction to the optical center. Zero for
+    patches of one channel.
     """
+    if patches.shape[-3] == 1:
+        return patches.new_zeros(*patches.shape[:-3], 24, dtype=torch.float32)
     values = patches.to(torch.float32)
     middle = _standardized(values[..., 1, _REACH:-_REACH, _REACH:-_REACH])
     size, steps = middle.shape[-1], range(2 * _REACH + 1)

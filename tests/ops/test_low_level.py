@@ -31,6 +31,12 @@ def test_offsets_tell_a_displaced_channel_and_no_texture() -> None:
         assert found[12:].abs().max() < 0.05
 
 
+def test_one_channel_has_no_offset() -> None:
+    found = low_level.channel_offsets(noise(2, 4, 1, 9, 9))
+    assert found.shape == low_level.channel_offsets(noise(2, 4, 3, 9, 9)).shape
+    assert not found.any()
+
+
 def test_facing_pixels_are_alike_where_an_image_continues() -> None:
     image = noise(1, 3, 16, 16)
     image = torch.nn.functional.interpolate(image, (48, 48), mode="bicubic")

@@ -285,7 +285,7 @@ def _cells(found: dict[str, Finding], names: tuple[str, ...]) -> str:
 
 
 def main(wanted: str) -> None:
-    print("| planted | row | guards off | guards on |\n|---|---|---|---|")
+    print("| planted | row | open | closed |\n|---|---|---|---|")
     for name, plant in PLANTS.items():
         if wanted in name:
             made = plant()

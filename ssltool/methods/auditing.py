@@ -207,6 +207,9 @@ def _per_patch(function: Callable[..., Tensor], numbers: int, apart: bool) -> Pa
 PATCH_CHANGES: dict[str, PatchChange] = {
     "channels shifted together": _shifted(apart=False),
     "channels shifted apart": _shifted(apart=True),
+    "color fringes removed": lambda patches, rng: interventions.blur_chroma(
+        patches.flatten(0, 1)
+    ).view_as(patches),
     "each patch relit": _per_patch(interventions.relight, 2, apart=True),
     "patches of an image blurred alike": _per_patch(interventions.soften, 1, apart=False),
     "each patch blurred": _per_patch(interventions.soften, 1, apart=True),
@@ -218,16 +221,18 @@ EDGES = Comparison("edges and border pixels", "cue", BORDER_IN_PLACE, BORDER_ELS
 """Borders that continue, of another image, or that do not, of another place of it."""
 
 PATCH_COMPARISONS = (
+    Comparison("chromatic offset", "cue", BASE, "color fringes removed", chromatic=True),
+    # Relit alike, patches would have lost their brightness as well: there is no control.
+    Comparison("brightness and contrast", "cue", BASE, "each patch relit"),
+    Comparison("sharpness", "cue", "patches of an image blurred alike", "each patch blurred"),
+    # Channels that are out of register lose detail as well, most of it in small patches.
     Comparison(
-        "chromatic offset",
-        "cue",
+        "channels in register",
+        "content",
         "channels shifted together",
         "channels shifted apart",
         chromatic=True,
     ),
-    # Relit alike, patches would have lost their brightness as well: there is no control.
-    Comparison("brightness and contrast", "cue", BASE, "each patch relit"),
-    Comparison("sharpness", "cue", "patches of an image blurred alike", "each patch blurred"),
 )
 
 IMAGE_CHANGES: dict[str, ImageChange] = {

@@ -84,6 +84,19 @@ def blur(images: Tensor, sigma: float = 1.0) -> Tensor:
     return F.conv2d(rows, kernel[None, None, None, :]).view(images.shape)
 
 
+def blur_chroma(images: Tensor, sigma: float = 2.0) -> Tensor:
+    """Blur what the channels differ by and keep their mean: fringes of color vanish, the detail of
+    the lightness stays. Images without color, and what an encoder of one channel sees, do not
+    change.
+
+    Args:
+        images: ``[B, 3, S, S]``.
+        sigma: Width of the Gaussian in pixels.
+    """
+    mean = images.to(torch.float32).mean(dim=1, keepdim=True)
+    return mean + blur(images - mean, sigma)
+
+
 def jpeg(images: Tensor, quality: int = 75) -> Tensor:
     """Compress images uint8 ``[B, 3, S, S]`` as JPEG, without subsampling of color, and decode
     them.

@@ -62,6 +62,17 @@ def test_blur_is_the_product_of_two_gaussians() -> None:
     assert torch.equal(interventions.soften(shown, torch.zeros(2, 3)), shown)
 
 
+def test_fringes_vanish_and_lightness_stays() -> None:
+    gray = 255 * torch.rand(4, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    fringed = torch.cat([gray.roll(1, 3), gray, gray.roll(-1, 3)], dim=1)
+    found = interventions.blur_chroma(fringed)
+    assert torch.allclose(found.mean(dim=1), fringed.mean(dim=1), atol=1e-3)
+    chroma = [(part - part.mean(dim=1, keepdim=True)).std() for part in (found, fringed)]
+    assert chroma[0] < 0.2 * chroma[1]
+    alike = gray.expand(-1, 3, -1, -1)
+    assert torch.allclose(interventions.blur_chroma(alike), alike, atol=1e-3)
+
+
 def test_jpeg_changes_little() -> None:
     coarse = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     images = (F.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)

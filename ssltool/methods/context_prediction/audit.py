@@ -68,10 +68,7 @@ def plan(method: ContextPrediction, seed: int) -> Plan:
         ),
         "no location": constant(0.0),
         "location by the encoder": located(),
-        "location, channels shifted together": located(
-            change=PATCH_CHANGES["channels shifted together"]
-        ),
-        "location, channels shifted apart": located(change=PATCH_CHANGES["channels shifted apart"]),
+        "location, color fringes removed": located(change=PATCH_CHANGES["color fringes removed"]),
     }
     comparisons = [EDGES, *PATCH_COMPARISONS, *IMAGE_COMPARISONS]
     if method.sizes.gap:
@@ -95,8 +92,8 @@ def plan(method: ContextPrediction, seed: int) -> Plan:
         Comparison(
             "location by chromatic offset",
             "cue",
-            "location, channels shifted together",
-            "location, channels shifted apart",
+            "location by the encoder",
+            "location, color fringes removed",
             "R^2",
             chromatic=True,
         ),

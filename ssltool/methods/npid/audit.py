@@ -29,7 +29,6 @@ from ssltool.methods.auditing import (
     seeded,
 )
 from ssltool.ops import interventions, low_level
-from ssltool.ops.per_image_rng import PerImageRNG
 
 if TYPE_CHECKING:
     from ssltool.methods.npid.task import Npid
@@ -46,8 +45,7 @@ def plan(method: Npid, seed: int) -> Plan:
         BASE: score(),
         CHANCE: constant(1 / method.count),
         **{name: score(change) for name, change in IMAGE_CHANGES.items()},
-        "channels shifted together": score(partial(_shifted, apart=False)),
-        "channels shifted apart": score(partial(_shifted, apart=True)),
+        "color fringes removed": score(_without_fringes),
         "random neighbors": lambda images, index: torch.full(
             (len(images),), _count(images) / max(1, len(images) - 1), dtype=torch.float64
         ),
@@ -67,13 +65,7 @@ def plan(method: Npid, seed: int) -> Plan:
             shared,
             chromatic=True,
         ),
-        Comparison(
-            "chromatic offset",
-            "cue",
-            "channels shifted together",
-            "channels shifted apart",
-            chromatic=True,
-        ),
+        Comparison("chromatic offset", "cue", BASE, "color fringes removed", chromatic=True),
         *own,
         Comparison(
             "color histogram", "probe", "neighbors also by color", "random neighbors", shared, True
@@ -107,12 +99,8 @@ def _condition(method: Npid, seed: int, change: ImageChange | None = None) -> Co
     return batched(score)
 
 
-def _shifted(images: Tensor, apart: bool) -> Tensor:
-    """Channels translated by up to one pixel, each on its own or together."""
-    rng = PerImageRNG(torch.arange(len(images), device=images.device), seeded(0))
-    shift = rng.integers(3, 1, 3, 2) - 1
-    shift = shift if apart else shift[:, :, :1].expand_as(shift)
-    return interventions.shift_channels(images[:, None], shift)[:, 0]
+def _without_fringes(images: Tensor) -> Tensor:
+    return interventions.blur_chroma(images).round().clamp(0, 255).to(torch.uint8)
 
 
 def _count(images: Tensor) -> int:

@@ -204,7 +204,7 @@ PLANTS: dict[str, Callable[[], Plant]] = {
         standardize=False,
     ),
     "jigsaw: color fringes": lambda: jigsaw(
-        chromatic_aberration(textured_cells(360, 24, 2, strength=15)),
+        chromatic_aberration(textured_cells(360, 24, 2, strength=4)),
         "cue: chromatic offset",
         grayscale=0.0,
         # Channel jitter begins at cells of 22 px; an encoder of one channel sees no fringes.
@@ -214,7 +214,7 @@ PLANTS: dict[str, Callable[[], Plant]] = {
         to_bytes(chromatic_aberration(textured_cells(240, 32, 3, strength=30))),
         {"color_guard": "none"},
         {"fc6": 64, "fc7": 64, "pairs": 8, "crop_min": 1.0, "geometry": "fit3"},
-        ("cue: chromatic offset", "cue: location by chromatic offset"),
+        ("cue: chromatic offset",),
         steps=100,
     ),
     "npid: colors of their own": lambda: Plant(

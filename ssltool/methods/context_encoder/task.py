@@ -205,7 +205,14 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
             "schedule": "constant",
             "warmup": 0,
         },
-        "small": {"backbone": "resnet10_w32", "decoder_width": 128, "clip": 1.0},
+        "small": {
+            "backbone": "resnet10_w32_s2",
+            "channels": 1,
+            "batch_size": 64,
+            "standardize": True,
+            "decoder_width": 128,
+            "clip": 1.0,
+        },
     }
 
     def __init__(self, options: ContextEncoderOptions, encoder: Encoder, data: DataInfo) -> None:

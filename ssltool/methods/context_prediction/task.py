@@ -245,7 +245,13 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             "epochs": 35,
             "warmup": 5,
         },
-        "small": {"backbone": "resnet10_w32", "flip": 0.5, "pairs": 8},
+        "small": {
+            "backbone": "resnet10_w32",
+            "channels": 1,
+            "batch_size": 64,
+            "flip": 0.5,
+            "pairs": 8,
+        },
     }
 
     def __init__(self, options: ContextPredictionOptions, encoder: Encoder, data: DataInfo) -> None:

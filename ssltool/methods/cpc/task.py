@@ -226,7 +226,13 @@ class Cpc(Method[CpcOptions, CpcView]):
             "schedule": "constant",
             "warmup": 0,
         },
-        "small": {"backbone": "resnet10_w32", "batch_size": 64, "clip": 1.0},
+        "small": {
+            "backbone": "resnet10_w32",
+            "channels": 1,
+            "batch_size": 32,
+            "standardize": True,
+            "clip": 1.0,
+        },
     }
 
     def __init__(self, options: CpcOptions, encoder: Encoder, data: DataInfo) -> None:

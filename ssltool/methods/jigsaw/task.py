@@ -278,7 +278,13 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             "epochs": 105,
             "warmup": 5,
         },
-        "small": {"backbone": "resnet10_w32", "permutations_per_image": 4, "flip": 0.5},
+        "small": {
+            "backbone": "resnet10_w32",
+            "channels": 1,
+            "batch_size": 64,
+            "permutations_per_image": 4,
+            "flip": 0.5,
+        },
     }
 
     def __init__(self, options: JigsawOptions, encoder: Encoder, data: DataInfo) -> None:

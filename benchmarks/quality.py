@@ -155,7 +155,7 @@ def probe(cell: Cell, folder: Path, root: str, arguments: argparse.Namespace) ->
     record = {"probe": json.loads(command([*words, *kinds], folder).output)}
     if arguments.labels:
         fractions = ["--kind", "linear,finetune", "--label-fractions", arguments.labels]
-        fractions += ["--repeats", arguments.repeats, "--no-baselines"]
+        fractions += ["--repeats", arguments.repeats, "--random-inits", 1]
         record["labels"] = json.loads(command([*words, *fractions], folder).output)
     return record
 

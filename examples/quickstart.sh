@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Pretrain, probe and export an encoder and draw its predictions: about two minutes on a laptop.
+# Pretrain, probe and export an encoder and draw its task and features: about three minutes on two slow cores.
 set -euo pipefail
 
-ssltool pretrain jigsaw --data demo:2000 --image-size 32 --preset small --epochs 10 --out runs/quickstart
-ssltool probe --weights runs/quickstart --data demo:1000 --test-data demo-test:500 --grid-dim 0
+ssltool pretrain npid --data demo:4000 --budget 100s --out runs/quickstart
+ssltool probe --weights runs/quickstart --data demo:2000 --test-data demo-test:1000 --kind linear,knn --grid-dim 0 --random-inits 1
 ssltool export --weights runs/quickstart --to runs/quickstart/exported.safetensors
-ssltool visualize predictions jigsaw --weights runs/quickstart --data demo-test:100 --to runs/quickstart/predictions.png
+ssltool visualize neighbors --weights runs/quickstart --data demo-test:1000 --to runs/quickstart/neighbors.png
 ssltool visualize curves runs/quickstart

@@ -152,12 +152,20 @@ def probe(cell: Cell, folder: Path, root: str, arguments: argparse.Namespace) ->
     words += ["--data", images(root, "train"), "--test-data", images(root, "test")]
     words += ["--cache", arguments.to / "features", "--to", folder]
     kinds = ["--kind", arguments.kind, "--random-inits", arguments.random_inits]
-    record = {"probe": json.loads(command([*words, *kinds], folder).output)}
+    record = {"probe": _kept(json.loads(command([*words, *kinds], folder).output))}
     if arguments.labels:
         fractions = ["--kind", "linear,finetune", "--label-fractions", arguments.labels]
         fractions += ["--repeats", arguments.repeats, "--random-inits", 1]
-        record["labels"] = json.loads(command([*words, *fractions], folder).output)
+        record["labels"] = _kept(json.loads(command([*words, *fractions], folder).output))
     return record
+
+
+def _kept(record: dict[str, Any]) -> dict[str, Any]:
+    """What is stored of a probe's record: numbers and how they came about, no paths."""
+    left_out = {"weights", "plots", "skipped", "notes", "details", "near_duplicates"}
+    kept = {name: value for name, value in record.items() if name not in left_out}
+    protocol = {name: value for name, value in record["protocol"].items() if name != "data"}
+    return {**kept, "protocol": protocol}
 
 
 def measure(cell: Cell, root: str, arguments: argparse.Namespace) -> None:

@@ -21,10 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 METHODS = ("jigsaw", "context-prediction", "context-encoder", "colorization", "npid", "cpc")
 SPEEDS = {"images_per_s", "data_wait"}  # of a line of metrics, which depend on the clock
+# Measured at every checkpoint. Ranks whose launcher was killed stop in order and save one more.
+MONITORED = {"effective_rank", "feature_std"}
 MARK = "SSLTOOL_KILLS"  # in the environment of every process started here
 
 
@@ -86,15 +89,15 @@ def wait_for_checkpoint(out: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def difference(one: Path, other: Path) -> str:
-    """What differs between two runs; empty if nothing does."""
+def difference(one: Path, other: Path, but: Collection[str] = ()) -> str:
+    """What differs between two runs, but for these metrics; empty if nothing does."""
     for name in ("encoder.safetensors", "run.json"):
         first, second = ((run / name).read_bytes() for run in (one, other))
         if first.replace(bytes(one), b"") != second.replace(bytes(other), b""):
             return name
     lines = [
         [
-            {key: value for key, value in json.loads(text).items() if key not in SPEEDS}
+            {key: value for key, value in json.loads(text).items() if key not in {*SPEEDS, *but}}
             for text in (run / "metrics.jsonl").read_text().splitlines()
         ]
         for run in (one, other)
@@ -124,13 +127,14 @@ def kill_one(name: str, whole: Path, out: Path, steps: int, kind: str) -> str:
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
-    return "nothing to kill" if not victims else _ending(name, whole, out)
+    but = MONITORED if kind == "launcher" else ()
+    return "nothing to kill" if not victims else _ending(name, whole, out, but)
 
 
-def _ending(name: str, whole: Path, out: Path) -> str:
+def _ending(name: str, whole: Path, out: Path, but: Collection[str] = ()) -> str:
     alive = left(out.parent)
     errors = resume(name, out, out.parent)
-    found = f"processes left: {alive}" if alive else errors or difference(whole, out)
+    found = f"processes left: {alive}" if alive else errors or difference(whole, out, but)
     shutil.rmtree(out, ignore_errors=True)
     return found
 

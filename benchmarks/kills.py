@@ -21,13 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 METHODS = ("jigsaw", "context-prediction", "context-encoder", "colorization", "npid", "cpc")
 SPEEDS = {"images_per_s", "data_wait"}  # of a line of metrics, which depend on the clock
-# Measured at every checkpoint. Ranks whose launcher was killed stop in order and save one more.
+# Measured and drawn at every checkpoint. Ranks whose launcher was killed stop in order, with one
+# checkpoint more.
 MONITORED = {"effective_rank", "feature_std"}
+DRAWN = "figures/predictions-"
 MARK = "SSLTOOL_KILLS"  # in the environment of every process started here
 
 
@@ -89,8 +90,11 @@ def wait_for_checkpoint(out: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def difference(one: Path, other: Path, but: Collection[str] = ()) -> str:
-    """What differs between two runs, but for these metrics; empty if nothing does."""
+def difference(one: Path, other: Path, *, orderly: bool = False) -> str:
+    """What differs between two runs, of which the other may have stopped in order; empty if
+    nothing does.
+    """
+    but = MONITORED if orderly else set()
     for name in ("encoder.safetensors", "run.json"):
         first, second = ((run / name).read_bytes() for run in (one, other))
         if first.replace(bytes(one), b"") != second.replace(bytes(other), b""):
@@ -105,7 +109,8 @@ def difference(one: Path, other: Path, but: Collection[str] = ()) -> str:
     if lines[0] != lines[1]:
         return "metrics.jsonl"
     files = [{str(path.relative_to(run)) for path in run.rglob("*")} for run in (one, other)]
-    return " ".join(sorted(files[0] ^ files[1]))
+    differing = files[0] ^ files[1]
+    return " ".join(sorted(name for name in differing if not (orderly and DRAWN in name)))
 
 
 def kill_main(name: str, whole: Path, out: Path, steps: int, span: float) -> str:
@@ -127,14 +132,17 @@ def kill_one(name: str, whole: Path, out: Path, steps: int, kind: str) -> str:
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
-    but = MONITORED if kind == "launcher" else ()
-    return "nothing to kill" if not victims else _ending(name, whole, out, but)
+    if not victims:
+        return "nothing to kill"
+    return _ending(name, whole, out, orderly=kind == "launcher")
 
 
-def _ending(name: str, whole: Path, out: Path, but: Collection[str] = ()) -> str:
+def _ending(name: str, whole: Path, out: Path, *, orderly: bool = False) -> str:
     alive = left(out.parent)
     errors = resume(name, out, out.parent)
-    found = f"processes left: {alive}" if alive else errors or difference(whole, out, but)
+    found = (
+        f"processes left: {alive}" if alive else errors or difference(whole, out, orderly=orderly)
+    )
     shutil.rmtree(out, ignore_errors=True)
     return found
 

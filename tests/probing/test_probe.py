@@ -33,7 +33,8 @@ def test_every_stage_is_probed_beside_random_init_and_pixels(jigsaw_run: Path, p
         assert [row.stage for row in rows if not row.stage.endswith("grid")] == stages
         assert set(rows[0].accuracy) == {"linear", "knn5", "knn20", "knn200"}
         last = next(row for row in rows if row.stage == "layer4")
-        assert last.model_copy(update={"stage": "pooled"}) == rows[0]
+        same = {"stage": "pooled", "chosen": rows[0].chosen}
+        assert last.model_copy(update=same) == rows[0]
     pixels, majority = record.rows[-2:]
     assert (pixels.source.kind, pixels.stage, pixels.dim) == ("pixels", "", 3072)
     assert (majority.source.kind, majority.dim) == ("majority", 0)

@@ -55,11 +55,16 @@ def probed() -> Probe:
 
 @pytest.fixture
 def multilabel(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder of images that are red, blue, both or neither, and the file of their labels."""
+    """A folder of images with red stripes, a blue square, both or neither, and their labels."""
     lines = ["file,labels"]
     for i in range(24):
         red, blue = i % 2 == 0, i % 3 == 0
-        Image.new("RGB", (40, 40), (200 * red, i, 200 * blue)).save(tmp_path / f"{i}.png")
+        image = Image.new("RGB", (40, 40), (0, 4 * i, 0))
+        for left in range(0, 40, 8) if red else ():
+            image.paste((200, 4 * i, 0), (left, 0, left + 4, 40))
+        if blue:
+            image.paste((0, 4 * i, 250), (10, 10, 30, 30))
+        image.save(tmp_path / f"{i}.png")
         names = ["red"] * red + ["blue" if i % 12 else "?blue"] * blue
         lines.append(f"{i}.png,{';'.join(names)}")
     label_file = tmp_path / "labels.csv"

@@ -583,8 +583,12 @@ def test_figures_end_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_full_disk_is_no_missing_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: Any, **options: Any) -> Any:
-        raise DiskFullError("no space left")
+    draw = writer.draw_snapshot
+
+    def full(*args: Any, step: int, **options: Any) -> Any:
+        if step > 4:
+            raise DiskFullError("no space left")
+        return draw(*args, step=step, **options)
 
     monkeypatch.setattr(writer, "draw_snapshot", full)
     with pytest.raises(DiskFullError, match="step-0000004 is intact"):

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
 from ssltool.methods.base import DataInfo
-from ssltool.methods.context_encoder import figures
 from ssltool.methods.context_encoder.losses import (
     adversarial_losses,
     band_weights,
@@ -225,7 +224,7 @@ def test_only_removed_pixels_are_pasted() -> None:
     method = build(64, mask="center").eval()
     view = method.view(make_images(2, 64), torch.arange(2), seeded())
     method.predict = lambda given: torch.ones(2, 3, 32, 32)  # type: ignore[method-assign]
-    filled = figures._inpainted(method, view)
+    filled = method.inpaint(view)
     changed = (filled != view.image).any(dim=1)
     assert torch.equal(changed, view.mask[:, 0])
     assert int(changed[0].sum()) == 24 * 24

@@ -176,19 +176,19 @@ def cells(ablation: Ablation, dataset: str, seed: int) -> Iterator[tuple[str, qu
 
 def table(ablation: Ablation, dataset: str, seeds: list[int], folder: Path) -> Iterator[str]:
     """The lines of one table; empty without results."""
-    found: dict[str, list[dict[str, object]]] = {}
+    by_variant: dict[str, list[dict[str, object]]] = {}
     for seed in seeds:
         for name, cell in cells(ablation, dataset, seed):
             path = folder / "cells" / f"{cell.name}.json"
             if path.exists():
-                found.setdefault(name, []).append(json.loads(path.read_text()))
-    if not found:
+                by_variant.setdefault(name, []).append(json.loads(path.read_text()))
+    if not by_variant:
         return
     yield f"### {ablation.method}: {ablation.question} ({dataset})\n"
     yield f"The paper: {ablation.claim}.\n"
     yield "| variant | seeds | pooled linear | kNN, k = 20 |"
     yield "|---|---|---|---|"
-    for name, group in found.items():
+    for name, group in by_variant.items():
         scores = [quality.score(group, "pretrained", m, "pooled") for m in ("linear", "knn20")]
         yield f"| {name} | {len(group)} | {scores[0]} | {scores[1]} |"
     yield ""

@@ -228,18 +228,18 @@ class Score(NamedTuple):
 
 def score(cells: Sequence[dict[str, Any]], kind: str, measure: str, stage: str) -> Score | None:
     """Accuracy of one kind of features; ``stage`` is pooled, or chosen on held-out images."""
-    found = [
+    rows = [
         row
         for cell in cells
         for row in _rows(cell, kind)
         if measure in row["accuracy"]
         and (row["chosen"] if stage == "chosen" else row["stage"] in {stage, ""})
     ]
-    if not found:
+    if not rows:
         return None
-    values = [row["accuracy"][measure] for row in found]
-    errors = [row["standard_error"].get(measure, 0.0) for row in found]
-    spread = stdev(values) if len(values) > 1 else found[0]["std"].get(measure)
+    values = [row["accuracy"][measure] for row in rows]
+    errors = [row["standard_error"].get(measure, 0.0) for row in rows]
+    spread = stdev(values) if len(values) > 1 else rows[0]["std"].get(measure)
     return Score(fmean(values), fmean(errors), spread)
 
 
@@ -316,9 +316,9 @@ def draw(cells: Sequence[dict[str, Any]], folder: Path) -> None:
         bars = [(m, [c for c in own if c["method"] == m], "pretrained") for m in _methods(own)]
         bars += [("random init", own[:1], "random_init"), ("raw pixels", own[:1], "pixels")]
         for name, group, kind in bars:
-            found = score(group, kind, "linear", "pooled")
-            if found is not None:
-                values[name], errors[name] = found.mean, found.error
+            pooled = score(group, kind, "linear", "pooled")
+            if pooled is not None:
+                values[name], errors[name] = pooled.mean, pooled.error
         bars_plot = Bars(values, "linear accuracy of pooled features (%)", errors)
         save_plot(bars_plot, folder / f"quality-{dataset}.png", f"{dataset}, frozen features")
 

@@ -75,8 +75,8 @@ def audit(
         figure=str(figure),
     )
     record.write(opened.run.folder / AUDIT_FILE)
-    found = "; orange: a shortcut was found" if record.shortcuts else ""
-    save_figure(bar_panels(condition_bars(record), opened.title + found), figure)
+    legend = "; orange: a shortcut was found" if record.shortcuts else ""
+    save_figure(bar_panels(condition_bars(record), opened.title + legend), figure)
     return record
 
 

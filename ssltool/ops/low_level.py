@@ -47,13 +47,13 @@ def channel_offsets(patches: Tensor) -> Tensor:
         shifted = values[..., channel, y : y + size, x : x + size]
         return (_standardized(shifted) * middle).mean(dim=(-2, -1))
 
-    found = [
+    differences = [
         matched(channel, y, x) - matched(channel, 2 * _REACH - y, 2 * _REACH - x)
         for channel in (0, 2)
         for y, x in product(steps, repeat=2)
         if (y, x) < (_REACH, _REACH)
     ]
-    return torch.stack(found, dim=-1)
+    return torch.stack(differences, dim=-1)
 
 
 def border_differences(first: Tensor, second: Tensor) -> Tensor:

@@ -60,7 +60,10 @@ class Evaluation:
         """
         run = Run.open(weights)
         if method not in (None, run.config.method):
-            raise UsageError(f"{weights} is a run of {run.config.method}, not of {method}")
+            raise UsageError(
+                f"{weights} is a run of {run.config.method}, not of {method}; type "
+                f"{run.config.method} in its place"
+            )
         source = source or run.open_images("name images with --data")
         parts = sample(source, run.config.data.image_size, count)
         images, index = (part.to(device) for part in parts)

@@ -205,7 +205,7 @@ def plan(
         assert refused is not None
         raise refused
     sized, own, pace = chosen
-    sized = _with_batch(sized, own, pace, deadline - time.monotonic())
+    sized = _with_batch(sized, own, pace, from_main(lambda: deadline - time.monotonic()))
     batch = resolve(sized, own).run.batch_size * world_size() * sized.run.accumulate
     scale = batch / pace.batch
     pace = Pace(pace.first * scale, pace.later * scale, max(1, data.count // batch), batch)

@@ -210,7 +210,8 @@ class RunWriter:
         for line in (
             f"{trainer.config.method} on {trainer.source.description}, {options.image_size} px "
             f"-> {self._folder}",
-            f"{options.backbone} ({options.stem} stem), batch {options.batch_size}{processes}, "
+            f"{options.backbone} ({options.stem} stem, {options.channels} input channels), "
+            f"batch {options.batch_size}{processes}, "
             f"{options.optimizer} lr {options.lr:.4g}, {schedule.steps} steps "
             f"({epochs:.1f} epochs)",
             "task: " + ", ".join(f"{name} {value}" for name, value in task if value is not None),

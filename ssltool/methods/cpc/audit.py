@@ -141,7 +141,7 @@ def _hits(
                 others = _codes(method, _replaced(method, patches, direction, replaced_side))
                 targets, _ = predictor(grids.orient(others, direction))
             for k, queries in predictions.items():
-                found = infonce.retrieve(
+                retrieval = infonce.retrieve(
                     queries,
                     targets,
                     k,
@@ -149,7 +149,7 @@ def _hits(
                     negatives=method.options.negatives,
                     sampled=view.sampled,
                 )
-                first = (found.rank == 0).double().view(len(images), -1)
+                first = (retrieval.rank == 0).double().view(len(images), -1)
                 hits.setdefault(k, []).append(first.mean(dim=1))
         by_offset = [torch.stack(hits[k]).mean(dim=0) for k in sorted(hits)]
         return torch.stack(by_offset, dim=1)

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Pretrain, probe and export an encoder and draw its task and features: about three minutes on two slow cores.
+# Pretrain, probe and export an encoder and draw its curves: about three minutes on two slow cores.
 set -euo pipefail
 
 ssltool pretrain npid --data demo:4000 --budget 100s --out runs/quickstart
 ssltool probe --weights runs/quickstart --data demo:2000 --test-data demo-test:1000 --kind linear,knn --grid-dim 0 --random-inits 1
 ssltool export --weights runs/quickstart --to runs/quickstart/exported.safetensors
-ssltool visualize neighbors --weights runs/quickstart --data demo-test:1000 --to runs/quickstart/neighbors.png
 ssltool visualize curves runs/quickstart

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import quality
+import quality_tables
 
 
 class Ablation(NamedTuple):
@@ -189,7 +190,9 @@ def table(ablation: Ablation, dataset: str, seeds: list[int], folder: Path) -> I
     yield "| variant | seeds | pooled linear | kNN, k = 20 |"
     yield "|---|---|---|---|"
     for name, group in by_variant.items():
-        scores = [quality.score(group, "pretrained", m, "pooled") for m in ("linear", "knn20")]
+        scores = [
+            quality_tables.score(group, "pretrained", m, "pooled") for m in ("linear", "knn20")
+        ]
         yield f"| {name} | {len(group)} | {scores[0]} | {scores[1]} |"
     yield ""
 
@@ -206,7 +209,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.to.mkdir(parents=True, exist_ok=True)
-    arguments.labels, arguments.random_inits, arguments.kind = "", 1, "linear,knn"
+    arguments.labels = arguments.scratch = ""
+    arguments.random_inits, arguments.kind = 1, "linear,knn"
     dataset, root = arguments.set.split("=", 1)
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     chosen = [a for a in ABLATIONS if not arguments.only or a.method in arguments.only.split(",")]
@@ -215,7 +219,7 @@ def main() -> None:
             for name, cell in cells(ablation, dataset, seed):
                 options = [f"{ablation.method}:{o}" for o in ablation.variants[name]]
                 arguments.option = options
-                quality.measure(cell, root, arguments)
+                quality.measure(cell, quality.images_of(root), arguments)
     lines = [line for a in ABLATIONS for line in table(a, dataset, seeds, arguments.to)]
     (arguments.to / "ablations.md").write_text("\n".join(lines))
     print("\n".join(lines))

@@ -1,14 +1,21 @@
 """What each method learns on each data set in one budget of CPU time: a table with standard errors.
 
     python benchmarks/quality.py --set letters=LETTERS --set clipart=CLIPART --minutes 40 --to DIR
-        [--methods jigsaw,npid] [--seeds 0,1] [--labels 0.01,0.1] [--option jigsaw:lr=0.002]
+        [--methods jigsaw,npid] [--seeds 0,1] [--labels 0.01,0.1] [--scratch npid]
+        [--option jigsaw:lr=0.002]
+    python benchmarks/quality.py --suite cifar10 --to DIR
 
 A set is a folder with train/CLASS/* and test/CLASS/*, or ``demo``. For each set, method and seed
 the encoder is pretrained with the preset ``small`` on the training images without labels for so
 many minutes of CPU time on one thread. It is then probed: linear and kNN on pooled features, linear
 on every stage, beside random init, raw pixels and the majority class; with --labels also frozen,
-fine-tuned and trained from scratch on some of the labels. The method ``simclr`` is lightly's with
-the same backbone and time, if it is installed (`peers.py`).
+fine-tuned and trained from scratch on some of the labels; with --scratch also trained from scratch
+on all labels for as many images as that method saw. The method ``simclr`` is lightly's with the
+same backbone and time, if it is installed (`peers.py`).
+
+A suite is a public data set that is downloaded (`suites.py`), for a machine with a network and a
+GPU: each method is trained with the recipe that is given there, and the table has the published
+numbers beside. ``--option all:epochs=20`` shortens it.
 
 Each result is a document in DIR/cells, written when it is complete. The command can be stopped at
 any moment and repeated, with more sets, methods or seeds, and does only what is missing; runs
@@ -25,16 +32,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
+
+import quality_tables
+from suites import SUITES, Images
 
 METHODS = ("jigsaw", "context-prediction", "context-encoder", "colorization", "npid", "cpc")
 PEERS = ("simclr",)
-DEMO = {"train": "demo:8000", "test": "demo-test:2000"}
+DEMO = Images("demo:8000", "demo:8000", "demo-test:2000")
 TIMED_SECONDS = 20.0
-_MEASURES = {"linear": "linear", "knn20": "kNN, k = 20"}
 
 
 class Cell(NamedTuple):
@@ -59,9 +67,11 @@ class Used(NamedTuple):
     output: str
 
 
-def command(words: Sequence[object], folder: Path) -> Used:
-    """Run a command on one thread; its errors are appended to a log."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+def command(words: Sequence[object], folder: Path, *, one_thread: bool = True) -> Used:
+    """Run a command; its errors are appended to a log."""
+    env = dict(os.environ)
+    if one_thread:
+        env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with (folder / "log.txt").open("a") as log:
         process = subprocess.Popen(
             [str(word) for word in words], stdout=subprocess.PIPE, stderr=log, env=env, text=True
@@ -75,9 +85,12 @@ def command(words: Sequence[object], folder: Path) -> Used:
     return Used(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024.0, output)
 
 
-def images(root: str, split: str) -> str:
-    """What to type after --data."""
-    return DEMO[split] if root == "demo" else str(Path(root) / split)
+def images_of(root: str) -> Images:
+    """Images of a set that is given by --set."""
+    if root == "demo":
+        return DEMO
+    train, test = str(Path(root) / "train"), str(Path(root) / "test")
+    return Images(train, train, test)
 
 
 def print_steps(method: str, data: str, seconds: float, options: Sequence[str]) -> None:
@@ -104,19 +117,33 @@ def print_steps(method: str, data: str, seconds: float, options: Sequence[str]) 
     print(json.dumps({"image_size": info.image_size, "steps": pace.steps(seconds)}))
 
 
-def pretrain(cell: Cell, folder: Path, root: str, seconds: float, options: list[str]) -> Used:
-    """Pretrain, or continue to; what all attempts used."""
-    run, train = folder / "run", images(root, "train")
+def pretrain(cell: Cell, folder: Path, images: Images, seconds: float, options: list[str]) -> Used:
+    """Pretrain with the preset for CPU seconds, or continue to; what all attempts used."""
+    run = folder / "run"
     words: list[object] = [sys.executable, "-m", "ssltool", "pretrain", cell.method, "--out", run]
     if (run / "run.json").exists():
         words.append("--resume")
     else:
-        timed = [sys.executable, __file__, "--time", cell.method, train, str(seconds), *options]
-        sizes = json.loads(command(timed, folder).output.splitlines()[-1])
-        words += ["--preset", "small", "--data", train, "--seed", cell.seed, "--workers", 0]
-        words += ["--steps", sizes["steps"], "--image-size", sizes["image_size"]]
+        timed = [cell.method, images.pretrain, str(seconds), *options]
+        printed = command([sys.executable, __file__, "--time", *timed], folder).output
+        sizes = json.loads(printed.splitlines()[-1])
+        words += ["--preset", "small", "--data", images.pretrain, "--seed", cell.seed]
+        words += ["--steps", sizes["steps"], "--image-size", sizes["image_size"], "--workers", 0]
         words += [word for option in options for word in _flag(option)]
     return _sum(folder, command([*words, "--quiet"], folder))
+
+
+def pretrain_recipe(cell: Cell, folder: Path, images: Images, options: list[str]) -> Used:
+    """Pretrain with the recipe of a suite, or continue to."""
+    run = folder / "run"
+    words: list[object] = [sys.executable, "-m", "ssltool", "pretrain", cell.method, "--out", run]
+    if (run / "run.json").exists():
+        words.append("--resume")
+    else:
+        words += ["--data", images.pretrain, "--seed", cell.seed]
+        words += SUITES[cell.dataset].words[cell.method].split()
+        words += [word for option in options for word in _flag(option)]
+    return _sum(folder, command([*words, "--quiet"], folder, one_thread=False))
 
 
 def _flag(option: str) -> list[str]:
@@ -134,14 +161,16 @@ def _sum(folder: Path, used: Used) -> Used:
     return total
 
 
-def peer(cell: Cell, folder: Path, root: str, seconds: float) -> Used:
+def peer(cell: Cell, folder: Path, images: Images, seconds: float) -> Used:
     """Train a peer for as long."""
-    script, train = Path(__file__).parent / "peers.py", images(root, "train")
-    words = [sys.executable, script, cell.method, train, "--seconds", seconds, "--seed", cell.seed]
+    words: list[object] = [sys.executable, Path(__file__).parent / "peers.py", cell.method]
+    words += [images.pretrain, "--seconds", seconds, "--seed", cell.seed]
     return _sum(folder, command([*words, "--to", folder / "peer.safetensors"], folder))
 
 
-def probe(cell: Cell, folder: Path, root: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def probe(
+    cell: Cell, folder: Path, images: Images, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Probe what was trained: records of frozen features and of label efficiency."""
     weights = ["--weights", folder / "run"]
     if cell.method in PEERS:
@@ -149,14 +178,21 @@ def probe(cell: Cell, folder: Path, root: str, arguments: argparse.Namespace) ->
         weights = ["--weights", folder / "peer.safetensors", "--backbone", about["backbone"]]
         weights += ["--image-size", about["image_size"]]
     words = [sys.executable, "-m", "ssltool", "probe", *weights, "--json", "--quiet"]
-    words += ["--data", images(root, "train"), "--test-data", images(root, "test")]
+    words += ["--data", images.train, "--test-data", images.test]
     words += ["--cache", arguments.to / "features", "--to", folder]
     kinds = ["--kind", arguments.kind, "--random-inits", arguments.random_inits]
-    record = {"probe": _kept(json.loads(command([*words, *kinds], folder).output))}
+    one_thread = cell.dataset not in SUITES
+    output = command([*words, *kinds], folder, one_thread=one_thread).output
+    record = {"probe": _kept(json.loads(output))}
+    extra: list[object] = []
     if arguments.labels:
-        fractions = ["--kind", "linear,finetune", "--label-fractions", arguments.labels]
-        fractions += ["--repeats", arguments.repeats, "--random-inits", 1]
-        record["labels"] = _kept(json.loads(command([*words, *fractions], folder).output))
+        extra += ["--label-fractions", arguments.labels, "--repeats", arguments.repeats]
+    if cell.method == arguments.scratch:
+        extra.append("--scratch")
+    if extra:
+        extra += ["--kind", "linear,finetune", "--random-inits", 1]
+        output = command([*words, *extra], folder, one_thread=one_thread).output
+        record["labels"] = _kept(json.loads(output))
     return record
 
 
@@ -168,7 +204,7 @@ def _kept(record: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "protocol": protocol}
 
 
-def measure(cell: Cell, root: str, arguments: argparse.Namespace) -> None:
+def measure(cell: Cell, images: Images, arguments: argparse.Namespace) -> None:
     """Produce one result, unless it is there."""
     path = arguments.to / "cells" / f"{cell.name}.json"
     if path.exists():
@@ -180,165 +216,33 @@ def measure(cell: Cell, root: str, arguments: argparse.Namespace) -> None:
     mine = (option.partition(":") for option in arguments.option)
     options = [option for name, _, option in mine if name in {cell.method, "all"}]
     print(f"{cell.name}: pretraining", flush=True)
-    used = (
-        peer(cell, folder, root, seconds)
-        if cell.method in PEERS
-        else pretrain(cell, folder, root, seconds, options)
-    )
+    if cell.dataset in SUITES:
+        used = pretrain_recipe(cell, folder, images, options)
+    elif cell.method in PEERS:
+        used = peer(cell, folder, images, seconds)
+    else:
+        used = pretrain(cell, folder, images, seconds, options)
     print(f"{cell.name}: {used.cpu / 60:.1f} CPU-minutes; probing", flush=True)
     document = {
         "dataset": cell.dataset,
         "method": cell.method,
         "seed": cell.seed,
-        "minutes": arguments.minutes,
+        "minutes": None if cell.dataset in SUITES else arguments.minutes,
         "options": options,
         "cpu_seconds": round(used.cpu, 1),
         "peak_memory": used.memory,
-        **probe(cell, folder, root, arguments),
+        **probe(cell, folder, images, arguments),
     }
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(document, indent=1))
     unfinished.replace(path)
-    rows = {row["stage"]: row for row in _rows(document, "pretrained")}
+    rows = {row["stage"]: row for row in quality_tables.rows_of(document, "pretrained")}
     print(f"{cell.name}: pooled {rows['pooled']['accuracy']}", flush=True)
 
 
-def _rows(cell: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    rows = cell["probe"]["rows"]
-    return [r for r in rows if r["source"]["kind"] == kind and r["source"]["variant"] == "image"]
-
-
-class Score(NamedTuple):
-    """A mean over seeds, percent.
-
-    Attributes:
-        mean: The accuracy.
-        error: Its standard error, from the number of test images.
-        std: Deviation over the seeds; None for one.
-    """
-
-    mean: float
-    error: float
-    std: float | None
-
-    def __str__(self) -> str:
-        text = f"{self.mean:.1f} ± {self.error:.1f}"
-        return text if self.std is None else f"{text} / {self.std:.1f}"
-
-
-def score(cells: Sequence[dict[str, Any]], kind: str, measure: str, stage: str) -> Score | None:
-    """Accuracy of one kind of features; ``stage`` is pooled, or chosen on held-out images."""
-    rows = [
-        row
-        for cell in cells
-        for row in _rows(cell, kind)
-        if measure in row["accuracy"]
-        and (row["chosen"] if stage == "chosen" else row["stage"] in {stage, ""})
-    ]
-    if not rows:
-        return None
-    values = [row["accuracy"][measure] for row in rows]
-    errors = [row["standard_error"].get(measure, 0.0) for row in rows]
-    spread = stdev(values) if len(values) > 1 else rows[0]["std"].get(measure)
-    return Score(fmean(values), fmean(errors), spread)
-
-
-def report(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The tables, as Markdown."""
-    for dataset in dict.fromkeys(cell["dataset"] for cell in cells):
-        own = [cell for cell in cells if cell["dataset"] == dataset]
-        record = own[0]["probe"]
-        yield f"### {dataset}\n"
-        yield (
-            f"{len(record['classes'])} classes, {record['train_images']:,} training and "
-            f"{record['test_images']:,} test images; {own[0]['minutes']:g} CPU-minutes of "
-            "pretraining on one thread. Percent ± standard error / deviation over seeds.\n"
-        )
-        titles = ["pooled linear", "best stage, linear", "pooled kNN, k = 20"]
-        yield "| features | seeds | " + " | ".join(titles) + " | CPU-min | memory |"
-        yield "|---" * 7 + "|"
-        for method in dict.fromkeys(cell["method"] for cell in own):
-            yield _line(method, [cell for cell in own if cell["method"] == method], "pretrained")
-        yield _line("random init", own[:1], "random_init")
-        yield _line("raw pixels", own[:1], "pixels")
-        yield _line("majority class", own[:1], "majority")
-        yield ""
-        yield from _label_lines(own)
-
-
-def _line(name: str, cells: Sequence[dict[str, Any]], kind: str) -> str:
-    columns = [("linear", "pooled"), ("linear", "chosen"), ("knn20", "pooled")]
-    scores = [score(cells, kind, measure, stage) for measure, stage in columns]
-    texts = ["" if each is None else str(each) for each in scores]
-    cost = ["", "", ""]
-    if kind == "pretrained":
-        minutes = fmean(cell["cpu_seconds"] for cell in cells) / 60
-        memory = max(cell["peak_memory"] for cell in cells) / 1e9
-        cost = [str(len(cells)), f"{minutes:.1f}", f"{memory:.1f} GB"]
-    return "| " + " | ".join([name, cost[0], *texts, *cost[1:]]) + " |"
-
-
-def _label_lines(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Label efficiency: a line per method and number of labels."""
-    points: dict[tuple[str, int, str], dict[str, str]] = {}
-    for cell in cells:
-        for row in cell.get("labels", {}).get("label_efficiency", []):
-            key = (cell["method"], row["images"], f"{100 * (row['fraction'] or 0):g} %")
-            curve = (
-                "frozen"
-                if row["protocol"] == "linear"
-                else "from scratch"
-                if row["source"]["kind"] == "random_init"
-                else "fine-tuned"
-            )
-            text = f"{row['accuracy']:.1f} ± {row['standard_error']:.1f}"
-            if row["std"] is not None:
-                text += f" / {row['std']:.1f}"
-            points.setdefault(key, {})[curve] = text
-    if not points:
-        return
-    yield "| method | labels | images | frozen, linear | fine-tuned | from scratch, equal time |"
-    yield "|---" * 6 + "|"
-    for (method, count, share), curves in points.items():
-        texts = [curves.get(name, "") for name in ("frozen", "fine-tuned", "from scratch")]
-        yield "| " + " | ".join([method, share, f"{count:,}", *texts]) + " |"
-    yield ""
-
-
-def draw(cells: Sequence[dict[str, Any]], folder: Path) -> None:
-    """A figure for each set: pooled linear accuracy of methods and baselines."""
-    from ssltool.plotting.figures import save_plot
-    from ssltool.plotting.records import Bars
-
-    for dataset in dict.fromkeys(cell["dataset"] for cell in cells):
-        own = [cell for cell in cells if cell["dataset"] == dataset]
-        values, errors = dict[str, float](), dict[str, float]()
-        bars = [(m, [c for c in own if c["method"] == m], "pretrained") for m in _methods(own)]
-        bars += [("random init", own[:1], "random_init"), ("raw pixels", own[:1], "pixels")]
-        for name, group, kind in bars:
-            pooled = score(group, kind, "linear", "pooled")
-            if pooled is not None:
-                values[name], errors[name] = pooled.mean, pooled.error
-        bars_plot = Bars(values, "linear accuracy of pooled features (%)", errors)
-        save_plot(bars_plot, folder / f"quality-{dataset}.png", f"{dataset}, frozen features")
-
-
-def _methods(cells: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(cell["method"] for cell in cells))
-
-
-def write_results(arguments: argparse.Namespace) -> None:
+def write_results(folder: Path) -> None:
     """Write tables and figures of all results that are there."""
-    paths = sorted((arguments.to / "cells").glob("*.json"))
-    cells = [json.loads(path.read_text()) for path in paths]
-    if not cells:
-        return
-    order = {name: number for number, name in enumerate((*METHODS, *PEERS))}
-    cells.sort(key=lambda cell: (cell["dataset"], order.get(cell["method"], 99), cell["seed"]))
-    text = "\n".join(report(cells))
-    (arguments.to / "results.md").write_text(text)
-    draw(cells, arguments.to)
-    print(text)
+    quality_tables.write_results(folder, (*METHODS, *PEERS))
 
 
 def main() -> None:
@@ -350,10 +254,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--suite", action="append", default=[], choices=sorted(SUITES))
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--minutes", type=float, default=40.0, help="CPU time of each pretraining")
     parser.add_argument("--labels", default="", help="fractions of the labels, such as 0.01,0.1")
+    parser.add_argument("--scratch", default="", metavar="METHOD")
     parser.add_argument("--repeats", type=int, default=3, help="subsets of the labels")
     parser.add_argument("--kind", default="linear,layers,knn")
     parser.add_argument("--random-inits", type=int, default=3)
@@ -363,13 +269,16 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.to.mkdir(parents=True, exist_ok=True)
-    sets = dict(each.split("=", 1) for each in arguments.set)
+    given = (each.split("=", 1) for each in arguments.set)
+    sets = {name: images_of(root) for name, root in given}
+    sets |= {name: SUITES[name].fetch(arguments.to / "data") for name in arguments.suite}
     for seed in map(int, arguments.seeds.split(",")):
-        for dataset, root in sets.items():
+        for dataset, images in sets.items():
             for method in filter(None, arguments.methods.split(",")):
-                measure(Cell(dataset, method, seed), root, arguments)
-                write_results(arguments)
-    write_results(arguments)
+                if dataset not in SUITES or method in SUITES[dataset].words:
+                    measure(Cell(dataset, method, seed), images, arguments)
+                write_results(arguments.to)
+    write_results(arguments.to)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ssltool.probing.knn import held_out_accuracy, knn_accuracy
 from ssltool.probing.knn_space import space_of
 from ssltool.probing.linear import LinearResult
 from ssltool.probing.options import Kind, KnnSpace
+from ssltool.probing.predictions import Predictions
 from ssltool.runs.probe_record import MEASURES, POOLED, Details, FeatureSource, Measure, ProbeRow
 
 KS: tuple[tuple[Measure, int], ...] = (("knn5", 5), ("knn20", 20), ("knn200", 200))
@@ -36,11 +37,13 @@ class MeasuredRow(NamedTuple):
         row: The row.
         per_class: Accuracy in percent of each class; None for a class without test images.
         confusion: Counts, true class by predicted class; empty without a linear probe.
+        predictions: Of the test images; None without a linear probe.
     """
 
     row: ProbeRow
     per_class: tuple[float | None, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
+    predictions: Predictions | None = None
 
     def with_(self, **fields: Any) -> MeasuredRow:
         """The same measurements with other fields of the row."""
@@ -216,7 +219,7 @@ def binomial_error(percent: float, images: int) -> float:
 
 class _ProbeData(NamedTuple):
     """One stage's features of both splits, with labels ``[N]`` and targets ``[N, C]``, see
-    `ssltool.probing.svm`, on the device.
+    `ssltool.probing.svm`, and the index ``[N]`` of each test image in its split; on the device.
     """
 
     train_x: Tensor
@@ -225,6 +228,7 @@ class _ProbeData(NamedTuple):
     test_y: Tensor
     train_t: Tensor
     test_t: Tensor
+    test_indices: Tensor
 
     @classmethod
     def of(cls, features: Features, stage: str, data: LabeledImages, device: torch.device) -> Self:
@@ -238,7 +242,8 @@ class _ProbeData(NamedTuple):
             labels = (data.labels("train", train.indices), data.labels("test", test.indices))
         targets = (data.targets("train", train.indices), data.targets("test", test.indices))
         parts = (train.stages[stage], labels[0], test.stages[stage], labels[1], *targets)
-        return cls(*(part.to(device) for part in parts))
+        moved = [part.to(device) for part in (*parts, test.indices)]
+        return cls(*moved)
 
     @property
     def labeled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -268,8 +273,8 @@ def _with(
 def _with_linear(
     row: ProbeRow, result: LinearResult, data: _ProbeData, classes: int
 ) -> MeasuredRow:
-    predictions = result.classifier.predict(data.test_x)
-    pairs = torch.bincount(data.test_y * classes + predictions, minlength=classes * classes)
+    probability, predicted = result.classifier.logits(data.test_x).softmax(1).max(1)
+    pairs = torch.bincount(data.test_y * classes + predicted, minlength=classes * classes)
     accuracy = {LINEAR: result.accuracy}
     row = _with(row, accuracy, len(data.test_y), {LINEAR: result.held_out}).model_copy(
         update={
@@ -281,6 +286,7 @@ def _with_linear(
         row,
         tuple(None if value is None else round(value, 3) for value in result.per_class),
         tuple(map(tuple, pairs.view(classes, classes).tolist())),
+        Predictions(*(t.cpu() for t in (data.test_indices, data.test_y, predicted, probability))),
     )
 
 

@@ -32,6 +32,7 @@ from ssltool.probing.measures import MeasuredRow, ProbeSuite, RowCache, choice, 
 from ssltool.probing.options import Kind, ProbeOptions
 from ssltool.probing.overlap import near_duplicates, overlap
 from ssltool.probing.plots import draw_plots
+from ssltool.probing.predictions import Predictions, draw_predictions
 from ssltool.probing.splits import FOLDED
 from ssltool.probing.store import FeatureStore, default_folder
 from ssltool.runs.probe_record import (
@@ -222,7 +223,8 @@ def run_probe(
         plots=(),
         protocol=protocol,
     )
-    return _write(record, inputs.weights, options)
+    predictions = None if chosen is None else rows[chosen].predictions
+    return _write(record, inputs, options, predictions)
 
 
 def _variants(inputs: ProbeInputs, options: ProbeOptions) -> list[EncoderVariant]:
@@ -334,16 +336,26 @@ def _choose_kinds(options: ProbeOptions, data: LabeledImages) -> frozenset[Kind]
     return kinds or frozenset({"svm", "layers"})
 
 
-def _write(record: ProbeRecord, weights: Path, options: ProbeOptions) -> ProbeRecord:
-    """Write the record and its plots into the folder asked for, else into the run's own; nowhere
+def _write(
+    record: ProbeRecord,
+    inputs: ProbeInputs,
+    options: ProbeOptions,
+    predictions: Predictions | None,
+) -> ProbeRecord:
+    """Write the record and its figures into the folder asked for, else into the run's own; nowhere
     for a weights file outside of a run.
     """
+    run = inputs.weights.parent
     folder, plots = options.to, options.to
-    if folder is None and (weights.parent / RUN_FILE).is_file():
-        folder, plots = weights.parent, weights.parent / "figures"
+    if folder is None and (run / RUN_FILE).is_file():
+        folder, plots = run, run / "figures"
     if folder is None or plots is None:
         return record
-    drawn = tuple(str(path) for path in draw_plots(record, plots))
-    record = record.model_copy(update={"plots": drawn})
+    drawn = draw_plots(record, plots)
+    if predictions is not None:
+        title = f"{record.method}, {record.backbone}"
+        path, size = plots / "probe-predictions.png", inputs.metadata.image_size
+        drawn.append(draw_predictions(predictions, inputs.data, size, path, title))
+    record = record.model_copy(update={"plots": tuple(map(str, drawn))})
     record.write(folder / PROBE_FILE)
     return record

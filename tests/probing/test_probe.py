@@ -67,7 +67,9 @@ def test_the_record_and_its_plots_are_in_the_run_folder(jigsaw_run: Path, probed
     record = probed(jigsaw_run, grid_dim=0)
     assert ProbeRecord.read(jigsaw_run / "probe.json") == record
     names = [Path(plot).name for plot in record.plots]
-    assert names == ["probe-stages.png", "probe-confusion.png", "probe-classes.png"]
+    assert names == [
+        f"probe-{name}.png" for name in ("stages", "confusion", "classes", "predictions")
+    ]
     assert all(Path(plot).read_bytes()[:4] == b"\x89PNG" for plot in record.plots)
     assert [row.source.kind for row in record.health] == ["pretrained", "random_init"]
     assert 1 < record.health[0].effective_rank <= 20

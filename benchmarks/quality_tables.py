@@ -60,15 +60,15 @@ def report(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"### {dataset}\n"
         yield (
             f"{len(record['classes'])} classes, {record['train_images']:,} training and "
-            f"{record['test_images']:,} test images; {_length(own[0])}. Percent ± standard error "
-            "/ deviation over seeds.\n"
+            f"{record['test_images']:,} test images; {_length(own)}. Percent ± standard error / "
+            "deviation over seeds.\n"
         )
-        titles = ["pooled linear", "best stage, linear", "pooled kNN, k = 20"]
-        yield "| features | seeds | " + " | ".join(titles) + " | CPU-min | memory |"
-        yield "|---" * 7 + "|"
-        for method in dict.fromkeys(cell["method"] for cell in own):
+        titles = ["pooled linear", "its random init", "best stage, linear", "its random init"]
+        titles += ["pooled kNN, k = 20", "its random init", "CPU-min", "memory"]
+        yield "| features | seeds | " + " | ".join(titles) + " |"
+        yield "|---" * (2 + len(titles)) + "|"
+        for method in _methods(own):
             yield _line(method, [cell for cell in own if cell["method"] == method], "pretrained")
-        yield _line("random init", own[:1], "random_init")
         yield _line("raw pixels", own[:1], "pixels")
         yield _line("majority class", own[:1], "majority")
         yield ""
@@ -76,10 +76,12 @@ def report(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield from _published_lines(dataset, own)
 
 
-def _length(cell: dict[str, Any]) -> str:
-    if cell["minutes"] is None:
+def _length(cells: Sequence[dict[str, Any]]) -> str:
+    if cells[0]["minutes"] is None:
         return "recipes of `suites.py`"
-    return f"{cell['minutes']:g} CPU-minutes of pretraining on one thread"
+    minutes = sorted({cell["minutes"] for cell in cells})
+    numbers = " or ".join(f"{each:g}" for each in minutes)
+    return f"{numbers} CPU-minutes of pretraining on one thread"
 
 
 def _published_lines(dataset: str, cells: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -98,9 +100,11 @@ def _published_lines(dataset: str, cells: Sequence[dict[str, Any]]) -> Iterator[
 
 
 def _line(name: str, cells: Sequence[dict[str, Any]], kind: str) -> str:
-    columns = [("linear", "pooled"), ("linear", "chosen"), ("knn20", "pooled")]
-    scores = [score(cells, kind, measure, stage) for measure, stage in columns]
-    texts = ["" if each is None else str(each) for each in scores]
+    texts = []
+    for measure, stage in (("linear", "pooled"), ("linear", "chosen"), ("knn20", "pooled")):
+        texts.append(str(score(cells, kind, measure, stage) or ""))
+        own = score(cells, "random_init", measure, stage) if kind == "pretrained" else None
+        texts.append(str(own or ""))
     cost = ["", "", ""]
     if kind == "pretrained":
         minutes = fmean(cell["cpu_seconds"] for cell in cells) / 60

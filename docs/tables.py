@@ -54,7 +54,7 @@ def default(field: FieldInfo) -> str:
     if isinstance(field.default, bool):
         return "yes" if field.default else "no"
     if isinstance(field.default, tuple):
-        return " ".join(field.default) or "none"
+        return " ".join(map(str, field.default)) or "none"
     return f"{field.default}"
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ssltool.documents import cut
 from ssltool.errors import UsageError
@@ -29,6 +36,21 @@ class Options(BaseModel):
     def _no_null_character(cls, value: Any) -> Any:
         return without_null(value)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: Any) -> Any:
+        """Divide what was typed as one comma-separated list."""
+        if not isinstance(values, Mapping):
+            return values
+        typed = {
+            name: tuple(part.strip() for part in value.split(",") if part.strip())
+            for name, value in values.items()
+            if isinstance(value, str)
+            and name in cls.model_fields
+            and declared(cls, name).get("comma")
+        }
+        return {**values, **typed}
+
     @classmethod
     def checked(cls, **values: Any) -> Self:
         """Validate values by field name.
@@ -36,11 +58,6 @@ class Options(BaseModel):
         Raises:
             UsageError: Some are invalid; one line that names every faulty flag.
         """
-        split = {
-            name for name in cls.model_fields.keys() & values if declared(cls, name).get("comma")
-        }
-        for name in split & {name for name, value in values.items() if isinstance(value, str)}:
-            values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
         try:
             return cls(**values)
         except ValidationError as error:

@@ -239,7 +239,7 @@ PLANTS: dict[str, Callable[[], Plant]] = {
         "colorization",
         to_bytes(color_of_lightness(120, 24)),
         {},
-        {"min_crop": 1.0, "flip": 0.0, "bin_step": 20, "rebalance": 1.0},
+        {"crop_min": 1.0, "flip": 0.0, "bin_step": 20, "rebalance": 1.0},
         ("answer: lightness of the pixel alone",),
         clean=to_bytes(color_of_texture(120, 24)),
         batch=20,

@@ -177,6 +177,18 @@ def read_square(file: ImagePath, size: int) -> NDArray[np.uint8]:
     return square(_pixels(file, size), size)
 
 
+def read_stretched(file: ImagePath, size: int) -> tuple[NDArray[np.uint8], float]:
+    """Decode a whole image and resize both of its sides to ``size``.
+
+    Returns:
+        uint8 ``[size, size, 3]``, RGB, and the image's width over its height.
+
+    Raises:
+        UnreadableImage: With a short reason that does not repeat the path.
+    """
+    return stretched(_pixels(file, size), size)
+
+
 def decode(file: ImagePath, short_side: int | None = None) -> Image.Image:
     """Decode an image to upright RGB, by the rules at the top of this file.
 
@@ -346,17 +358,36 @@ def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    center = pixels[top : top + side, left : left + side]
-    if side == size:
-        return center
-    if not center.flags.writeable:  # memory of Pillow's; torch would warn
-        center = center.copy()
+    return _resized(pixels[top : top + side, left : left + side], size)
+
+
+def stretched(pixels: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float]:
+    """Resize both sides of a whole image to ``size``, as `square` does.
+
+    Args:
+        pixels: uint8 ``[H, W, 3]``.
+        size: Side T of the square in pixels.
+
+    Returns:
+        uint8 ``[T, T, 3]``, and W / H.
+    """
+    height, width = pixels.shape[:2]
+    return _resized(pixels, size), width / height
+
+
+def _resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize uint8 ``[H, W, 3]`` to ``[size, size, 3]``, bilinear with antialiasing."""
+    height, width = pixels.shape[:2]
+    if height == width == size:
+        return pixels
+    if not pixels.flags.writeable:  # memory of Pillow's; torch would warn
+        pixels = pixels.copy()
     # The batch axis is added before the permutation: otherwise torch does not recognize the memory
     # format as channels last, takes half as long again and returns channels first.
-    image = torch.from_numpy(center)[None].permute(0, 3, 1, 2)
-    if side > size:
+    image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
+    if height > size:
         # Height first: torch would begin with the width, which is three times as slow per pixel.
-        image = F.interpolate(image, (size, side), mode="bilinear", antialias=True)
+        image = F.interpolate(image, (size, width), mode="bilinear", antialias=True)
     resized = F.interpolate(image, (size, size), mode="bilinear", antialias=True)
     result: NDArray[np.uint8] = resized.permute(0, 2, 3, 1)[0].numpy()
     return result

@@ -1,7 +1,9 @@
 """Batches of decoded images: shuffled and endless for training, once and in order for features.
 
-Workers deliver whole batches of uint8 center squares. A square is a pure function of the image, so
-the squares are cached in memory when all of them fit; random augmentation happens on the device.
+Workers deliver whole batches of uint8 squares: center squares, or whole images both of whose sides
+are resized, with their aspect ratios, from which random crops are cut. A square is a pure function
+of the image, so the squares are cached in memory when all of them fit; random augmentation happens
+on the device.
 """
 
 from __future__ import annotations
@@ -41,16 +43,19 @@ class Batch(NamedTuple):
     """A batch on the device.
 
     Attributes:
-        images: uint8 ``[B, 3, S, S]``, RGB center squares, channels last in memory.
+        images: uint8 ``[B, 3, S, S]``, RGB squares, channels last in memory.
         indices: int64 ``[B]``, index of each image in the source.
         epoch: Number of the pass over the data, from 0.
         wait: Seconds spent waiting for the batch.
+        aspects: float32 ``[B]``, width / height of the whole image that each square was stretched
+            from; None for center squares.
     """
 
     images: Tensor
     indices: Tensor
     epoch: int
     wait: float
+    aspects: Tensor | None = None
 
 
 class _Loaded(NamedTuple):
@@ -58,6 +63,7 @@ class _Loaded(NamedTuple):
 
     images: Tensor
     indices: Tensor
+    aspects: Tensor | None
     epoch: int
     skipped: dict[str, str]
 
@@ -122,6 +128,7 @@ class TrainBatches(_Loader):
         world: Number of processes that train together.
         device: Device of the batches.
         cache_bytes: Decoded images are cached if all of them fit into this.
+        whole: Whole images instead of center squares.
 
     Raises:
         UsageError: There are fewer images than one global batch.
@@ -139,6 +146,7 @@ class TrainBatches(_Loader):
         world: int = 1,
         device: torch.device | str = "cpu",
         cache_bytes: int = 0,
+        whole: bool = False,
     ) -> None:
         self.steps_per_epoch = len(source) // (batch_size * world)
         if self.steps_per_epoch == 0:
@@ -150,7 +158,7 @@ class TrainBatches(_Loader):
         self._rank, self._world = rank, world
         decoded = len(source) * size * size * 3
         cache = SharedCache(len(source), size) if decoded <= cache_bytes else None
-        self._batches = _Batches(source, size, cache, replace=True)
+        self._batches = _Batches(source, size, cache, replace=True, whole=whole)
         super().__init__(workers, cache is not None and decoded <= _TINY, device)
 
     def from_step(self, step: int) -> Iterator[Batch]:
@@ -247,9 +255,16 @@ class _Batches(Dataset[_Loaded]):
     """Maps a request to its batch of squares; runs in the workers."""
 
     def __init__(
-        self, source: Source, size: int, cache: SharedCache | None, *, replace: bool
+        self,
+        source: Source,
+        size: int,
+        cache: SharedCache | None,
+        *,
+        replace: bool,
+        whole: bool = False,
     ) -> None:
         self._source, self._size, self._cache, self._replace = source, size, cache, replace
+        self._whole = whole
         # Reason by index, so that a broken file is tried once and not in every epoch.
         self._unreadable: dict[int, str] = {}
         self._readable: int | None = None  # the last image that could be read
@@ -263,29 +278,31 @@ class _Batches(Dataset[_Loaded]):
         skipped: dict[str, str] = {}
         # Channels last, as images are decoded and as torch resizes bytes three times as fast.
         images = torch.empty(len(request.indices), self._size, self._size, 3, dtype=torch.uint8)
-        pixels, indices = images.numpy(), list[int]()
+        pixels, indices, aspects = images.numpy(), list[int](), list[float]()
         for index in request.indices:
             readable = self._read_or_replace(index, skipped)
             if readable is not None:
                 pixels[len(indices)] = readable[1]
                 indices.append(readable[0])
+                aspects.append(readable[2])
             elif self._replace:
                 break  # a short batch: an exception would carry the worker's traceback
         return _Loaded(
             images[: len(indices)].permute(0, 3, 1, 2),
             torch.tensor(indices, dtype=torch.int64),
+            torch.tensor(aspects, dtype=torch.float32) if self._whole else None,
             request.epoch,
             skipped,
         )
 
     def _read_or_replace(
         self, index: int, skipped: dict[str, str]
-    ) -> tuple[int, NDArray[np.uint8]] | None:
-        """Index and square of an image, or, with ``replace``, of the next readable one."""
+    ) -> tuple[int, NDArray[np.uint8], float] | None:
+        """Index, square and aspect of an image, or, with ``replace``, of the next readable one."""
         for _ in range(len(self._source) if self._replace else 1):
             if index not in self._unreadable:
                 try:
-                    return index, self._square(index)
+                    return index, *self._square(index)
                 except UnreadableImage as error:
                     self._unreadable[index] = str(error)
                     self._vanished |= self._replace and self._have_vanished()
@@ -295,16 +312,21 @@ class _Batches(Dataset[_Loaded]):
             index = (index + 1) % len(self._source)
         return None
 
-    def _square(self, index: int) -> NDArray[np.uint8]:
+    def _square(self, index: int) -> tuple[NDArray[np.uint8], float]:
         cached = self._cache.get(index) if self._cache else None
         if cached is not None:
             self._readable = index
             return cached
-        square = self._source.read(index, self._size)
+        square, aspect = self._read(index)
         self._readable = index
         if self._cache:
-            self._cache.put(index, square)
-        return square
+            self._cache.put(index, square, aspect)
+        return square, aspect
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], float]:
+        if self._whole:
+            return self._source.read_whole(index, self._size)
+        return self._source.read(index, self._size), 1.0
 
     def _have_vanished(self) -> bool:
         """Whether an image that could be read before cannot be read any more."""
@@ -397,7 +419,8 @@ def _timed(stream: Iterator[_Loaded], skipped: dict[str, str]) -> Iterator[Batch
         if loaded is None:
             return
         skipped.update(loaded.skipped)
-        yield Batch(loaded.images, loaded.indices, loaded.epoch, time.perf_counter() - start)
+        wait = time.perf_counter() - start
+        yield Batch(loaded.images, loaded.indices, loaded.epoch, wait, loaded.aspects)
 
 
 def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -407,16 +430,21 @@ def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Ba
     def start_copy(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         with torch.cuda.stream(copying):
             # Asynchronous, from pinned memory, which torch keeps until the copy is done.
-            images = batch.images.to(device, non_blocking=True)
-            indices = batch.indices.to(device, non_blocking=True)
-            return batch._replace(images=images, indices=indices), copying.record_event()
+            copied = batch._replace(
+                images=batch.images.to(device, non_blocking=True),
+                indices=batch.indices.to(device, non_blocking=True),
+            )
+            if batch.aspects is not None:
+                copied = copied._replace(aspects=batch.aspects.to(device, non_blocking=True))
+            return copied, copying.record_event()
 
     def wait_for_copy(batch: Batch, done: torch.cuda.Event) -> Batch:
         computing = torch.cuda.current_stream(device)
         computing.wait_event(done)
-        for tensor in (batch.images, batch.indices):
-            # Allocated on the copying stream, which must not reuse them while a step reads them.
-            tensor.record_stream(computing)
+        for tensor in batch:
+            if isinstance(tensor, Tensor):
+                # Allocated on the copying stream, which must not reuse it while a step reads it.
+                tensor.record_stream(computing)
         return batch
 
     ahead = None

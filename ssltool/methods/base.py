@@ -129,8 +129,8 @@ class EncoderInput:
         color_space: Of its input; ``lightness`` has one channel.
         patch_grid: Patches that are encoded one by one; None for whole images. Features are then
             extracted from patches as well as from whole images.
-        random_resized_crop: Whether `Method.view` takes random resized crops in training, and so
-            accepts images larger than S.
+        random_crop: Whether `Method.view` cuts random crops in training, and so accepts images
+            larger than S, and whole images that were stretched to squares.
         standardize: What the encoder's input is normalized by: the data, or each image, tile or
             patch by itself; whole images are normalized alike for feature extraction.
         norm: What replaces the backbone's batch norm; ``batch`` keeps it.
@@ -144,7 +144,7 @@ class EncoderInput:
     feature_size: int
     color_space: ColorSpace = "rgb"
     patch_grid: PatchGrid | None = None
-    random_resized_crop: bool = False
+    random_crop: bool = False
     standardize: Standardize = "data"
     norm: Norm = "batch"
     last_stage: str | None = None
@@ -310,7 +310,13 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         self.encoder = encoder
 
     @abstractmethod
-    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ViewT:
+    def view(
+        self,
+        images: Tensor,
+        index: Tensor,
+        generator: torch.Generator,
+        aspects: Tensor | None = None,
+    ) -> ViewT:
         """Draw the task for a whole batch, on the batch's device; uses no parameters.
 
         In training mode the task is random, a function of the generator's state and ``index``
@@ -318,10 +324,13 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         stays random.
 
         Args:
-            images: uint8 ``[B, 3, S, S]``, RGB; larger in training if the method takes random
-                resized crops.
+            images: uint8 ``[B, 3, S, S]``, RGB; larger in training if the method cuts random
+                crops.
             index: int64 ``[B]``, index of each image in the data.
             generator: Seeded by (seed, epoch).
+            aspects: float ``[B]``, width / height of the whole images that were stretched to
+                squares, in training only and only if the method cuts random crops; None for
+                center squares.
         """
 
     @abstractmethod

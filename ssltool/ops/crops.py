@@ -21,32 +21,81 @@ def random_boxes(
     side: int,
     area: tuple[float, float],
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    aspects: Tensor | None = None,
 ) -> Tensor:
-    """Draw the boxes of random resized crops (Szegedy et al. 2015, section 6, as torchvision draws
-    them).
+    """Sample the boxes of random resized crops (Szegedy et al. 2015, section 6, as torchvision
+    samples them).
 
     Ten times an area is sampled uniformly and an aspect ratio log-uniformly; the first box that
-    fits is placed uniformly. If none fits, the whole image is taken.
+    fits is placed uniformly. If none fits, the largest central box of a permitted ratio is taken.
 
     Args:
         rng: The images' random numbers.
         side: S in pixels.
         area: Least and greatest share of the image's area, 0..1.
-        ratio: Least and greatest width / height.
+        ratio: Least and greatest width / height in the image, before it was stretched.
+        aspects: float ``[B]``, width / height of the images that were stretched to squares; 1 if
+            not given.
 
     Returns:
-        int64 ``[B, 4]``: top, left, height, width in pixels.
+        int64 ``[B, 4]``: top, left, height, width in pixels of the square.
     """
     u, v = rng.uniform(_TRIES), rng.uniform(_TRIES)
     areas = (area[0] + u * (area[1] - area[0])) * side**2
     ratios = torch.exp(math.log(ratio[0]) + v * math.log(ratio[1] / ratio[0]))
+    tallest = widest = torch.full((rng.count,), side, device=rng.device)
+    if aspects is not None:
+        aspects = aspects.to(rng.device)
+        ratios = ratios / aspects[:, None]  # of the box in the square
+        tallest = (side * aspects / ratio[0]).round().clamp(1, side).long()
+        widest = (side * ratio[1] / aspects).round().clamp(1, side).long()
     width, height = (areas * ratios).sqrt().round().long(), (areas / ratios).sqrt().round().long()
     fits = (width > 0) & (width <= side) & (height > 0) & (height <= side)
     first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)  # the first of equal maxima
     fitting = fits.any(dim=1)
-    height = torch.where(fitting, height.gather(1, first)[:, 0], side)
-    width = torch.where(fitting, width.gather(1, first)[:, 0], side)
-    position = rng.uniform(2)
+    height = torch.where(fitting, height.gather(1, first)[:, 0], tallest)
+    width = torch.where(fitting, width.gather(1, first)[:, 0], widest)
+    position = torch.where(fitting[:, None], rng.uniform(2), 0.5)
+    return _placed(position, height, width, side)
+
+
+def plain_boxes(rng: PerImageRNG, side: int, share: float, aspects: Tensor | None = None) -> Tensor:
+    """Sample square boxes of one size, placed uniformly in each image.
+
+    Args:
+        rng: The images' random numbers.
+        side: S in pixels.
+        share: Side of the box over the shorter side of the image, 0..1.
+        aspects: As for `random_boxes`.
+
+    Returns:
+        int64 ``[B, 4]``: top, left, height, width in pixels of the square.
+    """
+    if aspects is None:
+        aspects = torch.ones(rng.count)
+    aspects = aspects.to(rng.device)
+    height = (share * side * aspects.clamp_max(1)).round().clamp_min(1).long()
+    width = (share * side / aspects.clamp_min(1)).round().clamp_min(1).long()
+    return _placed(rng.uniform(2), height, width, side)
+
+
+def crop_boxes(
+    rng: PerImageRNG,
+    side: int,
+    crop_min: float,
+    crop_side: float | None,
+    aspects: Tensor | None,
+) -> Tensor:
+    """`plain_boxes` of a share ``crop_side`` of the shorter side, if there is one, else
+    `random_boxes` of at least ``crop_min`` of the area.
+    """
+    if crop_side is not None:
+        return plain_boxes(rng, side, crop_side, aspects)
+    return random_boxes(rng, side, (crop_min, 1.0), aspects=aspects)
+
+
+def _placed(position: Tensor, height: Tensor, width: Tensor, side: int) -> Tensor:
+    """Boxes at positions ``[B, 2]`` in 0..1 of the room that they have."""
     top = (position[:, 0] * (side - height + 1)).long()
     left = (position[:, 1] * (side - width + 1)).long()
     return torch.stack([top, left, height, width], dim=1)

@@ -41,6 +41,30 @@ def cut(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     return windows[b, c, top, left]
 
 
+def cut_resampled(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Cut boxes out of each image and resize them: bilinear, at twice the size and averaged.
+
+    Args:
+        images: uint8 or float ``[B, C, H, W]``.
+        boxes: float ``[B, P, 4]``: top, left, height, width in pixels, inside the image.
+        size: Side t of the patches.
+
+    Returns:
+        float32 ``[B, P, C, t, t]``.
+    """
+    height, width = images.shape[-2:]
+    steps = (torch.arange(2 * size, device=images.device) + 0.5) / (2 * size)
+    rows = (boxes[..., 0, None] + steps * boxes[..., 2, None]) * (2 / height) - 1  # [B, P, 2t]
+    columns = (boxes[..., 1, None] + steps * boxes[..., 3, None]) * (2 / width) - 1
+    shape = (*rows.shape, 2 * size)
+    grid = torch.stack([columns[..., None, :].expand(shape), rows[..., None].expand(shape)], dim=-1)
+    sampled = F.grid_sample(
+        images.to(torch.float32), grid.flatten(1, 2), padding_mode="border", align_corners=False
+    )  # [B, C, P * 2t, 2t]
+    halved = F.avg_pool2d(sampled, 2)
+    return halved.view(*halved.shape[:2], boxes.shape[1], size, size).transpose(1, 2)
+
+
 def _cut_rows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     """`cut` of bytes that lie channels-last."""
     batch, channels, height, width = images.shape

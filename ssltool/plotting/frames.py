@@ -37,15 +37,15 @@ def border(patches: Tensor, colors: Tensor, width: int) -> Tensor:
 
 
 def outline(
-    images: Tensor, top: Tensor, left: Tensor, size: int, color: Tensor, width: int = 1
+    images: Tensor, top: Tensor, left: Tensor, size: int | Tensor, color: Tensor, width: int = 1
 ) -> Tensor:
-    """Draw the outlines of squares at given positions, just inside their edges.
+    """Draw the outlines of boxes at given positions, just inside their edges.
 
     Args:
         images: uint8 ``[B, 3, H, W]``.
-        top: int64 ``[B, P]``, row of each square's first pixel.
+        top: int64 ``[B, P]``, row of each box's first pixel.
         left: int64 ``[B, P]``, its column.
-        size: Side of the squares in pixels.
+        size: Side of all boxes in pixels; or their height and width, int64 ``[B, P, 2]``.
         color: uint8 ``[3]``.
         width: Of the lines, in pixels.
 
@@ -55,8 +55,11 @@ def outline(
     height, length = images.shape[-2:]
     y = torch.arange(height, device=images.device)[:, None] - top[:, :, None, None]  # [B, P, H, 1]
     x = torch.arange(length, device=images.device)[None, :] - left[:, :, None, None]  # [B, P, 1, W]
-    inside = (y >= 0) & (y < size) & (x >= 0) & (x < size)
-    edge = inside & ((y < width) | (y >= size - width) | (x < width) | (x >= size - width))
+    tall, wide = (
+        (size, size) if isinstance(size, int) else size[..., None, None].unbind(dim=2)
+    )  # [B, P, 1, 1]
+    inside = (y >= 0) & (y < tall) & (x >= 0) & (x < wide)
+    edge = inside & ((y < width) | (y >= tall - width) | (x < width) | (x >= wide - width))
     drawn = edge.any(dim=1)[:, None]  # [B, 1, H, W]
     return torch.where(drawn, color.to(images.device)[:, None, None], images)
 

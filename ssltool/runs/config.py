@@ -214,6 +214,7 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     decided = {
         "image_size": data.image_size,
         "backbone": backbone,
+        "framing": _framing(asked.framing, config.method, inputs),
         "channels": _channels(asked.channels, config.method, inputs),
         "stem": _stem(asked.stem, backbone, small),
         "batch_size": batch,
@@ -292,16 +293,24 @@ def _length(asked: RunOptions, count: int, per_step: int) -> tuple[float, int]:
 def _check_load_size(asked: int | None, name: str, inputs: EncoderInput, image_size: int) -> None:
     if asked is None or asked == image_size:
         return
-    if not inputs.random_resized_crop:
+    if not inputs.random_crop:
         raise UsageError(
-            f"--load-size {asked}: {name} takes no random resized crops; omit it, or type "
-            f"--image-size {asked}"
+            f"--load-size {asked}: {name} cuts no random crops; omit it, or type --image-size "
+            f"{asked}"
         )
     if asked < image_size:
         raise UsageError(
             f"--load-size {asked} is less than the images' {image_size} px; type {image_size} or "
             "more, or omit it"
         )
+
+
+def _framing(asked: str | None, name: str, inputs: EncoderInput) -> str:
+    if asked == "whole" and not inputs.random_crop:
+        raise UsageError(
+            f"--framing whole: {name} reads center squares, it cuts no random crops; omit it"
+        )
+    return asked or ("whole" if inputs.random_crop else "square")
 
 
 def _check_inputs(inputs: EncoderInput, read_size: int) -> None:

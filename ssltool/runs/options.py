@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,11 +40,17 @@ class RunOptions(Options):
     )
     load_size: int | None = option(
         None,
-        "Side in px of the squares read in training, if larger than --image-size: random crops "
-        "are cut from them and resized; automatic: --image-size",
+        "Side in px at which images are read in training, if larger than --image-size: random "
+        "crops are cut from them and resized; automatic: --image-size",
         panel="Data",
         ge=SMALLEST_SIDE,
         le=LARGEST_SIDE,
+    )
+    framing: Literal["square", "whole"] | None = option(
+        None,
+        "What random crops are cut from in training: the center square, or the whole image; "
+        "automatic: whole, or square for methods that cut no random crops",
+        panel="Data",
     )
     content_hash: bool = option(
         False,
@@ -124,6 +131,7 @@ class RunOptions(Options):
     momentum: float = option(
         0.9, "Momentum of sgd and lars, beta1 of adamw", panel="Optimization", ge=0, lt=1
     )
+    beta2: float = option(0.999, "Beta2 of adamw", panel="Optimization", ge=0, lt=1)
     warmup: float | None = option(
         None,
         "Epochs of linear warm-up; automatic: a twentieth of the run",
@@ -132,8 +140,21 @@ class RunOptions(Options):
     )
     schedule: Literal["cosine", "step", "constant"] = option(
         "cosine",
-        "Learning-rate schedule; step divides by ten three times",
+        "Learning-rate schedule; step drops at --milestones",
         panel="Optimization",
+    )
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = option(
+        (0.6, 0.8),
+        "Fractions of the run, ascending, at which --schedule step multiplies the rate by --factor",
+        panel="Optimization",
+        comma=True,
+    )
+    factor: float = option(
+        0.1,
+        "What --schedule step multiplies the rate by at each milestone",
+        panel="Optimization",
+        gt=0,
+        lt=1,
     )
     clip: float = option(
         0.0, "Maximum gradient norm; 0 disables clipping", panel="Optimization", ge=0
@@ -195,6 +216,13 @@ class RunOptions(Options):
         panel="Monitoring",
     )
 
+    @field_validator("milestones")
+    @classmethod
+    def _ascend(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(later <= earlier for earlier, later in pairwise(value)):
+            raise ValueError("ascending fractions of the run, such as 0.6,0.8")
+        return value
+
     @field_validator("budget")
     @classmethod
     def _is_duration(cls, value: str | None) -> str | None:
@@ -229,6 +257,7 @@ class ResolvedOptions(RunOptions):
     image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
     backbone: str
     stem: Literal["imagenet", "small"]
+    framing: Literal["square", "whole"]
     channels: Literal[1, 3]
     epochs: None = None
     budget: None = None

@@ -41,7 +41,13 @@ class _ReadyView(nn.Module):
         self.method = method
         self._view = view
 
-    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Any:
+    def view(
+        self,
+        images: Tensor,
+        index: Tensor,
+        generator: torch.Generator,
+        aspects: Tensor | None = None,
+    ) -> Any:
         """The ready view, whatever the batch."""
         del images, index, generator
         return self._view
@@ -156,10 +162,13 @@ def _measure(
     first = next(stream)
     generator = torch.Generator().manual_seed(trainer.schedule.seed)
     method = trainer.method.train()
-    view = method.view(first.images, first.indices, generator)
+    aspects = () if first.aspects is None else (first.aspects,)
+    view = method.view(first.images, first.indices, generator, *aspects)
     ready = cast("Method[Any, Any]", _ReadyView(method, view))
     tasks: dict[str, Callable[[], object]] = {
-        "view": lambda: [method.view(first.images, first.indices, generator) for _ in range(steps)],
+        "view": lambda: [
+            method.view(first.images, first.indices, generator, *aspects) for _ in range(steps)
+        ],
         "bare": _taking(trainer, ready, repeat(first), steps),
         # What workers made ready during the other measurements does not count: the loader is timed
         # when that is used up, and the whole when the workers are as far ahead as in a long run.

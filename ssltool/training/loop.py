@@ -42,6 +42,10 @@ class TrainBatch(Protocol):
     def wait(self) -> float:
         """Seconds spent waiting for it."""
 
+    @property
+    def aspects(self) -> Tensor | None:
+        """Width / height of whole images, float ``[B]``; None for center squares."""
+
 
 @dataclass(frozen=True)
 class TrainSchedule:
@@ -56,6 +60,8 @@ class TrainSchedule:
         clip: Maximum gradient norm; 0 disables clipping.
         seed: Seed of everything random.
         precision: Compute precision of the forward pass.
+        milestones: Fractions of the run at which the kind ``step`` drops.
+        factor: By which the rate is multiplied at each of them.
     """
 
     steps: int
@@ -66,11 +72,19 @@ class TrainSchedule:
     clip: float
     seed: int
     precision: Precision
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, 0 to ``steps - 1``."""
         return learning_rate(
-            step, base=self.lr, total=self.steps, warmup=self.warmup, kind=self.kind
+            step,
+            base=self.lr,
+            total=self.steps,
+            warmup=self.warmup,
+            kind=self.kind,
+            milestones=self.milestones,
+            factor=self.factor,
         )
 
 
@@ -141,7 +155,8 @@ def train(
         for _ in range(schedule.accumulate):
             batch = next(batches)
             generator.manual_seed(mix(schedule.seed, batch.epoch))
-            view = method.view(batch.images, batch.indices, generator)
+            aspects = () if batch.aspects is None else (batch.aspects,)
+            view = method.view(batch.images, batch.indices, generator, *aspects)
             with schedule.precision.autocast(device):
                 loss = method(view)
             if step == start and not losses:

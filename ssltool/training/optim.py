@@ -74,6 +74,7 @@ def build_optimizer(
     lr: float,
     weight_decay: float,
     momentum: float,
+    beta2: float = 0.999,
     lr_scales: Mapping[str, float] | None = None,
 ) -> Optimizer:
     """Build an optimizer whose groups tell apart matrices and kernels, which are decayed, and
@@ -85,6 +86,7 @@ def build_optimizer(
         lr: Learning rate of a group with scale 1.
         weight_decay: Of matrices and kernels.
         momentum: Of sgd and lars; the first beta of adamw.
+        beta2: The second beta of adamw.
         lr_scales: Submodule name -> ``lr_scale`` of its parameters' own groups, by which the loop
             multiplies the learning rate.
     """
@@ -105,7 +107,7 @@ def build_optimizer(
     ]
     fused = all(p.device.type in {"cpu", "cuda"} for members in groups.values() for p in members)
     if name == "adamw":
-        return AdamW(listed, lr=lr, betas=(momentum, 0.999), fused=fused)
+        return AdamW(listed, lr=lr, betas=(momentum, beta2), fused=fused)
     if name == "lars":
         return LARS(listed, lr=lr, momentum=momentum)
     return SGD(listed, lr=lr, momentum=momentum, fused=fused)

@@ -119,6 +119,7 @@ class Trainer:
             lr=options.lr,
             weight_decay=options.weight_decay,
             momentum=options.momentum,
+            beta2=options.beta2,
             lr_scales=method.lr_scales,
         )
         scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
@@ -132,6 +133,7 @@ class Trainer:
             world=world_size(),
             device=device,
             cache_bytes=cache_bytes,
+            whole=options.framing == "whole",
         )
         trainer = cls(
             config,
@@ -309,6 +311,8 @@ def _schedule(
         warmup=min(round(options.warmup * steps_per_epoch), options.steps - 1),
         lr=options.lr,
         kind=options.schedule,
+        milestones=options.milestones,
+        factor=options.factor,
         accumulate=options.accumulate,
         clip=options.clip,
         seed=options.seed,

@@ -202,7 +202,7 @@ def test_a_view_leaves_the_images_and_the_parameters_alone(name: str) -> None:
     assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if inputs(name).random_resized_crop])
+@pytest.mark.parametrize("name", [name for name in NAMES if inputs(name).random_crop])
 def test_larger_images_give_the_same_crops(name: str) -> None:
     """Smooth images of three times the side: views of the same size that show nearly the same."""
     method, info = build(name)

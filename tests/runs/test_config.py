@@ -163,7 +163,7 @@ def test_squares_larger_than_the_images_are_for_methods_that_cut_crops() -> None
     assert [load_size("npid", asked) for asked in (None, 64, 96)] == [None, 64, 96]
     assert load_size("jigsaw", 64) == 64
     with pytest.raises(
-        UsageError, match="jigsaw takes no random resized crops; omit it, or type --image-size 96"
+        UsageError, match="jigsaw cuts no random crops; omit it, or type --image-size 96"
     ):
         load_size("jigsaw", 96)
     with pytest.raises(UsageError, match="--load-size 60 is less than the images' 64 px; type 64"):

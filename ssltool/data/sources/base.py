@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssltool.data.decode import stretched
 from ssltool.errors import DataError, UnreadableImage
 
 ACCEPTED = (
@@ -65,6 +66,14 @@ class Source(ABC):
         Raises:
             UnreadableImage: With a short reason that does not name the image.
         """
+
+    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
+        """One whole image, both sides resized: uint8 ``[size, size, 3]``, and width / height.
+
+        Raises:
+            UnreadableImage: As ``read``.
+        """
+        return stretched(np.asarray(self.image(index, size)), size)
 
     def image(self, index: int, short_side: int) -> Image.Image:
         """One whole image, mode ``"RGB"``, with a shorter side of at most ``short_side`` px.
@@ -206,6 +215,10 @@ class JoinedSource(Source):
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         part, local = self._locate(index)
         return self._parts[part].read(local, size)
+
+    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
+        part, local = self._locate(index)
+        return self._parts[part].read_whole(local, size)
 
     def image(self, index: int, short_side: int) -> Image.Image:
         part, local = self._locate(index)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from ssltool.data.color import to_rgb
-from ssltool.data.decode import check_size, fitted, square
+from ssltool.data.decode import check_size, fitted, square, stretched
 from ssltool.data.sources.base import Source, fingerprint_of, in_class_order
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
@@ -68,6 +68,9 @@ class DatasetSource(Source):
 
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         return square(self._pixels(index), size)
+
+    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
+        return stretched(self._pixels(index), size)
 
     def image(self, index: int, short_side: int) -> Image.Image:
         return fitted(Image.fromarray(self._pixels(index)), short_side)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssltool.data.decode import dimensions, read_square
+from ssltool.data.decode import dimensions, read_square, read_stretched
 from ssltool.data.sources.base import FilePerImageSource, nfc, printable
 from ssltool.data.sources.formats import check_file
 from ssltool.errors import DataError, UnreadableImage, UsageError
@@ -50,6 +50,9 @@ class FileSource(FilePerImageSource):
 
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         return read_square(str(self._paths[index]), size)
+
+    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
+        return read_stretched(str(self._paths[index]), size)
 
     def short_side(self, index: int) -> int:
         return min(dimensions(str(self._paths[index])))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import decode, dimensions, fitted, read_square
+from ssltool.data.decode import decode, dimensions, fitted, read_square, read_stretched
 from ssltool.data.sources.base import (
     ACCEPTED,
     FilePerImageSource,
@@ -126,6 +126,9 @@ class FolderSource(FilePerImageSource):
 
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         return read_square(self._checked_path(index), size)
+
+    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
+        return read_stretched(self._checked_path(index), size)
 
     def image(self, index: int, short_side: int) -> Image.Image:
         return fitted(decode(self._checked_path(index), short_side), short_side)

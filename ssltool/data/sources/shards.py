@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import decode, dimensions, fitted, read_square
+from ssltool.data.decode import decode, dimensions, fitted, read_square, read_stretched
 from ssltool.data.sources.base import ACCEPTED, Source, class_order, fingerprint_of, nfc, printable
 from ssltool.data.sources.formats import check_readable
 from ssltool.data.sources.shard_index import (
@@ -104,6 +104,9 @@ class ShardSource(Source):
 
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         return read_square(self._member(index), size)
+
+    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
+        return read_stretched(self._member(index), size)
 
     def image(self, index: int, short_side: int) -> Image.Image:
         return fitted(decode(self._member(index), short_side), short_side)

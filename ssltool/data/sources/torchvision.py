@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import decode, dimensions, fitted, read_square, square
+from ssltool.data.decode import (
+    decode,
+    dimensions,
+    fitted,
+    read_square,
+    read_stretched,
+    square,
+    stretched,
+)
 from ssltool.data.sources.base import (
     Source,
     file_content,
@@ -109,6 +117,12 @@ class TorchvisionSource(Source):
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         file = self._file(index)
         return read_square(file, size) if file else square(np.asarray(self._image(index)), size)
+
+    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
+        file = self._file(index)
+        return (
+            read_stretched(file, size) if file else stretched(np.asarray(self._image(index)), size)
+        )
 
     def image(self, index: int, short_side: int) -> Image.Image:
         file = self._file(index)

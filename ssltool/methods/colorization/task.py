@@ -41,7 +41,7 @@ from ssltool.methods.colorization.ab_bins import SoftTarget
 from ssltool.methods.colorization.networks import ColorHead, color_head
 from ssltool.methods.colorization.prior import GrayRule, is_gray, sample_points
 from ssltool.ops.chunked import chunked
-from ssltool.ops.crops import random_boxes, resized_crop
+from ssltool.ops.crops import crop_boxes, resized_crop
 from ssltool.ops.lab import lightness, rgb_to_lab
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.resize import resized
@@ -110,11 +110,18 @@ class ColorizationOptions(MethodOptions):
         description="1: a ResNet's last stage keeps its resolution while training; the weights "
         "fit the plain ResNet",
     )
-    min_crop: float = Field(
+    crop_min: float = Field(
         0.5,
         gt=0,
         le=1,
         description="Smallest area fraction of the random resized crop; 1 = whole images",
+    )
+    crop_side: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Side of a square random crop as a fraction of the image's shorter side, in "
+        "place of the random resized crop (the paper: 176 of 256 px)",
     )
     flip: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip")
     gray_rule: GrayRule = Field(
@@ -188,19 +195,26 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
         "paper": {
             "backbone": "colornet",
             "image_size": 176,
+            "load_size": 256,
+            "crop_side": 176 / 256,
             "head": "deep",
             "gray_rule": "any",
             "rebalance_ramp": 0,
             "lr": 3e-5,
+            "beta2": 0.99,
             "weight_decay": 1e-3,
             "batch_size": 40,
             "steps": 500_000,
             "schedule": "step",
+            "milestones": (200 / 500, 375 / 500),  # to 1e-5 and 3e-6, section 2.2, footnote 3
+            "factor": 0.1**0.5,
             "warmup": 0,
         },
         "features": {
             "backbone": "color_alexnet",
             "image_size": 180,
+            "load_size": 256,
+            "crop_side": 180 / 256,
             "head": "fc",
             "target_stride": 8,
             "gray_rule": "any",
@@ -210,6 +224,8 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
             "batch_size": 80,
             "steps": 450_000,
             "schedule": "step",
+            "milestones": (240 / 450, 300 / 450, 400 / 450),  # to 1e-5, 3e-6 and 1e-6
+            "factor": 0.1**0.5,
             "warmup": 0,
         },
         "small": {"backbone": "resnet10_w32", "weight_decay": 1e-4},
@@ -250,7 +266,7 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
         """The lightness of whole images, randomly cropped."""
         del options
         side = data.image_size
-        return EncoderInput(side, side, color_space="lightness", random_resized_crop=True)
+        return EncoderInput(side, side, color_space="lightness", random_crop=True)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -304,13 +320,20 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
             ab, ab_bins.Table(self.table_bins, self.table_shares), self.options.bin_step
         )
 
-    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ColorizationView:
+    def view(
+        self,
+        images: Tensor,
+        index: Tensor,
+        generator: torch.Generator,
+        aspects: Tensor | None = None,
+    ) -> ColorizationView:
         """Crop and flip the images and split lightness and color; see `Method.view`."""
         # Sampled in training only.
         boxes = mirrored = torch.empty(len(index), 0, device=images.device)
         if self.training:
             rng = PerImageRNG(index, generator)
-            boxes = random_boxes(rng, images.shape[-1], (self.options.min_crop, 1.0))
+            options = self.options
+            boxes = crop_boxes(rng, images.shape[-1], options.crop_min, options.crop_side, aspects)
             mirrored = rng.bernoulli(self.options.flip)
         return chunked(4, self._split, images, boxes, mirrored)
 

@@ -60,7 +60,7 @@ from ssltool.ops.color import (
     normalize_contrast,
     standardize_colors,
 )
-from ssltool.ops.crops import random_boxes, resized_crop
+from ssltool.ops.crops import crop_boxes, resized_crop
 from ssltool.ops.per_image_rng import PerImageRNG
 
 _LARGEST_CHANNELWISE = 50_000_000  # parameters
@@ -130,6 +130,13 @@ class ContextEncoderOptions(MethodOptions):
     crop_min: float = Field(
         0.5, gt=0, le=1, description="Smallest area fraction of the random resized crop"
     )
+    crop_side: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Side of a square random crop as a fraction of the image's shorter side, in "
+        "place of the random resized crop (the released code: 128 of 350 px)",
+    )
     flip: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip")
 
     def with_defaults(self, data: DataInfo) -> Self:
@@ -181,18 +188,24 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
     audit = audit
     presets = {
         "paper": {
-            "backbone": "alexnet",
+            "backbone": "caffenet",
             "image_size": 227,
+            "load_size": 256,
+            "crop_side": 227 / 256,  # the paper does not say; as AlexNet was trained
             "decoder": "tconv",
-            "optimizer": "adamw",
-            "lr": 5e-4,
+            "optimizer": "adamw",  # Adam; rate and batch are not stated
+            "lr": 1e-3,
+            "weight_decay": 0.0,
             "batch_size": 128,
             "steps": 100_000,
-            "clip": 1.0,
+            "schedule": "constant",
+            "warmup": 0,
         },
         "inpainting": {
             "backbone": "inpaintnet",
             "image_size": 128,
+            "load_size": 350,
+            "crop_side": 128 / 350,
             "mask": "center",
             "adversarial": 0.001,
             "decoder": "tconv",
@@ -256,7 +269,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         return EncoderInput(
             train_size=data.image_size,
             feature_size=data.image_size,
-            random_resized_crop=True,
+            random_crop=True,
             standardize="image" if options.standardize else "data",
         )
 
@@ -302,7 +315,13 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         """SHA-256 of the user's mask files, if any."""
         return {"mask_files": masks.fingerprint(self.shapes)} if len(self.shapes) else {}
 
-    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ContextEncoderView:
+    def view(
+        self,
+        images: Tensor,
+        index: Tensor,
+        generator: torch.Generator,
+        aspects: Tensor | None = None,
+    ) -> ContextEncoderView:
         """Crop, flip and remove regions; see `Method.view`. In evaluation images are whole, regions
         still random.
         """
@@ -310,7 +329,8 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         # Sampled in training only.
         boxes = mirrored = torch.empty(len(index), 0, device=images.device)
         if self.training:
-            boxes = random_boxes(rng, images.shape[-1], (self.options.crop_min, 1.0))
+            options = self.options
+            boxes = crop_boxes(rng, images.shape[-1], options.crop_min, options.crop_side, aspects)
             mirrored = rng.bernoulli(self.options.flip)
         return chunked(8, self._cut, images, rng, boxes, mirrored)
 

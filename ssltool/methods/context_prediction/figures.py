@@ -25,9 +25,9 @@ def draw_task(
 ) -> dict[str, Tensor]:
     """All patches on the image, one pair of them, and that pair as the network's input."""
     view = method.view(images, index, generator)
-    pairs = view.target.shape[1]
     # One pair of each image, spread over the positions so that a sheet shows several of them.
-    chosen = torch.arange(len(images), device=images.device) * 3 % 8 * (pairs // 8) % pairs
+    wanted = torch.arange(len(images), device=images.device) * 3 % 8
+    chosen = (view.target == wanted[:, None]).to(torch.uint8).argmax(dim=1)
     pair = _pair(view, chosen)
     inputs = frames.to_uint8(_taken(view.patches, pair)).expand(-1, -1, 3, -1, -1)
     position = view.target.gather(1, chosen[:, None])[:, 0]
@@ -95,11 +95,13 @@ def _outlined(
     """
     times = max(1, _SHOWN // view.image.shape[-1])
     outlined, corner = frames.enlarged(view.image, times), view.corner * times
-    first, second = (corner.gather(1, pair[:, i, None, None].expand(-1, -1, 2)) for i in (0, 1))
-    squares = [(corner, frames.YELLOW)] if others else []
-    size = method.sizes.patch * times
-    for at, color in [*squares, (first, frames.BLUE), (second, frames.GREEN)]:
-        outlined = frames.outline(outlined, at[..., 0], at[..., 1], size, color, width=2)
+    if corner.shape[-1] == 2:
+        corner = torch.cat([corner, torch.full_like(corner, method.sizes.patch * times)], dim=-1)
+    first, second = _taken(corner, pair[:, :1]), _taken(corner, pair[:, 1:])
+    boxes = [(corner, frames.YELLOW)] if others else []
+    for box, color in [*boxes, (first, frames.BLUE), (second, frames.GREEN)]:
+        top, left, size = box[..., 0], box[..., 1], box[..., 2:]
+        outlined = frames.outline(outlined, top, left, size, color, width=2)
     return outlined
 
 

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ssltool.errors import UsageError
 from ssltool.ops.cached_tensors import cached_tensor
@@ -102,38 +101,37 @@ class Pairs(NamedTuple):
 
 
 def sample_grid(rng: PerImageRNG, side: int, sizes: Geometry, pairs: int | None = None) -> Pairs:
-    """Sample a grid of patches at a random position, and equally many pairs of each position.
+    """Sample a grid of patches at a random position, and ordered pairs of neighbors in it.
 
-    The released code adds every ordered pair of neighbors, so that straight positions are more
-    frequent than diagonal ones (a constant prediction scores 15 %). Here straight pairs are
-    subsampled and all eight positions are equally likely. The grid is as large as fits at every
-    origin of the released code, at least 3.
+    As in the released code all ordered pairs are used, or a random part of them, so that straight
+    positions are more frequent than diagonal ones: a constant prediction scores 15 % in a grid of
+    3x3. Equally many pairs of each position would tell more about it by where they lie in the
+    image: 28 % instead of 22.5 % are then predicted from the second patch's cell alone, and 27 %
+    whichever straight pairs are left out. The grid is as large as fits at every origin of the
+    released code, at least 3.
 
     Args:
         rng: Random streams of the images.
         side: S.
         sizes: Patch, gap and jitter.
-        pairs: Most pairs per image, a multiple of 8; None for as many as the diagonal positions
-            allow.
+        pairs: Most pairs per image; None for all.
     """
-    count = max(grid_size(side, sizes.pitch - 1, sizes), 3 if sizes.span(3) <= side else 2)
+    count = grid_count(side, sizes)
     slack = side - (count * sizes.pitch - sizes.gap)
     cells = torch.arange(count * count, device=rng.device)
     base = rng.integers(slack + 1, 1, 2) + sizes.pitch * torch.stack(
         [cells // count, cells % count], dim=-1
     )
     corner = _jittered(rng, base, side, sizes)
-    each = (count - 1) ** 2 if pairs is None else min(pairs // 8, (count - 1) ** 2)
-    table, missing = _neighbor_table(count, rng.device)
-    order = (
-        rng.bits(8, table.shape[1])
-        .masked_fill_(missing, torch.iinfo(torch.int64).max)
-        .argsort(dim=-1)
-    )
-    # [B, 8, each, 2]
-    chosen = table[torch.arange(8, device=rng.device)[:, None], order[..., :each]]
-    target = torch.arange(8, device=rng.device)[None, :, None].expand(len(corner), 8, each)
-    return Pairs(corner, chosen[..., 0].flatten(1), chosen[..., 1].flatten(1), target.flatten(1))
+    table, target = _neighbor_table(count, rng.device)
+    chosen = rng.bits(len(table)).argsort(dim=-1)[:, :pairs]  # [B, M]
+    return Pairs(corner, table[chosen][..., 0], table[chosen][..., 1], target[chosen])
+
+
+def grid_count(side: int, sizes: Geometry) -> int:
+    """Patches along each side of the grids of `sample_grid`."""
+    least = 3 if sizes.span(3) <= side else 2
+    return max(grid_size(side, sizes.pitch - 1, sizes), least)
 
 
 def neighbors(count: int) -> list[Tensor]:
@@ -154,12 +152,52 @@ def neighbors(count: int) -> list[Tensor]:
 
 @cache
 def _neighbor_table(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`neighbors` in one table, int64 ``[8, n, 2]``, and which of its rows are empty, bool ``[8,
-    n]``.
-    """
+    """`neighbors` in one table, int64 ``[n, 2]``, and the position of each row, int64 ``[n]``."""
     with torch.inference_mode(False):
-        table = pad_sequence(neighbors(count), batch_first=True, padding_value=-1).to(device)
-        return table, table[..., 0] < 0
+        by_position = neighbors(count)
+        lengths = torch.tensor([len(each) for each in by_position])
+        target = torch.arange(8).repeat_interleave(lengths)
+        return torch.cat(by_position).to(device), target.to(device)
+
+
+def sample_grids(
+    rng: PerImageRNG, height: Tensor, width: Tensor, sizes: Geometry, patches: int, pairs: int
+) -> Pairs:
+    """Sample grids in images of different sizes, as the released code does, until each image has
+    its number of patches; the last grid of an image is cut short.
+
+    Args:
+        rng: Random streams of the images.
+        height: int64 ``[B]``, pixels, at least two patches with gap and jitter.
+        width: int64 ``[B]``, likewise.
+        sizes: Patch, gap and jitter.
+        patches: N of each image.
+        pairs: M of each image, chosen among the ordered pairs of neighbors of one grid; repeated
+            where there are fewer.
+    """
+    grids, extent = -(-patches // 4), torch.stack([height, width], dim=-1)[:, None]  # [B, 1, 2]
+    # The released code's origins, as far as two patches fit along each side.
+    reach = (extent + sizes.gap - 2 * sizes.pitch + 1).clamp_max(sizes.pitch)
+    origin = (rng.uniform(grids, 2) * reach).long()
+    counts = (extent + sizes.gap - origin) // sizes.pitch  # [B, G, 2]: rows, columns
+    ends = counts.prod(dim=-1).cumsum(dim=1)
+    slot = torch.arange(patches, device=rng.device).expand(len(height), -1).contiguous()
+    grid = torch.searchsorted(ends, slot, right=True)  # [B, N]
+    starts = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], dim=1)
+    cell, columns = slot - starts.gather(1, grid), counts[..., 1].gather(1, grid)
+    place = torch.stack([cell // columns, cell % columns], dim=-1)  # [B, N, 2]: row, column
+    base = origin.gather(1, grid[..., None].expand_as(place)) + sizes.pitch * place
+    shift = rng.integers(2 * sizes.jitter + 1, patches, 2) - sizes.jitter
+    corner = torch.minimum((base + shift).clamp_min(0), extent - sizes.patch)
+    step = place[:, None] - place[:, :, None]  # [B, first, second, 2]
+    same = grid[:, None] == grid[:, :, None]
+    adjacent = (same & (step.abs().amax(dim=-1) == 1)).flatten(1)
+    order = rng.bits(adjacent.shape[1]).masked_fill(~adjacent, torch.iinfo(torch.int64).max)
+    rank = torch.arange(pairs, device=rng.device) % adjacent.sum(dim=1, keepdim=True)
+    chosen = order.argsort(dim=1).gather(1, rank)
+    position = (3 * (step[..., 0] + 1) + step[..., 1] + 1).flatten(1).gather(1, chosen)
+    target = position - (position > 4).long()  # the middle is no position
+    return Pairs(corner, chosen // patches, chosen % patches, target)
 
 
 def sample_pairs(rng: PerImageRNG, side: int, sizes: Geometry, count: int) -> Pairs:
@@ -214,16 +252,26 @@ def position_leak(
     """
     rng = PerImageRNG(torch.arange(images), torch.Generator().manual_seed(0))
     sampled = sample(sampler, rng, side, sizes, pairs=8)
-    position = (
-        sampled.corner.gather(1, sampled.second[..., None].expand(-1, -1, 2))
-        * bins
-        // (side - sizes.patch + 1)
-    )
+    return leak_of(sampled, torch.full((images, 2), side), sizes, bins)
+
+
+def leak_of(sampled: Pairs, extent: Tensor, sizes: Geometry, bins: int = 24) -> float:
+    """`position_leak` of sampled pairs in images of heights and widths int64 ``[B, 2]``."""
+    second = sampled.corner.gather(1, sampled.second[..., None].expand(-1, -1, 2))
+    position = second * bins // (extent[:, None] - sizes.patch + 1)
     cell = position[..., 0] * bins + position[..., 1]
-    half = images // 2
+    half = len(extent) // 2
     counts = torch.zeros(bins * bins, 8)
     counts.index_put_(
         (cell[:half].flatten(), sampled.target[:half].flatten()), torch.ones(()), accumulate=True
     )
     best = counts.argmax(dim=1)
     return float((best[cell[half:]] == sampled.target[half:]).double().mean())
+
+
+def label_shares(sampler: Sampler, side: int, sizes: Geometry) -> list[float]:
+    """Share of each position among the pairs of a sampler."""
+    if sampler != "grid":
+        return [1 / 8] * 8
+    lengths = [len(each) for each in neighbors(grid_count(side, sizes))]
+    return [length / sum(lengths) for length in lengths]

@@ -22,6 +22,8 @@ patch, 0..7 in tensors, 1..8 in figures::
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -56,9 +58,12 @@ from ssltool.methods.context_prediction.pairs import (
     Sampler,
     geometry,
     geometry_of,
+    label_shares,
     largest_patch,
+    leak_of,
     position_leak,
     sample,
+    sample_grids,
     sample_pairs,
 )
 from ssltool.ops import patches
@@ -66,9 +71,12 @@ from ssltool.ops.chunked import chunked
 from ssltool.ops.color import project_color, to_gray
 from ssltool.ops.crops import random_boxes, resized_crop
 from ssltool.ops.per_image_rng import PerImageRNG
+from ssltool.ops.select import mirror
 
 _SMALLEST_DOWNSAMPLED = 24  # px: smaller patches would lose too much
 _EVAL_PAIRS = 4  # pairs per image in evaluation
+_PAIRS_PER_PATCH = 3
+_SIMULATED = 4000  # images of 4:3 that the position leak of resized images is measured on
 
 
 class ContextPredictionOptions(MethodOptions):
@@ -124,14 +132,28 @@ class ContextPredictionOptions(MethodOptions):
         description="Smallest area fraction of the random resized crop before cutting: the paper's "
         "random resizing to 150,000 to 450,000 pixels; 1 = never",
     )
+    pixels_min: int | None = Field(
+        None,
+        ge=1024,
+        description="Smallest number of pixels to which a whole image is resized, its aspect ratio "
+        "kept, before patches of --patch px are cut, in place of the crop (the paper: 150,000)",
+    )
+    pixels_max: int | None = Field(
+        None, ge=1024, description="Largest number of pixels (the paper: 450,000)"
+    )
+    patches: int = Field(
+        24,
+        ge=8,
+        description="With --pixels-min: patches per image and step, of as many grids as they fill",
+    )
     flip: float = Field(
         0.0, ge=0, le=1, description="Probability of a horizontal flip before cutting"
     )
     pairs: int | None = Field(
         None,
         ge=1,
-        description="Pairs per image and step (grid: a multiple of 8); automatic: 1 for pair, "
-        "all balanced for grid",
+        description="Pairs per image and step; automatic: 1 for pair, all for grid, or three per "
+        "patch with --pixels-min",
     )
     fc6: int = Field(
         512, ge=1, description="Width of the layer on each patch's vector (paper 4096)"
@@ -165,11 +187,15 @@ class ContextPredictionOptions(MethodOptions):
                 f"px but the images have {side}; type --patch {largest_patch(side, least)}, or a "
                 "larger --image-size"
             )
-        if self.sampler == "grid" and self.pairs and self.pairs % 8:
+        if (self.pixels_min is None) != (self.pixels_max is None):
+            raise UsageError("--pixels-min and --pixels-max go together; type both or neither")
+        if self.pixels_min and self.pixels_max and self.pixels_min > self.pixels_max:
             raise UsageError(
-                f"--pairs {self.pairs} cannot be balanced over eight positions; type a multiple "
-                "of 8"
+                f"--pixels-min {self.pixels_min} is more than --pixels-max {self.pixels_max}; "
+                "exchange them"
             )
+        if self.pixels_min and self.sampler != "grid":
+            raise UsageError("--pixels-min: only with --sampler grid; drop one of them")
         return self.model_copy(
             update={
                 "geometry": rule,
@@ -190,8 +216,9 @@ class ContextPredictionView(NamedTuple):
         second: int64 ``[B, M]`` in 0..N-1, second patch.
         target: int64 ``[B, M]`` in 0..7, position of the second relative to the first.
         raw: uint8 ``[B, N, 3, p, p]``, the patches as cut, for figures.
-        image: uint8 ``[B, 3, S, S]``, the image that was cut, flipped or gray if so sampled.
-        corner: int64 ``[B, N, 2]``, row and column of each patch's first pixel in it.
+        image: uint8 ``[B, 3, H, H]``, the image that was cut, flipped or gray if so sampled.
+        corner: int64 ``[B, N, 2]``, row and column of each patch's first pixel in it; ``[B, N, 4]``
+            with height and width where the image was stretched.
     """
 
     patches: Tensor
@@ -213,6 +240,9 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         "paper": {
             "backbone": "contextnet",
             "image_size": 548,
+            "load_size": 672,  # 450,000 pixels
+            "pixels_min": 150_000,
+            "pixels_max": 450_000,
             "patch_input": 96,
             "fc6": 4096,
             "fc7": 4096,
@@ -221,7 +251,7 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             "lr": 0.023,
             "momentum": 0.0,
             "weight_decay": 0.0,
-            "batch_size": 57,
+            "batch_size": 21,  # of 24 patches: the released code's 512
             "steps": 1_000_000,
             "schedule": "constant",
             "warmup": 0,
@@ -244,6 +274,8 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             "batch_size": 256,
             "epochs": 35,
             "warmup": 5,
+            "schedule": "step",
+            "milestones": (15 / 35, 25 / 35),
         },
         "small": {
             "backbone": "resnet10_w32",
@@ -277,17 +309,20 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         return EncoderInput(
             train_size=options.patch_input,
             feature_size=round(data.image_size * options.patch_input / options.patch),
-            random_resized_crop=True,
+            random_crop=True,
             standardize="channels" if options.color_guard == "drop" else "image",
             typed="--patch-input {}".format,
         )
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Chance levels: loss ln 8, accuracies 1/8."""
+        """Chance levels of a constant prediction: in evaluation loss ln 8 and accuracies 1/8; in
+        training straight positions of a grid are more frequent than diagonal ones.
+        """
+        shares = self._prior[1] if self.training else [1 / 8] * 8
         return (
-            Metric("loss", "", math.log(8)),
-            Metric("accuracy", "fraction", 1 / 8),
+            Metric("loss", "", -sum(share * math.log(share) for share in shares)),
+            Metric("accuracy", "fraction", max(shares)),
             Metric("both_orders", "fraction", 1 / 8, eval_only=True),
             Metric("swap_consistency", "fraction", 1 / 8, eval_only=True),
         )
@@ -295,31 +330,75 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
     @property
     def fingerprint(self) -> dict[str, Any]:
         """Sizes in pixels, and the accuracy of predicting from the position in the image."""
-        leak = position_leak(self.options.sampler, self._side, self.sizes)
-        return {"geometry": self.sizes._asdict(), "position_leak": round(leak, 4)}
+        return {"geometry": self.sizes._asdict(), "position_leak": self._prior[0]}
+
+    @cached_property
+    def _prior(self) -> tuple[float, list[float]]:
+        """The position leak in training, and the share of each relative position."""
+        sampler, options = self.options.sampler, self.options
+        if not options.pixels_min:
+            leak = position_leak(sampler, self._side, self.sizes)
+            return round(leak, 4), label_shares(sampler, self._side, self.sizes)
+        rng = PerImageRNG(torch.arange(_SIMULATED), torch.Generator().manual_seed(0))
+        height, width = self._resized(rng, torch.full((_SIMULATED,), 4 / 3))
+        count = options.pairs or _PAIRS_PER_PATCH * options.patches
+        pairs = sample_grids(rng, height, width, self.sizes, options.patches, count)
+        shares = torch.bincount(pairs.target.flatten(), minlength=8) / pairs.target.numel()
+        leak = leak_of(pairs, torch.stack([height, width], dim=-1), self.sizes)
+        return round(leak, 4), shares.tolist()
+
+    def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> str:
+        """What the second patch's position in the image tells about the relative position."""
+        del batches
+        leak, shares = self._prior
+        return (
+            f"position leak: where the second patch lies in the image predicts the relative "
+            f"position of {leak:.1%} of the pairs (the most frequent position: {max(shares):.1%})"
+        )
 
     def view(
-        self, images: Tensor, index: Tensor, generator: torch.Generator
+        self,
+        images: Tensor,
+        index: Tensor,
+        generator: torch.Generator,
+        aspects: Tensor | None = None,
     ) -> ContextPredictionView:
         """Cut patches and sample pairs of them; see `Method.view`.
 
         In evaluation pairs come from the balanced ``pair`` sampler, without jitter or downsampling.
         The color guard stays: without it the input distribution would change.
         """
-        rng, side = PerImageRNG(index, generator), self._side
+        rng, side, options = PerImageRNG(index, generator), self._side, self.options
         # Sampled in training only.
         mirrored = boxes = gray = torch.empty(len(index), 0, device=images.device)
-        if self.training:
-            mirrored = rng.bernoulli(self.options.flip)
-            boxes = random_boxes(
-                rng, images.shape[-1], (self.options.crop_min, 1.0), ratio=(1.0, 1.0)
-            )
-            if self.options.grayscale:
-                gray = rng.bernoulli(self.options.grayscale)
-            pairs = sample(self.options.sampler, rng, side, self.sizes, self.options.pairs)
-        else:
+        if not self.training:
             pairs = sample_pairs(rng, side, self.sizes._replace(jitter=0), _EVAL_PAIRS)
+            return chunked(8, self._cut, images, rng, mirrored, boxes, gray, *pairs)
+        mirrored = rng.bernoulli(options.flip)
+        if options.grayscale:
+            gray = rng.bernoulli(options.grayscale)
+        if options.pixels_min and options.pixels_max:
+            height, width = self._resized(rng, aspects)
+            count = options.pairs or _PAIRS_PER_PATCH * options.patches
+            pairs = sample_grids(rng, height, width, self.sizes, options.patches, count)
+            extent = torch.stack([height, width], dim=-1)
+            return chunked(2, self._cut_resized, images, rng, mirrored, gray, extent, *pairs)
+        area = (options.crop_min, 1.0)
+        boxes = random_boxes(rng, images.shape[-1], area, ratio=(1.0, 1.0), aspects=aspects)
+        pairs = sample(options.sampler, rng, side, self.sizes, options.pairs)
         return chunked(8, self._cut, images, rng, mirrored, boxes, gray, *pairs)
+
+    def _resized(self, rng: PerImageRNG, aspects: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sample the size in pixels to which each image is resized, int64 ``[B]`` each: a uniform
+        number of pixels, more where two patches would not fit.
+        """
+        low, high = self.options.pixels_min or 0, self.options.pixels_max or 0
+        aspect = torch.ones(rng.count) if aspects is None else aspects
+        aspect = aspect.to(rng.device, torch.float32)
+        least = self.sizes.span(2)
+        height = ((low + rng.uniform() * (high - low)) / aspect).sqrt()
+        height = height.clamp_min(least).maximum(least / aspect)
+        return height.round().long(), (height * aspect).round().long().clamp_min(least)
 
     def _cut(
         self,
@@ -341,6 +420,32 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
         raw = patches.cut(images, corner[..., 0], corner[..., 1], self.sizes.patch)
         inputs = self.network_input(rng, raw)
         return ContextPredictionView(inputs, first, second, target, raw, images, corner)
+
+    def _cut_resized(
+        self,
+        images: Tensor,
+        rng: PerImageRNG,
+        mirrored: Tensor,
+        gray: Tensor,
+        extent: Tensor,
+        corner: Tensor,
+        first: Tensor,
+        second: Tensor,
+        target: Tensor,
+    ) -> ContextPredictionView:
+        """As `_cut`, from images that stand for ones of ``extent``, int64 ``[B, 2]``: each patch is
+        resampled from the square that its image was stretched to.
+        """
+        if self.options.flip:
+            images = mirror(images, mirrored)
+        if self.options.grayscale:
+            images = to_gray(images, gray)
+        scale = images.shape[-1] / extent[:, None].to(torch.float32)  # [B, 1, 2]
+        boxes = torch.cat([corner * scale, (self.sizes.patch * scale).expand(corner.shape)], dim=-1)
+        raw = patches.cut_resampled(images, boxes, self.sizes.patch).round().to(torch.uint8)
+        return ContextPredictionView(
+            self.network_input(rng, raw), first, second, target, raw, images, boxes.round().long()
+        )
 
     def network_input(self, rng: PerImageRNG, raw: Tensor) -> Tensor:
         """Apply the guards to patches uint8 or float ``[B, N, 3, p, p]`` in 0..255, standardize and

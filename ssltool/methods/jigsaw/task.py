@@ -263,7 +263,27 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             "batch_size": 256,
             "steps": 350_000,
             "schedule": "step",
+            "milestones": (100 / 350, 200 / 350, 300 / 350),
             "warmup": 0,
+        },
+        # VISSL's, without its head of one layer.
+        "r50": {
+            "backbone": "resnet50",
+            "image_size": 256,
+            "permutations": 2000,
+            "standardize": False,
+            "channel_jitter": False,
+            "grayscale": 0.66,
+            "fc6": 1000,
+            "fc7": 4096,
+            "optimizer": "sgd",
+            "lr": 0.1,
+            "weight_decay": 1e-4,
+            "batch_size": 256,
+            "epochs": 105,
+            "warmup": 5,
+            "schedule": "step",
+            "milestones": (30 / 105, 60 / 105, 90 / 105, 100 / 105),
         },
         "modern": {
             "backbone": "resnet50",
@@ -339,7 +359,13 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         """Statistics and SHA-256 of the permutation set."""
         return {"permutation_set": self._permutation_set.facts()}
 
-    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> JigsawView:
+    def view(
+        self,
+        images: Tensor,
+        index: Tensor,
+        generator: torch.Generator,
+        aspects: Tensor | None = None,
+    ) -> JigsawView:
         """Cut each image into tiles and sample its permutations; see `Method.view`."""
         rng = PerImageRNG(index, generator)
         target = rng.integers(len(self.orders), self.options.permutations_per_image)

@@ -74,9 +74,9 @@ class Augmentation:
     grayscale: float
     invert: float = 0.0
 
-    def sample(self, rng: PerImageRNG, side: int) -> AugmentParams:
-        """Sample the parameters for images of a side in pixels."""
-        box = random_boxes(rng, side, (self.crop, 1.0))
+    def sample(self, rng: PerImageRNG, side: int, aspects: Tensor | None = None) -> AugmentParams:
+        """Sample the parameters for images of a side in pixels, stretched from ``aspects``."""
+        box = random_boxes(rng, side, (self.crop, 1.0), aspects=aspects)
         flip = rng.bernoulli(self.flip)
         angle = factors = turn = gray = inverted = torch.empty(rng.count, 0, device=rng.device)
         if self.rotation:

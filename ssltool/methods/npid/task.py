@@ -228,6 +228,7 @@ class Npid(Method[NpidOptions, NpidView]):
             "batch_size": 256,
             "epochs": 200,
             "schedule": "step",
+            "milestones": (0.6, 0.8),
             "warmup": 0,
         },
         "infonce": {
@@ -242,6 +243,9 @@ class Npid(Method[NpidOptions, NpidView]):
             "weight_decay": 1e-4,
             "batch_size": 256,
             "epochs": 200,
+            "schedule": "step",
+            "milestones": (0.6, 0.8),
+            "warmup": 0,
         },
         # Tuned on held-out training images; see docs/results.md for what was tried.
         "small": {
@@ -310,7 +314,7 @@ class Npid(Method[NpidOptions, NpidView]):
         return EncoderInput(
             train_size=_crop_size(options, data),
             feature_size=data.image_size,
-            random_resized_crop=True,
+            random_crop=True,
             standardize="image" if options.standardize else "data",
         )
 
@@ -332,13 +336,19 @@ class Npid(Method[NpidOptions, NpidView]):
         """The vectors of the bank."""
         return frozenset({"bank.rows"})
 
-    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> NpidView:
+    def view(
+        self,
+        images: Tensor,
+        index: Tensor,
+        generator: torch.Generator,
+        aspects: Tensor | None = None,
+    ) -> NpidView:
         """Augment each image; in evaluation it is left as it is. See `Method.view`."""
         rng = PerImageRNG(index, generator)
         seed = rng.bits()
         if not self.training:
             return NpidView(self._standardized(images.to(torch.float32) / 255), index, seed)
-        params = self.augmentation.sample(rng, images.shape[-1])
+        params = self.augmentation.sample(rng, images.shape[-1], aspects)
         side = self.augmentation.size
         inputs = torch.empty(
             len(images), self.encoder.in_channels, side, side, device=images.device

@@ -108,16 +108,16 @@ def test_the_view_splits_the_image() -> None:
 
 
 def test_training_views_are_crops_of_their_images_with_their_colors() -> None:
-    method = build(min_crop=0.25, flip=0.5).train()
+    method = build(crop_min=0.25, flip=0.5).train()
     images = blobs(1).expand(64, -1, -1, -1)
     view = method.view(images, torch.arange(64), seeded())
     assert len({bytes(image.numpy()) for image in view.image}) > 60
     assert torch.allclose(view.ab, rgb_to_lab(sample_points(view.image, 2))[:, 1:], atol=1e-4)
     assert torch.allclose(view.lightness, (lightness(view.image) - 50) / 50, atol=1e-6)
-    whole = build(min_crop=1.0, flip=0.0).train().view(images, torch.arange(64), seeded())
+    whole = build(crop_min=1.0, flip=0.0).train().view(images, torch.arange(64), seeded())
     # A box of the whole area that is not square does not fit, so the image is taken as it is.
     assert torch.equal(whole.image, images)
-    mirrored = build(min_crop=1.0, flip=1.0).train().view(images, torch.arange(64), seeded())
+    mirrored = build(crop_min=1.0, flip=1.0).train().view(images, torch.arange(64), seeded())
     assert torch.equal(mirrored.image, images.flip(-1))
 
 
@@ -137,7 +137,7 @@ def test_gray_rules() -> None:
 def test_grayness_belongs_to_the_image_not_to_the_crop() -> None:
     images = gray(40)
     images[:, 0, :, :8] = 250  # color in a quarter that many crops miss
-    view = build(min_crop=0.1).train().view(images, torch.arange(40), seeded())
+    view = build(crop_min=0.1).train().view(images, torch.arange(40), seeded())
     assert is_gray(view.ab, "p99").any()
     assert view.colored.all()
 

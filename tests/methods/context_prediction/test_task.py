@@ -21,6 +21,7 @@ from ssltool.methods.context_prediction.task import (
     ContextPredictionOptions,
     ContextPredictionView,
 )
+from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.plotting import frames
 from ssltool.plotting.records import Matrix
 
@@ -115,8 +116,13 @@ def test_enlarged_patches_are_probed_at_their_scale() -> None:
 def test_patches_that_do_not_fit_are_refused_with_the_largest_that_would() -> None:
     with pytest.raises(UsageError, match="--patch 24"):
         ContextPredictionOptions(sampler="pair", patch=40).with_defaults(DataInfo(64, 64))
-    with pytest.raises(UsageError, match="multiple of 8"):
-        ContextPredictionOptions(pairs=9).with_defaults(DataInfo(64, 64))
+    for options, fault in (
+        ({"pixels_min": 9000}, "go together"),
+        ({"pixels_min": 9000, "pixels_max": 5000}, "is more than"),
+        ({"pixels_min": 5000, "pixels_max": 9000, "sampler": "pair"}, "only with --sampler grid"),
+    ):
+        with pytest.raises(UsageError, match=fault):
+            ContextPredictionOptions(**options).with_defaults(DataInfo(64, 64))
 
 
 class _Corner(nn.Module):
@@ -259,7 +265,12 @@ def test_confusion_rows_sum_to_one() -> None:
 def test_facts_say_what_the_place_alone_gives_away() -> None:
     assert build(96, sampler="center").fingerprint["position_leak"] > 0.98
     assert build(96).fingerprint["position_leak"] < 0.3
-    assert build(96).chance["loss"] == pytest.approx(math.log(8)) == pytest.approx(2.0794, abs=1e-4)
+    method = build(96)
+    assert method.eval().chance["loss"] == pytest.approx(math.log(8)) == pytest.approx(2.0794, 1e-4)
+    assert method.chance["accuracy"] == 1 / 8
+    # In training all pairs of a 3x3 grid are used: 6 of 40 are left neighbors.
+    assert method.train().chance["accuracy"] == pytest.approx(6 / 40)
+    assert "most frequent position: 15.0%" in method.prepare([])
 
 
 def test_images_are_enlarged_by_up_to_the_papers_range() -> None:
@@ -275,3 +286,49 @@ def test_images_are_enlarged_by_up_to_the_papers_range() -> None:
     assert 0.98 < float(slope.max()) < 1.02
     fixed = build(color_guard="none", crop_min=1.0).train().view(ramp, torch.arange(1), seeded())
     assert torch.equal(fixed.image, ramp)
+
+
+def paper(**options: object) -> ContextPrediction:
+    given = {"pixels_min": 150_000, "pixels_max": 450_000, "flip": 0.0, "downsample": 0.0}
+    return build(548, color_guard="none", **given | options).train()
+
+
+def test_patches_have_the_scales_of_the_paper() -> None:
+    """96 px in 150,000 to 450,000: .143 to .248 of the root of the area, .181 on average."""
+    aspects = torch.exp(torch.empty(20_000).uniform_(-0.4, 0.4, generator=seeded()))
+    rng = PerImageRNG(torch.arange(20_000), seeded())
+    height, width = paper()._resized(rng, aspects)
+    scale = 96 / (height * width).double().sqrt()
+    assert float(scale.mean()) == pytest.approx(0.181, abs=0.001)
+    assert float(scale.min()) == pytest.approx(0.143, abs=0.001)
+    assert float(scale.max()) == pytest.approx(0.248, abs=0.001)
+    assert torch.allclose(width / height, aspects, atol=0.02)
+
+
+def test_patches_are_cut_from_the_whole_image_where_their_corners_say() -> None:
+    """Images whose red tells the column and whose green tells the row: a patch knows its box."""
+    ramp = torch.linspace(0, 255, 548)
+    columns, rows = ramp.expand(548, 548), ramp[:, None].expand(548, 548)
+    images = torch.stack([columns, rows, torch.zeros(548, 548)]).round().to(torch.uint8)
+    aspects = torch.tensor([0.75, 4 / 3, 1.0, 3.0])
+    view = paper().view(images.expand(4, -1, -1, -1), torch.arange(4), seeded(), aspects)
+    assert view.raw.shape == (4, 24, 3, 96, 96)
+    assert view.target.shape == (4, 72)
+    box = view.corner.float()  # top, left, height, width in the square
+    values = view.raw.float()
+    middle = values.mean(dim=(-2, -1)) / 255 * 547 + 0.5
+    assert (middle[..., 0] - (box[..., 1] + box[..., 3] / 2)).abs().max() < 2
+    assert (middle[..., 1] - (box[..., 0] + box[..., 2] / 2)).abs().max() < 2
+    spread = (values[..., 0, :, -1] - values[..., 0, :, 0]).mean(dim=-1) / 255 * 547 * 96 / 95
+    assert (spread - box[..., 3]).abs().max() < 3
+    # In the image, before it was stretched, patches are squares.
+    ratio = box[..., 3] * aspects[:, None] / box[..., 2]
+    assert (ratio - 1).abs().max() < 0.03
+    # Nothing of an image is out of reach: its corners are seen as well.
+    many = torch.arange(400)
+    view = paper(patches=8).view(
+        images.expand(400, -1, -1, -1), many, seeded(), aspects.repeat(100)
+    )
+    ends = view.corner[..., :2] + view.corner[..., 2:]
+    assert int(view.corner[..., :2].min()) == 0
+    assert (ends.amax(dim=(0, 1)) >= 545).all()

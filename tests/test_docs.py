@@ -76,6 +76,21 @@ def test_option_tables_are_current(capsys: pytest.CaptureFixture[str]) -> None:
     assert left.value.code == 0, capsys.readouterr().out
 
 
+def test_presets_are_those_that_are_compared_with_the_papers() -> None:
+    """A preset that changes has to be compared again: ``python docs/papers.py`` writes the page."""
+    run(ROOT / "docs" / "papers.py", "--check")
+
+
+def test_learning_rates_are_those_of_the_papers() -> None:
+    """Over the whole run, within the papers' rounding of 1/3 for the root of a tenth."""
+    page = runpy.run_path(str(ROOT / "docs" / "papers.py"), run_name="papers")
+    for (method, preset), reference in page["REFERENCES"].items():
+        ours, papers = page["rates"](method, preset), page["reference_rates"](reference)
+        wrong = [a for a, b in zip(ours, papers, strict=True) if abs(a - b) > 0.06 * b]
+        assert len(wrong) <= 3, (method, preset)  # points at a drop
+        assert sum(ours) == pytest.approx(sum(papers), rel=0.02), (method, preset)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):

@@ -25,7 +25,7 @@ from ssltool.training.schedule import learning_rate
 
 DOCS = Path(__file__).parent
 IMAGENET = 1_281_167  # training images
-STEPS = 200  # points of a curve
+STEPS = 2100  # points of a curve
 
 
 class Row(NamedTuple):

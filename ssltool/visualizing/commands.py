@@ -9,12 +9,14 @@ from typing import Any
 from ssltool.options import DeviceName, Options, refuse_unused
 from ssltool.visualizing.attribution import draw_attribution
 from ssltool.visualizing.curves import draw_curves
+from ssltool.visualizing.discovery import draw_discovery
 from ssltool.visualizing.features import draw_features
 from ssltool.visualizing.filters import draw_filters
 from ssltool.visualizing.neighbors import draw_neighbors
 from ssltool.visualizing.options import (
     AttributionOptions,
     CurvesOptions,
+    DiscoveryOptions,
     FeaturesOptions,
     FiltersOptions,
     NeighborsOptions,
@@ -63,6 +65,20 @@ def _neighbors(options: NeighborsOptions, device: DeviceName) -> FigureResult:
         patch=options.patch,
         count=options.count,
         nearest=options.nearest,
+        seed=options.seed,
+        device=device,
+    )
+
+
+def _discovery(options: DiscoveryOptions, device: DeviceName) -> FigureResult:
+    return draw_discovery(
+        options.weights,
+        options.to or _beside(options.weights, "discovery.png"),
+        data=options.data,
+        patch=options.patch,
+        images=options.images,
+        constellations=options.constellations,
+        count=options.count,
         seed=options.seed,
         device=device,
     )
@@ -131,6 +147,7 @@ def _beside(weights: Path, name: str) -> Path:
 _DRAWERS: dict[str, Callable[[Any, DeviceName], FigureResult]] = {
     "predictions": _predictions,
     "neighbors": _neighbors,
+    "discovery": _discovery,
     "features": _features,
     "attribution": _attribution,
     "filters": _filters,

@@ -76,6 +76,26 @@ class NeighborsOptions(Options):
     to: Path | None = _TO
 
 
+class DiscoveryOptions(Options):
+    """Which recurring constellations of patches to draw."""
+
+    data: tuple[str, ...] = _DATA
+    weights: Path = _WEIGHTS
+    patch: int | None = option(
+        None,
+        "Side of the patches in px; automatic: a quarter of the images'",
+        panel="Figure",
+        ge=4,
+    )
+    images: int = option(500, "Images to search", panel="Figure", ge=8, le=20_000)
+    constellations: int = option(
+        200, "Constellations of four patches to sample", panel="Figure", ge=1, le=5000
+    )
+    count: int = option(6, "Constellations to draw", panel="Figure", ge=1, le=64)
+    seed: int = _SEED
+    to: Path | None = _TO
+
+
 class FiltersOptions(Options):
     """Whose filters to draw."""
 
@@ -141,6 +161,11 @@ FIGURES = {
         NeighborsOptions,
         "Draw nearest neighbors by an encoder's features, beside those by random init.",
         "ssltool visualize neighbors --weights runs/npid-1 --data labeled/",
+    ),
+    "discovery": Figure(
+        DiscoveryOptions,
+        "Draw constellations of patches that recur in other images in the same layout.",
+        "ssltool visualize discovery --weights runs/context-prediction-1 --data labeled/",
     ),
     "features": Figure(
         FeaturesOptions,

@@ -238,6 +238,7 @@ REFERENCES = {
             Row("optimizer momentum", SGD, "section 4.2"),
             Row("lr", "0.03", "section 4.2"),
             Row("weight_decay", "0.0001", "released code"),
+            Row("decay_all", "yes: all parameters are given to SGD alike", "released code"),
             Row("batch_size", "256", "section 4.2"),
             Row("epochs", "200", "section 4.2"),
             Row("schedule milestones factor", "tenth at epochs 120 and 160", "released code"),

@@ -194,6 +194,7 @@ def export(
     to: Path | str,
     *,
     form: InputForm | None = None,
+    with_projection: bool = False,
     data: Data = (),
     device: DeviceName = "auto",
 ) -> ExportResult:
@@ -203,12 +204,20 @@ def export(
         weights: A run, a run folder or a weights file.
         to: A .safetensors file, with torchvision's key names.
         form: Input form of an encoder trained on lightness.
+        with_projection: Also write the projection of ``npid``, beside the encoder.
         data: Images on which to measure how close the form comes to the weights.
         device: Where features are computed.
     """
     from ssltool.exporting.export import export as run_export
 
-    return run_export(_path(weights), Path(to), form=form, data=data, device=choose_device(device))
+    return run_export(
+        _path(weights),
+        Path(to),
+        form=form,
+        with_projection=with_projection,
+        data=data,
+        device=choose_device(device),
+    )
 
 
 def load_encoder(weights: Weights) -> Encoder:

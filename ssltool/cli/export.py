@@ -20,6 +20,7 @@ def export(options: ExportOptions, output: JsonOption) -> None:
         options.weights,
         options.to,
         form=options.form,
+        with_projection=options.with_projection,
         data=options.data,
         device=choose_device(options.device),
     )
@@ -37,6 +38,8 @@ def export(options: ExportOptions, output: JsonOption) -> None:
             err=True,
         )
     echo(result.path)
+    if result.projection is not None:
+        echo(result.projection)
 
 
 command = command_of(
@@ -44,6 +47,7 @@ command = command_of(
     export,
     examples=[
         "ssltool export --weights runs/jigsaw-1 --to encoder.safetensors",
+        "ssltool export --weights runs/npid-1 --to encoder.safetensors --with-projection",
         "ssltool export --weights runs/colorization-1 --to rgb.safetensors --form rgb "
         "--data ~/photos",
     ],

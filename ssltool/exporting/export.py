@@ -14,6 +14,7 @@ from ssltool.data.sample import sample
 from ssltool.data.sources.registry import DataSpec, open_source
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
+from ssltool.encoders.projection import Projection, load_projection, save_projection
 from ssltool.encoders.weights import find_weights, load_encoder
 from ssltool.errors import UsageError
 from ssltool.exporting.input_forms import convert
@@ -31,6 +32,7 @@ class ExportResult(BaseModel):
     Attributes:
         path: The weights file.
         model_card: The Markdown file beside it.
+        projection: The file of the projection beside it; None if none was asked for.
         tensors: Number of tensors in the file.
         parameters: Number of parameters of the encoder.
         similarity: Mean cosine similarity between the pooled features of the exported encoder and
@@ -42,6 +44,7 @@ class ExportResult(BaseModel):
 
     path: Path
     model_card: Path
+    projection: Path | None = None
     tensors: int
     parameters: int
     similarity: float | None
@@ -53,6 +56,7 @@ def export(
     to: Path | str,
     *,
     form: InputForm | None = None,
+    with_projection: bool = False,
     data: DataSpec | Sequence[DataSpec] = (),
     device: torch.device | str = "cpu",
 ) -> ExportResult:
@@ -64,11 +68,13 @@ def export(
             ``.md``.
         form: Input form of an encoder trained on lightness, see `ssltool.exporting.input_forms`;
             None exports it as it is.
+        with_projection: Also write the projection, see `ssltool.encoders.projection`.
         data: Images on which to measure how close the form comes to the weights.
         device: Where the features of these images are computed.
 
     Raises:
-        UsageError: ``to`` is no ``.safetensors`` file or is the source; the form does not apply.
+        UsageError: ``to`` is no ``.safetensors`` file or is the source; the form does not apply;
+            there is no projection.
         WeightsError: The weights cannot be loaded, or the copy computes other features.
     """
     weights, to = Path(weights), Path(to)
@@ -84,20 +90,33 @@ def export(
     if to.exists() and source.resolve() == to.resolve():
         raise UsageError(f"--to {to} is the file to be exported; name another")
     original = load_encoder(source)
+    projection = _projection(source, original.metadata) if with_projection else None
     encoder = convert(original, form) if form else original
     similarity = _similarity(original, encoder, data, device) if data else None
     copy = save_verified(encoder, to)
+    written = save_projection(projection, copy.metadata, to) if projection else None
     card = to.with_suffix(".md")
     with atomic_file(card) as temporary:
         temporary.write_text(model_card(copy.metadata, to.name), encoding="utf-8")
     return ExportResult(
         path=to,
         model_card=card,
+        projection=written,
         tensors=len(copy.backbone.state_dict()),
         parameters=sum(parameter.numel() for parameter in copy.parameters()),
         similarity=similarity,
         metadata=copy.metadata,
     )
+
+
+def _projection(weights: Path, metadata: EncoderMetadata) -> Projection:
+    projection = load_projection(weights, metadata)
+    if projection is None:
+        raise UsageError(
+            f"--with-projection: {weights} has none beside it; only npid trains one, so drop the "
+            "option"
+        )
+    return projection
 
 
 def _similarity(

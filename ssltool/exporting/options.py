@@ -19,6 +19,11 @@ class ExportOptions(Options):
         "Input color space of an encoder trained on lightness; rgb is an approximation",
         panel="Model",
     )
+    with_projection: bool = option(
+        False,
+        "Also write the projection of npid, beside the encoder: FILE.projection.safetensors",
+        panel="Output",
+    )
     data: tuple[str, ...] = option(
         (), "Images on which to measure how close --form comes; may be repeated", panel="Data"
     )

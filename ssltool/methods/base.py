@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import ColorSpace, Norm, Standardize, Stem
+from ssltool.encoders.projection import Projection
 from ssltool.encoders.registry import build_encoder, vit_patch
 from ssltool.encoders.sizes import check_input, deepest_stage, misfit
 from ssltool.errors import SslToolError, UsageError
@@ -215,6 +216,32 @@ class Loss(NamedTuple):
     update: tuple[Tensor, ...] = ()
 
 
+class Memory(NamedTuple):
+    """What a method remembers of each training image.
+
+    Attributes:
+        vectors: Unit vectors, float ``[n, D]``, in the order of the data; with several processes
+            the shard of this one.
+        temperature: Divides their products with an image's projection: the logits of "this is
+            image i".
+    """
+
+    vectors: Tensor
+    temperature: float
+
+
+class Reference(NamedTuple):
+    """Training images that a baseline without learning looks at.
+
+    Attributes:
+        images: uint8 ``[M, 3, S, S]``, on the method's device.
+        indices: int64 ``[M]``, in the data.
+    """
+
+    images: Tensor
+    indices: Tensor
+
+
 class Predictions(NamedTuple):
     """Predictions drawn beside the ground truth.
 
@@ -269,6 +296,8 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         presets: Preset name -> option name -> value, over the run's and the method's options.
         figures: The functions that draw the task, the predictions and plots.
         audit: How ``ssltool audit`` measures the method's shortcuts; None if it does not.
+        reference_count: Training images that its baselines look at in evaluation.
+        reference: These images, once evaluation has read them; None before.
         encoder: The network that is kept.
     """
 
@@ -276,6 +305,8 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     figures: Figures
     audit: Audit | None = None
+    reference_count: ClassVar[int] = 0
+    reference: Reference | None = None
     encoder: Encoder
 
     @classmethod
@@ -385,6 +416,19 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     def sharded_buffers(self) -> frozenset[str]:
         """Names of the buffers of which each process holds a shard; all others are replicated."""
         return frozenset()
+
+    @property
+    def projection(self) -> Projection | None:
+        """From pooled features to the unit vectors that the task compares; None if it has none.
+
+        It is saved beside the encoder, and probed.
+        """
+        return None
+
+    @property
+    def memory(self) -> Memory | None:
+        """A memory bank of projections; None if the method keeps none."""
+        return None
 
     @property
     def fingerprint(self) -> dict[str, Any]:

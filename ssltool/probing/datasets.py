@@ -46,6 +46,18 @@ class _Subset(NamedTuple):
         return self._replace(indices=[self.indices[i] for i in positions])
 
 
+class SourceRows(NamedTuple):
+    """Images of a source.
+
+    Attributes:
+        source: The images.
+        indices: int64 ``[n]``, which of them.
+    """
+
+    source: Source
+    indices: Tensor
+
+
 class LabeledImages:
     """A training and a test set of labeled images.
 
@@ -136,6 +148,11 @@ class LabeledImages:
         """Name of an image of a split, for messages."""
         source, members, _ = self._subsets[split]
         return source.name(members[index])
+
+    def rows_of(self, split: Split) -> SourceRows:
+        """Which images of which source a split consists of."""
+        source, indices, _ = self._subsets[split]
+        return SourceRows(source, torch.tensor(indices))
 
     def identity(self, split: Split) -> list[str] | None:
         """Identifies the images of a split, where they are and their order, for cache keys; None if

@@ -17,12 +17,13 @@ import ssltool
 from ssltool.data.decode import decode_identity
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
+from ssltool.encoders.projection import Projection
 from ssltool.encoders.registry import reinitialized_copy
 from ssltool.encoders.transform import InputTransform
 from ssltool.ops.per_image_rng import mix
 from ssltool.probing import features
 from ssltool.probing.datasets import LabeledImages, Split
-from ssltool.probing.features import FeatureExtractor, PatchEncoder, compute_batch
+from ssltool.probing.features import FeatureExtractor, Grid, PatchEncoder, compute_batch
 from ssltool.probing.health import MAX_IMAGES, health
 from ssltool.probing.store import FeatureStore, StoredFeatures, cache_key
 from ssltool.runs.probe_record import POOLED, FeatureKind, FeatureSource, HealthRow
@@ -57,11 +58,13 @@ class EncoderVariant(NamedTuple):
         source: Identifies its features.
         network: The encoder, or the encoder applied to patches.
         metadata: Of the weights.
+        projection: Applied to the encoder's pooled vector, besides; None for none.
     """
 
     source: FeatureSource
     network: Encoder | PatchEncoder
     metadata: EncoderMetadata
+    projection: Projection | None = None
 
     @property
     def transform(self) -> InputTransform:
@@ -74,7 +77,12 @@ class EncoderVariant(NamedTuple):
 
 
 def encoder_variants(
-    encoder: Encoder, metadata: EncoderMetadata, kind: FeatureKind, *, patches: bool = True
+    encoder: Encoder,
+    metadata: EncoderMetadata,
+    kind: FeatureKind,
+    *,
+    patches: bool = True,
+    projection: Projection | None = None,
 ) -> list[EncoderVariant]:
     """The whole-image variant and, for an encoder trained on patches, the patch variant.
 
@@ -83,6 +91,7 @@ def encoder_variants(
         metadata: Of the pretrained weights, for a random init as well.
         kind: ``pretrained`` or ``random_init``.
         patches: Whether the patch variant is wanted.
+        projection: Of the encoder; applied to whole images.
     """
     input_facts = metadata.model_dump(mode="json", exclude={"method", "training"})
     source = FeatureSource(
@@ -92,7 +101,7 @@ def encoder_variants(
         input=_input_summary(metadata),
         identity=cache_key(**input_facts, read_size=metadata.read_size)[:8],
     )
-    variants = [EncoderVariant(source, encoder, metadata)]
+    variants = [EncoderVariant(source, encoder, metadata, projection)]
     if patches and metadata.patch is not None:
         of_patches = source.model_copy(update={"variant": "patches"})
         network = PatchEncoder(encoder, *metadata.patch)
@@ -145,7 +154,9 @@ def recalibrate(variants: Sequence[EncoderVariant], data: LabeledImages, seed: i
         raise features.no_images()
     images = torch.cat(parts)
     for variant in variants:
-        features.recalibrate_batch_norm(variant.network, images, variant.transform, seed=seed)
+        features.recalibrate_batch_norm(
+            variant.network, images, variant.transform, projection=variant.projection, seed=seed
+        )
 
 
 def compute_environment(device: torch.device) -> dict[str, str]:
@@ -169,7 +180,7 @@ class Extractor:
         data: The images.
         store: Where features are cached.
         device: Where networks are evaluated.
-        grid_dim: Largest dimension of the grid features of each stage; 0 for none.
+        grid: Grid features of each stage.
         recalibrate: Whether batch-norm statistics are re-estimated on the training images first.
         seed: Decides the images for that.
     """
@@ -180,12 +191,12 @@ class Extractor:
         store: FeatureStore,
         device: torch.device,
         *,
-        grid_dim: int = 0,
+        grid: Grid = Grid(),
         recalibrate: bool = True,
         seed: int = 0,
     ) -> None:
         self._data, self._store, self._device = data, store, device
-        self._grid_dim, self._recalibrate, self._seed = grid_dim, recalibrate, seed
+        self._grid, self._recalibrate, self._seed = grid, recalibrate, seed
 
     def features(
         self, variants: Sequence[EncoderVariant], *, with_pixels: bool
@@ -243,9 +254,15 @@ class Extractor:
     def _network_job(self, variant: EncoderVariant) -> _Job:
         network, metadata, transform = variant.network, variant.metadata, variant.transform
         network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        projection, further = variant.projection, {}
+        if projection is not None:
+            projection.to(self._device)
+            further["projection"] = hash_of_weights(projection)
+        if self._grid.bilinear:
+            further["resized"] = "bilinear"
         return _Job(
             variant.source,
-            FeatureExtractor(network, transform, self._grid_dim),
+            FeatureExtractor(network, transform, self._grid, projection=projection),
             compute_batch(transform.size, self._device),
             {
                 "weights": hash_of_weights(network),  # before batch norm is recalibrated
@@ -256,8 +273,9 @@ class Extractor:
                 ],
                 "read_size": metadata.read_size,
                 "recalibration": self._recalibration_identity(),
-                "grid": self._grid_dim,
+                "grid": self._grid.dim,
                 "environment": compute_environment(self._device),
+                **further,
             },
         )
 

@@ -8,22 +8,50 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.projection import Projection
 from ssltool.encoders.transform import InputTransform, resize
 from ssltool.errors import DataError, WeightsError
 from ssltool.ops import grids
 from ssltool.runs.probe_record import POOLED as POOLED
+from ssltool.runs.probe_record import PROJECTION
 
 _PIXEL_SIDE = 32  # px: raw pixels of larger images are read at this size, 3072 dimensions
 _MAX_BATCH = 256  # images that a network is applied to at a time
 _PIXELS_AT_ONCE = 32 * 224**2  # of such a batch: a few gigabytes of maps
 _PIXELS_AT_ONCE_ACCELERATOR = 256 * 224**2
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Grid(NamedTuple):
+    """How a stage's map is reduced to a square grid, besides to its average.
+
+    Attributes:
+        dim: Largest dimension of the grid; 0 for none.
+        bilinear: Resize the map to the grid, also to a larger one, as Zhang et al. 2016 do, in
+            place of averaging over its cells.
+    """
+
+    dim: int = 0
+    bilinear: bool = False
+
+    def side(self, map_: Tensor) -> int:
+        """Side of the grid of a map ``[B, C, h, w]``."""
+        most = math.isqrt(self.dim // map_.shape[1])
+        return most if self.bilinear else min(*map_.shape[2:], most)
+
+    def of(self, map_: Tensor) -> Tensor:
+        """Grid features ``[B, C * side * side]`` of a map."""
+        size = (self.side(map_),) * 2
+        if self.bilinear:
+            return F.interpolate(map_, size, mode="bilinear", align_corners=False).flatten(1)
+        return F.adaptive_avg_pool2d(map_, size).flatten(1)
 
 
 class PatchEncoder(nn.Module):
@@ -72,14 +100,17 @@ class PatchEncoder(nn.Module):
         return grids.cut(x, grid), grid.count
 
 
+_NO_GRID = Grid()
+
+
 class FeatureExtractor:
     """Features of all stages from one forward pass, in evaluation mode and without gradients.
 
     Args:
         encoder: The network; its modes are restored after each call.
         transform: Resizes and normalizes.
-        grid_dim: Also average each stage's map over the largest square grid of at most this many
-            dimensions; the papers use about 9,000.
+        grid: Also reduce each stage's map to a grid.
+        projection: Also project the pooled vector; on the encoder's device.
         dtype: ``torch.bfloat16`` or ``torch.float16`` compute under autocast.
     """
 
@@ -87,12 +118,13 @@ class FeatureExtractor:
         self,
         encoder: Encoder | PatchEncoder,
         transform: InputTransform,
-        grid_dim: int = 0,
+        grid: Grid = _NO_GRID,
         *,
+        projection: Projection | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._encoder, self._transform = encoder, transform
-        self._grid_dim, self._dtype = grid_dim, dtype
+        self._encoder, self._transform, self._projection = encoder, transform, projection
+        self._grid, self._dtype = grid, dtype
         self._device = next(encoder.parameters()).device
         self._pools_by_average: bool | None = None
 
@@ -105,9 +137,9 @@ class FeatureExtractor:
 
         Returns:
             float32 on the encoder's device: ``pooled`` ``[B, D]``, the encoder's own vector;
-            ``layer1`` ... (each stage's name) ``[B, C_s]``, the averages of the stages' maps; and,
-            with ``grid_dim``, ``layer1 grid`` ... ``[B, C_s * g * g]`` of the stages whose grid
-            has more than one location.
+            ``layer1`` ... (each stage's name) ``[B, C_s]``, the averages of the stages' maps;
+            ``layer1 grid`` ... ``[B, C_s * g * g]`` of the stages whose grid has more than one
+            location; and ``projection`` ``[B, P]``, unit vectors.
         """
         with _evaluation_mode(self._encoder):
             x = self._transform(images.to(self._device))
@@ -118,24 +150,23 @@ class FeatureExtractor:
                 maps = {name: map_.float() for name, map_ in self._encoder.maps(x).items()}
                 pooled = None if self._pools_by_average else self._encoder(x).float()
         averages = {name: map_.mean(dim=(2, 3)) for name, map_ in maps.items()}
-        sides = {name: _grid_side(map_, self._grid_dim) for name, map_ in maps.items()}
-        return {
-            POOLED: averages[self._encoder.stages[-1].name] if pooled is None else pooled,
-            **averages,
-            **{
-                f"{name} grid": F.adaptive_avg_pool2d(maps[name], side).flatten(1)
-                for name, side in sides.items()
-                if side > 1
-            },
+        pooled = averages[self._encoder.stages[-1].name] if pooled is None else pooled
+        grids_ = {
+            f"{name} grid": self._grid.of(map_)
+            for name, map_ in maps.items()
+            if self._grid.side(map_) > 1
         }
+        projected = {} if self._projection is None else {PROJECTION: self._projection(pooled)}
+        return {POOLED: pooled, **averages, **grids_, **projected}
 
 
 def extract(
     encoder: Encoder | PatchEncoder,
     batches: Iterable[Tensor],
     transform: InputTransform,
-    grid_dim: int = 0,
+    grid: Grid = _NO_GRID,
     *,
+    projection: Projection | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """Compute the features of all images into memory.
@@ -144,7 +175,8 @@ def extract(
         encoder: As for `FeatureExtractor`.
         batches: uint8 ``[B, 3, S, S]``, on any device.
         transform: As for `FeatureExtractor`.
-        grid_dim: Likewise.
+        grid: Likewise.
+        projection: Likewise.
         dtype: Likewise.
 
     Returns:
@@ -154,7 +186,7 @@ def extract(
         DataError: There are no images.
         WeightsError: A feature is NaN or infinite.
     """
-    extractor = FeatureExtractor(encoder, transform, grid_dim, dtype=dtype)
+    extractor = FeatureExtractor(encoder, transform, grid, projection=projection, dtype=dtype)
     parts: dict[str, list[Tensor]] = {}
     for images in batches:
         for name, values in extractor(images).items():
@@ -221,7 +253,12 @@ def pixel_format(batches: Iterable[Tensor]) -> tuple[int, int]:
 
 @torch.no_grad()
 def recalibrate_batch_norm(
-    encoder: Encoder | PatchEncoder, images: Tensor, transform: InputTransform, *, seed: int = 0
+    encoder: Encoder | PatchEncoder,
+    images: Tensor,
+    transform: InputTransform,
+    *,
+    projection: Projection | None = None,
+    seed: int = 0,
 ) -> int:
     """Re-estimate batch norm's running statistics on whole images, without changing a weight.
 
@@ -233,12 +270,15 @@ def recalibrate_batch_norm(
         encoder: Changed in place, if it has batch norm; its modes are restored afterwards.
         images: uint8 ``[N, 3, S, S]``, unlabeled training images, on any device.
         transform: Resizes and normalizes.
+        projection: Treated alike, if it has a norm.
         seed: Of the order.
 
     Returns:
         Images used; 0 without batch norm, or of a single image, which has no variance.
     """
-    norms = [m for m in encoder.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
+    parts = [encoder] if projection is None else [encoder, projection]
+    network = nn.Sequential(*parts)
+    norms = [m for m in network.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
     if not norms or len(images) < 2:
         return 0
     momenta = [norm.momentum for norm in norms]
@@ -248,7 +288,7 @@ def recalibrate_batch_norm(
     size = max(2, compute_batch(transform.size, device))
     batches = order.tensor_split(max(1, round(len(order) / size)))
     used = 0
-    with _evaluation_mode(encoder):
+    with _evaluation_mode(network):
         for norm in norms:
             norm.train()
             # A weight of zero would not rid the averages of a NaN.
@@ -258,7 +298,7 @@ def recalibrate_batch_norm(
             for norm in norms:
                 # 1 for the first batch: together a plain average over images.
                 norm.momentum = len(batch) / used
-            encoder(transform(images[batch.to(images.device)].to(device)))
+            network(transform(images[batch.to(images.device)].to(device)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return used
@@ -278,12 +318,6 @@ def _pools_by_average(encoder: Encoder | PatchEncoder, x: Tensor) -> bool:
     average = encoder.map(x).mean(dim=(2, 3))
     pooled: Tensor = encoder(x)
     return bool((pooled - average).abs().max() <= 1e-4 * average.abs().max())
-
-
-def _grid_side(map_: Tensor, dim: int) -> int:
-    """Side of the largest grid over a map ``[B, C, h, w]`` with at most ``dim`` dimensions."""
-    height, width = map_.shape[2:]
-    return min(height, width, math.isqrt(dim // map_.shape[1]))
 
 
 @contextmanager

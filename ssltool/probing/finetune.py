@@ -7,6 +7,9 @@ warm-up and a cosine schedule, on slightly shifted images. They are mirrored on 
 mirrored letter is another one. The learning rate of the classifier is ten times that of the
 encoder: at the same rate it lags behind and degrades pretrained features meanwhile.
 
+`Schedule.wu2018` is another recipe, that of Wu et al. 2018, section 4.3: a plain linear classifier,
+SGD, and a learning rate that falls in steps.
+
 Shapes: N training images, B per batch, S side in pixels, D dimensions of the pooled vector, K
 classes.
 """
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ssltool.encoders.encoder import Encoder
@@ -44,6 +47,10 @@ class Schedule:
         weight_decay: Of matrices and kernels.
         warmup: Fraction of the steps over which the learning rate rises.
         mirror: Whether half of the images are mirrored.
+        drops: Fractions of the steps at which the learning rate is divided by ten, in place of
+            warm-up and cosine; none for those.
+        plain: A linear classifier without batch norm, at the encoder's learning rate, and SGD with
+            momentum 0.9 that decays all parameters.
     """
 
     images: int = 12_800
@@ -52,6 +59,23 @@ class Schedule:
     weight_decay: float = 0.05
     warmup: float = 0.1
     mirror: bool = False
+    drops: tuple[float, ...] = ()
+    plain: bool = False
+
+    @classmethod
+    def wu2018(cls, labeled: int, *, mirror: bool) -> Schedule:
+        """70 epochs over the labeled images at 0.01, divided by ten every 30 (Wu et al. 2018,
+        section 4.3); batch size and weight decay are those of its pretraining.
+        """
+        return cls(
+            images=70 * labeled,
+            batch_size=min(256, labeled),
+            lr=0.01,
+            weight_decay=1e-4,
+            mirror=mirror,
+            drops=(30 / 70, 60 / 70),
+            plain=True,
+        )
 
     @property
     def steps(self) -> int:
@@ -60,15 +84,22 @@ class Schedule:
 
 
 class Classifier(nn.Module):
-    """An encoder with batch norm and a zero-initialized linear classifier on its pooled vector."""
+    """An encoder with batch norm and a zero-initialized linear classifier on its pooled vector.
 
-    def __init__(self, encoder: Encoder, classes: int) -> None:
+    Args:
+        encoder: The network.
+        classes: K.
+        plain: No batch norm, and the classifier as torch initializes it.
+    """
+
+    def __init__(self, encoder: Encoder, classes: int, *, plain: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
-        self.norm = nn.BatchNorm1d(encoder.width, affine=False)
+        self.norm = nn.Identity() if plain else nn.BatchNorm1d(encoder.width, affine=False)
         self.head = nn.Linear(encoder.width, classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        if not plain:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, K]`` of images ``[B, C, H, W]``."""
@@ -116,7 +147,7 @@ def finetune(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return _train(
-            Classifier(encoder, classes).to(device).train(),
+            Classifier(encoder, classes, plain=schedule.plain).to(device).train(),
             images,
             labels,
             transform,
@@ -136,17 +167,7 @@ def _train(
     dtype: torch.dtype,
 ) -> Classifier:
     device = network.head.weight.device
-    optimizer = AdamW(
-        [
-            {
-                "params": [p for p in part.parameters() if (p.dim() > 1) == matrices],
-                "lr": schedule.lr * factor,
-                "weight_decay": schedule.weight_decay if matrices else 0.0,
-            }
-            for part, factor in ((network.encoder, 1.0), (network.head, _HEAD))
-            for matrices in (True, False)
-        ]
-    )
+    optimizer = _optimizer(network, schedule)
     scheduler = LambdaLR(optimizer, lambda step: _lr_factor(step, schedule))
     generator = torch.Generator()
     for step, chosen in enumerate(_batches(len(images), schedule, seed)):
@@ -163,6 +184,23 @@ def _train(
         optimizer.step()
         scheduler.step()
     return network.eval()
+
+
+def _optimizer(network: Classifier, schedule: Schedule) -> Optimizer:
+    if schedule.plain:
+        decay = schedule.weight_decay
+        return SGD(network.parameters(), schedule.lr, momentum=0.9, weight_decay=decay)
+    return AdamW(
+        [
+            {
+                "params": [p for p in part.parameters() if (p.dim() > 1) == matrices],
+                "lr": schedule.lr * factor,
+                "weight_decay": schedule.weight_decay if matrices else 0.0,
+            }
+            for part, factor in ((network.encoder, 1.0), (network.head, _HEAD))
+            for matrices in (True, False)
+        ]
+    )
 
 
 @torch.no_grad()
@@ -218,7 +256,11 @@ def _batches(count: int, schedule: Schedule, seed: int) -> Iterator[Tensor]:
 
 
 def _lr_factor(step: int, schedule: Schedule) -> float:
-    """Factor on the learning rate: linear warm-up, then a cosine (Loshchilov & Hutter 2017)."""
+    """Factor on the learning rate: steps, or linear warm-up, then a cosine (Loshchilov & Hutter
+    2017).
+    """
+    if schedule.drops:
+        return 0.1 ** sum(step >= round(drop * schedule.steps) for drop in schedule.drops)
     warmup = max(1, round(schedule.warmup * schedule.steps))
     if step < warmup:
         return (step + 1) / warmup

@@ -42,13 +42,28 @@ class LabelBudget(NamedTuple):
         return label_subset(labels, seed, fraction=self.fraction, shots=self.shots)
 
 
+RECIPE_FRACTIONS = (0.01, 0.02, 0.04, 0.1, 0.2)
+"""Of the labels, by which Wu et al. 2018 fine-tune."""
+
 ALL_LABELS = LabelBudget(fraction=1.0)
 
 
 def budgets(options: ProbeOptions) -> list[LabelBudget]:
-    """The points of the curves: shots, then fractions, ascending."""
+    """The points of the curves: shots, then fractions, ascending; those of the recipe if none are
+    named.
+    """
     by_shots = [LabelBudget(shots=shots) for shots in sorted(options.shots)]
-    return by_shots + [LabelBudget(fraction=f) for f in sorted(options.label_fractions)]
+    fractions = options.label_fractions
+    if options.recipe and not by_shots:
+        fractions = fractions or RECIPE_FRACTIONS
+    return by_shots + [LabelBudget(fraction=f) for f in sorted(fractions)]
+
+
+def _schedule(options: ProbeOptions, labeled: int) -> Schedule:
+    """How networks are fine-tuned on a number of labeled images."""
+    if options.recipe:
+        return Schedule.wu2018(labeled, mirror=options.mirror)
+    return Schedule(images=options.finetune_images, mirror=options.mirror)
 
 
 def linear_rows(
@@ -150,7 +165,6 @@ def finetuned_rows(
     A source of several random initializations gives each repeat one of them, in turn.
     """
     labels = data.labels("train")
-    schedule = Schedule(images=options.finetune_images, mirror=options.mirror)
     encoders: dict[FeatureSource, list[Encoder]] = {}
     for variant in variants:
         if isinstance(variant.network, Encoder):
@@ -160,7 +174,12 @@ def finetuned_rows(
         subsets = [budget.subset(labels, options.seed + r) for r in range(options.repeats)]
         for source, networks in encoders.items():
             accuracies = [
-                tuner.accuracy(networks[r % len(networks)], subset, schedule, options.seed + r)
+                tuner.accuracy(
+                    networks[r % len(networks)],
+                    subset,
+                    _schedule(options, len(subset)),
+                    options.seed + r,
+                )
                 for r, subset in enumerate(subsets)
             ]
             images, tested = len(subsets[0]), data.count("test")

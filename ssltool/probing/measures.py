@@ -20,7 +20,16 @@ from ssltool.probing.knn_space import space_of
 from ssltool.probing.linear import LinearResult
 from ssltool.probing.options import Kind, KnnSpace
 from ssltool.probing.predictions import Predictions
-from ssltool.runs.probe_record import MEASURES, POOLED, Details, FeatureSource, Measure, ProbeRow
+from ssltool.runs.probe_record import (
+    BANK,
+    MEASURES,
+    POOLED,
+    PROJECTION,
+    Details,
+    FeatureSource,
+    Measure,
+    ProbeRow,
+)
 
 KS: tuple[tuple[Measure, int], ...] = (("knn5", 5), ("knn20", 20), ("knn200", 200))
 PIXELS = "pixels"
@@ -66,11 +75,13 @@ class ProbeSuite:
     Args:
         data: Labels of the images.
         kinds: What to measure; ``svm`` and ``mlp`` only on pooled vectors and pixels, unless
-            images have several classes.
+            images have several classes. The projection and the bank are measured by kNN alone,
+            which is what they are for.
         device: Where probes are computed.
         seed: Of the splits of the training images, and of what is trained.
         repeats: Seeds over which the MLP's accuracy is averaged.
         knn_space: Where neighbors are searched.
+        weight_decays: Of the linear probe; the best on held-out training images is taken.
         console: Where progress goes.
         cache: Rows of features measured before in the same way; it grows.
     """
@@ -84,10 +95,11 @@ class ProbeSuite:
         seed: int,
         repeats: int,
         knn_space: KnnSpace,
+        weight_decays: Sequence[float] = linear.GRID,
         console: Console,
         cache: RowCache | None = None,
     ) -> None:
-        self._knn_space = knn_space
+        self._knn_space, self._weight_decays = knn_space, weight_decays
         self._data, self._kinds, self._device = data, kinds, device
         self._seed, self._repeats, self._console = seed, repeats, console
         self._cache = {} if cache is None else cache
@@ -112,8 +124,8 @@ class ProbeSuite:
         rows: list[MeasuredRow] = []
         pooled = features.train.stages.get(POOLED)
         for stage, values in features.train.stages.items():
-            whole = stage in {POOLED, PIXELS}
-            if not whole and "layers" not in self._kinds:
+            kinds = self._kinds_of(stage)
+            if not kinds:
                 continue
             if rows and pooled is not None and _equal(values, pooled):
                 # The last stage's average is the pooled vector.
@@ -126,23 +138,34 @@ class ProbeSuite:
                 dim=values.shape[1],
                 accuracy={},
             )
-            measured = self._measure(MeasuredRow(row), split, whole=whole)
+            measured = self._measure(MeasuredRow(row), split, kinds)
             scores = (f"{name} {measured.row.score(name)} %" for name in measured.row.accuracy)
             self._console.print(f"{source.label()}, {stage}: {', '.join(scores)}")
             rows.append(measured)
         return rows
 
-    def _measure(self, measured: MeasuredRow, data: _ProbeData, *, whole: bool) -> MeasuredRow:
+    def _kinds_of(self, stage: str) -> frozenset[Kind]:
+        """What is measured of a stage."""
+        if stage in {POOLED, PIXELS}:
+            return self._kinds
+        if stage in {PROJECTION, BANK}:
+            return self._kinds & {"knn"}
+        return self._kinds - {"svm", "mlp"} if "layers" in self._kinds else frozenset()
+
+    def _measure(
+        self, measured: MeasuredRow, data: _ProbeData, kinds: frozenset[Kind]
+    ) -> MeasuredRow:
         """Add what was asked for to a row."""
         row = measured.row
         if self._data.multilabel:
             return MeasuredRow(_with_svm(row, data, self._seed))
         classes = len(self._data.classes)
-        if {"linear", "layers"} & self._kinds:
-            result = linear.fit_and_score(*data.labeled, classes, self._seed)
+        if {"linear", "layers"} & kinds:
+            grid = self._weight_decays
+            result = linear.fit_and_score(*data.labeled, classes, self._seed, grid=grid)
             measured = _with_linear(row, result, data, classes)
             row = measured.row
-        if "knn" in self._kinds:
+        if "knn" in kinds:
             to_space = space_of(data.train_x, self._knn_space)
             train_x, test_x = to_space(data.train_x), to_space(data.test_x)
             ks = [k for _, k in KS]
@@ -150,9 +173,9 @@ class ProbeSuite:
             held_out = held_out_accuracy(train_x, data.train_y, classes, self._seed, k=_CHOICE)
             accuracies = {name: by_k[k] for name, k in KS}
             row = _with(row, accuracies, len(data.test_y), {"knn20": held_out})
-        if whole and "svm" in self._kinds:
+        if "svm" in kinds:
             row = _with_svm(row, data, self._seed)
-        if whole and "mlp" in self._kinds:
+        if "mlp" in kinds:
             row = _with_mlp(row, data, classes, self._seed, self._repeats)
         return measured._replace(row=row)
 

@@ -20,6 +20,8 @@ from ssltool.options import (
 )
 
 Kind = Literal["linear", "layers", "knn", "svm", "mlp", "finetune"]
+Protocol = Literal["zhang2016"]
+Recipe = Literal["wu2018"]
 KnnSpace = Literal["cosine", "centered", "whitened"]
 
 
@@ -67,6 +69,12 @@ class Probes(Options):
         "papers",
         panel="Probes",
         ge=0,
+    )
+    protocol: Protocol | None = option(
+        None,
+        "Probe the stages as a paper did; zhang2016: maps resized bilinearly to grids of about "
+        "9,600 dimensions, a linear classifier with weight decay 0.0005",
+        panel="Probes",
     )
     baselines: bool = option(
         True, "Also measure random init, raw pixels and the majority class", panel="Probes"
@@ -135,6 +143,12 @@ class LabelEfficiency(Options):
         "Images seen in fine-tuning, repetitions included",
         panel="Label efficiency",
         ge=1,
+    )
+    recipe: Recipe | None = option(
+        None,
+        "Fine-tune as a paper did; wu2018: SGD at 0.01 for 70 epochs, divided by ten every 30, on "
+        "1, 2, 4, 10 and 20 % of the labels unless others are named",
+        panel="Label efficiency",
     )
     mirror: bool = option(
         False, "Mirror half of the images in fine-tuning", panel="Label efficiency"

@@ -14,9 +14,11 @@ from ssltool.console import stderr_console
 from ssltool.device import choose_device
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
+from ssltool.encoders.projection import Projection, load_projection
 from ssltool.encoders.weights import find_weights, has_metadata, load_encoder, load_plain
 from ssltool.errors import UsageError
-from ssltool.probing import label_efficiency
+from ssltool.options import refuse_unused
+from ssltool.probing import label_efficiency, linear
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import (
     EncoderVariant,
@@ -28,7 +30,9 @@ from ssltool.probing.extraction import (
     network_summary,
     random_init,
 )
+from ssltool.probing.features import Grid
 from ssltool.probing.measures import MeasuredRow, ProbeSuite, RowCache, choice, majority_row
+from ssltool.probing.memory import memory_vectors, with_memory
 from ssltool.probing.options import Kind, ProbeOptions
 from ssltool.probing.overlap import near_duplicates, overlap
 from ssltool.probing.plots import draw_plots
@@ -52,6 +56,11 @@ RULES = {
     "stage": f"chosen by three folds of up to {FOLDED} training images, by a tenth of more",
 }
 
+PAPER_GRID = Grid(9600, bilinear=True)
+"""Zhang et al. 2016, released code: 10x10 locations of 96 channels, 6x6 of 256, 5x5 of 384."""
+PAPER_WEIGHT_DECAY = 5e-4
+PAPER_RULES = {"linear": f"logistic regression, weight decay {PAPER_WEIGHT_DECAY:g}"}
+
 
 class ProbeInputs(NamedTuple):
     """What is probed, opened.
@@ -63,6 +72,7 @@ class ProbeInputs(NamedTuple):
         data: Labeled images.
         kinds: What is measured.
         device: Where.
+        projection: Of the encoder, if neighbors are searched and it has one.
     """
 
     weights: Path
@@ -71,6 +81,7 @@ class ProbeInputs(NamedTuple):
     data: LabeledImages
     kinds: frozenset[Kind]
     device: torch.device
+    projection: Projection | None = None
 
 
 def probe(
@@ -96,6 +107,12 @@ def open_inputs(
     options: ProbeOptions, console: Console, data: LabeledImages | None = None
 ) -> ProbeInputs:
     """Open the weights, the images and the device; see `probe` for the arguments."""
+    if options.protocol:
+        refuse_unused(options, ["grid_dim"], f"with --protocol {options.protocol}, which sets it")
+    if options.recipe:
+        refuse_unused(options, ["finetune_images"], "with --recipe, which says how many")
+        if "finetune" not in options.kind:
+            raise UsageError("--recipe is one of fine-tuning; type --kind finetune as well")
     device = choose_device(options.device)
     weights = find_weights(options.weights)
     encoder, metadata = open_encoder(options, console)
@@ -111,7 +128,9 @@ def open_inputs(
     )
     for note in data.notes:
         console.print(note)
-    return ProbeInputs(weights, encoder, metadata, data, _choose_kinds(options, data), device)
+    kinds = _choose_kinds(options, data)
+    projection = load_projection(weights, metadata) if "knn" in kinds else None
+    return ProbeInputs(weights, encoder, metadata, data, kinds, device, projection)
 
 
 def open_encoder(options: ProbeOptions, console: Console) -> tuple[Encoder, EncoderMetadata]:
@@ -151,7 +170,9 @@ def protocol_of(inputs: ProbeInputs, options: ProbeOptions) -> ProbeProtocol:
         data=_data_identity(data),
         kind=tuple(sorted(inputs.kinds)),
         image_size=inputs.metadata.image_size,
-        grid_dim=options.grid_dim,
+        grid_dim=_grid(options).dim,
+        paper=options.protocol or "",
+        recipe=options.recipe or "",
         recalibrate=options.recalibrate,
         baselines=options.baselines,
         random_inits=options.random_inits,
@@ -161,7 +182,7 @@ def protocol_of(inputs: ProbeInputs, options: ProbeOptions) -> ProbeProtocol:
         shots=options.shots,
         repeats=options.repeats,
         seed=options.seed,
-        rules=RULES,
+        rules=RULES | (PAPER_RULES if options.protocol else {}),
         environment=compute_environment(inputs.device),
     )
 
@@ -192,6 +213,7 @@ def run_probe(
     store = FeatureStore.open(folder, console) if options.keep_features else FeatureStore(None)
     start = time.perf_counter()
     features, health = _extract(inputs, options, variants, store, console)
+    notes = _add_memory(inputs, features, console)
     same = overlap(inputs.data, features)
     near = near_duplicates(inputs.data) if options.near_duplicates else None
     extracted = time.perf_counter()
@@ -214,7 +236,7 @@ def run_probe(
         overlap=same,
         near_duplicates=None if near is None else tuple(near),
         skipped=data.skipped,
-        notes=data.notes,
+        notes=(*data.notes, *notes),
         rows=tuple(measured.row for measured in rows),
         chosen=chosen,
         details=None if chosen is None else rows[chosen].details(chosen),
@@ -231,7 +253,10 @@ def _variants(inputs: ProbeInputs, options: ProbeOptions) -> list[EncoderVariant
     """The encoder and its random inits; curves over labels are only of whole images."""
     patches = not label_efficiency.budgets(options)
     encoder, metadata = inputs.encoder, inputs.metadata
-    variants = encoder_variants(encoder, metadata, "pretrained", patches=patches)
+    projection = inputs.projection
+    variants = encoder_variants(
+        encoder, metadata, "pretrained", patches=patches, projection=projection
+    )
     for number in range(options.random_inits if options.baselines else 0):
         baseline = random_init(encoder, options.seed + number)
         variants += encoder_variants(baseline, metadata, "random_init", patches=patches)
@@ -254,7 +279,7 @@ def _extract(
         inputs.data,
         store,
         inputs.device,
-        grid_dim=options.grid_dim if "layers" in inputs.kinds else 0,
+        grid=_grid(options) if "layers" in inputs.kinds else Grid(),
         recalibrate=options.recalibrate,
         seed=options.seed,
     )
@@ -264,6 +289,27 @@ def _extract(
     features = extractor.features(variants, with_pixels=with_pixels)
     first = {variant.source: variant for variant in reversed(variants)}
     return features, extractor.health([first[v] for v in dict.fromkeys(v.source for v in variants)])
+
+
+def _grid(options: ProbeOptions) -> Grid:
+    return PAPER_GRID if options.protocol else Grid(options.grid_dim)
+
+
+def _add_memory(
+    inputs: ProbeInputs, features: dict[FeatureSource, list[Features]], console: Console
+) -> tuple[str, ...]:
+    """Add the memory bank to the features of an encoder with a projection; say why if it cannot
+    be.
+    """
+    source = next((s for s in features if s.kind == "pretrained" and s.variant == "image"), None)
+    if inputs.projection is None or source is None:
+        return ()
+    vectors, note = memory_vectors(inputs.weights, inputs.data)
+    if vectors is not None:
+        features[source] = [with_memory(part, vectors) for part in features[source]]
+    if note:
+        console.print(note)
+    return (note,) if note else ()
 
 
 def _measure(
@@ -281,6 +327,7 @@ def _measure(
         seed=options.seed,
         repeats=options.repeats,
         knn_space=options.knn_space,
+        weight_decays=(PAPER_WEIGHT_DECAY,) if options.protocol else linear.GRID,
         console=console,
         cache=cache,
     )

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ssltool.data.sample import sample
 from ssltool.data.sources.base import Source
-from ssltool.errors import UsageError
+from ssltool.errors import DataError, UsageError
 from ssltool.methods.auditing import batches
-from ssltool.methods.base import Method
+from ssltool.methods.base import Method, Reference
 from ssltool.runs.folder import Run
 
 
@@ -71,6 +71,8 @@ class Evaluation:
         if fingerprint != run.record.source.fingerprint:
             index = index + run.config.data.count
         loaded = run.load_method(batch_size=len(images) // batches(images)).to(device)
+        if loaded.reference_count:
+            loaded.reference = _reference(run, loaded.reference_count, Reference(images, index))
         return cls(run, loaded, source, images, index)
 
     @property
@@ -83,3 +85,14 @@ class Evaluation:
         """The images, in words."""
         count, total = len(self.images), len(self.source)
         return ("" if count == total else f"{count} of ") + self.source.description
+
+
+def _reference(run: Run, count: int, evaluated: Reference) -> Reference:
+    """A sample of the run's images, or those evaluated where the run's are gone."""
+    try:
+        source = run.open_images("name images with --data")
+        images, index = sample(source, run.config.data.image_size, count)
+    except (UsageError, DataError):
+        return evaluated
+    device = evaluated.images.device
+    return Reference(images.to(device), index.to(device))

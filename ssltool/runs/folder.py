@@ -6,6 +6,7 @@
       run.json             resolved options, versions, statistics of the data; a valid --config
       metrics.jsonl        one line per --log-every steps
       encoder.safetensors  the newest encoder
+      encoder.projection.safetensors  its projection, of npid
       checkpoints/         whole training states, to resume from
       figures/             the data, the task, and predictions at each checkpoint
       tensorboard/         the same metrics and figures, with --tensorboard

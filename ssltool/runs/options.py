@@ -128,6 +128,12 @@ class RunOptions(Options):
         panel="Optimization",
         ge=0,
     )
+    decay_all: bool = option(
+        False,
+        "Decay vectors (biases, norms) as well, as an optimizer does that is given all parameters "
+        "alike",
+        panel="Optimization",
+    )
     momentum: float = option(
         0.9, "Momentum of sgd and lars, beta1 of adamw", panel="Optimization", ge=0, lt=1
     )

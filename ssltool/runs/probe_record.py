@@ -14,6 +14,10 @@ from ssltool.runs.tables import Table
 PROBE_FILE = "probe.json"
 POOLED = "pooled"
 """Stage name of an encoder's own vector."""
+PROJECTION = "projection"
+"""Stage name of the unit vectors that a method compares, `ssltool.encoders.projection`."""
+BANK = "bank"
+"""Stage name of projections of test images among the memory bank's vectors of training images."""
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 FeatureKind = Literal["pretrained", "random_init", "pixels", "majority"]
@@ -76,8 +80,8 @@ class ProbeRow(Part):
 
     Attributes:
         source: Where the features come from.
-        stage: ``pooled``, the name of a stage, or that with ``" grid"``; empty for pixels and
-            the majority class.
+        stage: ``pooled``, the name of a stage, or that with ``" grid"``; ``projection`` or
+            ``bank``; empty for pixels and the majority class.
         dim: Dimensions of the feature vector; 0 for the majority class.
         accuracy: Measure -> percent of the test images, of those that were computed, a mean over
             the seeds; ``svm_map`` is a mean average precision.
@@ -210,6 +214,8 @@ class ProbeProtocol(Part):
         kind: What was measured, sorted.
         image_size: Side in pixels at which the encoder read the images.
         grid_dim: Largest dimension of a stage's grid; 0 for none.
+        paper: Paper whose protocol was followed for the stages; empty for our own.
+        recipe: Paper whose recipe of fine-tuning was followed; empty for our own.
         recalibrate: Whether batch norm was re-estimated on the training images.
         baselines: Whether baselines were measured.
         random_inits: Number of random initializations of the baseline.
@@ -228,6 +234,8 @@ class ProbeProtocol(Part):
     kind: tuple[str, ...]
     image_size: int
     grid_dim: int
+    paper: str = ""
+    recipe: str = ""
     recalibrate: bool
     baselines: bool
     random_inits: int

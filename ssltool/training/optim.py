@@ -75,10 +75,11 @@ def build_optimizer(
     weight_decay: float,
     momentum: float,
     beta2: float = 0.999,
+    decay_all: bool = False,
     lr_scales: Mapping[str, float] | None = None,
 ) -> Optimizer:
     """Build an optimizer whose groups tell apart matrices and kernels, which are decayed, and
-    vectors, which are not.
+    vectors (biases, norms), which are decayed only if asked for.
 
     Args:
         module: Its trainable parameters are optimized.
@@ -87,6 +88,7 @@ def build_optimizer(
         weight_decay: Of matrices and kernels.
         momentum: Of sgd and lars; the first beta of adamw.
         beta2: The second beta of adamw.
+        decay_all: Whether vectors are decayed too.
         lr_scales: Submodule name -> ``lr_scale`` of its parameters' own groups, by which the loop
             multiplies the learning rate.
     """
@@ -98,10 +100,10 @@ def build_optimizer(
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for p in module.parameters():
         if p.requires_grad:
-            groups.setdefault((scales.get(p, 1.0), p.dim() > 1), []).append(p)
+            groups.setdefault((scales.get(p, 1.0), p.dim() > 1 or decay_all), []).append(p)
     listed = [
-        {"params": members, "lr_scale": scale, "weight_decay": weight_decay if matrices else 0.0}
-        for (scale, matrices), members in sorted(
+        {"params": members, "lr_scale": scale, "weight_decay": weight_decay if decayed else 0.0}
+        for (scale, decayed), members in sorted(
             groups.items(), key=lambda item: item[0], reverse=True
         )
     ]

@@ -120,6 +120,7 @@ class Trainer:
             weight_decay=options.weight_decay,
             momentum=options.momentum,
             beta2=options.beta2,
+            decay_all=options.decay_all,
             lr_scales=method.lr_scales,
         )
         scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")

@@ -14,6 +14,7 @@ from ssltool import atomic
 from ssltool.atomic import atomic_file
 from ssltool.data.sample import sample
 from ssltool.distributed.collectives import any_of, from_all, is_main, world_size
+from ssltool.encoders.projection import save_projection
 from ssltool.encoders.weights import save_encoder
 from ssltool.errors import (
     CheckpointError,
@@ -143,7 +144,10 @@ class RunWriter:
             # The checkpoint comes last: a run killed before it takes the steps again and rewrites
             # the rest, while one resumed from its last checkpoint has no step left that would.
             metadata = trainer.metadata(step)
-            save_encoder(trainer.method.encoder, metadata, self._folder / WEIGHTS)
+            weights, projection = self._folder / WEIGHTS, trainer.method.projection
+            save_encoder(trainer.method.encoder, metadata, weights)
+            if projection is not None:
+                save_projection(projection, metadata, weights)
             self._write_skipped()
             if draw:
                 self._draw(step)

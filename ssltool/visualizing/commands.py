@@ -8,6 +8,7 @@ from typing import Any
 
 from ssltool.options import DeviceName, Options, refuse_unused
 from ssltool.visualizing.attribution import draw_attribution
+from ssltool.visualizing.bank import draw_bank
 from ssltool.visualizing.curves import draw_curves
 from ssltool.visualizing.discovery import draw_discovery
 from ssltool.visualizing.features import draw_features
@@ -55,6 +56,11 @@ def _predictions(options: PredictionsOptions, device: DeviceName) -> FigureResul
 
 
 def _neighbors(options: NeighborsOptions, device: DeviceName) -> FigureResult:
+    if options.vectors == "bank":
+        unused = ["data", "image", "patch", "nearest", "seed"]
+        refuse_unused(options, unused, "with --from bank, which is of the run's own images")
+        path = options.to or _beside(options.weights, "bank.png")
+        return draw_bank(options.weights, path, count=options.count, device=device)
     if options.image:
         refuse_unused(options, ["count"], "with --image, whose every file is a query")
     return draw_neighbors(

@@ -67,6 +67,13 @@ class NeighborsOptions(Options):
         (), "Find the neighbors of this image file; may be repeated", panel="Data"
     )
     weights: Path = _WEIGHTS
+    vectors: Literal["encoder", "bank"] = option(
+        "encoder",
+        "Vectors compared: the encoder's features of --data, or the run's memory bank (npid): its "
+        "near-duplicate pairs and hardest instances",
+        panel="Figure",
+        flag="--from",
+    )
     patch: int | None = option(
         None, "Compare patches of this side in px instead of whole images", panel="Figure", ge=4
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,19 @@ def with_training_images(predictions: Predictions, source: Source, size: int) ->
     """
     if not predictions.indices:
         return predictions
-    wanted = sorted({i for column in predictions.indices.values() for i in column.tolist()})
+    columns = images_at(source, predictions.indices, size)
+    return predictions._replace(images={**predictions.images, **columns})
+
+
+def images_at(source: Source, indices: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    """Columns of images uint8 ``[B, 3, S, S]`` from their indices int64 ``[B]``, by title.
+
+    Args:
+        source: The images; one that cannot be read becomes gray.
+        indices: Title -> indices.
+        size: Side S in pixels at which they are read.
+    """
+    wanted = sorted({i for column in indices.values() for i in column.tolist()})
     with AllImages(source, size=size, batch_size=64, workers=0, indices=wanted) as batches:
         images = {
             index: image
@@ -31,11 +45,10 @@ def with_training_images(predictions: Predictions, source: Source, size: int) ->
             for index, image in zip(batch.indices.tolist(), batch.images, strict=True)
         }
     gray = torch.full((3, size, size), 128, dtype=torch.uint8)
-    columns = {
+    return {
         title: torch.stack([images.get(index, gray) for index in column.tolist()])
-        for title, column in predictions.indices.items()
+        for title, column in indices.items()
     }
-    return predictions._replace(images={**predictions.images, **columns})
 
 
 def spread_indices(images: Tensor, count: int) -> Tensor:

@@ -10,6 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import ssltool
+from ssltool.encoders.projection import load_projection
 from ssltool.errors import UsageError
 from ssltool.exporting.export import export
 from ssltool.runs.config import RunConfig
@@ -119,3 +120,24 @@ def test_forms_are_for_lightness_and_data_for_forms(run: Path, light: Path, tmp_
     with pytest.raises(UsageError, match="drop --data"):
         export(light, tmp_path / "encoder.safetensors", data=("demo:8",))
     assert not (tmp_path / "encoder.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_projection_of_npid_is_exported_on_request(run: Path, tmp_path: Path) -> None:
+    given = {"data": ("demo:16",), "image_size": 32, "batch_size": 4, "steps": 2}
+    given |= {"workers": 0, "precision": "fp32", "out": tmp_path / "npid"}
+    pretrain(RunConfig.merged("npid", given), console=Console(quiet=True))
+    file = tmp_path / "a.safetensors"
+    assert export(tmp_path / "npid", file).projection is None
+    result = export(tmp_path / "npid", file, with_projection=True)
+    assert result.projection == tmp_path / "a.projection.safetensors"
+    own = tmp_path / "npid" / "encoder.projection.safetensors"
+    assert result.projection.read_bytes() == own.read_bytes()
+    tensors = load_file(result.projection)
+    encoder = ssltool.load_encoder(file)
+    projection = load_projection(file, encoder.metadata)
+    x = torch.rand(3, encoder.width)
+    by_hand = x @ tensors["linear.weight"].T + tensors["linear.bias"]
+    assert torch.allclose(projection(x), torch.nn.functional.normalize(by_hand), atol=1e-6)
+    with pytest.raises(UsageError, match="only npid trains one"):
+        export(run, tmp_path / "b.safetensors", with_projection=True)

@@ -40,6 +40,12 @@ def cpc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrained(out, "cpc", image_size=20, directions=1, backbone="resnet20")
 
 
+@pytest.fixture(scope="session")
+def npid_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a projection and a memory bank of 16 images."""
+    return pretrained(tmp_path_factory.mktemp("runs") / "npid", "npid", image_size=32)
+
+
 @pytest.fixture
 def probed() -> Probe:
     """Probe a run with few images and small grids, unless options say otherwise."""

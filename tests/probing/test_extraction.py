@@ -27,6 +27,7 @@ from ssltool.probing.extraction import (
     random_init,
     recalibrate,
 )
+from ssltool.probing.features import Grid
 from ssltool.probing.store import FeatureStore
 
 CPU = torch.device("cpu")
@@ -88,7 +89,7 @@ CHANGES: dict[str, Change] = {
     "an image less": lambda root, _: (root / "train/a/1.bmp").unlink(),
     "the name of an image": lambda root, _: (root / "train/a/1.bmp").rename(root / "train/a/z.bmp"),
     "the root": lambda root, _: shutil.move(root / "train", root / "other"),
-    "grid": lambda _, options: options.update(grid_dim=64),
+    "grid": lambda _, options: options.update(grid=Grid(64)),
     "recalibration": lambda _, options: options.update(recalibrate=False),
     "seed": lambda _, options: options.update(seed=1),
     "weights": lambda _, options: options.update(variant=variant(seed=1)),

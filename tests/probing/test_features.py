@@ -5,9 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ssltool.encoders.projection import Projection
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import DataError, WeightsError
 from ssltool.probing import features
+from ssltool.probing.features import Grid
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 TRANSFORM = features.InputTransform(16, MEAN, STD)
@@ -31,7 +33,7 @@ def encoder_of(name="resnet10_w32", **options):
 def test_each_feature_is_what_the_encoder_gives():
     encoder, images = encoder_of().eval(), make_images(5, 24)
     extracted = features.extract(
-        encoder, images.split(2), features.InputTransform(24, MEAN, STD), 600
+        encoder, images.split(2), features.InputTransform(24, MEAN, STD), Grid(600)
     )
     x = (images.float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[
         :, None, None
@@ -63,8 +65,8 @@ def test_pooled_vector_is_the_encoders_own_where_it_is_no_average():
 
 def test_batches_change_nothing():
     encoder, images = encoder_of(), make_images(7, 16)
-    whole = features.extract(encoder, [images], TRANSFORM, 500)
-    parts = features.extract(encoder, images.split(3), TRANSFORM, 500)
+    whole = features.extract(encoder, [images], TRANSFORM, Grid(500))
+    parts = features.extract(encoder, images.split(3), TRANSFORM, Grid(500))
     for name, values in whole.items():
         assert parts[name].dtype == torch.float32
         assert torch.allclose(parts[name], values, atol=1e-5)
@@ -206,7 +208,7 @@ def test_patch_by_patch_is_each_patch_alone():
     encoder = encoder_of(norm="ln", last_stage="layer3").eval()
     images, patch_encoder = make_images(3, 20), features.PatchEncoder(encoder, 8, 4)
     transform = features.InputTransform(20, MEAN, STD)
-    extracted = features.extract(patch_encoder, images.split(2), transform, 600)
+    extracted = features.extract(patch_encoder, images.split(2), transform, Grid(600))
     x = transform(images)
     with torch.no_grad():
         maps = [
@@ -236,3 +238,28 @@ def test_patch_by_patch_and_whole_images_differ():
     ]
     assert whole.shape == patch.shape
     assert not torch.allclose(whole, patch, atol=1e-3)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(96, 10), (256, 6), (384, 5)])
+def test_grids_of_the_colorization_paper(channels: int, side: int) -> None:
+    """10x10x96, 6x6x256 and 5x5x384 numbers, whatever the side of the map."""
+    grid = Grid(9600, bilinear=True)
+    for height in (4, 13, 55):
+        map_ = torch.rand(2, channels, height, height)
+        expected = F.interpolate(map_, (side, side), mode="bilinear").flatten(1)
+        assert torch.equal(grid.of(map_), expected)
+        assert grid.of(map_).shape[1] in (9600, 9216)
+
+
+def test_a_projection_is_a_further_feature_and_its_norm_is_recalibrated() -> None:
+    encoder, images = encoder_of().eval(), make_images(12, 24)
+    torch.manual_seed(1)
+    projection = Projection.build(encoder.width, 6, norm=True).eval()
+    transform = features.InputTransform(24, MEAN, STD)
+    features.recalibrate_batch_norm(encoder, images, transform, projection=projection)
+    extracted = features.extract(encoder, [images], transform, projection=projection)
+    pooled = extracted["pooled"]
+    assert torch.allclose(extracted["projection"], projection(pooled), atol=1e-6)
+    # In evaluation mode the encoder's features differ from those its norms were estimated with.
+    assert not torch.equal(projection.norm.running_mean, torch.zeros(6))
+    assert not projection.training

@@ -123,3 +123,26 @@ def test_too_few_images_are_refused() -> None:
     )
     with pytest.raises(DataError, match="no images to test"):
         accuracy(trained, [], TRANSFORM)
+
+
+def test_the_recipe_of_wu_et_al_falls_twice() -> None:
+    schedule = Schedule.wu2018(1000, mirror=False)
+    assert schedule.steps == 70 * 1000 // 256
+    factors = [finetune._lr_factor(step, schedule) for step in range(schedule.steps)]
+    epochs = [step * 256 / 1000 for step in range(schedule.steps)]
+    for epoch, factor in zip(epochs, factors, strict=True):
+        if min(abs(epoch - 30), abs(epoch - 60)) > 0.3:
+            assert factor == pytest.approx(1.0 if epoch < 30 else 0.1 if epoch < 60 else 0.01)
+    few = Schedule.wu2018(44, mirror=False)
+    assert (few.batch_size, few.steps) == (44, 70)
+
+
+def test_a_plain_classifier_is_trained_by_sgd_over_all_parameters() -> None:
+    encoder = build_encoder("resnet20", image_size=16)
+    network = finetune.Classifier(encoder, 3, plain=True)
+    assert isinstance(network.norm, torch.nn.Identity)
+    optimizer = finetune._optimizer(network, Schedule.wu2018(10, mirror=False))
+    assert isinstance(optimizer, torch.optim.SGD)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.01, 1e-4, 0.9)
+    assert len(group["params"]) == len(list(network.parameters()))

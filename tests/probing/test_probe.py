@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from ssltool.data.sources.registry import open_source
 from ssltool.errors import UsageError, WeightsError
 from ssltool.probing.datasets import LabeledImages
+from ssltool.probing.finetune import Schedule
 from ssltool.probing.options import ProbeOptions
 from ssltool.probing.probe import probe
 from ssltool.runs.probe_record import ProbeRecord, ProbeRow
@@ -201,3 +202,45 @@ def test_the_device_is_checked(jigsaw_run: Path, probed: Any) -> None:
         pytest.skip("there is a CUDA device")
     with pytest.raises(UsageError, match="--device cuda"):
         probed(jigsaw_run, device="cuda")
+
+
+@pytest.mark.slow
+def test_the_protocol_of_the_colorization_paper(jigsaw_run: Path, probed: Any) -> None:
+    """About 9,600 dimensions a stage, one weight decay."""
+    options = {"kind": ("layers",), "baselines": False, "grid_dim": 512}
+    with pytest.raises(UsageError, match="--grid-dim: no effect with --protocol zhang2016"):
+        probed(jigsaw_run, **options, protocol="zhang2016")
+    defaults = {"weights": jigsaw_run, "data": ("demo:40",), "test_data": ("demo-test:20",)}
+    options = {"kind": ("layers",), "baselines": False, "workers": 0, "keep_features": False}
+    record = probe(ProbeOptions.checked(**defaults, **options, protocol="zhang2016"), QUIET)
+    grids = {row.stage: row.dim for row in record.rows if row.stage.endswith("grid")}
+    # 32, 32, 64, 128 and 256 channels: sides 17, 17, 12, 8 and 6.
+    assert list(grids.values()) == [32 * 289, 32 * 289, 64 * 144, 128 * 64, 256 * 36]
+    assert {row.weight_decay for row in record.rows} == {5e-4}
+    assert (record.protocol.paper, record.protocol.grid_dim) == ("zhang2016", 9600)
+
+
+def test_a_recipe_is_one_of_fine_tuning(jigsaw_run: Path, probed: Any) -> None:
+    with pytest.raises(UsageError, match="type --kind finetune"):
+        probed(jigsaw_run, recipe="wu2018", kind=("linear",))
+    with pytest.raises(UsageError, match="--finetune-images: no effect with --recipe"):
+        probed(jigsaw_run, recipe="wu2018", kind=("finetune",), finetune_images=100)
+
+
+def test_the_recipe_of_wu_et_al_has_its_own_points(
+    jigsaw_run: Path, probed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def accuracy(self: object, network: object, indices: Any, schedule: Any, seed: int) -> float:
+        seen.append((len(indices), schedule))
+        return 50.0
+
+    monkeypatch.setattr("ssltool.probing.label_efficiency.FineTuner.accuracy", accuracy)
+    options = {"kind": ("finetune",), "recipe": "wu2018"}
+    rows = probed(jigsaw_run, **options).label_efficiency
+    assert {row.fraction for row in rows} == {0.01, 0.02, 0.04, 0.1, 0.2}
+    assert {row.source.kind for row in rows} == {"pretrained", "random_init"}
+    assert all(schedule == Schedule.wu2018(n, mirror=False) for n, schedule in seen)
+    rows = probed(jigsaw_run, **options, shots=(1,)).label_efficiency
+    assert {row.shots for row in rows} == {1}

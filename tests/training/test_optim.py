@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -69,3 +71,31 @@ def test_a_submodule_can_have_its_own_rate(name: str) -> None:
 def test_momentum_is_the_first_beta_of_adamw() -> None:
     optimizer = build_optimizer(nn.Linear(2, 2), "adamw", lr=0.1, weight_decay=0, momentum=0.5)
     assert optimizer.param_groups[0]["betas"] == (0.5, 0.999)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_all_parameters_decay_on_request(name: str) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    optimizer = build_optimizer(
+        module, name, lr=0.1, weight_decay=0.5, momentum=0.9, decay_all=True
+    )
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.5}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 6
+
+
+def test_decay_of_all_parameters_is_torchs_sgd_over_all_parameters() -> None:
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    theirs = copy.deepcopy(ours)
+    optimizers = (
+        build_optimizer(ours, "sgd", lr=0.1, weight_decay=0.3, momentum=0.9, decay_all=True),
+        torch.optim.SGD(theirs.parameters(), 0.1, momentum=0.9, weight_decay=0.3),
+    )
+    for step in range(3):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        for module, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            module(x).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)

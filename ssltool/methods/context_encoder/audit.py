@@ -39,8 +39,8 @@ def plan(method: ContextEncoder, seed: int) -> Plan:
     changes = {name: IMAGE_CHANGES[name] for name in ("gray", "blurred", "JPEG-recompressed")}
     fillings: dict[str, Filling] = {
         BASE: method.inpaint,
-        CHANCE: lambda view: method.baselines(view)["mean_color"],
-        "interpolation from the border": lambda view: method.baselines(view)["interpolation"],
+        CHANCE: method.mean_color,
+        "interpolation from the border": method.interpolated,
         "blur of what is visible": _blurred,
         "mean color of what is visible": _mean,
         "inpainted, border alone visible": lambda view: method.inpaint(_border_alone(view)),

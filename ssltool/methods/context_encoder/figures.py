@@ -12,7 +12,7 @@ from ssltool.methods.context_encoder import inpainting
 from ssltool.plotting.records import Lines, Plot
 
 if TYPE_CHECKING:
-    from ssltool.methods.context_encoder.task import ContextEncoder
+    from ssltool.methods.context_encoder.task import ContextEncoder, ContextEncoderView
 
 _LARGEST_DEPTH = 12  # px from the border of a hole over which the error is plotted
 _BATCH = 64
@@ -23,7 +23,7 @@ def draw_task(
 ) -> dict[str, Tensor]:
     """The image, its mask, the network's input and the target."""
     view = method.view(images, index, generator)
-    mean = method.baselines(view)["mean_color"]
+    mean = method.mean_color(view)
     return {
         "image": _to_uint8(view.image),
         "mask": _to_uint8(view.mask.float()),
@@ -36,29 +36,30 @@ def draw_task(
 def draw_predictions(
     method: ContextEncoder, images: Tensor, index: Tensor, generator: torch.Generator
 ) -> Predictions:
-    """The image with the hole in white, the hole inpainted and interpolated, the ground truth, and
-    the error.
+    """The image with the hole in white, the hole inpainted, interpolated and, in evaluation of a
+    run, from the nearest training image, the ground truth, and the error.
     """
     view = method.view(images, index, generator)
-    inpainted = method.inpaint(view)
-    interpolated = method.baselines(view)["interpolation"]
-    error = (inpainted - view.image).abs().mean(dim=1, keepdim=True) * 2
+    ways = {name: way for name, way in method.baselines.items() if name != "mean_color"}
+    fillings = {
+        "prediction": method.inpaint(view),
+        **{name.replace("_", " "): way(view) for name, way in ways.items()},
+    }
+    error = (fillings["prediction"] - view.image).abs().mean(dim=1, keepdim=True) * 2
     columns = {
         "input": _to_uint8(torch.where(view.mask, 1.0, view.image)),
-        "prediction": _to_uint8(inpainted),
-        "interpolation": _to_uint8(interpolated),
+        **{name: _to_uint8(filled) for name, filled in fillings.items()},
         "ground truth": _to_uint8(view.image),
         "error of the prediction": _to_uint8(error),
     }
-    own, baseline = (
-        torch.stack(inpainting.errors(filled, view.image, view.mask), dim=1).tolist()
-        for filled in (inpainted, interpolated)
-    )
-    captions = [
-        f"L1 {100 * a[0]:.1f} %, L2 {100 * a[1]:.2f} %, {a[2]:.1f} dB; "
-        f"interpolation {100 * b[0]:.1f} %, {100 * b[1]:.2f} %, {b[2]:.1f} dB"
-        for a, b in zip(own, baseline, strict=True)
+    described = [
+        [
+            f"{name} {100 * l1:.1f} %, {100 * l2:.2f} %, {psnr:.1f} dB"
+            for l1, l2, psnr in _errors(filled, view)
+        ]
+        for name, filled in fillings.items()
     ]
+    captions = [f"L1, L2, PSNR: {'; '.join(parts)}" for parts in zip(*described, strict=True)]
     return Predictions(columns, captions)
 
 
@@ -75,7 +76,10 @@ def plots(
         depth = inpainting.depth(view.mask, _LARGEST_DEPTH).flatten().cpu()
         hole = depth > 0
         counts += torch.bincount(depth[hole] - 1, minlength=_LARGEST_DEPTH)
-        fillings = {"context encoder": method.inpaint(view), **method.baselines(view)}
+        fillings = {
+            "context encoder": method.inpaint(view),
+            **{n: way(view) for n, way in method.baselines.items()},
+        }
         for name, filled in fillings.items():
             error = (filled - view.image).abs().mean(dim=1).flatten().cpu()
             by_depth = torch.zeros(_LARGEST_DEPTH).index_add_(0, depth[hole] - 1, error[hole])
@@ -90,6 +94,14 @@ def plots(
         label += f" (the last: {_LARGEST_DEPTH} or more)"
     x = [float(step) for step in range(1, reached + 1)]
     return {"seam": Lines.shared_x(x, curves, label, "mean absolute error, %")}
+
+
+def _errors(filled: Tensor, view: ContextEncoderView) -> list[list[float]]:
+    """L1, L2 and PSNR over the hole of each image."""
+    errors: list[list[float]] = torch.stack(
+        inpainting.errors(filled, view.image, view.mask), dim=1
+    ).tolist()
+    return errors
 
 
 def _to_uint8(images: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Baselines of inpainting without learning (mean color, interpolation), and reconstruction errors.
+"""Baselines of inpainting without learning (interpolation, nearest neighbor), and reconstruction
+errors.
 
 Images are float ``[B, C, S, S]`` in 0..1, masks bool ``[B, 1, S, S]``, true where the image was
 removed.
@@ -9,6 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ssltool.ops.color import NORMALIZED_STD, normalize_contrast
+
+_GALLERY_AT_ONCE = 2**24  # values of gallery images, as float
 
 
 def interpolate(images: Tensor, mask: Tensor) -> Tensor:
@@ -47,6 +52,65 @@ def _nearest(images: Tensor, visible: Tensor, axis: int, backwards: bool) -> tup
     value = images.gather(axis, last.clamp_min(0).expand_as(images))
     distance = torch.where(last >= 0, steps - last, 0).to(images.dtype)
     return (value.flip(axis), distance.flip(axis)) if backwards else (value, distance)
+
+
+def nearest_neighbor(
+    images: Tensor, mask: Tensor, gallery: Tensor, excluded: Tensor, *, standardized: bool = False
+) -> Tensor:
+    """Fill holes from the image whose visible pixels are closest in L2 (Pathak et al. 2016,
+    section 5.1, with pixels in place of HOG).
+
+    Args:
+        images: float ``[B, C, S, S]``; what is removed is not looked at.
+        mask: bool ``[B, 1, S, S]``.
+        gallery: uint8 ``[M, 3, S, S]``, whole images; of one channel the mean is taken.
+        excluded: bool ``[B, M]``, images of the gallery that are not to be used for an image; one
+            for which all are stays as it is.
+        standardized: Whether ``images`` went through `normalize_contrast`, by their visible
+            pixels; so does then the gallery, by the same pixels.
+
+    Returns:
+        float ``[B, C, S, S]``.
+    """
+    channels = images.shape[1]
+    visible = (~mask).to(images.dtype)
+    distance = torch.cat(
+        [
+            _distances(images, visible, _as_float(part, channels), standardized)
+            for part in torch.split(gallery, max(1, _GALLERY_AT_ONCE // gallery[0].numel()))
+        ],
+        dim=1,
+    ).masked_fill_(excluded, torch.inf)
+    smallest, nearest = distance.min(dim=1)
+    filled = _as_float(gallery[nearest], channels)
+    if standardized:
+        filled = normalize_contrast(filled, visible=~mask)
+    return torch.where(mask & smallest.isfinite()[:, None, None, None], filled, images)
+
+
+def _distances(images: Tensor, visible: Tensor, gallery: Tensor, standardized: bool) -> Tensor:
+    """Squared distances ``[B, M]`` over the visible pixels, up to a constant of each image, from
+    products alone: no difference of two images is ever held.
+    """
+    seen, flat = visible.flatten(1), gallery.flatten(1)
+    product = (images * visible).flatten(1) @ flat.T
+    squares = seen @ gallery.square().sum(dim=1).flatten(1).T
+    if not standardized:
+        return squares - 2 * product
+    # Every gallery image gets mean 1/2 and one deviation over the visible pixels. Its squares are
+    # then the same for all, and it differs by its correlation with the image.
+    count = seen.sum(dim=1, keepdim=True).clamp_min(1)
+    means = torch.stack([seen @ part.flatten(1).T / count for part in gallery.unbind(dim=1)], dim=2)
+    sums = (images * visible).sum(dim=(2, 3))  # [B, C]
+    covariance = product - torch.einsum("bmc,bc->bm", means, sums)
+    variance = (squares / count - means.square().sum(dim=2)) / gallery.shape[1]
+    return -2 * covariance * (NORMALIZED_STD / variance.clamp_min(1 / 255**2).sqrt())
+
+
+def _as_float(images: Tensor, channels: int) -> Tensor:
+    """uint8 ``[M, 3, S, S]`` as float ``[M, channels, S, S]`` in 0..1."""
+    whole = images.to(torch.float32).div_(255)
+    return whole.mean(dim=1, keepdim=True) if channels == 1 else whole
 
 
 def errors(filled: Tensor, truth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

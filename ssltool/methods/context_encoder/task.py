@@ -18,6 +18,7 @@ window: the central half of the image for a central hole, else all of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -64,7 +65,7 @@ from ssltool.ops.crops import crop_boxes, resized_crop
 from ssltool.ops.per_image_rng import PerImageRNG
 
 _LARGEST_CHANNELWISE = 50_000_000  # parameters
-_BASELINES = ("mean_color", "interpolation")
+_REFERENCES = 1024  # training images among which the nearest neighbor is searched
 
 
 class ContextEncoderOptions(MethodOptions):
@@ -172,12 +173,14 @@ class ContextEncoderView(NamedTuple):
         target: float ``[B, C, t, t]`` in -1..1, the window to predict.
         mask: bool ``[B, 1, S, S]``, true where removed.
         image: float ``[B, C, S, S]`` in 0..1, the whole image.
+        indices: int64 ``[B]``, of the images in the data.
     """
 
     inputs: Tensor
     target: Tensor
     mask: Tensor
     image: Tensor
+    indices: Tensor
 
 
 class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
@@ -186,6 +189,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
     Options = ContextEncoderOptions
     figures = figures
     audit = audit
+    reference_count = _REFERENCES
     presets = {
         "paper": {
             "backbone": "caffenet",
@@ -293,7 +297,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
             Metric("l2", chance=variance),
             Metric("psnr", "dB"),
         ]
-        for name in _BASELINES:
+        for name in self.baselines:
             declared += [
                 Metric(f"l1_{name}", eval_only=True),
                 Metric(f"l2_{name}", eval_only=True),
@@ -332,10 +336,10 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
             options = self.options
             boxes = crop_boxes(rng, images.shape[-1], options.crop_min, options.crop_side, aspects)
             mirrored = rng.bernoulli(self.options.flip)
-        return chunked(8, self._cut, images, rng, boxes, mirrored)
+        return chunked(8, self._cut, images, index, rng, boxes, mirrored)
 
     def _cut(
-        self, images: Tensor, rng: PerImageRNG, boxes: Tensor, mirrored: Tensor
+        self, images: Tensor, index: Tensor, rng: PerImageRNG, boxes: Tensor, mirrored: Tensor
     ) -> ContextEncoderView:
         """Build the view from what was sampled for it; regions are sampled here."""
         if self.training:
@@ -349,7 +353,7 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         mean, std = (cached_tensor(values, image.device) for values in (self._mean, self._std))
         # Filled after standardization: zero is the mean color.
         inputs = standardize_colors(image, mean, std).mul_(~mask)
-        return ContextEncoderView(inputs, 2 * self._windowed(image) - 1, mask, image)
+        return ContextEncoderView(inputs, 2 * self._windowed(image) - 1, mask, image, index)
 
     def _mask(self, rng: PerImageRNG) -> Tensor:
         """Sample the regions to remove, bool ``[B, 1, S, S]``."""
@@ -411,8 +415,8 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         hole, truth = self._windowed(view.mask), self._windowed(view.image)
         fillings = {"": (predicted + 1) / 2}
         if not self.training:
-            for name, filled in self.baselines(view).items():
-                fillings[f"_{name}"] = self._windowed(filled)
+            for name, baseline in self.baselines.items():
+                fillings[f"_{name}"] = self._windowed(baseline(view))
         metrics: dict[str, Tensor] = {}
         for suffix, filled in fillings.items():
             l1, l2, psnr = inpainting.errors(filled, truth, hole)
@@ -421,11 +425,40 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
             metrics[f"psnr{suffix}"] = psnr.mean()
         return metrics
 
-    def baselines(self, view: ContextEncoderView) -> dict[str, Tensor]:
-        """Images ``[B, C, S, S]`` with the hole filled by the mean color, and by interpolation."""
+    @property
+    def baselines(self) -> dict[str, Callable[[ContextEncoderView], Tensor]]:
+        """Ways to fill a hole without learning, by name: a view -> images ``[B, C, S, S]``.
+
+        The nearest neighbor needs `reference`.
+        """
+        ways: dict[str, Callable[[ContextEncoderView], Tensor]] = {
+            "mean_color": self.mean_color,
+            "interpolation": self.interpolated,
+        }
+        if self.reference is not None:
+            ways["nearest_neighbor"] = self.from_nearest
+        return ways
+
+    def mean_color(self, view: ContextEncoderView) -> Tensor:
+        """The mean color of the data everywhere, ``[B, C, S, S]``."""
         mean = torch.tensor(self._mean, device=view.image.device).view(1, -1, 1, 1)
-        filled = (mean.expand_as(view.image), inpainting.interpolate(view.image, view.mask))
-        return dict(zip(_BASELINES, filled, strict=True))
+        return mean.expand_as(view.image)
+
+    def interpolated(self, view: ContextEncoderView) -> Tensor:
+        """The images with holes interpolated from their border."""
+        return inpainting.interpolate(view.image, view.mask)
+
+    def from_nearest(self, view: ContextEncoderView) -> Tensor:
+        """The images with holes from the other training image whose visible pixels are closest
+        (section 5.1).
+        """
+        assert self.reference is not None
+        gallery, indices = self.reference
+        own = view.indices[:, None] == indices
+        standardized = self.options.standardize
+        return inpainting.nearest_neighbor(
+            view.image, view.mask, gallery, own, standardized=standardized
+        )
 
 
 def _use_channelwise(asked: bool | None, encoder: Encoder, channels: int, side: int) -> bool:

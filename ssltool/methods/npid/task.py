@@ -23,17 +23,18 @@ from typing import Literal, NamedTuple, Self
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ssltool.distributed.collectives import gather, rank
 from ssltool.encoders.encoder import Encoder
-from ssltool.errors import CheckpointError, UsageError
+from ssltool.encoders.projection import Projection
+from ssltool.errors import SslToolError, UsageError
 from ssltool.methods.base import (
     AUTO,
     Auto,
     DataInfo,
     EncoderInput,
     Loss,
+    Memory,
     Method,
     MethodOptions,
     Metric,
@@ -49,7 +50,8 @@ from ssltool.options import SMALLEST_SIDE
 
 _MAX_SOFTMAX = 65_536  # images up to which the softmax over all of them is affordable
 _MAX_WARM = 100_000  # images up to which one pass of the untrained network is a small part of a run
-_EPS = 1e-6  # smallest norm that a vector is divided by
+_CHECK_EVERY = 100  # steps between checks of c on a GPU, which reading a value stops
+_ROUNDING = 1.001  # of a product of unit vectors, of which float16 keeps the length within 0.0005
 
 
 class NpidOptions(MethodOptions):
@@ -225,6 +227,7 @@ class Npid(Method[NpidOptions, NpidView]):
             "optimizer": "sgd",
             "lr": 0.03,
             "weight_decay": 1e-4,
+            "decay_all": True,
             "batch_size": 256,
             "epochs": 200,
             "schedule": "step",
@@ -306,7 +309,7 @@ class Npid(Method[NpidOptions, NpidView]):
             grayscale=options.grayscale,
             invert=options.invert,
         )
-        self._constant_checked = False
+        self._steps_unchecked = 0
 
     @classmethod
     def inputs(cls, options: NpidOptions, data: DataInfo) -> EncoderInput:
@@ -377,9 +380,18 @@ class Npid(Method[NpidOptions, NpidView]):
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit vectors ``[B, D]`` of images float ``[B, C, S, S]``; float32 at any precision."""
-        pooled = self.encoder(images)
-        with torch.autocast(pooled.device.type, enabled=False):
-            return F.normalize(self.norm(self.head(pooled.float())), eps=_EPS)
+        embedded: Tensor = self.projection(self.encoder(images))
+        return embedded
+
+    @property
+    def projection(self) -> Projection:
+        """Linear layer, optional norm, unit length (section 3.1)."""
+        return Projection(self.head, self.norm)
+
+    @property
+    def memory(self) -> Memory:
+        """The bank."""
+        return Memory(self.bank.rows, self.temperature)
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> str:
@@ -403,7 +415,7 @@ class Npid(Method[NpidOptions, NpidView]):
         if seen and self.loss == "nce" and self.options.constant != "fixed":
             seed = PerImageRNG(last_index, torch.Generator().manual_seed(0)).bits()
             self.log_c.copy_(self._compare(features, last_index, seed).log_c)
-            self._check_constant()
+            self._check_constant(self.log_c)
         if warm:
             return f"bank: the untrained network's embeddings of {seen:,} images"
         return (
@@ -494,23 +506,34 @@ class Npid(Method[NpidOptions, NpidView]):
             self.bank.update(index, features, self.options.bank_momentum)
             if self.loss == "nce" and self.options.constant == "ema":
                 self.log_c.copy_(nce.moving_average(self.log_c, log_c))
-        # Reading a value stops a GPU, so there c is checked once.
-        if self.log_c.device.type == "cpu" or not self._constant_checked:
-            self._constant_checked = True
-            self._check_constant()
+        if self.loss == "nce":
+            self._check_when_due([log_c for _, _, log_c in updates])
 
-    def _check_constant(self) -> None:
-        """Check that c is one that unit vectors can have.
+    def _check_when_due(self, measured: list[Tensor]) -> None:
+        self._steps_unchecked += 1
+        if self.log_c.device.type == "cpu" or self._steps_unchecked >= _CHECK_EVERY:
+            self._steps_unchecked = 0
+            self._check_constant(torch.stack([self.log_c, *measured]))
+
+    def _check_constant(self, log_c: Tensor) -> None:
+        """Check that values of ln c are some that unit vectors can have: |ln c| <= 1 / tau.
+
+        NaN passes: the loop has an error of its own for a diverged step.
 
         Raises:
-            CheckpointError: It is not.
+            SslToolError: One is not.
         """
-        log_c, bound = float(self.log_c), 1.01 / self.temperature
-        if not abs(log_c) <= bound:
-            raise CheckpointError(
-                f"ln c is {log_c:.4g}, but unit vectors keep it within {bound:.4g}: the memory "
-                "bank is damaged; start the run again"
-            )
+        largest, bound = float(log_c.nan_to_num(0.0).abs().max()), 1 / self.temperature
+        if largest <= _ROUNDING * bound:
+            return
+        lengths = self.bank.rows.float().norm(dim=1)
+        worst = int((lengths - 1).abs().argmax())
+        raise SslToolError(
+            f"|ln c| of the constant Z = c n is {largest:.4g}; products of unit vectors keep it "
+            f"within 1 / tau = {bound:.4g}, so something is not of unit length (memory vector "
+            f"{self.bank.start + worst} has length {float(lengths[worst]):.3g}); start the run "
+            "again, or remove its newest checkpoint and type --resume"
+        )
 
 
 def _crop_size(options: NpidOptions, data: DataInfo) -> int:

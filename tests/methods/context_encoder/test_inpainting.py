@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssltool.methods.context_encoder import inpainting as inpaint
+from ssltool.ops.color import normalize_contrast
 
 
 def test_errors_in_the_papers_units() -> None:
@@ -81,3 +82,55 @@ def test_depth_counts_pixels_from_the_border_of_the_hole() -> None:
     depth = inpaint.depth(mask, 5)[0, 0]
     assert depth[4].tolist() == [0, 0, 1, 2, 3, 2, 1, 0, 0]
     assert int(inpaint.depth(mask, 2).max()) == 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    hidden=st.floats(0.1, 0.8),
+    channels=st.sampled_from([1, 3]),
+    standardized=st.booleans(),
+)
+def test_the_nearest_neighbor_equals_a_slow_reference(
+    seed: int, hidden: float, channels: int, standardized: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    gallery = torch.randint(0, 256, (9, 3, 6, 6), generator=generator, dtype=torch.uint8)
+    images = torch.rand(4, channels, 6, 6, generator=generator)
+    mask = torch.rand(4, 1, 6, 6, generator=generator) < hidden
+    excluded = torch.rand(4, 9, generator=generator) < 0.3
+    excluded[0] = True
+    if standardized:
+        images = normalize_contrast(images, visible=~mask)
+    filled = inpaint.nearest_neighbor(images, mask, gallery, excluded, standardized=standardized)
+    whole = gallery.float() / 255
+    whole = whole.mean(dim=1, keepdim=True) if channels == 1 else whole
+    assert torch.equal(filled[0], images[0])  # no image is left
+    for b in range(1, 4):
+        candidates = whole
+        if standardized:
+            candidates = normalize_contrast(whole, visible=~mask[b : b + 1].expand(9, -1, -1, -1))
+        distances = [
+            float(((images[b] - other).square() * ~mask[b]).sum()) if not excluded[b, m] else 1e9
+            for m, other in enumerate(candidates)
+        ]
+        nearest = min(range(9), key=distances.__getitem__)
+        second = sorted(distances)[1]
+        # Clipping to 0..1 may reverse near ties of standardized images.
+        if not standardized or second > 1.2 * distances[nearest] + 1e-3:
+            expected = torch.where(mask[b], candidates[nearest], images[b])
+            assert torch.allclose(filled[b], expected, atol=1e-5)
+
+
+def test_the_hole_is_not_looked_at() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gallery = torch.randint(0, 256, (5, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    mask[..., 2:6, 2:6] = True
+    image = torch.where(mask, 0.5, gallery[3:4].float() / 255)
+    nothing = torch.zeros(1, 5, dtype=torch.bool)
+    filled = inpaint.nearest_neighbor(image, mask, gallery, nothing)
+    assert torch.allclose(filled, gallery[3:4].float() / 255)
+    own = torch.arange(5)[None] == 3
+    other = inpaint.nearest_neighbor(image, mask, gallery, own)
+    assert not torch.allclose(other, filled)

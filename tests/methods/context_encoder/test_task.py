@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
-from ssltool.methods.base import DataInfo
+from ssltool.methods.base import DataInfo, Reference
 from ssltool.methods.context_encoder.losses import (
     adversarial_losses,
     band_weights,
@@ -241,6 +241,27 @@ def test_errors_are_on_a_scale_of_0_to_1() -> None:
     assert float(numbers["l2"]) == pytest.approx(0.01, abs=1e-5)
     assert float(numbers["psnr"]) == pytest.approx(20, abs=1e-3)
     assert {"l2_mean_color", "l2_interpolation", "psnr_interpolation"} <= set(numbers)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_the_nearest_training_image_is_measured_and_drawn_once_there_are_some(
+    standardize: bool,
+) -> None:
+    method = build(mask="center", standardize=standardize).eval()
+    images, index = make_images(4, 32), torch.arange(4)
+    view = method.view(images, index, seeded())
+    assert "l2_nearest_neighbor" not in method(view).metrics
+    # Copies of the images at other places in the data: each is its copy's nearest neighbor.
+    method.reference = Reference(torch.cat([images, images]), torch.arange(8))
+    numbers = method(view).metrics
+    assert set(numbers) == {m.name for m in method.metrics[1:]}
+    assert float(numbers["l2_nearest_neighbor"]) < 1e-8
+    method.reference = Reference(images, index)  # its own image is none
+    assert float(method(view).metrics["l2_nearest_neighbor"]) > 1e-3
+    columns = method.figures.draw_predictions(method, images, index, seeded()).images
+    assert "nearest neighbor" in columns
+    curves = method.figures.plots(method, images, index, seeded())["seam"].series
+    assert list(curves) == ["context encoder", "mean color", "interpolation", "nearest neighbor"]
 
 
 def test_an_untrained_network_errs_as_the_mean_color_does() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.transform import InputTransform
-from ssltool.errors import CheckpointError, UsageError
+from ssltool.errors import SslToolError, UsageError
 from ssltool.methods.base import DataInfo
 from ssltool.methods.npid import losses as nce
 from ssltool.methods.npid.task import Npid, NpidOptions, NpidView
@@ -287,8 +287,34 @@ def test_an_impossible_constant_is_an_error() -> None:
     method = build(loss="nce", negatives=10).train()
     method.log_c.fill_(26.0)
     view = method.view(*make_images(), seeded())
-    with pytest.raises(CheckpointError, match=r"ln c is .* within 14\.43"):
+    with pytest.raises(SslToolError, match=r"is 2\d\..*; .* within 1 / tau = 14\.29") as error:
         step(method, view)
+    assert "\n" not in str(error.value)
+
+
+def test_the_bound_of_the_constant_is_1_over_tau() -> None:
+    method = build(loss="nce", negatives=10, constant="first").train()
+    for log_c in (14.28, -14.28, math.nan):
+        method._check_constant(torch.tensor([log_c]))
+    for log_c in (14.4, -14.4, math.inf):
+        with pytest.raises(SslToolError, match="not of unit length"):
+            method._check_constant(torch.tensor([0.8, log_c]))
+    # c is measured once, yet a bank that breaks later is noticed, and a vector named.
+    method.bank.rows *= 30
+    with pytest.raises(SslToolError, match=r"memory vector \d+ has length 30"):
+        step(method, method.view(*make_images(), seeded()))
+
+
+def test_projection_and_memory_are_what_the_loss_compares() -> None:
+    method = build(head_norm=True).train()
+    images = method.view(*make_images(), seeded()).images
+    method.eval()
+    with torch.no_grad():
+        expected = method.embed(images)
+        assert torch.equal(method.projection(method.encoder(images)), expected)
+    assert method.memory.vectors is method.bank.rows
+    assert method.memory.temperature == method.temperature
+    assert "projection" not in " ".join(method.state_dict())
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -20,8 +20,8 @@ numbers beside. ``--option all:epochs=20`` shortens it.
 Each result is a document in DIR/cells, written when it is complete. The command can be stopped at
 any moment and repeated, with more sets, methods or seeds, and does only what is missing; runs
 continue from their checkpoints. The number of steps comes from timing some in CPU seconds, so other
-jobs on the machine change the wall time only. Tables, figures and the commands are written to
-DIR/results.md.
+jobs on the machine change the wall time only. Tables and figures are written to DIR/results.md, and
+with ``--to docs/quality --page docs/results.md`` into the documentation.
 """
 
 from __future__ import annotations
@@ -240,9 +240,9 @@ def measure(cell: Cell, images: Images, arguments: argparse.Namespace) -> None:
     print(f"{cell.name}: pooled {rows['pooled']['accuracy']}", flush=True)
 
 
-def write_results(folder: Path) -> None:
+def write_results(folder: Path, page: Path | None = None) -> None:
     """Write tables and figures of all results that are there."""
-    quality_tables.write_results(folder, (*METHODS, *PEERS))
+    quality_tables.write_results(folder, (*METHODS, *PEERS), page)
 
 
 def main() -> None:
@@ -267,6 +267,7 @@ def main() -> None:
         "--option", action="append", default=[], metavar="METHOD:NAME=VALUE", help="or all:..."
     )
     parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--page", type=Path, help="Markdown file between whose marks tables go")
     arguments = parser.parse_args()
     arguments.to.mkdir(parents=True, exist_ok=True)
     given = (each.split("=", 1) for each in arguments.set)
@@ -278,7 +279,7 @@ def main() -> None:
                 if dataset not in SUITES or method in SUITES[dataset].words:
                     measure(Cell(dataset, method, seed), images, arguments)
                 write_results(arguments.to)
-    write_results(arguments.to)
+    write_results(arguments.to, arguments.page)
 
 
 if __name__ == "__main__":

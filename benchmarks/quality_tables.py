@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import suites
+
+BEGIN, END = "<!-- quality -->", "<!-- end of quality -->"
 
 
 def rows_of(cell: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -72,6 +75,8 @@ def report(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield _line("raw pixels", own[:1], "pixels")
         yield _line("majority class", own[:1], "majority")
         yield ""
+        yield from _option_lines(own)
+        yield f"![Pooled linear accuracy on {dataset}](quality-{dataset}.png)\n"
         yield from _label_lines(own)
         yield from _published_lines(dataset, own)
 
@@ -111,6 +116,14 @@ def _line(name: str, cells: Sequence[dict[str, Any]], kind: str) -> str:
         memory = max(cell["peak_memory"] for cell in cells) / 1e9
         cost = [str(len(cells)), f"{minutes:.1f}", f"{memory:.1f} GB"]
     return "| " + " | ".join([name, cost[0], *texts, *cost[1:]]) + " |"
+
+
+def _option_lines(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Options that were given beside the preset."""
+    for method, options in dict.fromkeys((c["method"], tuple(c["options"])) for c in cells):
+        if options:
+            listed = ", ".join(f"`{option}`" for option in options)
+            yield f"{method} with {listed} beside the preset.\n"
 
 
 def _label_lines(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -165,8 +178,14 @@ def _methods(cells: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(cell["method"] for cell in cells))
 
 
-def write_results(folder: Path, methods: Sequence[str]) -> None:
-    """Write tables and figures of all results that are there, methods in the given order."""
+def write_results(folder: Path, methods: Sequence[str], page: Path | None = None) -> None:
+    """Write tables and figures of all results that are there.
+
+    Args:
+        folder: Where the cells are; tables and figures are written beside them.
+        methods: In the order of the tables.
+        page: Markdown file that also gets the tables, between `BEGIN` and `END`.
+    """
     paths = sorted((folder / "cells").glob("*.json"))
     cells = [json.loads(path.read_text()) for path in paths]
     if not cells:
@@ -176,4 +195,10 @@ def write_results(folder: Path, methods: Sequence[str]) -> None:
     text = "\n".join(report(cells))
     (folder / "results.md").write_text(text)
     draw(cells, folder)
+    if page is not None:
+        whole, place = page.read_text(), os.path.relpath(folder, page.parent)
+        before, _, rest = whole.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        linked = text.replace("](quality-", f"]({place}/quality-")
+        page.write_text(f"{before}{BEGIN}\n\n{linked}\n{END}{after}")
     print(text)

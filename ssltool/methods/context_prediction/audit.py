@@ -181,11 +181,12 @@ def _location(
 
 def _probe(method: ContextPrediction, seed: int, statistic: low_level.PairStatistic) -> Condition:
     """The relative position, from statistics of the two patches as the network gets them in
-    training.
+    training, but for balanced positions.
     """
+    balanced = {"sampler": "pair", "pairs": 8, "pixels_min": None, "flip": 0.0}
 
     def view(images: Tensor, index: Tensor) -> ContextPredictionView:
-        with training_view(method, flip=0.0, pairs=8):
+        with training_view(method, **balanced):
             return method.view(images, index, seeded(seed))
 
     @batched

@@ -215,7 +215,7 @@ PLANTS: dict[str, Callable[[], Plant]] = {
         {"color_guard": "none"},
         {"fc6": 64, "fc7": 64, "pairs": 8, "crop_min": 1.0, "geometry": "fit3"},
         ("cue: chromatic offset",),
-        steps=100,
+        steps=160,
     ),
     "npid: colors of their own": lambda: Plant(
         "npid",

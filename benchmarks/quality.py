@@ -101,7 +101,7 @@ def print_steps(method: str, data: str, seconds: float, options: Sequence[str]) 
     from ssltool.training import budget, start
 
     given = dict(option.split("=", 1) for option in options)
-    values = {name.replace("-", "_"): value for name, value in given.items()}
+    values = {name.replace("-", "_"): _value(text) for name, text in given.items()}
     config = RunConfig.merged(method, {**values, "data": (data,), "workers": 0}, "small")
     source = start.open_images(config)
     config, info = budget.cheapest(config, start.inspected(config, source))
@@ -144,6 +144,14 @@ def pretrain_recipe(cell: Cell, folder: Path, images: Images, options: list[str]
         words += SUITES[cell.dataset].words[cell.method].split()
         words += [word for option in options for word in _flag(option)]
     return _sum(folder, command([*words, "--quiet"], folder, one_thread=False))
+
+
+def _value(text: str) -> Any:
+    """The number or truth value that a text stands for, or the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _flag(option: str) -> list[str]:

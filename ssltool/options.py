@@ -180,4 +180,7 @@ def _describe(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
         return f"{flag} is required"
     message = str(fault["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     expected = f"should be {message}" if message[:1].islower() else message
-    return f"{flag} {cut(str(fault['input']))}: {expected}"
+    typed = fault["input"]
+    if isinstance(typed, list | tuple):
+        typed = ",".join(map(str, typed))
+    return f"{flag} {cut(str(typed))}: {expected}"

@@ -13,7 +13,7 @@ from ssltool.options import LARGEST_SEED, LARGEST_SIDE, SMALLEST_SIDE
 
 FORMAT: Final = 2
 Stem = Literal["imagenet", "small"]
-Norm = Literal["batch", "ln", "ln2d"]
+Norm = Literal["batch", "ln", "ln2d", "none"]
 Standardize = Literal["data", "channels", "image"]
 ColorSpace = Literal["rgb", "lightness", "lab"]
 

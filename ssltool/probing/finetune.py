@@ -27,6 +27,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.layers import full_precision
 from ssltool.encoders.transform import InputTransform
 from ssltool.errors import DataError
 from ssltool.ops import patches
@@ -96,13 +97,13 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.norm = nn.Identity() if plain else nn.BatchNorm1d(encoder.width, affine=False)
-        self.head = nn.Linear(encoder.width, classes)
+        self.head = full_precision.Linear(encoder.width, classes)
         if not plain:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of images ``[B, C, H, W]``."""
+        """Logits ``[B, K]``, float32, of images ``[B, C, H, W]``."""
         logits: Tensor = self.head(self.norm(self.encoder(x)))
         return logits
 
@@ -178,7 +179,7 @@ def _train(
             batch = torch.where(rng.bernoulli(0.5)[:, None, None, None], batch.flip(-1), batch)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits = network(transform(batch))
-        loss = F.cross_entropy(logits.float(), labels[chosen].to(device))
+        loss = F.cross_entropy(logits, labels[chosen].to(device))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()

@@ -44,7 +44,7 @@ def draw_predictions(
     and the ground truth.
     """
     view = method.view(images, index, generator)
-    logits = method.logits(view).float().view(len(images), -1, len(method.orders))
+    logits = method.logits(view).view(len(images), -1, len(method.orders))
     confidence, predicted = logits[:, 0].softmax(dim=1).max(dim=1)  # an image's first permutation
     true_cells, predicted_cells = method.orders[view.target[:, 0]], method.orders[predicted]
     correct = true_cells == predicted_cells  # [B, N], by slot

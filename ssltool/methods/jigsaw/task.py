@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.layers import full_precision
 from ssltool.encoders.sizes import map_shape
 from ssltool.errors import UsageError
 from ssltool.methods.base import (
@@ -195,7 +196,7 @@ class Head(nn.Module):
             nn.ReLU(),
             nn.Dropout(dropout),
         )
-        self.fc8 = nn.Linear(fc7, classes)
+        self.fc8 = full_precision.Linear(fc7, classes)
         # Small last weights: the first loss is ln K, the chance level.
         nn.init.normal_(self.fc8.weight, std=0.001)
         nn.init.zeros_(self.fc8.bias)
@@ -208,7 +209,7 @@ class Head(nn.Module):
             permutations: int64 ``[B, P, N]``, the permutations to shuffle them by.
 
         Returns:
-            Logits ``[B*P, K]``.
+            Logits ``[B*P, K]``, float32 at any precision.
         """
         tiles = self.fc6(vectors.flatten(0, 1)).view(*vectors.shape[:2], -1)  # [B, N, fc6]
         # The encoder sees tiles alone: shuffling their vectors is shuffling the tiles, and many
@@ -456,7 +457,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
 
     def forward(self, view: JigsawView) -> Loss:
         """K-way cross-entropy over all permutations, with top-1, top-5 and tile accuracy."""
-        logits = self.logits(view).float()
+        logits = self.logits(view)
         target = view.target.flatten()
         loss = F.cross_entropy(logits, target)
         with torch.no_grad():

@@ -206,6 +206,7 @@ class Cpc(Method[CpcOptions, CpcView]):
             "momentum": 0.8,
             "weight_decay": 0.0,
             "clip": 0.01,
+            "ema": 0.9999,
             "batch_size": 512,
             "epochs": 200,
             "schedule": "constant",

@@ -1,9 +1,10 @@
 """Checkpoints: the training state as safetensors and JSON.
 
 ``checkpoints/step-0001200/`` holds ``model.safetensors`` (encoder, head and buffers),
-``optimizer.safetensors``, with ``--ema`` ``average.safetensors``, and ``state.json``. The folder is written under a temporary name, flushed
-and renamed, so a kill at any moment leaves the previous checkpoints as they were. No random state
-is kept: every random number of a step is a function of the seed, the epoch or step, and the image.
+``optimizer.safetensors``, with ``--ema`` ``average.safetensors``, and ``state.json``. The folder is
+written under a temporary name, flushed and renamed, so a kill at any moment leaves the previous
+checkpoints as they were. No random state is kept: every random number of a step is a function of
+the seed, the epoch or step, and the image.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ from ssltool.errors import CheckpointError
 _FOLDER = "checkpoints"
 _NAME = "step-{:07d}"
 _NUMBER = re.compile(r"step-([0-9]{7,})")
-_MODEL, _OPTIMIZER, _AVERAGE = (
-    f"{name}.safetensors" for name in ("model", "optimizer", "average")
-)
+_MODEL, _OPTIMIZER, _AVERAGE = (f"{name}.safetensors" for name in ("model", "optimizer", "average"))
 _DIGITS = 9  # of the number of a parameter
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 _MOMENTUM = {"momentum_buffer"}

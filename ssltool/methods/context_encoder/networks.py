@@ -89,7 +89,9 @@ class Decoder(nn.Module):
             width = narrower
         last: nn.Conv2d | nn.ConvTranspose2d
         if kind == "tconv" and steps:
-            last = full_precision.ConvTranspose2d(width, len(mean), 4, stride=2, padding=1, bias=False)
+            last = full_precision.ConvTranspose2d(
+                width, len(mean), 4, stride=2, padding=1, bias=False
+            )
         else:
             last = full_precision.Conv2d(width, len(mean), 3, padding=1, bias=False)
         self.layers = nn.Sequential(*layers, last)

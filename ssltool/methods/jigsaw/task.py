@@ -41,6 +41,7 @@ from ssltool.methods.base import (
     Metric,
 )
 from ssltool.methods.jigsaw import audit, figures, permutations
+from ssltool.methods.jigsaw.beliefs import belief_tables, best_assignments
 from ssltool.methods.jigsaw.geometry import SMALLEST_TILE, Geometry, geometry
 from ssltool.ops import patches
 from ssltool.ops.chunked import chunked
@@ -353,7 +354,13 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             Metric("accuracy", "fraction", 1 / count),
             Metric("top5", "fraction", min(1.0, 5 / count)),
             Metric("tile_accuracy", "fraction", 1 / self.tiles),
+            Metric("assignment_tile_accuracy", "fraction", 1 / self.tiles, eval_only=True),
         )
+
+    @property
+    def nearest(self) -> Tensor:
+        """Distance of each permutation to the nearest other one of the set, int64 ``[K]``."""
+        return torch.from_numpy(self._permutation_set.nearest.astype("int64"))
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -456,7 +463,11 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         return corner[:, :, None, :] + shift, corner
 
     def forward(self, view: JigsawView) -> Loss:
-        """K-way cross-entropy over all permutations, with top-1, top-5 and tile accuracy."""
+        """K-way cross-entropy over all permutations, with top-1, top-5 and tile accuracy.
+
+        In evaluation also the tile accuracy of the assignment that suits the probabilities of all
+        permutations best, see `ssltool.methods.jigsaw.beliefs`.
+        """
         logits = self.logits(view)
         target = view.target.flatten()
         loss = F.cross_entropy(logits, target)
@@ -468,6 +479,10 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
                 "top5": correct.any(dim=1).float().mean(),
                 "tile_accuracy": (self.orders[best[:, 0]] == self.orders[target]).float().mean(),
             }
+            if not self.training:
+                assigned = best_assignments(belief_tables(logits, self.orders))
+                correct_tiles = assigned == self.orders[target]
+                metrics["assignment_tile_accuracy"] = correct_tiles.float().mean()
         return Loss(loss, metrics)
 
     def logits(self, view: JigsawView) -> Tensor:

@@ -39,6 +39,6 @@ class MovingAverage:
         """
         decay = min(self._decay, (1 + step) / (10 + step))
         kept, newest = list(self.encoder.parameters()), list(encoder.parameters())
-        get_ema_multi_avg_fn(decay)(kept, newest, step)
+        get_ema_multi_avg_fn(decay)(kept, newest, step)  # type: ignore[no-untyped-call]
         for old, new in zip(self.encoder.buffers(), encoder.buffers(), strict=True):
             old.copy_(new)

@@ -15,7 +15,7 @@ class Linear(nn.Linear):
     """``nn.Linear`` in the precision of its weights, at least float32, whatever autocast says."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map ``[..., D]`` of any float dtype to float32 (float64 if that was given) ``[..., K]``."""
+        """Map ``[..., D]`` of any float dtype to ``[..., K]``, float32 (float64 if given that)."""
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(_full(input))
 

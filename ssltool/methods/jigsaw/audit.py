@@ -1,5 +1,4 @@
-"""Audit of the jigsaw task: edges, chromatic offset, brightness and sharpness of the tiles, and what
-a single tile tells of its position.
+"""Audit of the jigsaw task: edges, chromatic offset, brightness, sharpness, position by itself.
 
 Noroozi & Favaro 2016, section 4.2: without a gap, without standardization and without channel
 jitter the puzzle is solved from low-level statistics.
@@ -124,11 +123,12 @@ def _cell_probe(method: Jigsaw, seed: int, statistic: low_level.Statistic) -> Co
 def _position_probe(method: Jigsaw, seed: int) -> Condition:
     """The cell of a tile, from the encoder's frozen vector of that tile alone."""
 
-    def vectors(images: Tensor, index: Tensor) -> Tensor:
+    def encoded(images: Tensor, index: Tensor) -> Tensor:
         tiles = _training_tiles(method, seed, images, index)
-        return method.encoder(tiles.flatten(0, 1)).unflatten(0, tiles.shape[:2])
+        vectors: Tensor = method.encoder(tiles.flatten(0, 1))
+        return vectors.unflatten(0, tiles.shape[:2])
 
-    return _probe_of(method, vectors)
+    return _probe_of(method, encoded)
 
 
 def _probe_of(method: Jigsaw, vectors: Condition) -> Condition:

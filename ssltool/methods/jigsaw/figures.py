@@ -60,7 +60,7 @@ def draw_predictions(
         "shuffled tiles": _assembled(method, shuffled),
         "prediction": _arranged(method, shuffled, likeliest, true),
         "best assignment": _arranged(method, shuffled, assigned, true),
-        "beliefs: slots down, cells across": _belief_image(tables, true),
+        "beliefs: slot, cell": _belief_image(tables, true),
         "ground truth": _assembled(method, view.raw),
     }
     known = (assigned[:, None] == method.orders).all(dim=2).any(dim=1)
@@ -88,7 +88,7 @@ def plots(
     if method.training:
         return {}
     hits, distances, beliefs = [], [], torch.zeros(method.tiles, method.tiles)
-    for part, which in zip(images.split(_BATCH), index.split(_BATCH), strict=True):
+    for part, which in zip(torch.split(images, _BATCH), torch.split(index, _BATCH), strict=True):
         view = method.view(part, which, generator)
         target = PerImageRNG(which, generator).integers(len(method.orders), _PERMUTATIONS)
         logits = method.logits(view._replace(target=target))
@@ -125,7 +125,7 @@ def accuracy_by_distance(hits: Tensor, distances: Tensor, chance: float) -> Bars
         Percent, with standard errors over the images.
     """
     values, errors = {}, {}
-    for distance in distances.unique().tolist():
+    for distance in sorted(set(distances.flatten().tolist())):
         chosen = distances == distance
         count = int(chosen.sum())
         accuracy = float((hits & chosen).sum()) / count

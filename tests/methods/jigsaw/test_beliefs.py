@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssltool.methods.jigsaw.beliefs import belief_tables, best_assignments
+from ssltool.methods.jigsaw.figures import accuracy_by_distance
 
 
 @settings(max_examples=30, deadline=None)
@@ -64,3 +65,17 @@ def test_an_assignment_outside_of_the_set() -> None:
     orders = torch.tensor([[1, 2, 0, 3, 4, 5], [0, 1, 2, 4, 5, 3], [2, 1, 3, 0, 4, 5]])
     table = belief_tables(torch.zeros(1, 3), orders)
     assert best_assignments(table).tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_accuracy_by_distance_by_hand() -> None:
+    hits = torch.tensor([[True, False], [True, True], [False, False]])
+    distances = torch.tensor([[2, 5], [2, 2], [5, 5]])
+    bars = accuracy_by_distance(hits, distances, 0.01)
+    assert bars.values == {"distance 2 (3 answers)": 100.0, "distance 5 (3 answers)": 0.0}
+    assert set(bars.std.values()) == {0.0}
+    hits[1, 0] = False  # at distance 2: one of one in the first image, one of two in the second
+    bars = accuracy_by_distance(hits, distances, 0.01)
+    assert bars.values["distance 2 (3 answers)"] == pytest.approx(200 / 3)
+    expected = 100 * ((1 / 3) ** 2 + (1 - 4 / 3) ** 2) ** 0.5 / 3
+    assert bars.std["distance 2 (3 answers)"] == pytest.approx(expected)
+    assert [level.value for level in bars.levels] == [1.0]

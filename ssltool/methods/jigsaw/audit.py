@@ -71,8 +71,7 @@ def plan(method: Jigsaw, seed: int) -> Plan:
         Comparison("mean color of a tile", "probe", "cell by mean color", "1 in N", measure),
         Comparison("chromatic offset", "probe", "cell by channel offsets", "1 in N", measure, True),
         Comparison("border pixels", "probe", "neighbor by border pixels", "1 in 8", measure),
-        # Sky is above and grass below: what a vector tells of its tile's position may be content.
-        Comparison("position by itself", "content", "cell by the tile's vector", "1 in N", measure),
+        Comparison("vector of a tile", "probe", "cell by the tile's vector", "1 in N", measure),
     ]
     return Plan("accuracy", "fraction", conditions, comparisons)
 
@@ -126,7 +125,7 @@ def _position_probe(method: Jigsaw, seed: int) -> Condition:
     def encoded(images: Tensor, index: Tensor) -> Tensor:
         tiles = _training_tiles(method, seed, images, index)
         vectors: Tensor = method.encoder(tiles.flatten(0, 1))
-        return vectors.unflatten(0, tiles.shape[:2])
+        return vectors.view(*tiles.shape[:2], -1)
 
     return _probe_of(method, encoded)
 

@@ -149,8 +149,8 @@ class FeatureExtractor:
             float32 on the encoder's device: ``pooled`` ``[B, D]``, the encoder's own vector;
             ``layer1`` ... (each stage's name) ``[B, C_s]``, the averages of the stages' maps;
             ``layer1 grid`` ... ``[B, C_s * g * g]`` of the stages whose grid has more than one
-            location; ``projection`` ``[B, P]``, unit vectors; and ``patch moments`` ``[B, 2 * D]``, the
-            means over the patches of their vectors and of these squared.
+            location; ``projection`` ``[B, P]``, unit vectors; and ``patch moments``
+            ``[B, 2 * D]``, the means over the patches of their vectors and of these squared.
         """
         with _evaluation_mode(self._encoder):
             x = self._transform(images.to(self._device))

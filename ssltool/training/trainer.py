@@ -22,6 +22,7 @@ from ssltool.distributed.collectives import copy_from_main, from_main, rank, wor
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import LIGHTNESS_NORM, EncoderMetadata, TrainingSummary
 from ssltool.encoders.precision import Precision, choose_precision
+from ssltool.encoders.projection import Projection
 from ssltool.encoders.weights import describe, find_weights, load_backbone
 from ssltool.errors import CheckpointError
 from ssltool.methods.base import Method
@@ -154,7 +155,7 @@ class Trainer:
             start.extended,
         )
         if options.ema:
-            trainer.average = MovingAverage(method.encoder, options.ema)
+            trainer.average = MovingAverage(method.encoder, method.projection, options.ema)
         if prepare:
             trainer._load_or_prepare(start, console)
         if options.compile:
@@ -179,7 +180,8 @@ class Trainer:
             self.skipped_steps,
         ):
             if self.average is not None and report.skipped == self.skipped_steps:
-                self.average.update(self.method.encoder, report.step - report.skipped - 1)
+                method, taken = self.method, report.step - report.skipped
+                self.average.update(method.encoder, method.projection, taken - 1)
             self.skipped_steps = report.skipped
             yield report
 
@@ -187,6 +189,11 @@ class Trainer:
     def encoder(self) -> Encoder:
         """The encoder that is saved: the average of the steps, or that of the last one."""
         return self.method.encoder if self.average is None else self.average.encoder
+
+    @property
+    def projection(self) -> Projection | None:
+        """The projection that is saved beside it; None if the method has none."""
+        return self.method.projection if self.average is None else self.average.projection
 
     def record(self) -> RunRecord:
         """The run's ``run.json``."""
@@ -252,7 +259,7 @@ class Trainer:
             newest = from_main(lambda: str(checkpoint.newest(folder) or ""))
         if newest:
             like = {"scaler": self.scaler.state_dict()}
-            average = None if self.average is None else self.average.encoder
+            average = None if self.average is None else self.average.state
             state = checkpoint.load(Path(newest), self.method, self.optimizer, like, average)
             self.scaler.load_state_dict(state["scaler"])
             self.first_step = state["step"]
@@ -263,7 +270,7 @@ class Trainer:
         sharded = self.method.sharded_buffers
         copy_from_main(tensor for name, tensor in state_tensors if name not in sharded)
         if self.average is not None:
-            copy_from_main(self.average.encoder.state_dict().values())
+            copy_from_main(self.average.state.state_dict().values())
 
     def _prepare(self, console: Console) -> None:
         """Run the method's pass over the data; all processes learn the same from it."""

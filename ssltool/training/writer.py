@@ -131,7 +131,7 @@ class RunWriter:
             CheckpointError: The run folder cannot be written to any more.
         """
         trainer, keep = self._trainer, self._trainer.config.run.keep
-        average = None if trainer.average is None else trainer.average.encoder
+        average = None if trainer.average is None else trainer.average.state
         state = trainer.method, trainer.optimizer
         extra = {
             "scaler": trainer.scaler.state_dict(),
@@ -146,7 +146,7 @@ class RunWriter:
             # The checkpoint comes last: a run killed before it takes the steps again and rewrites
             # the rest, while one resumed from its last checkpoint has no step left that would.
             metadata = trainer.metadata(step)
-            weights, projection = self._folder / WEIGHTS, trainer.method.projection
+            weights, projection = self._folder / WEIGHTS, trainer.projection
             save_encoder(trainer.encoder, metadata, weights)
             if projection is not None:
                 save_projection(projection, metadata, weights)

@@ -42,14 +42,14 @@ def run(out: Path, resume: bool = False, **changes: Any) -> None:
 def test_the_average_by_hand() -> None:
     torch.manual_seed(0)
     encoder = build_encoder("resnet20")
-    average = MovingAverage(encoder, 0.5)
+    average = MovingAverage(encoder, None, 0.5)
     expected = [p.detach().double() for p in encoder.parameters()]
     for step in range(20):
         with torch.no_grad():
             for parameter in encoder.parameters():
                 parameter.normal_()
             encoder.backbone.bn1.running_mean.fill_(step)
-        average.update(encoder, step)
+        average.update(encoder, None, step)
         decay = min(0.5, (1 + step) / (10 + step))  # 1/10, 2/11, ..., 8/17, 1/2
         expected = [
             decay * old + (1 - decay) * new.detach().double()
@@ -65,14 +65,14 @@ def test_the_average_by_hand() -> None:
 def test_a_long_run_averages_as_torch_does() -> None:
     torch.manual_seed(0)
     encoder = build_encoder("resnet20")
-    average = MovingAverage(encoder, 0.9)
+    average = MovingAverage(encoder, None, 0.9)
     reference = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     reference.update_parameters(encoder)  # the first call copies
     for step in range(1000, 1010):
         with torch.no_grad():
             for parameter in encoder.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average.update(encoder, step)
+        average.update(encoder, None, step)
         reference.update_parameters(encoder)
     pairs = zip(average.encoder.parameters(), reference.module.parameters(), strict=True)
     assert all(torch.equal(found, other) for found, other in pairs)
@@ -89,12 +89,14 @@ def test_the_average_is_saved_and_training_does_not_change(tmp_path: Path) -> No
     assert not (plain / "average.safetensors").exists()
     average = load_file(last / "average.safetensors")
     kept = load_file(tmp_path / "averaged" / "encoder.safetensors")
-    assert {f"backbone.{key}" for key in kept} == average.keys()
-    assert all(torch.equal(average[f"backbone.{key}"], value) for key, value in kept.items())
+    assert {f"encoder.backbone.{key}" for key in kept} == average.keys()
+    assert all(
+        torch.equal(average[f"encoder.backbone.{key}"], value) for key, value in kept.items()
+    )
     key = "conv1.weight"
     newest = [load_file(f / "model.safetensors")[f"encoder.backbone.{key}"] for f in folders]
     assert not torch.equal(kept[key], newest[-1])
-    averages = [load_file(f / "average.safetensors")[f"backbone.{key}"] for f in folders]
+    averages = [load_file(f / "average.safetensors")[f"encoder.backbone.{key}"] for f in folders]
     assert all(not torch.equal(*pair) for pair in pairwise(averages))
     training = read_metadata(tmp_path / "averaged").training
     assert training is not None
@@ -134,3 +136,14 @@ def test_a_checkpoint_without_its_average_is_named(tmp_path: Path) -> None:
     (tmp_path / "run/checkpoints/step-0000002/average.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"average\.safetensors cannot be read"):
         run(tmp_path / "run", resume=True, steps=4)
+
+
+@pytest.mark.slow
+def test_a_projection_is_averaged_with_its_encoder(tmp_path: Path) -> None:
+    given = {**BASE, "out": tmp_path / "run", "steps": 2}
+    pretrain(RunConfig.merged("npid", given), console=QUIET)
+    average = load_file(tmp_path / "run/checkpoints/step-0000002/average.safetensors")
+    kept = load_file(tmp_path / "run/encoder.projection.safetensors")
+    newest = load_file(tmp_path / "run/checkpoints/step-0000002/model.safetensors")
+    assert all(torch.equal(average[f"projection.{key}"], value) for key, value in kept.items())
+    assert not torch.equal(kept["linear.weight"], newest["head.weight"])

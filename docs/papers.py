@@ -271,6 +271,7 @@ REFERENCES = {
             Row("optimizer momentum beta2", "Adam, 0.8 and 0.999", "appendix"),
             Row("lr", "0.0004", "appendix"),
             Row("clip", "0.01", "appendix"),
+            Row("ema", "Polyak average of the weights, 0.9999", "appendix"),
             Row("batch_size", "512", "appendix"),
             Row("epochs", "about 200", "appendix"),
             Row("schedule", "constant", "appendix"),
@@ -281,6 +282,7 @@ REFERENCES = {
         (
             Row("backbone last_stage", "ResNet-v2-101, its third block the last", "section 3.2",
                 "ResNet-101"),
+            Row("norm", "no batch norm", "section 3.2"),
             Row("image_size crop", "256 px crops of 300 px images", "section 3.2"),
             Row("patch stride", "64 and 32 px: 7 x 7 patches", "section 3.2"),
             Row("directions", "1, downwards", "section 3.2"),

@@ -144,9 +144,8 @@ class Encoder(nn.Module):
         Raises:
             UnknownNameError: There is no such stage; the names are listed.
         """
+        self._check_stage(stage)
         names = [each.name for each in self.stages]
-        if stage not in names:
-            raise UnknownNameError(f"stage of {self.name}", stage, names)
         if stage == names[-1]:
             return
         end = list(self._chain.values()).index(stage) + 1
@@ -159,6 +158,16 @@ class Encoder(nn.Module):
         self.stages = self.stages[: names.index(stage) + 1]
         self.width = self.stages[-1].width
 
+    def paths_up_to(self, stage: str) -> list[str]:
+        """Paths in the backbone of the modules, and of tensors outside of them, that the map of a
+        stage is computed by.
+
+        Raises:
+            UnknownNameError: There is no such stage; the names are listed.
+        """
+        self._check_stage(stage)
+        return list(self._chain)[: list(self._chain.values()).index(stage) + 1]
+
     def walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Send ``x`` along the chain and yield name and map at the end of each stage."""
         # Modules are looked up by path on every call: a conversion to synchronized batch norm
@@ -170,6 +179,11 @@ class Encoder(nn.Module):
                 if stage == self.stages[-1].name and self._family.relu_last:
                     feature_map = feature_map.relu()
                 yield stage, feature_map
+
+    def _check_stage(self, stage: str) -> None:
+        names = [each.name for each in self.stages]
+        if stage not in names:
+            raise UnknownNameError(f"stage of {self.name}", stage, names)
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
@@ -210,6 +224,10 @@ class ViTEncoder(Encoder):
         }
         width, stride = self.backbone.hidden_dim, self.backbone.patch_size
         return chain, tuple(Stage(name, width, stride) for name in chain.values() if name)
+
+    def paths_up_to(self, stage: str) -> list[str]:
+        """See `Encoder.paths_up_to`; patches, class token and positions are before all blocks."""
+        return ["conv_proj", "class_token", "encoder.pos_embedding", *super().paths_up_to(stage)]
 
     def walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Send ``x`` through the blocks and yield name and map at the end of each stage."""

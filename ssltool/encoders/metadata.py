@@ -13,7 +13,7 @@ from ssltool.options import LARGEST_SEED, LARGEST_SIDE, SMALLEST_SIDE
 
 FORMAT: Final = 2
 Stem = Literal["imagenet", "small"]
-Norm = Literal["batch", "ln", "ln2d"]
+Norm = Literal["batch", "ln", "ln2d", "none"]
 Standardize = Literal["data", "channels", "image"]
 ColorSpace = Literal["rgb", "lightness", "lab"]
 
@@ -61,6 +61,13 @@ class TrainingSummary(BaseModel):
     lr: float = Field(ge=0, description="peak learning rate")
     seed: int = Field(ge=0, le=LARGEST_SEED, description="random seed")
     precision: _Name = Field(description="fp32, bf16 or fp16")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of the moving average over the steps that the weights are; 0: they are "
+        "those of the last step",
+    )
 
 
 class EncoderMetadata(BaseModel):

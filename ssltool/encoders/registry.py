@@ -17,10 +17,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.models.convnext import LayerNorm2d
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ssltool.encoders.backbones.small_resnet import SMALL_RESNETS
 from ssltool.encoders.encoder import Encoder, ViTEncoder
 from ssltool.encoders.families import FAMILIES, PAPER_NETWORKS, VIT, Family
+from ssltool.encoders.layers.channel_affine import ChannelAffine
 from ssltool.encoders.layers.layer_norm import MapLayerNorm
 from ssltool.encoders.layers.small_maps import use_small_map_convolutions
 from ssltool.encoders.metadata import Norm, Stem
@@ -57,7 +59,8 @@ def build_encoder(
             transformers only, where None means 224.
         norm: What replaces batch norm: ``"ln"`` normalizes each image over channels and positions
             together (a group norm of one group), ``"ln2d"`` over the channels at each position,
-            ``"batch"`` replaces nothing. Neither mixes the images of a batch. Keys stay the same,
+            ``"none"`` leaves its scale and offset per channel, see `ChannelAffine`, ``"batch"``
+            replaces nothing. The first three never mix the images of a batch. Keys stay the same,
             without the running statistics.
         last_stage: Remove the modules after this stage, see :meth:`Encoder.cut_after`; None
             removes none.
@@ -219,13 +222,31 @@ def _make_gray(backbone: nn.Module, family: Family) -> None:
 
 
 def _replace_batch_norm(backbone: nn.Module, norm: Norm) -> None:
-    """Replace every batch norm by a norm within each image; weight and bias keep their keys."""
+    """Replace every batch norm by a norm within each image, or none; weight and bias keep their
+    keys.
+
+    Without a norm the residual branches of ResNets start at zero: the variance would double in each
+    block (Zhang, Dauphin & Ma 2019; De & Smith 2020).
+    """
     if norm == "batch":
         return
     for path, module in list(backbone.named_modules()):
-        if isinstance(module, nn.BatchNorm2d):
-            kind = MapLayerNorm if norm == "ln" else LayerNorm2d
-            backbone.set_submodule(path, kind(module.num_features, module.eps))
+        if not isinstance(module, nn.BatchNorm2d):
+            continue
+        channels, eps = module.num_features, module.eps
+        if norm == "none":
+            owner = backbone.get_submodule(path.rpartition(".")[0])
+            replacement: nn.Module = ChannelAffine(channels, zero=_ends_branch(owner, module))
+        else:
+            replacement = (MapLayerNorm if norm == "ln" else LayerNorm2d)(channels, eps)
+        backbone.set_submodule(path, replacement)
+
+
+def _ends_branch(block: nn.Module, norm: nn.Module) -> bool:
+    """Whether a norm is the last module of a ResNet's residual branch."""
+    if isinstance(block, Bottleneck):
+        return norm is block.bn3
+    return isinstance(block, BasicBlock) and norm is block.bn2
 
 
 def _vit_side(name: str, side: int) -> int:

@@ -182,7 +182,8 @@ class Extractor:
         device: Where networks are evaluated.
         grid: Grid features of each stage.
         recalibrate: Whether batch-norm statistics are re-estimated on the training images first.
-        seed: Decides the images for that.
+        patch_moments: Whether the moments of patch vectors are wanted, see `FeatureExtractor`.
+        seed: Decides the images for recalibration.
     """
 
     def __init__(
@@ -193,10 +194,12 @@ class Extractor:
         *,
         grid: Grid = Grid(),
         recalibrate: bool = True,
+        patch_moments: bool = False,
         seed: int = 0,
     ) -> None:
         self._data, self._store, self._device = data, store, device
         self._grid, self._recalibrate, self._seed = grid, recalibrate, seed
+        self._patch_moments = patch_moments
 
     def features(
         self, variants: Sequence[EncoderVariant], *, with_pixels: bool
@@ -260,9 +263,14 @@ class Extractor:
             further["projection"] = hash_of_weights(projection)
         if self._grid.bilinear:
             further["resized"] = "bilinear"
+        moments = self._patch_moments and isinstance(network, PatchEncoder)
+        if moments:
+            further["moments"] = "of patches"
         return _Job(
             variant.source,
-            FeatureExtractor(network, transform, self._grid, projection=projection),
+            FeatureExtractor(
+                network, transform, self._grid, projection=projection, patch_moments=moments
+            ),
             compute_batch(transform.size, self._device),
             {
                 "weights": hash_of_weights(network),  # before batch norm is recalibrated

@@ -22,6 +22,9 @@ from ssltool.ops import grids
 from ssltool.runs.probe_record import POOLED as POOLED
 from ssltool.runs.probe_record import PROJECTION
 
+PATCH_MOMENTS = "patch moments"
+"""Name of the features of `FeatureExtractor` that are no stage's."""
+
 _PIXEL_SIDE = 32  # px: raw pixels of larger images are read at this size, 3072 dimensions
 _MAX_BATCH = 256  # images that a network is applied to at a time
 _PIXELS_AT_ONCE = 32 * 224**2  # of such a batch: a few gigabytes of maps
@@ -74,8 +77,12 @@ class PatchEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mean of the patches' pooled vectors, ``[B, D]``, of images ``[B, C, H, H]``."""
+        return self.vectors(x).mean(dim=1)
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """The patches' pooled vectors in reading order, ``[B, G*G, D]``."""
         patches, _ = self._cut(x)
-        return torch.stack([self.encoder(patch) for patch in patches.unbind(dim=1)]).mean(dim=0)
+        return torch.stack([self.encoder(patch) for patch in patches.unbind(dim=1)], dim=1)
 
     def map(self, x: Tensor) -> Tensor:
         """The last stage's averages over each patch, ``[B, C_last, G, G]``."""
@@ -111,6 +118,7 @@ class FeatureExtractor:
         transform: Resizes and normalizes.
         grid: Also reduce each stage's map to a grid.
         projection: Also project the pooled vector; on the encoder's device.
+        patch_moments: Also the first two moments of the vectors of a `PatchEncoder`'s patches.
         dtype: ``torch.bfloat16`` or ``torch.float16`` compute under autocast.
     """
 
@@ -121,10 +129,12 @@ class FeatureExtractor:
         grid: Grid = _NO_GRID,
         *,
         projection: Projection | None = None,
+        patch_moments: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._encoder, self._transform, self._projection = encoder, transform, projection
         self._grid, self._dtype = grid, dtype
+        self._patch_moments = patch_moments
         self._device = next(encoder.parameters()).device
         self._pools_by_average: bool | None = None
 
@@ -139,7 +149,8 @@ class FeatureExtractor:
             float32 on the encoder's device: ``pooled`` ``[B, D]``, the encoder's own vector;
             ``layer1`` ... (each stage's name) ``[B, C_s]``, the averages of the stages' maps;
             ``layer1 grid`` ... ``[B, C_s * g * g]`` of the stages whose grid has more than one
-            location; and ``projection`` ``[B, P]``, unit vectors.
+            location; ``projection`` ``[B, P]``, unit vectors; and ``patch moments``
+            ``[B, 2 * D]``, the means over the patches of their vectors and of these squared.
         """
         with _evaluation_mode(self._encoder):
             x = self._transform(images.to(self._device))
@@ -149,6 +160,7 @@ class FeatureExtractor:
             with torch.autocast(self._device.type, dtype=self._dtype, enabled=mixed):
                 maps = {name: map_.float() for name, map_ in self._encoder.maps(x).items()}
                 pooled = None if self._pools_by_average else self._encoder(x).float()
+                moments = self._moments(x, maps) if self._patch_moments else None
         averages = {name: map_.mean(dim=(2, 3)) for name, map_ in maps.items()}
         pooled = averages[self._encoder.stages[-1].name] if pooled is None else pooled
         grids_ = {
@@ -157,7 +169,17 @@ class FeatureExtractor:
             if self._grid.side(map_) > 1
         }
         projected = {} if self._projection is None else {PROJECTION: self._projection(pooled)}
-        return {POOLED: pooled, **averages, **grids_, **projected}
+        further = projected if moments is None else {**projected, PATCH_MOMENTS: moments}
+        return {POOLED: pooled, **averages, **grids_, **further}
+
+    def _moments(self, x: Tensor, maps: dict[str, Tensor]) -> Tensor:
+        """Moments ``[B, 2 * D]`` of the patches of ``x``."""
+        assert isinstance(self._encoder, PatchEncoder)
+        if self._pools_by_average:
+            vectors = maps[self._encoder.stages[-1].name].flatten(2).transpose(1, 2)
+        else:
+            vectors = self._encoder.vectors(x).float()
+        return torch.cat([vectors.mean(dim=1), vectors.square().mean(dim=1)], dim=1)
 
 
 def extract(

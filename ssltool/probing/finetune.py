@@ -10,6 +10,9 @@ encoder: at the same rate it lags behind and degrades pretrained features meanwh
 `Schedule.wu2018` is another recipe, that of Wu et al. 2018, section 4.3: a plain linear classifier,
 SGD, and a learning rate that falls in steps.
 
+Of an encoder with a frozen prefix the stages up to a named one keep their weights and the rest is
+trained from new ones: how transferable each stage is (Noroozi & Favaro 2016, section 4.1).
+
 Shapes: N training images, B per batch, S side in pixels, D dimensions of the pooled vector, K
 classes.
 """
@@ -19,6 +22,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +32,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.layers import full_precision
+from ssltool.encoders.registry import reinitialized_copy
 from ssltool.encoders.transform import InputTransform
 from ssltool.errors import DataError
 from ssltool.ops import patches
@@ -90,21 +97,66 @@ class Classifier(nn.Module):
         encoder: The network.
         classes: K.
         plain: No batch norm, and the classifier as torch initializes it.
+        freeze_to: Stage up to which its weights do not change and its batch norm keeps its
+            statistics; None for none.
     """
 
-    def __init__(self, encoder: Encoder, classes: int, *, plain: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: int,
+        *,
+        plain: bool = False,
+        freeze_to: str | None = None,
+    ) -> None:
         super().__init__()
+        paths = [] if freeze_to is None else encoder.paths_up_to(freeze_to)
+        self._frozen = [attrgetter(path)(encoder.backbone) for path in paths]
+        for part in self._frozen:
+            part.requires_grad_(False)
         self.encoder = encoder
         self.norm = nn.Identity() if plain else nn.BatchNorm1d(encoder.width, affine=False)
-        self.head = nn.Linear(encoder.width, classes)
+        self.head = full_precision.Linear(encoder.width, classes)
         if not plain:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen:
+            if isinstance(part, nn.Module):
+                part.eval()
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of images ``[B, C, H, W]``."""
+        """Logits ``[B, K]``, float32, of images ``[B, C, H, W]``."""
         logits: Tensor = self.head(self.norm(self.encoder(x)))
         return logits
+
+
+def with_new_rest(encoder: Encoder, stage: str, seed: int) -> Encoder:
+    """A copy that keeps the weights up to and including a stage; the rest is reinitialized.
+
+    Args:
+        encoder: The pretrained encoder, on any device.
+        stage: Name of the last stage that is kept.
+        seed: Of the new weights. torch's global generator is left as it was.
+
+    Raises:
+        UnknownNameError: There is no such stage; the names are listed.
+    """
+    paths = encoder.paths_up_to(stage)
+    with torch.random.fork_rng():
+        torch.manual_seed(mix(seed))
+        renewed = reinitialized_copy(encoder)
+    kept = {
+        key: tensor
+        for key, tensor in encoder.backbone.state_dict().items()
+        if any(key == path or key.startswith(f"{path}.") for path in paths)
+    }
+    renewed.backbone.load_state_dict({**renewed.backbone.state_dict(), **kept})
+    return renewed
 
 
 def finetune(
@@ -117,6 +169,7 @@ def finetune(
     *,
     schedule: Schedule | None = None,
     dtype: torch.dtype = torch.float32,
+    freeze_to: str | None = None,
 ) -> Classifier:
     """Train the encoder, in place, and a classifier on labeled images.
 
@@ -131,6 +184,7 @@ def finetune(
         seed: Of the order of the images, their augmentation and dropout.
         schedule: Length and learning rate.
         dtype: ``torch.bfloat16`` computes under autocast.
+        freeze_to: Stage up to which the encoder is left as it is.
 
     Returns:
         The trained network; the same inputs give the same bytes on a CPU.
@@ -147,7 +201,9 @@ def finetune(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return _train(
-            Classifier(encoder, classes, plain=schedule.plain).to(device).train(),
+            Classifier(encoder, classes, plain=schedule.plain, freeze_to=freeze_to)
+            .to(device)
+            .train(),
             images,
             labels,
             transform,
@@ -178,7 +234,7 @@ def _train(
             batch = torch.where(rng.bernoulli(0.5)[:, None, None, None], batch.flip(-1), batch)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits = network(transform(batch))
-        loss = F.cross_entropy(logits.float(), labels[chosen].to(device))
+        loss = F.cross_entropy(logits, labels[chosen].to(device))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -125,19 +126,31 @@ class FineTuner:
         fits = data.total("test") * self._size**2 * 3 <= _IN_MEMORY
         self._test = list(data.labeled_batches("test", self._size)) if fits else None
 
-    def accuracy(self, network: Encoder, indices: Tensor, schedule: Schedule, seed: int) -> float:
+    def accuracy(
+        self,
+        network: Encoder,
+        indices: Tensor,
+        schedule: Schedule,
+        seed: int,
+        freeze_to: str | None = None,
+    ) -> float:
         """Test accuracy in percent after training a copy.
 
         Args:
             network: Initial weights.
             indices: Training images, int64, shuffled.
             schedule: How long and how fast.
-            seed: Of the order of the images and their augmentation.
+            seed: Of the order of the images and their augmentation, and of the new weights of a
+                network that is frozen in part.
+            freeze_to: Stage up to which the weights are frozen; the rest is reinitialized.
         """
         # Images beyond the number seen in training are not decoded.
         indices = indices[: schedule.images]
         batches = list(self._data.labeled_batches("train", self._size, indices.tolist()))
-        start = copy.deepcopy(network)
+        if freeze_to is None:
+            start = copy.deepcopy(network)
+        else:
+            start = finetune.with_new_rest(network, freeze_to, seed)
         start.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained = finetune.finetune(
             start,
@@ -148,6 +161,7 @@ class FineTuner:
             seed,
             schedule=schedule,
             dtype=self._dtype,
+            freeze_to=freeze_to,
         )
         test = self._test or self._data.labeled_batches("test", self._size)
         return finetune.accuracy(trained, test, self._transform, dtype=self._dtype)
@@ -160,7 +174,8 @@ def finetuned_rows(
     options: ProbeOptions,
     console: Console,
 ) -> list[LabelRow]:
-    """Fine-tuned networks, one row per label budget and source; those of patches are left out.
+    """Fine-tuned networks, one row per label budget, source and frozen prefix that was asked for;
+    those of patches are left out.
 
     A source of several random initializations gives each repeat one of them, in turn.
     """
@@ -169,21 +184,24 @@ def finetuned_rows(
     for variant in variants:
         if isinstance(variant.network, Encoder):
             encoders.setdefault(variant.source, []).append(variant.network)
+    stages: tuple[str | None, ...] = options.freeze_to or (None,)
     rows = []
     for budget in budgets(options) or [ALL_LABELS]:
         subsets = [budget.subset(labels, options.seed + r) for r in range(options.repeats)]
-        for source, networks in encoders.items():
+        for freeze_to, (source, networks) in product(stages, encoders.items()):
             accuracies = [
                 tuner.accuracy(
                     networks[r % len(networks)],
                     subset,
                     _schedule(options, len(subset)),
                     options.seed + r,
+                    freeze_to,
                 )
                 for r, subset in enumerate(subsets)
             ]
             images, tested = len(subsets[0]), data.count("test")
-            rows.append(_row(source, "finetune", budget, images, accuracies, tested, console))
+            row = _row(source, "finetune", budget, images, accuracies, tested, console, freeze_to)
+            rows.append(row)
     return rows
 
 
@@ -219,11 +237,13 @@ def _row(
     accuracies: Sequence[float],
     test_images: int,
     console: Console,
+    freeze_to: str | None = None,
 ) -> LabelRow:
     mean = statistics.fmean(accuracies)
     row = LabelRow(
         source=source,
         protocol=protocol,
+        freeze_to=freeze_to,
         fraction=budget.fraction,
         shots=budget.shots,
         images=images,

@@ -12,9 +12,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from ssltool.probing import linear, mlp, svm
+from ssltool.probing import linear, mlp, patch_linear, svm
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import Features
+from ssltool.probing.features import PATCH_MOMENTS
 from ssltool.probing.knn import held_out_accuracy, knn_accuracy
 from ssltool.probing.knn_space import space_of
 from ssltool.probing.linear import LinearResult
@@ -139,6 +140,11 @@ class ProbeSuite:
                 accuracy={},
             )
             measured = self._measure(MeasuredRow(row), split, kinds)
+            if stage == POOLED and PATCH_MOMENTS in features.train.stages:
+                moments = _ProbeData.of(features, PATCH_MOMENTS, self._data, self._device)
+                measured = self._with_patches(measured, moments)
+            if not measured.row.accuracy:
+                continue
             scores = (f"{name} {measured.row.score(name)} %" for name in measured.row.accuracy)
             self._console.print(f"{source.label()}, {stage}: {', '.join(scores)}")
             rows.append(measured)
@@ -150,7 +156,16 @@ class ProbeSuite:
             return self._kinds
         if stage in {PROJECTION, BANK}:
             return self._kinds & {"knn"}
+        if stage == PATCH_MOMENTS:
+            return frozenset()
         return self._kinds - {"svm", "mlp"} if "layers" in self._kinds else frozenset()
+
+    def _with_patches(self, measured: MeasuredRow, moments: _ProbeData) -> MeasuredRow:
+        """Add the linear protocol on the grid of patches."""
+        classes = len(self._data.classes)
+        accuracy = patch_linear.fit_and_score(*moments.labeled, classes, self._seed)
+        row = _with(measured.row, {"patch_linear": accuracy}, len(moments.test_y))
+        return measured._replace(row=row)
 
     def _measure(
         self, measured: MeasuredRow, data: _ProbeData, kinds: frozenset[Kind]

@@ -19,7 +19,7 @@ from ssltool.options import (
     seed_option,
 )
 
-Kind = Literal["linear", "layers", "knn", "svm", "mlp", "finetune"]
+Kind = Literal["linear", "layers", "knn", "svm", "mlp", "patch_linear", "finetune"]
 Protocol = Literal["zhang2016"]
 Recipe = Literal["wu2018"]
 KnnSpace = Literal["cosine", "centered", "whitened"]
@@ -59,7 +59,7 @@ class Probes(Options):
     kind: tuple[Kind, ...] = option(
         (),
         "What to measure; automatic: linear,layers,knn, or svm,layers where images have several "
-        "classes",
+        "classes; patch_linear is CPC's linear protocol on the grid of patches",
         panel="Probes",
         comma=True,
     )
@@ -152,6 +152,13 @@ class LabelEfficiency(Options):
     )
     mirror: bool = option(
         False, "Mirror half of the images in fine-tuning", panel="Label efficiency"
+    )
+    freeze_to: tuple[str, ...] = option(
+        (),
+        "With --kind finetune: stages, such as layer1,layer2; up to each of them, in turn, the "
+        "weights are frozen and the rest is reinitialized and trained",
+        panel="Label efficiency",
+        comma=True,
     )
     scratch: bool = option(
         False,

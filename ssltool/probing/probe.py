@@ -29,6 +29,7 @@ from ssltool.probing.extraction import (
     hash_of_weights,
     network_summary,
     random_init,
+    recalibrate,
 )
 from ssltool.probing.features import Grid
 from ssltool.probing.measures import MeasuredRow, ProbeSuite, RowCache, choice, majority_row
@@ -51,6 +52,7 @@ from ssltool.runs.records import RUN_FILE
 
 RULES = {
     "linear": "logistic regression, weight decay chosen on held-out training images",
+    "patch_linear": "batch norm without scale, mean of the logits over patches, Adam 5e-4",
     "knn": "cosine, votes weighted by exp(similarity / 0.07)",
     "svm": "squared hinge, one against the rest, cost of each class chosen by three folds",
     "stage": f"chosen by three folds of up to {FOLDED} training images, by a tenth of more",
@@ -129,6 +131,7 @@ def open_inputs(
     for note in data.notes:
         console.print(note)
     kinds = _choose_kinds(options, data)
+    _check_kinds(options, kinds, encoder, weights)
     projection = load_projection(weights, metadata) if "knn" in kinds else None
     return ProbeInputs(weights, encoder, metadata, data, kinds, device, projection)
 
@@ -178,6 +181,7 @@ def protocol_of(inputs: ProbeInputs, options: ProbeOptions) -> ProbeProtocol:
         random_inits=options.random_inits,
         knn_space=options.knn_space,
         mirror=options.mirror,
+        freeze_to=options.freeze_to,
         label_fractions=options.label_fractions,
         shots=options.shots,
         repeats=options.repeats,
@@ -281,6 +285,7 @@ def _extract(
         inputs.device,
         grid=_grid(options) if "layers" in inputs.kinds else Grid(),
         recalibrate=options.recalibrate,
+        patch_moments="patch_linear" in inputs.kinds,
         seed=options.seed,
     )
     labels = dict.fromkeys(variant.source.label() for variant in variants)
@@ -353,6 +358,8 @@ def _label_rows(
         for source, part in features.items():
             rows += label_efficiency.linear_rows(source, part, data, options, device, console)
     if "finetune" in inputs.kinds or options.scratch:
+        if options.freeze_to and options.recalibrate and inputs.kinds == {"finetune"}:
+            recalibrate(variants, data, options.seed)  # else done before features were extracted
         tuner = label_efficiency.FineTuner(metadata, data, device)
         if "finetune" in inputs.kinds:
             rows += label_efficiency.finetuned_rows(tuner, variants, data, options, console)
@@ -381,6 +388,32 @@ def _choose_kinds(options: ProbeOptions, data: LabeledImages) -> frozenset[Kind]
             f"images have several classes each, which {what} cannot use; type --kind svm,layers"
         )
     return kinds or frozenset({"svm", "layers"})
+
+
+def _check_kinds(
+    options: ProbeOptions, kinds: frozenset[Kind], encoder: Encoder, weights: Path
+) -> None:
+    """Refuse what does not suit the encoder.
+
+    Raises:
+        UsageError: Patches of an encoder of whole images, or a stage that it does not have.
+    """
+    if options.freeze_to and "finetune" not in kinds:
+        raise UsageError("--freeze-to: no effect without --kind finetune; type both or neither")
+    for stage in options.freeze_to:
+        encoder.paths_up_to(stage)
+    if "patch_linear" not in kinds:
+        return
+    if encoder.metadata.patch is None:
+        raise UsageError(
+            f"--kind patch_linear: {weights} was trained on whole images, not on a grid of "
+            "patches; type --kind linear"
+        )
+    if label_efficiency.budgets(options):
+        raise UsageError(
+            "--kind patch_linear: with --label-fractions or --shots images are read whole; omit "
+            "either"
+        )
 
 
 def _write(

@@ -1,9 +1,10 @@
 """Checkpoints: the training state as safetensors and JSON.
 
 ``checkpoints/step-0001200/`` holds ``model.safetensors`` (encoder, head and buffers),
-``optimizer.safetensors`` and ``state.json``. The folder is written under a temporary name, flushed
-and renamed, so a kill at any moment leaves the previous checkpoints as they were. No random state
-is kept: every random number of a step is a function of the seed, the epoch or step, and the image.
+``optimizer.safetensors``, with ``--ema`` ``average.safetensors``, and ``state.json``. The folder is
+written under a temporary name, flushed and renamed, so a kill at any moment leaves the previous
+checkpoints as they were. No random state is kept: every random number of a step is a function of
+the seed, the epoch or step, and the image.
 """
 
 from __future__ import annotations
@@ -29,13 +30,20 @@ from ssltool.errors import CheckpointError
 _FOLDER = "checkpoints"
 _NAME = "step-{:07d}"
 _NUMBER = re.compile(r"step-([0-9]{7,})")
+_MODEL, _OPTIMIZER, _AVERAGE = (f"{name}.safetensors" for name in ("model", "optimizer", "average"))
 _DIGITS = 9  # of the number of a parameter
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 _MOMENTUM = {"momentum_buffer"}
 
 
 def save(
-    run: Path, step: int, model: nn.Module, optimizer: Optimizer, extra: dict[str, Any], keep: int
+    run: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    extra: dict[str, Any],
+    keep: int,
+    average: nn.Module | None = None,
 ) -> Path:
     """Save the state after ``step`` steps, then delete all but the newest ``keep`` checkpoints.
 
@@ -48,6 +56,7 @@ def save(
         optimizer: Its state tensors go to safetensors, its settings to JSON.
         extra: Further state in JSON types, such as the loss scaler's.
         keep: How many checkpoints to leave, at least 1.
+        average: The moving average of the encoder, if there is one.
 
     Raises:
         DiskFullError: No space; the older checkpoints are intact.
@@ -60,8 +69,10 @@ def save(
         return path
     state_tensors, settings = _flatten(optimizer)
     with atomic_folder(path) as folder:
-        save_file(_ready(tensors), folder / "model.safetensors")
-        save_file(_ready(state_tensors), folder / "optimizer.safetensors")
+        save_file(_ready(tensors), folder / _MODEL)
+        save_file(_ready(state_tensors), folder / _OPTIMIZER)
+        if average is not None:
+            save_file(_ready(average.state_dict()), folder / _AVERAGE)
         state = {"step": step, "optimizer": settings, **extra}
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     prune(run, keep)
@@ -103,7 +114,11 @@ def load_model(path: Path, model: nn.Module) -> None:
     Raises:
         CheckpointError: A file is missing or damaged, or the tensors are those of another model.
     """
-    tensors = _read(path / "model.safetensors")
+    _load_tensors(path, _MODEL, model)
+
+
+def _load_tensors(path: Path, file: str, model: nn.Module) -> None:
+    tensors = _read(path / file)
     expected = model.state_dict()
     for name in sorted(tensors.keys() & expected.keys()):
         if tensors[name].dtype != expected[name].dtype:
@@ -121,7 +136,11 @@ def load_model(path: Path, model: nn.Module) -> None:
 
 
 def load(
-    path: Path, model: nn.Module, optimizer: Optimizer, like: Mapping[str, Any] | None = None
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    like: Mapping[str, Any] | None = None,
+    average: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Load a checkpoint into a model and its optimizer.
 
@@ -131,6 +150,7 @@ def load(
         optimizer: Its optimizer.
         like: What the further state should look like: the same names, and numbers where it has
             numbers.
+        average: The moving average of the encoder, if the run keeps one.
 
     Returns:
         What `save` was given as ``step`` and ``extra``.
@@ -139,7 +159,9 @@ def load(
         CheckpointError: A file is missing or damaged, or the tensors are those of another model.
     """
     load_model(path, model)
-    tensors = _read(path / "optimizer.safetensors")
+    if average is not None:
+        _load_tensors(path, _AVERAGE, average)
+    tensors = _read(path / _OPTIMIZER)
     try:
         state = _read_state(path)
         for name, value in (like or {}).items():

@@ -165,6 +165,14 @@ class RunOptions(Options):
     clip: float = option(
         0.0, "Maximum gradient norm; 0 disables clipping", panel="Optimization", ge=0
     )
+    ema: float = option(
+        0.0,
+        "Decay of a moving average of the encoder's weights, such as 0.9999; the average is then "
+        "what is saved, probed and exported; 0 = the weights of the last step",
+        panel="Optimization",
+        ge=0,
+        lt=1,
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "Compute precision; auto takes the fastest on this machine", panel="Optimization"
     )

@@ -23,9 +23,10 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 FeatureKind = Literal["pretrained", "random_init", "pixels", "majority"]
 Variant = Literal["image", "patches"]
 LabelProtocol = Literal["linear", "finetune", "scratch"]
-Measure = Literal["linear", "knn5", "knn20", "knn200", "svm", "svm_map", "mlp"]
+Measure = Literal["linear", "patch_linear", "knn5", "knn20", "knn200", "svm", "svm_map", "mlp"]
 MEASURES: dict[Measure, str] = {
     "linear": "linear",
+    "patch_linear": "linear on patches",
     "knn5": "kNN, k = 5",
     "knn20": "kNN, k = 20",
     "knn200": "kNN, k = 200",
@@ -131,6 +132,8 @@ class LabelRow(Part):
         source: Where the features or the initial weights come from.
         protocol: Linear probe of frozen features, fine-tuning, or training from scratch for as
             many images as pretraining saw.
+        freeze_to: Stage up to which the weights were frozen in fine-tuning and after which they
+            were reinitialized; None if all were trained.
         fraction: Of the labels, 0..1; None if a number of shots was asked for.
         shots: Labeled images per class; None if a fraction was asked for.
         images: Labeled images used.
@@ -142,6 +145,7 @@ class LabelRow(Part):
 
     source: FeatureSource
     protocol: LabelProtocol
+    freeze_to: str | None = None
     fraction: float | None = Field(None, gt=0, le=1)
     shots: int | None = Field(None, ge=1)
     images: int = Field(ge=0)
@@ -158,6 +162,8 @@ class LabelRow(Part):
         """Name of the curve the point belongs to, for display."""
         if self.protocol == "linear":
             return f"{self.source.label()}, frozen"
+        if self.freeze_to is not None:
+            return f"{self.source.label()}, frozen to {self.freeze_to}"
         if self.source.kind == "random_init":
             long = self.protocol == "scratch"
             return "trained from scratch" + (", pretraining budget" if long else "")
@@ -221,6 +227,7 @@ class ProbeProtocol(Part):
         random_inits: Number of random initializations of the baseline.
         knn_space: Where neighbors were searched: among features as they are, centered or whitened.
         mirror: Whether fine-tuning mirrors images.
+        freeze_to: Stages up to which it leaves the weights as they are.
         label_fractions: Points of the label-efficiency curves.
         shots: Likewise.
         repeats: Number of seeds.
@@ -241,6 +248,7 @@ class ProbeProtocol(Part):
     random_inits: int
     knn_space: str
     mirror: bool
+    freeze_to: tuple[str, ...] = ()
     label_fractions: tuple[float, ...]
     shots: tuple[int, ...]
     repeats: int

@@ -31,8 +31,9 @@ def disk_need(trainer: Trainer) -> int:
     for name, buffer in method.named_buffers():
         shards = world_size() if name in method.sharded_buffers else 1
         buffers += shards * _size([buffer])
-    checkpoint = parameters * (1 + _STATES[options.optimizer]) + buffers
     weights = _size(method.encoder.backbone.state_dict().values())
+    average = weights if options.ema else 0
+    checkpoint = parameters * (1 + _STATES[options.optimizer]) + buffers + average
     return (
         min(options.keep + 1, saves) * checkpoint
         + 2 * weights

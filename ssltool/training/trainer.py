@@ -19,8 +19,10 @@ from ssltool.data.sources.base import Source
 from ssltool.device import choose_device, repeat_exactly
 from ssltool.distributed.batch_norm import synchronize_batch_norm
 from ssltool.distributed.collectives import copy_from_main, from_main, rank, world_size
+from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import LIGHTNESS_NORM, EncoderMetadata, TrainingSummary
 from ssltool.encoders.precision import Precision, choose_precision
+from ssltool.encoders.projection import Projection
 from ssltool.encoders.weights import describe, find_weights, load_backbone
 from ssltool.errors import CheckpointError
 from ssltool.methods.base import Method
@@ -37,6 +39,7 @@ from ssltool.runs.records import (
     RunRecord,
     SourceRecord,
 )
+from ssltool.training.average import MovingAverage
 from ssltool.training.loop import StepReport, TrainSchedule, train
 from ssltool.training.optim import build_optimizer
 from ssltool.training.start import Start
@@ -62,6 +65,7 @@ class Trainer:
         extended: Every new length that the run was given.
         budget: The wall time that decided the options, if one did.
         skipped_steps: Steps that the loss scaler skipped, see `ssltool.training.loop.train`.
+        average: Of the encoder's weights, with ``--ema``.
     """
 
     config: ResolvedConfig
@@ -77,6 +81,7 @@ class Trainer:
     extended: tuple[Extension, ...]
     budget: BudgetRecord | None = None
     skipped_steps: int = 0
+    average: MovingAverage | None = None
 
     @classmethod
     def build(
@@ -149,6 +154,8 @@ class Trainer:
             device,
             start.extended,
         )
+        if options.ema:
+            trainer.average = MovingAverage(method.encoder, method.projection, options.ema)
         if prepare:
             trainer._load_or_prepare(start, console)
         if options.compile:
@@ -172,8 +179,21 @@ class Trainer:
             self.first_step,
             self.skipped_steps,
         ):
+            if self.average is not None and report.skipped == self.skipped_steps:
+                method, taken = self.method, report.step - report.skipped
+                self.average.update(method.encoder, method.projection, taken - 1)
             self.skipped_steps = report.skipped
             yield report
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that is saved: the average of the steps, or that of the last one."""
+        return self.method.encoder if self.average is None else self.average.encoder
+
+    @property
+    def projection(self) -> Projection | None:
+        """The projection that is saved beside it; None if the method has none."""
+        return self.method.projection if self.average is None else self.average.projection
 
     def record(self) -> RunRecord:
         """The run's ``run.json``."""
@@ -227,6 +247,7 @@ class Trainer:
                 lr=options.lr,
                 seed=options.seed,
                 precision=self.schedule.precision.name,
+                ema=options.ema,
             ),
         )
 
@@ -238,7 +259,8 @@ class Trainer:
             newest = from_main(lambda: str(checkpoint.newest(folder) or ""))
         if newest:
             like = {"scaler": self.scaler.state_dict()}
-            state = checkpoint.load(Path(newest), self.method, self.optimizer, like)
+            average = None if self.average is None else self.average.state
+            state = checkpoint.load(Path(newest), self.method, self.optimizer, like, average)
             self.scaler.load_state_dict(state["scaler"])
             self.first_step = state["step"]
             self.skipped_steps = state["skipped_steps"]
@@ -247,6 +269,8 @@ class Trainer:
         state_tensors = chain(self.method.named_parameters(), self.method.named_buffers())
         sharded = self.method.sharded_buffers
         copy_from_main(tensor for name, tensor in state_tensors if name not in sharded)
+        if self.average is not None:
+            copy_from_main(self.average.state.state_dict().values())
 
     def _prepare(self, console: Console) -> None:
         """Run the method's pass over the data; all processes learn the same from it."""

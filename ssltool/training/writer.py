@@ -131,6 +131,8 @@ class RunWriter:
             CheckpointError: The run folder cannot be written to any more.
         """
         trainer, keep = self._trainer, self._trainer.config.run.keep
+        average = None if trainer.average is None else trainer.average.state
+        state = trainer.method, trainer.optimizer
         extra = {
             "scaler": trainer.scaler.state_dict(),
             "skipped_steps": trainer.skipped_steps,
@@ -138,20 +140,20 @@ class RunWriter:
         for skipped in from_all(trainer.batches.skipped):
             self._skipped |= skipped
         if not is_main():
-            checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
+            checkpoint.save(self._folder, step, *state, extra, keep, average)
             return
         with self._naming_what_is_kept(step):
             # The checkpoint comes last: a run killed before it takes the steps again and rewrites
             # the rest, while one resumed from its last checkpoint has no step left that would.
             metadata = trainer.metadata(step)
-            weights, projection = self._folder / WEIGHTS, trainer.method.projection
-            save_encoder(trainer.method.encoder, metadata, weights)
+            weights, projection = self._folder / WEIGHTS, trainer.projection
+            save_encoder(trainer.encoder, metadata, weights)
             if projection is not None:
                 save_projection(projection, metadata, weights)
             self._write_skipped()
             if draw:
                 self._draw(step)
-            checkpoint.save(self._folder, step, trainer.method, trainer.optimizer, extra, keep)
+            checkpoint.save(self._folder, step, *state, extra, keep, average)
 
     def resume_command(self) -> str:
         """What to type to continue the run."""
@@ -257,7 +259,7 @@ class RunWriter:
         trainer = self._trainer
         try:
             with self._as_divergence(step):
-                accuracy = knn.accuracy(trainer.method.encoder, trainer.metadata(step))
+                accuracy = knn.accuracy(trainer.encoder, trainer.metadata(step))
         except (DataError, OSError) as error:
             self._warn(f"no kNN accuracy after step {step}", error)
             return {}
@@ -269,7 +271,7 @@ class RunWriter:
         assert self._collapse is not None
         trainer = self._trainer
         with self._as_divergence(step):
-            spread, warning = self._collapse.measure(trainer.method.encoder, trainer.metadata(step))
+            spread, warning = self._collapse.measure(trainer.encoder, trainer.metadata(step))
         if warning:
             self._console.print(f"after {step} steps {warning}", style="bold red")
         return spread

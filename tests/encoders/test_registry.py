@@ -10,6 +10,7 @@ from torch import nn
 from torchvision import models
 
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.layers.channel_affine import ChannelAffine
 from ssltool.encoders.registry import backbone_names, build_encoder, reinitialized_copy
 from ssltool.encoders.sizes import check_input
 from ssltool.errors import UnknownNameError, UsageError
@@ -315,6 +316,36 @@ def test_every_batch_norm_is_replaced_and_the_keys_stay(name, norm):
     with torch.no_grad():
         together = own.train().map(x) if name == "resnet18" else own.eval().map(x)
         torch.testing.assert_close(together[:1], own.map(x[:1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_without_a_norm_scale_and_offset_are_left(name):
+    own, plain = build_encoder(name, norm="none"), built(name)
+    norms = [path for path, m in plain.backbone.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    left = [path for path, m in own.backbone.named_modules() if isinstance(m, ChannelAffine)]
+    assert left == norms
+    x = torch.randn(2, 5, 3, 3)
+    affine = ChannelAffine(5)
+    assert torch.equal(affine(x), x)
+    with torch.no_grad():
+        affine.weight.copy_(torch.arange(5.0))
+        affine.bias.fill_(2)
+    torch.testing.assert_close(affine(x), x * torch.arange(5.0)[:, None, None] + 2)
+
+
+@pytest.mark.parametrize("name", ["resnet10_w32", "resnet50"])
+def test_without_a_norm_residual_branches_start_at_zero(name):
+    torch.manual_seed(0)
+    encoder = build_encoder(name, norm="none")
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        sizes = {stage: float(map_.square().mean()) for stage, map_ in encoder.maps(x).items()}
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        assert 0.02 < sizes[stage] / sizes["stem"] < 20, sizes
+    block = encoder.backbone.get_submodule("layer1.0")
+    last = block.bn3 if name == "resnet50" else block.bn2
+    assert not last.weight.any()
+    assert block.bn1.weight.all()
 
 
 def test_norms_by_hand():

@@ -408,7 +408,7 @@ def test_wrong_metadata_are_one_line(written):
         refused(lambda: read_metadata(written), "unreadable metadata")
 
 
-@pytest.mark.parametrize("norm", ["batch", "ln", "ln2d"])
+@pytest.mark.parametrize("norm", ["batch", "ln", "ln2d", "none"])
 def test_norm_and_cut_survive_the_file(norm, tmp_path):
     torch.manual_seed(0)
     encoder = build_encoder("resnet18", norm=norm, last_stage="layer3").eval()

@@ -12,11 +12,15 @@ from typing import Literal
 
 from torch import nn
 
+from ssltool.encoders.layers import full_precision
+
 ColorHead = Literal["fcn", "deep", "fc"]
 
 
 def color_head(kind: ColorHead, width: int, outputs: int) -> nn.Sequential:
-    """Map ``[B, width, n, n]`` to ``[B, outputs, n, n]``, or to 2n x 2n for ``deep``."""
+    """Map ``[B, width, n, n]`` to ``[B, outputs, n, n]``, or to 2n x 2n for ``deep``;
+    float32 at any precision.
+    """
     if kind == "fcn":
         layers = [nn.Conv2d(width, 256, 3, padding=1, bias=False), nn.BatchNorm2d(256), nn.ReLU()]
     elif kind == "deep":
@@ -30,7 +34,7 @@ def color_head(kind: ColorHead, width: int, outputs: int) -> nn.Sequential:
     for layer in layers:
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    last = nn.Conv2d(256 if kind != "fc" else 4096, outputs, 1)
+    last = full_precision.Conv2d(256 if kind != "fc" else 4096, outputs, 1)
     # Small last weights: the first loss is ln Q, the chance level.
     nn.init.normal_(last.weight, std=0.001)
     assert last.bias is not None

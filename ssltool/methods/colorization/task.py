@@ -354,7 +354,7 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
         """Logits ``[B, Q, side, side]`` of lightness ``[B, 1, S, S]``, or (a, b) / 110 with the
         euclidean loss.
         """
-        coarse: Tensor = self.head(self.encoder.map(inputs)).float()
+        coarse: Tensor = self.head(self.encoder.map(inputs))
         if self.options.loss == "classification":
             coarse = coarse * _LOGIT_SCALE
         return resized(coarse, side)

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ssltool.encoders.layers import full_precision
 from ssltool.ops.resize import resized
 
 DecoderKind = Literal["resize", "tconv"]
@@ -88,9 +89,11 @@ class Decoder(nn.Module):
             width = narrower
         last: nn.Conv2d | nn.ConvTranspose2d
         if kind == "tconv" and steps:
-            last = nn.ConvTranspose2d(width, len(mean), 4, stride=2, padding=1, bias=False)
+            last = full_precision.ConvTranspose2d(
+                width, len(mean), 4, stride=2, padding=1, bias=False
+            )
         else:
-            last = nn.Conv2d(width, len(mean), 3, padding=1, bias=False)
+            last = full_precision.Conv2d(width, len(mean), 3, padding=1, bias=False)
         self.layers = nn.Sequential(*layers, last)
         self.target = target
         _initialize(self)
@@ -102,7 +105,7 @@ class Decoder(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """See the class."""
-        painted = torch.tanh(self.layers(maps).float() + self.offset)
+        painted = torch.tanh(self.layers(maps) + self.offset)
         return resized(painted, self.target)
 
 
@@ -132,13 +135,13 @@ class Discriminator(nn.Module):
                 layers.append(nn.BatchNorm2d(width))
             layers.append(nn.LeakyReLU(0.2))
             before, width, side = width, min(2 * width, 512), side // 2
-        last = nn.Conv2d(before, 1, side, bias=False)
+        last = full_precision.Conv2d(before, 1, side, bias=False)
         self.layers = nn.Sequential(*layers, last)
         _initialize(self)
         nn.init.normal_(last.weight, std=0.001)  # the first answer is "undecided"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[B]``, positive for real."""
+        """Logits ``[B]``, positive for real; float32 at any precision."""
         logits: Tensor = self.layers(images).flatten()
         return logits
 

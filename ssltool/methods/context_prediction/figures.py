@@ -46,7 +46,7 @@ def draw_predictions(
     shaded by their probability, and the ground truth.
     """
     view = method.view(images, index, generator)
-    logits = method.head(method.vectors(view), view.first, view.second).float()
+    logits = method.head(method.vectors(view), view.first, view.second)
     # The first pair of each image.
     probability = logits.softmax(dim=1).view(*view.target.shape, 8)[:, 0]
     position, predicted = view.target[:, 0], probability.argmax(dim=1)

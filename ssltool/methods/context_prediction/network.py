@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ssltool.encoders.layers import full_precision
+
 
 class Head(nn.Module):
     """The late layers: fc6 on each patch's vector, fc7 to fc9 on two of them (figure 3).
@@ -22,7 +24,7 @@ class Head(nn.Module):
             nn.Linear(2 * fc6, fc7), nn.BatchNorm1d(fc7, affine=False), nn.ReLU()
         )
         self.fc8 = nn.Sequential(nn.Linear(fc7, fc7), nn.ReLU())
-        self.fc9 = nn.Linear(fc7, 8)
+        self.fc9 = full_precision.Linear(fc7, 8)
         # Small last weights: the first loss is ln 8, the chance level.
         nn.init.normal_(self.fc9.weight, std=0.001)
         nn.init.zeros_(self.fc9.bias)
@@ -36,7 +38,7 @@ class Head(nn.Module):
             second: int64 ``[B, M]``, second patch.
 
         Returns:
-            Logits ``[B*M, 8]``.
+            Logits ``[B*M, 8]``, float32 at any precision.
         """
         embedded = self.fc6(vectors.flatten(0, 1)).view(
             *vectors.shape[:2], -1

@@ -486,14 +486,14 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
     def forward(self, view: ContextPredictionView) -> Loss:
         """8-way cross-entropy over all pairs; in evaluation also with the patches exchanged."""
         vectors = self.vectors(view)
-        logits = self.head(vectors, view.first, view.second).float()
+        logits = self.head(vectors, view.first, view.second)
         target = view.target.flatten()
         loss = F.cross_entropy(logits, target)
         predicted = logits.detach().argmax(dim=1)
         metrics = {"accuracy": (predicted == target).float().mean()}
         if not self.training:
             # Exchanging the patches turns position y into 7 - y.
-            swapped = self.head(vectors, view.second, view.first).float().detach().flip(1)
+            swapped = self.head(vectors, view.second, view.first).detach().flip(1)
             both = (logits.detach().softmax(dim=1) + swapped.softmax(dim=1)).argmax(dim=1)
             metrics["both_orders"] = (both == target).float().mean()
             metrics["swap_consistency"] = (swapped.argmax(dim=1) == predicted).float().mean()

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssltool.encoders.layers import full_precision
+
 
 class ContextBlock(nn.Module):
     """1x1 to ``hidden``, 1x3, 2x1 over the row above and the own one, 1x1 back, added to the input.
@@ -77,8 +79,10 @@ class Predictor(nn.Module):
     ) -> None:
         super().__init__()
         self.context = ContextNetwork(width, hidden, blocks)
-        self.target = nn.Linear(width, target)
-        self.predict = nn.ModuleDict({str(k): nn.Linear(width, target) for k in offsets})
+        self.target = full_precision.Linear(width, target)
+        self.predict = nn.ModuleDict(
+            {str(k): full_precision.Linear(width, target) for k in offsets}
+        )
         for head in (self.target, *self.predict.values()):
             assert isinstance(head, nn.Linear)
             # LeCun's rule keeps the size of the vectors; torch's default shrinks each by sqrt(3),
@@ -94,7 +98,7 @@ class Predictor(nn.Module):
 
         Returns:
             Targets ``[B, G, G, T]``, and by offset k the predictions ``[B, G-k, G, T]``: that of
-            row i is to match the target of row i + k.
+            row i is to match the target of row i + k. float32 at any precision.
         """
         contexts = self.context(z).permute(0, 2, 3, 1)
         rows = z.shape[2]

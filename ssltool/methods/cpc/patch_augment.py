@@ -164,6 +164,12 @@ def auto_contrast(x: Tensor) -> Tensor:
     return torch.where(high > low, (x - low) / (high - low).clamp_min(1e-6), x)
 
 
+def posterize(x: Tensor, bits: Tensor) -> Tensor:
+    """Keep the highest ``bits`` (whole numbers 0..8, broadcast) of the 8-bit values of ``x``."""
+    step = torch.exp2(8 - bits)
+    return ((x * 255).round() / step).floor() * step / 255
+
+
 def _dropped(rng: PerImageRNG, count: int, probability: float) -> tuple[Tensor, Tensor]:
     return rng.bernoulli(probability, count).flatten(), rng.integers(3, count).flatten()
 
@@ -247,8 +253,7 @@ def _repainted(x: Tensor, kind: Tensor, amount: Tensor) -> Tensor:
     x = x.clamp(0, 1)
     x = torch.where(chosen("invert"), 1 - x, x)
     x = torch.where(chosen("solarize") & (x > strength), 1 - x, x)
-    levels = 2 ** (4 + (strength * 4).floor())
-    x = torch.where(chosen("posterize"), (x * 255 / 256 * levels).floor() / levels, x)
+    x = torch.where(chosen("posterize"), posterize(x, 4 + (strength * 5).floor().clamp(max=4)), x)
     x = torch.where(chosen("auto-contrast"), auto_contrast(x), x)
     return torch.where(chosen("equalize"), equalize(x), x)
 

@@ -86,7 +86,8 @@ class CpcOptions(MethodOptions):
     norm: Norm = Field(
         "ln",
         description="Replaces the backbone's batch norm: ln = over channels and locations of each "
-        "patch, ln2d = over channels at each location; batch needs --allow-batchnorm",
+        "patch, ln2d = over channels at each location, none = a scale and offset per channel (v1); "
+        "batch needs --allow-batchnorm",
     )
     allow_batchnorm: bool = Field(
         False, description="Allow batch norm although it leaks information between patches"
@@ -205,6 +206,7 @@ class Cpc(Method[CpcOptions, CpcView]):
             "momentum": 0.8,
             "weight_decay": 0.0,
             "clip": 0.01,
+            "ema": 0.9999,
             "batch_size": 512,
             "epochs": 200,
             "schedule": "constant",
@@ -217,6 +219,7 @@ class Cpc(Method[CpcOptions, CpcView]):
             "patch": 64,
             "stride": 32,
             "last_stage": "layer3",
+            "norm": "none",
             "directions": 1,
             "augment": "v1",
             "lr": 2e-4,
@@ -393,7 +396,7 @@ class Cpc(Method[CpcOptions, CpcView]):
         retrieved: dict[tuple[Direction, int], infonce.Retrieval] = {}
         for direction in self.directions:
             targets, predictions = self.predictors[direction](grids.orient(codes, direction))
-            targets = gather(targets.to(torch.promote_types(targets.dtype, torch.float32)))
+            targets = gather(targets)
             for offset, queries in predictions.items():
                 retrieved[direction, offset] = infonce.retrieve(
                     queries,

@@ -1,4 +1,4 @@
-"""Audit of the jigsaw task: edges, chromatic offset, brightness and sharpness of the tiles.
+"""Audit of the jigsaw task: edges, chromatic offset, brightness, sharpness, position by itself.
 
 Noroozi & Favaro 2016, section 4.2: without a gap, without standardization and without channel
 jitter the puzzle is solved from low-level statistics.
@@ -59,6 +59,7 @@ def plan(method: Jigsaw, seed: int) -> Plan:
         "cell by mean color": _cell_probe(method, seed, low_level.color_moments),
         "cell by channel offsets": _cell_probe(method, seed, low_level.channel_offsets),
         "neighbor by border pixels": _neighbor_probe(method, seed),
+        "cell by the tile's vector": _position_probe(method, seed),
     }
     comparisons = [EDGES, *PATCH_COMPARISONS, *IMAGE_COMPARISONS]
     for guard, option in (("gap", "gap"), ("standardization", "standardize")):
@@ -70,6 +71,7 @@ def plan(method: Jigsaw, seed: int) -> Plan:
         Comparison("mean color of a tile", "probe", "cell by mean color", "1 in N", measure),
         Comparison("chromatic offset", "probe", "cell by channel offsets", "1 in N", measure, True),
         Comparison("border pixels", "probe", "neighbor by border pixels", "1 in 8", measure),
+        Comparison("vector of a tile", "probe", "cell by the tile's vector", "1 in N", measure),
     ]
     return Plan("accuracy", "fraction", conditions, comparisons)
 
@@ -114,7 +116,23 @@ def _training_tiles(method: Jigsaw, seed: int, images: Tensor, index: Tensor) ->
 
 def _cell_probe(method: Jigsaw, seed: int, statistic: low_level.Statistic) -> Condition:
     """The cell of a tile, from the tile's own statistics."""
-    features = batched(lambda *batch: statistic(_training_tiles(method, seed, *batch)))
+    return _probe_of(method, lambda *batch: statistic(_training_tiles(method, seed, *batch)))
+
+
+def _position_probe(method: Jigsaw, seed: int) -> Condition:
+    """The cell of a tile, from the encoder's frozen vector of that tile alone."""
+
+    def encoded(images: Tensor, index: Tensor) -> Tensor:
+        tiles = _training_tiles(method, seed, images, index)
+        vectors: Tensor = method.encoder(tiles.flatten(0, 1))
+        return vectors.view(*tiles.shape[:2], -1)
+
+    return _probe_of(method, encoded)
+
+
+def _probe_of(method: Jigsaw, vectors: Condition) -> Condition:
+    """The cell of a tile, from vectors ``[n, N, D]``."""
+    features = batched(vectors)
 
     def score(images: Tensor, index: Tensor) -> Tensor:
         cells = torch.arange(method.tiles).expand(len(images), -1)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.layers import full_precision
 from ssltool.encoders.sizes import map_shape
 from ssltool.errors import UsageError
 from ssltool.methods.base import (
@@ -40,6 +41,7 @@ from ssltool.methods.base import (
     Metric,
 )
 from ssltool.methods.jigsaw import audit, figures, permutations
+from ssltool.methods.jigsaw.beliefs import belief_tables, best_assignments
 from ssltool.methods.jigsaw.geometry import SMALLEST_TILE, Geometry, geometry
 from ssltool.ops import patches
 from ssltool.ops.chunked import chunked
@@ -195,7 +197,7 @@ class Head(nn.Module):
             nn.ReLU(),
             nn.Dropout(dropout),
         )
-        self.fc8 = nn.Linear(fc7, classes)
+        self.fc8 = full_precision.Linear(fc7, classes)
         # Small last weights: the first loss is ln K, the chance level.
         nn.init.normal_(self.fc8.weight, std=0.001)
         nn.init.zeros_(self.fc8.bias)
@@ -208,7 +210,7 @@ class Head(nn.Module):
             permutations: int64 ``[B, P, N]``, the permutations to shuffle them by.
 
         Returns:
-            Logits ``[B*P, K]``.
+            Logits ``[B*P, K]``, float32 at any precision.
         """
         tiles = self.fc6(vectors.flatten(0, 1)).view(*vectors.shape[:2], -1)  # [B, N, fc6]
         # The encoder sees tiles alone: shuffling their vectors is shuffling the tiles, and many
@@ -352,7 +354,13 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             Metric("accuracy", "fraction", 1 / count),
             Metric("top5", "fraction", min(1.0, 5 / count)),
             Metric("tile_accuracy", "fraction", 1 / self.tiles),
+            Metric("assignment_tile_accuracy", "fraction", 1 / self.tiles, eval_only=True),
         )
+
+    @property
+    def nearest(self) -> Tensor:
+        """Distance of each permutation to the nearest other one of the set, int64 ``[K]``."""
+        return torch.from_numpy(self._permutation_set.nearest.astype("int64"))
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -455,8 +463,12 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         return corner[:, :, None, :] + shift, corner
 
     def forward(self, view: JigsawView) -> Loss:
-        """K-way cross-entropy over all permutations, with top-1, top-5 and tile accuracy."""
-        logits = self.logits(view).float()
+        """K-way cross-entropy over all permutations, with top-1, top-5 and tile accuracy.
+
+        In evaluation also the tile accuracy of the assignment that suits the probabilities of all
+        permutations best, see `ssltool.methods.jigsaw.beliefs`.
+        """
+        logits = self.logits(view)
         target = view.target.flatten()
         loss = F.cross_entropy(logits, target)
         with torch.no_grad():
@@ -467,6 +479,10 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
                 "top5": correct.any(dim=1).float().mean(),
                 "tile_accuracy": (self.orders[best[:, 0]] == self.orders[target]).float().mean(),
             }
+            if not self.training:
+                assigned = best_assignments(belief_tables(logits, self.orders))
+                correct_tiles = assigned == self.orders[target]
+                metrics["assignment_tile_accuracy"] = correct_tiles.float().mean()
         return Loss(loss, metrics)
 
     def logits(self, view: JigsawView) -> Tensor:

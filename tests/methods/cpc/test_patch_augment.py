@@ -15,6 +15,7 @@ from ssltool.methods.cpc.patch_augment import (
     crop_slack,
     drop_color,
     equalize,
+    posterize,
 )
 from ssltool.ops.per_image_rng import PerImageRNG
 
@@ -172,7 +173,6 @@ def test_primitives_by_hand() -> None:
     assert torch.allclose(only("brightness", x, -1.0), 0.1 * x, atol=1e-5)
     gray = x.mean(dim=1, keepdim=True)
     assert torch.allclose(only("color", x, -1.0), gray + 0.1 * (x - gray), atol=1e-5)
-    assert len(only("posterize", x, -1.0).unique()) <= 16
     # A shift of 0.45 of the side: 20 px hold a ramp of 0..19, moved by 9 px, repeated at the
     # border.
     ramp = torch.arange(20.0).view(1, 1, 1, 20).expand(1, 3, 20, 20) / 20
@@ -180,6 +180,20 @@ def test_primitives_by_hand() -> None:
     assert moved == [*range(9, 20), *[19] * 9]
     turned = only("rotate", ramp, 1.0)
     assert not torch.allclose(turned[0, 0, 0], turned[0, 0, 10])  # rows are no longer alike
+
+
+def test_posterize_keeps_four_to_eight_bits() -> None:
+    """Against the bit mask of 8-bit images; every number of bits is drawn, as often as the rest."""
+    values = torch.arange(256, dtype=torch.uint8)
+    x = (values.float() / 255).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    for bits in range(9):
+        kept = values & (0xFF << (8 - bits) & 0xFF)
+        found = posterize(x, torch.tensor(float(bits)))[0, 0].flatten() * 255
+        assert torch.allclose(found, kept.float(), atol=1e-3)
+    amounts = torch.linspace(-1, 1, 102)[1:-1]
+    levels = [len(only("posterize", x, float(amount)).unique()) for amount in amounts]
+    assert [levels.count(2**bits) for bits in range(4, 9)] == [20] * 5
+    assert len(only("posterize", x, 1.0).unique()) == 256
 
 
 def test_cutout_paints_at_most_a_fifth_of_the_side() -> None:

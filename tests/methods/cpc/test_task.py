@@ -137,11 +137,11 @@ def test_batch_norm_is_refused_with_the_reason_unless_allowed() -> None:
     assert any(
         isinstance(m, nn.BatchNorm2d) for m in build(norm="batch", allow_batchnorm=True).modules()
     )
-    for norm in ("ln", "ln2d"):
+    for norm in ("ln", "ln2d", "none"):
         assert not any(isinstance(m, nn.BatchNorm2d) for m in build(norm=norm).modules())
 
 
-@pytest.mark.parametrize(("norm", "leaking"), [("ln", 0), ("ln2d", 0), ("batch", 35)])
+@pytest.mark.parametrize(("norm", "leaking"), [("ln", 0), ("ln2d", 0), ("none", 0), ("batch", 35)])
 def test_patches_are_encoded_in_isolation(norm: str, leaking: int) -> None:
     """Batch norm must fail: through it the vector of patch 0 depends on all 35 others."""
     method = build(norm=norm, allow_batchnorm=True).double().train()

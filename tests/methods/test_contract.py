@@ -367,6 +367,7 @@ METRICS = {
         "accuracy": "fraction",
         "top5": "fraction",
         "tile_accuracy": "fraction",
+        "assignment_tile_accuracy": "fraction",
     },
     "npid": {"loss": "", "accuracy": "fraction", "own_similarity": "", "nearest_similarity": ""},
 }

@@ -136,8 +136,10 @@ def test_the_python_of_the_weights_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
+    from torch import nn
 
     from ssltool.encoders.metadata import LIGHTNESS_NORM
+    from ssltool.encoders.projection import Projection, save_projection
     from ssltool.encoders.registry import build_encoder
     from ssltool.encoders.transform import InputTransform
     from ssltool.encoders.weights import describe, save_encoder
@@ -155,7 +157,9 @@ def test_the_python_of_the_weights_page_runs(
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "weights-format.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
+    projection = Projection(nn.Linear(512, 16), nn.Identity())
+    save_projection(projection, metadata, tmp_path / "encoder.safetensors")
     light = build_encoder("resnet18", in_channels=1).eval()
     mean, std = LIGHTNESS_NORM
     of_light = describe(
@@ -169,9 +173,12 @@ def test_the_python_of_the_weights_page_runs(
     save_encoder(light, of_light, tmp_path / "lightness.safetensors")
     images = (torch.rand(2, 3, 64, 64) * 255).byte()
     names: dict[str, Any] = {}
+    pooled = torch.randn(2, 512)
     for block in blocks:
-        names = {"images": images / 255}
+        names = {"images": images / 255, "features": pooled}
         exec(compile(block, "weights-format", "exec"), names)
+        if "vectors" in names:
+            assert torch.allclose(names["vectors"], projection(pooled), atol=1e-5)
     with torch.no_grad():
         expected = light(InputTransform.of(of_light)(images))
     assert torch.allclose(names["features"], expected, atol=1e-4 * float(expected.abs().max()))

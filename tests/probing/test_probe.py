@@ -232,7 +232,10 @@ def test_the_recipe_of_wu_et_al_has_its_own_points(
 ) -> None:
     seen = []
 
-    def accuracy(self: object, network: object, indices: Any, schedule: Any, seed: int) -> float:
+    def accuracy(
+        self: object, network: object, indices: Any, schedule: Any, *rest: object
+    ) -> float:
+        del rest
         seen.append((len(indices), schedule))
         return 50.0
 

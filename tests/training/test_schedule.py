@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
@@ -30,7 +30,8 @@ def test_step_drops_at_each_milestone_and_by_the_factor() -> None:
     assert rates == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.008, 0.008])
 
 
-@given(st.lists(st.floats(0.01, 0.99), max_size=5), st.integers(20, 2000))
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0.01, 0.99), max_size=5), st.integers(20, 500))
 def test_step_agrees_with_torch(milestones: list[float], total: int) -> None:
     at = sorted({round(m * total) for m in milestones})
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=0.3)

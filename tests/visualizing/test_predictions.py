@@ -13,7 +13,7 @@ def test_predictions_are_scored_on_the_images_given(run: Path, tmp_path: Path) -
     result = draw_predictions(run, tmp_path / "a.png", method="jigsaw", data=("demo-test:40",))
     assert (result.method, result.images, result.path) == ("jigsaw", 40, tmp_path / "a.png")
     scores = {score.name: score for score in result.scores}
-    assert list(scores) == ["loss", "accuracy", "top5", "tile_accuracy"]
+    assert list(scores) == ["loss", "accuracy", "top5", "tile_accuracy", "assignment_tile_accuracy"]
     assert 0 <= scores["accuracy"].value <= 1
     assert scores["accuracy"].chance == pytest.approx(1 / 24)
     assert str(scores["accuracy"]).endswith("(chance level 4.2%)")

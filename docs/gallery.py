@@ -1,8 +1,10 @@
 """Draw the figures of the gallery from runs: python docs/gallery.py RUN [RUN ...] --data FOLDER.
 
-The last run of each task is used. Figures are written to docs/figures/gallery, and the page
-docs/gallery.md is written anew, with a section for each task that has a run. Run it from a
-directory from which the runs' data are reached by relative paths, because titles name them.
+The last run of each task is used. FOLDER has train/ and test/, with a folder for each class;
+another one for a task is named by ``--data METHOD=FOLDER``. Figures are written to
+docs/figures/gallery, and the page docs/gallery.md is written anew, with a section for each task
+that has a run. Run it from a directory from which the data are reached by relative paths, because
+titles name them.
 """
 
 from __future__ import annotations
@@ -55,9 +57,9 @@ def main() -> None:
     """Draw everything and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--data", required=True, help="labeled images unseen by the runs")
-    parser.add_argument("--train-data", help="training images, by the path that titles should name")
+    parser.add_argument("--data", action="append", required=True, metavar="[METHOD=]FOLDER")
     args = parser.parse_args()
+    roots = {method: folder for method, _, folder in (d.rpartition("=") for d in args.data)}
     runs = {run.config.method: run for run in map(Run.open, args.runs)}
     FIGURES.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -69,7 +71,7 @@ def main() -> None:
     ]
     for name in TASKS:
         if name in runs:
-            lines += section(runs[name], args.data, args.train_data)
+            lines += section(runs[name], roots.get(name, roots.get("", "")))
     lines += ["", "## Permutation sets", "", "Sets of 100 permutations by mode.", ""]
     lines += figure(
         "ssltool visualize permutations --compare --permutations 100",
@@ -80,17 +82,17 @@ def main() -> None:
     (HERE / "gallery.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def section(run: Run, data: str, train_data: str | None) -> list[str]:
+def section(run: Run, root: str) -> list[str]:
     """The figures of one task, as lines of Markdown."""
     name = run.config.method
     demo = run.config.run.data == ("demo",)
-    unseen = (DEMO if demo else data,)
-    training = (train_data,) if train_data else ()
+    unseen = (DEMO if demo else f"{root}/test",)
+    training = () if demo else (f"{root}/train",)
     # npid predicts on the images of its run.
     scored, data_flag = (training, "") if name == "npid" else (unseen, f" --data {unseen[0]}")
     lines = ["", f"## {name}", "", f"{TASKS[name]} [How it works](methods/{name}.md).", ""]
     lines += figure(
-        f"ssltool visualize task {name} --data {'demo' if demo else 'photos/train'} --count {ROWS}",
+        f"ssltool visualize task {name} --data {'demo' if demo else training[0]} --count {ROWS}",
         f"{name}-task",
         f"The task of {name}",
         lambda path: draw_task(task_config(run.config, training), path, count=ROWS),

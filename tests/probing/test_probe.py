@@ -247,3 +247,34 @@ def test_the_recipe_of_wu_et_al_has_its_own_points(
     assert all(schedule == Schedule.wu2018(n, mirror=False) for n, schedule in seen)
     rows = probed(jigsaw_run, **options, shots=(1,)).label_efficiency
     assert {row.shots for row in rows} == {1}
+
+
+def test_kinds_and_stages_that_do_not_suit_the_weights(jigsaw_run: Path, probed: Any) -> None:
+    with pytest.raises(UsageError, match="--freeze-to: no effect without --kind finetune"):
+        probed(jigsaw_run, kind=("linear",), freeze_to=("layer1",))
+    with pytest.raises(UsageError, match="unknown stage of resnet10_w32 'layer9'"):
+        probed(jigsaw_run, kind=("finetune",), freeze_to=("layer9",))
+    with pytest.raises(UsageError, match=r"was trained on whole images.*type --kind linear"):
+        probed(jigsaw_run, kind=("patch_linear",))
+
+
+def test_a_frozen_prefix_has_its_own_rows(
+    jigsaw_run: Path, probed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def accuracy(self: object, *given: Any) -> float:
+        seen.append(given[-1])
+        return 50.0
+
+    monkeypatch.setattr("ssltool.probing.label_efficiency.FineTuner.accuracy", accuracy)
+    record = probed(jigsaw_run, kind=("finetune",), freeze_to=("stem", "layer2"))
+    curves = [row.curve() for row in record.label_efficiency]
+    assert curves == [
+        "jigsaw, frozen to stem",
+        "random init, frozen to stem",
+        "jigsaw, frozen to layer2",
+        "random init, frozen to layer2",
+    ]
+    assert seen == ["stem", "stem", "layer2", "layer2"]
+    assert record.protocol.freeze_to == ("stem", "layer2")

@@ -262,8 +262,8 @@ def _own_images(run: Run) -> Source:
         UsageError: They have changed.
     """
     source = run.open_images("restore them")
-    found = source.fingerprint(content=run.config.run.content_hash)
-    if found != run.record.source.fingerprint:
+    fingerprint = source.fingerprint(content=run.config.run.content_hash)
+    if fingerprint != run.record.source.fingerprint:
         raise UsageError(
             f"--from bank: the images of {run.folder} have changed since, and row i of the bank "
             "is image i; restore them, or start a new run"

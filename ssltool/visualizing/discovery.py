@@ -246,11 +246,11 @@ def discover(vectors: Tensor, grid: _Grid, count: int, seed: int) -> Discovered:
         chosen = strength.topk(kept).indices
         members.append(chosen)
         matches.append(best[chosen])
-    found = torch.stack(matches)
-    centers = grid.corners()[found].double() + grid.patch / 2
+    patch = torch.stack(matches)
+    centers = grid.corners()[patch].double() + grid.patch / 2
     verified = fit_square(centers, grid.patch).verified
     order = verified.sum(dim=1).argsort(descending=True, stable=True)
-    every = (image, cell, torch.stack(members), found, verified)
+    every = (image, cell, torch.stack(members), patch, verified)
     return Discovered(*(part[order] for part in every))
 
 

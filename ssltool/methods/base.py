@@ -341,13 +341,7 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
         self.encoder = encoder
 
     @abstractmethod
-    def view(
-        self,
-        images: Tensor,
-        index: Tensor,
-        generator: torch.Generator,
-        aspects: Tensor | None = None,
-    ) -> ViewT:
+    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> ViewT:
         """Draw the task for a whole batch, on the batch's device; uses no parameters.
 
         In training mode the task is random, a function of the generator's state and ``index``
@@ -359,9 +353,10 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
                 crops.
             index: int64 ``[B]``, index of each image in the data.
             generator: Seeded by (seed, epoch).
-            aspects: float ``[B]``, width / height of the whole images that were stretched to
-                squares, in training only and only if the method cuts random crops; None for
-                center squares.
+
+        A method that cuts random crops (`EncoderInput.random_crop`) has a further argument
+        ``aspects``: float ``[B]``, width / height of the whole images that were stretched to
+        squares, in training; None for center squares.
         """
 
     @abstractmethod

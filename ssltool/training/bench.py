@@ -49,7 +49,7 @@ class _ReadyView(nn.Module):
         aspects: Tensor | None = None,
     ) -> Any:
         """The ready view, whatever the batch."""
-        del images, index, generator
+        del images, index, generator, aspects
         return self._view
 
     def forward(self, view: Any) -> Loss:
@@ -162,12 +162,13 @@ def _measure(
     first = next(stream)
     generator = torch.Generator().manual_seed(trainer.schedule.seed)
     method = trainer.method.train()
-    aspects = () if first.aspects is None else (first.aspects,)
-    view = method.view(first.images, first.indices, generator, *aspects)
+    of_whole_images = {} if first.aspects is None else {"aspects": first.aspects}
+    view = method.view(first.images, first.indices, generator, **of_whole_images)
     ready = cast("Method[Any, Any]", _ReadyView(method, view))
     tasks: dict[str, Callable[[], object]] = {
         "view": lambda: [
-            method.view(first.images, first.indices, generator, *aspects) for _ in range(steps)
+            method.view(first.images, first.indices, generator, **of_whole_images)
+            for _ in range(steps)
         ],
         "bare": _taking(trainer, ready, repeat(first), steps),
         # What workers made ready during the other measurements does not count: the loader is timed

@@ -155,8 +155,8 @@ def train(
         for _ in range(schedule.accumulate):
             batch = next(batches)
             generator.manual_seed(mix(schedule.seed, batch.epoch))
-            aspects = () if batch.aspects is None else (batch.aspects,)
-            view = method.view(batch.images, batch.indices, generator, *aspects)
+            of_whole_images = {} if batch.aspects is None else {"aspects": batch.aspects}
+            view = method.view(batch.images, batch.indices, generator, **of_whole_images)
             with schedule.precision.autocast(device):
                 loss = method(view)
             if step == start and not losses:

@@ -319,13 +319,7 @@ class Cpc(Method[CpcOptions, CpcView]):
         sampled = min(self.options.sampled, cells)
         return infonce.candidates(self.options.negatives, batch_size, cells, sampled)
 
-    def view(
-        self,
-        images: Tensor,
-        index: Tensor,
-        generator: torch.Generator,
-        aspects: Tensor | None = None,
-    ) -> CpcView:
+    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> CpcView:
         """Cut each image into its grid and augment the patches; see `Method.view`."""
         rng = PerImageRNG(index, generator)
         margin = images.shape[-1] - self.grid.side

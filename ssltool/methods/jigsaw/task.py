@@ -367,13 +367,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         """Statistics and SHA-256 of the permutation set."""
         return {"permutation_set": self._permutation_set.facts()}
 
-    def view(
-        self,
-        images: Tensor,
-        index: Tensor,
-        generator: torch.Generator,
-        aspects: Tensor | None = None,
-    ) -> JigsawView:
+    def view(self, images: Tensor, index: Tensor, generator: torch.Generator) -> JigsawView:
         """Cut each image into tiles and sample its permutations; see `Method.view`."""
         rng = PerImageRNG(index, generator)
         target = rng.integers(len(self.orders), self.options.permutations_per_image)

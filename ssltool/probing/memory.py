@@ -46,8 +46,7 @@ def memory_vectors(weights: Path, data: LabeledImages) -> MemoryVectors:
         return MemoryVectors(None)
     run = Run.open(weights.parent)
     source, indices = data.rows_of("train")
-    found = source.fingerprint(content=run.config.run.content_hash)
-    if found != run.record.source.fingerprint:
+    if not run.trained_on(source):
         return MemoryVectors(
             None,
             f"no bank row: the memory bank is of {run.record.source.description}, and --data is "

@@ -67,8 +67,7 @@ class Evaluation:
         source = source or run.open_images("name images with --data")
         parts = sample(source, run.config.data.image_size, count)
         images, index = (part.to(device) for part in parts)
-        fingerprint = source.fingerprint(content=run.config.run.content_hash)
-        if fingerprint != run.record.source.fingerprint:
+        if not run.trained_on(source):
             index = index + run.config.data.count
         loaded = run.load_method(batch_size=len(images) // batches(images)).to(device)
         if loaded.reference_count:

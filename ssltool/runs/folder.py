@@ -99,6 +99,13 @@ class Run:
             reason = str(error).partition(";")[0]
             raise kind(f"the images of {self.folder} are gone: {reason}; {advice}") from error
 
+    def trained_on(self, source: Source) -> bool:
+        """Whether a source has the run's own images, unchanged and in their order, so that image i
+        is image i of the run.
+        """
+        fingerprint = source.fingerprint(content=self.config.run.content_hash)
+        return fingerprint == self.record.source.fingerprint
+
     def metrics(self) -> list[dict[str, float]]:
         """All lines of ``metrics.jsonl``."""
         return metrics.read(self.folder)

@@ -31,6 +31,7 @@ from ssltool.runs import checkpoint
 from ssltool.runs.config import ResolvedConfig
 from ssltool.runs.environment import environment
 from ssltool.runs.folder import build_method
+from ssltool.runs.options import ResolvedOptions
 from ssltool.runs.records import (
     BudgetRecord,
     Extension,
@@ -118,16 +119,6 @@ class Trainer:
         precision = _precision(start, method, device)
         if options.sync_batchnorm:
             synchronize_batch_norm(method, device)
-        optimizer = build_optimizer(
-            method,
-            options.optimizer,
-            lr=options.lr,
-            weight_decay=options.weight_decay,
-            momentum=options.momentum,
-            beta2=options.beta2,
-            decay_all=options.decay_all,
-            lr_scales=method.lr_scales,
-        )
         scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
         batches = TrainBatches(
             start.source,
@@ -146,7 +137,7 @@ class Trainer:
             start.source,
             start.fingerprint,
             method,
-            optimizer,
+            _optimizer(method, options),
             scaler,
             batches,
             _schedule(config, batches.steps_per_epoch, precision),
@@ -310,6 +301,19 @@ def _build(start: Start) -> Method[Any, Any]:
             f"be {method.fingerprint}; start a new run"
         )
     return method
+
+
+def _optimizer(method: Method[Any, Any], options: ResolvedOptions) -> Optimizer:
+    return build_optimizer(
+        method,
+        options.optimizer,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        beta2=options.beta2,
+        decay_all=options.decay_all,
+        lr_scales=method.lr_scales,
+    )
 
 
 def _precision(start: Start, method: Method[Any, Any], device: torch.device) -> Precision:

@@ -92,7 +92,7 @@ class BankFigure(FigureResult):
     def summary(self) -> list[str]:
         """The pairs, the instances and how many images are recognized."""
         return [
-            f"near-duplicate pairs of {self.images:,} images (the median image has its nearest "
+            f"most similar pairs of {self.images:,} images (the median image has its nearest "
             f"other at {self.median_similarity:.3f}):",
             *(f"  {p.similarity:.4f}  {p.first}  {p.second}" for p in self.duplicates),
             f"hardest instances (ln P by chance {-math.log(self.images):.1f}):",
@@ -101,7 +101,7 @@ class BankFigure(FigureResult):
                 for i in self.hardest
             ),
             f"recognized by their own memory vector: {self.recognized:.1%} (chance level "
-            f"{self.chance:.2g})",
+            f"{self.chance:.2%})",
         ]
 
 
@@ -164,8 +164,8 @@ def draw_bank(
         f"similarity {p.similarity:.4f}: {short[a]}, {short[b]}"
         for p, (a, b) in zip(result.duplicates, pairs.tolist(), strict=True)
     ]
-    columns = {"image": pairs[:, 0], "near duplicate": pairs[:, 1]}
-    _save(source, size, columns, captions, sheet, f"{title}: near duplicates")
+    columns = {"image": pairs[:, 0], "its nearest other": pairs[:, 1]}
+    _save(source, size, columns, captions, sheet, f"{title}: pairs of highest similarity")
     columns = {"hardest instance": index[hardest], "nearest memory vector": nearest[hardest]}
     captions = [
         f"ln P {i.log_probability:.1f}, rank {i.rank:,}: {short[k]}"
@@ -262,8 +262,7 @@ def _own_images(run: Run) -> Source:
         UsageError: They have changed.
     """
     source = run.open_images("restore them")
-    fingerprint = source.fingerprint(content=run.config.run.content_hash)
-    if fingerprint != run.record.source.fingerprint:
+    if not run.trained_on(source):
         raise UsageError(
             f"--from bank: the images of {run.folder} have changed since, and row i of the bank "
             "is image i; restore them, or start a new run"

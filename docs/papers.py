@@ -51,13 +51,13 @@ class Reference(NamedTuple):
         title: The paper or code.
         rows: Its hyperparameters.
         rates: End of each phase and its learning rate over the first one's; empty for a rate that
-            never changes, None where the source has another kind of schedule or none.
+            never changes.
         total: In the unit of the phases.
     """
 
     title: str
     rows: tuple[Row, ...]
-    rates: tuple[tuple[float, float], ...] | None = ()
+    rates: tuple[tuple[float, float], ...] = ()
     total: float = 1.0
 
 
@@ -388,8 +388,6 @@ def draw() -> None:
     x = [step / STEPS for step in range(STEPS)]
     plots = []
     for (method, preset), reference in REFERENCES.items():
-        if reference.rates is None or not (reference.rates or method == "cpc"):
-            continue
         curves = {"paper": reference_rates(reference), "preset": rates(method, preset)}
         title = f"{method} {preset}: rate / peak"
         plots.append(Lines.shared_x(x, curves, "share of the run", title))

@@ -174,6 +174,20 @@ def total(target: SoftTarget, count: int) -> Tensor:
     return torch.bincount(bins, weights=shares, minlength=count)
 
 
+def best_constant_loss(target: SoftTarget, weights: Tensor) -> float:
+    """The smallest mean weighted cross-entropy that one distribution for all pixels can have, in
+    nats: that of the weighted mean of the targets.
+
+    Args:
+        target: ``[..., K]``.
+        weights: Weight of a pixel by its nearest bin, float ``[Q]``.
+    """
+    of_pixel = weights.cpu()[target.nearest.cpu()]
+    mass = total(target._replace(shares=target.shares.cpu() * of_pixel[..., None]), len(weights))
+    mass = mass / of_pixel.numel()
+    return -float(torch.xlogy(mass, mass / mass.sum()).sum())
+
+
 def smoothed(histogram: Tensor, centers: Tensor, sigma: float) -> Tensor:
     """Spread counts of nearest bins by a Gaussian in the plane of colors, each bin's count staying
     the same in all.

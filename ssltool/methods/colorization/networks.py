@@ -35,7 +35,7 @@ def color_head(kind: ColorHead, width: int, outputs: int) -> nn.Sequential:
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     last = full_precision.Conv2d(256 if kind != "fc" else 4096, outputs, 1)
-    # Small last weights: the first loss is ln Q, the chance level.
+    # Small last weights: the first cross-entropy is ln Q, that of the uniform distribution.
     nn.init.normal_(last.weight, std=0.001)
     assert last.bias is not None
     nn.init.zeros_(last.bias)

@@ -34,13 +34,11 @@ class ColorCounts(NamedTuple):
 
     Attributes:
         shares: float64 ``[Q]``, share of the pixels in each bin, on the CPU.
-        energy: Mean of a^2 + b^2 over the pixels of images with color.
         images: Images counted.
         gray: How many of them are gray.
     """
 
     shares: Tensor
-    energy: float
     images: int
     gray: int
 
@@ -65,11 +63,10 @@ def count_colors(
         DataError: All images are gray.
     """
     halves = torch.zeros(2, bins, dtype=torch.float64)
-    energy, seen, gray = 0.0, 0, 0
+    seen, gray = 0, 0
     for images, _ in batches:
         ab = rgb_to_lab(sample_points(images, stride))[:, 1:]
         colored = ab[~is_gray(ab, gray_rule)]
-        energy += float(colored.square().sum())
         for half in range(2):  # every other image with color, continued from the last batch
             part = colored[(seen - gray + half) % 2 :: 2].movedim(1, -1)
             halves[half] += ab_bins.total(encode(part), bins)
@@ -81,8 +78,7 @@ def count_colors(
             break
     if seen == gray:
         raise DataError(f"all of the {seen} sampled images are gray; {NO_COLOR}")
-    total = halves.sum()
-    return ColorCounts(halves.sum(dim=0) / total, energy / float(total), seen, gray)
+    return ColorCounts(halves.sum(dim=0) / halves.sum(), seen, gray)
 
 
 def summary(prior: Tensor, centers: Tensor, counted: ColorCounts) -> str:

@@ -14,8 +14,7 @@ K bins that share a color, p share of a bin in the images, T temperature.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -50,6 +49,7 @@ _SCALE = 110.0  # of a and b in the prediction of the euclidean loss
 # Logits of rare and common colors lie 10 apart, a long way for small steps of weights.
 _LOGIT_SCALE = 5.0
 _RAREST = 1e-5  # share below which a bin's weight in the rebalanced area grows no further
+_CONSTANT_IMAGES = 512  # on which constant predictions are evaluated
 
 
 class ColorizationOptions(MethodOptions):
@@ -160,6 +160,16 @@ def mean_over(values: Tensor, counted: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp_min(1)
 
 
+def _keeping(
+    batches: Iterable[tuple[Tensor, Tensor]], kept: list[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches, of which the first few are kept too."""
+    for images, index in batches:
+        if sum(len(indices) for _, indices in kept) < _CONSTANT_IMAGES:
+            kept.append((images, index))
+        yield images, index
+
+
 class ColorizationView(NamedTuple):
     """A batch of images split into lightness and color.
 
@@ -247,12 +257,14 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
         )
         self.centers: Tensor
         self.prior: Tensor
-        self.energy: Tensor
+        self.constant: Tensor
         self.steps_taken: Tensor
         self.register_buffer("centers", centers, persistent=False)  # [Q, 2]
         # Share of each bin; see `prepare`.
         self.register_buffer("prior", torch.full((len(centers),), 1 / len(centers)))
-        self.register_buffer("energy", torch.zeros(()))  # mean of a^2 + b^2
+        # Loss and cross-entropy of the best constant prediction, in evaluation and in training;
+        # 0 before `prepare`.
+        self.register_buffer("constant", torch.zeros(2, 2))
         self.register_buffer("steps_taken", torch.zeros((), dtype=torch.int64))
         if options.encoding == "table":
             table = ab_bins.build_table(options.bin_step, options.neighbors, self.sigma)
@@ -270,22 +282,20 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """At chance level the distribution is uniform, ln Q whatever the weights; with least
-        squares the prediction is gray.
+        """At chance level the prediction is the best constant one: a distribution, or with least
+        squares a color. It is measured by `prepare`, for the weights after their ramp.
         """
         areas = tuple(
             Metric(f"{weighting}auc{baseline}", eval_only=True)
             for weighting in ("", "rebalanced_")
             for baseline in ("", "_of_gray")
         )
+        loss, cross_entropy = (level or None for level in self.constant[int(self.training)].tolist())
         if self.options.loss == "euclidean":
-            # Unknown before `prepare`.
-            gray = float(self.energy) / (2 * _SCALE**2) if self.energy > 0 else None
-            return (Metric("loss", "", gray), Metric("saturation"), *areas)
-        uniform = math.log(len(self.centers))
+            return (Metric("loss", "", loss), Metric("saturation"), *areas)
         return (
-            Metric("loss", "", uniform),
-            Metric("cross_entropy", "nats", uniform),
+            Metric("loss", "", loss),
+            Metric("cross_entropy", "nats", cross_entropy),
             Metric("target_entropy", "nats"),
             Metric("saturation"),
             *areas,
@@ -299,16 +309,44 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
         return {"bins": {"count": len(self.centers), "sha256": digest}}
 
     def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> str:
-        """Count the colors of the images, for the rebalancing weights; see `Method.prepare`."""
+        """Count the colors of the images, for the rebalancing weights, and measure constant
+        predictions; see `Method.prepare`.
+        """
+        kept: list[tuple[Tensor, Tensor]] = []
         counted = prior.count_colors(
-            batches, self.encode, len(self.centers), self.stride, self.options.gray_rule
+            _keeping(batches, kept),
+            self.encode,
+            len(self.centers),
+            self.stride,
+            self.options.gray_rule,
         )
         shares = counted.shares
         if self.options.neighbors == 1:  # soft targets are smooth already
             shares = ab_bins.smoothed(shares, self.centers.cpu(), self.sigma)
         self.prior.copy_(shares)
-        self.energy.fill_(counted.energy)
+        self._measure_constants(kept)
         return prior.summary(shares, self.centers, counted)
+
+    @torch.no_grad()
+    def _measure_constants(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Evaluate the best constant predictions on the views of some images."""
+        training = self.training
+        for mode in (False, True):
+            self.train(mode)
+            generator = torch.Generator().manual_seed(0)
+            views = [self.view(images, index, generator) for images, index in batches]
+            ab = torch.cat([view.ab.movedim(1, -1)[view.colored] for view in views])
+            if not len(ab):
+                continue
+            if self.options.loss == "euclidean":
+                spread = ab.flatten(0, 2).var(dim=0, correction=0).sum()
+                self.constant[int(mode)] = spread / (2 * _SCALE**2)
+                continue
+            target = self.encode(ab)
+            weights = ab_bins.rebalancing_weights(self.prior, self.options.rebalance)
+            for column, of_bin in enumerate((weights, torch.ones_like(weights))):
+                self.constant[int(mode), column] = ab_bins.best_constant_loss(target, of_bin)
+        self.train(training)
 
     def encode(self, ab: Tensor) -> SoftTarget:
         """Soft targets ``[..., K]`` of colors ``[..., 2]``."""

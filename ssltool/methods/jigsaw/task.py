@@ -18,6 +18,7 @@ slots are numbered in reading order. A permutation p shows in slot i the tile of
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -347,15 +348,31 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Chance levels: loss ln K, accuracies 1/K and 5/K, one tile in N."""
+        """Chance levels are those of a constant prediction: loss ln K, accuracies 1/K and 5/K, and
+        about one tile in N.
+        """
         count = len(self.orders)
+        of_set, of_all = self._tile_chance
         return (
             Metric("loss", "", math.log(count)),
             Metric("accuracy", "fraction", 1 / count),
             Metric("top5", "fraction", min(1.0, 5 / count)),
-            Metric("tile_accuracy", "fraction", 1 / self.tiles),
-            Metric("assignment_tile_accuracy", "fraction", 1 / self.tiles, eval_only=True),
+            Metric("tile_accuracy", "fraction", of_set),
+            Metric("assignment_tile_accuracy", "fraction", of_all, eval_only=True),
         )
+
+    @cached_property
+    def _tile_chance(self) -> tuple[float, float]:
+        """Most tiles that one permutation has right on average over the set: one of the set, and
+        any. More than 1/N where cells are unevenly frequent in a slot.
+        """
+        orders = self.orders.cpu()
+        table = belief_tables(torch.zeros(1, len(orders)), orders)
+        expected = [
+            table[0].gather(1, candidates.T).mean(dim=0).max()
+            for candidates in (orders, best_assignments(table))
+        ]
+        return float(expected[0]), float(expected[1])
 
     @property
     def nearest(self) -> Tensor:

@@ -323,12 +323,16 @@ class Npid(Method[NpidOptions, NpidView]):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Chance levels are those of embeddings independent of the bank's, c measured on them."""
-        log_c = nce.log_constant(self.options.dim, self.temperature)
-        log_sum = math.log(self.negatives + (self.loss != "nce")) + log_c
+        """Chance levels are those of a network that embeds all images alike: ln n, or with a sample
+        ln (m + 1); of NCE those of the best constant logit, ln c.
+        """
+        count = self.negatives
+        constant = math.log(count + 1)
+        if self.loss == "nce":
+            constant += count * math.log1p(1 / count)
         declared = (
-            Metric("loss", "", log_sum + (self.loss == "nce")),
-            Metric("accuracy", "fraction", 1 / (self.negatives + 1)),
+            Metric("loss", "", constant),
+            Metric("accuracy", "fraction", 1 / (count + 1)),
             Metric("own_similarity", ""),
             Metric("nearest_similarity", ""),
         )

@@ -270,10 +270,36 @@ def test_the_euclidean_loss_by_hand() -> None:
     assert float(first.value) == pytest.approx(method.chance["loss"], rel=0.2)
 
 
-def test_the_first_loss_is_ln_q_and_head_widths_follow_the_bins() -> None:
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("given", [{}, {"neighbors": 1}, {"loss": "euclidean"}])
+def test_chance_is_the_loss_of_the_best_constant_prediction(
+    training: bool, given: dict[str, Any]
+) -> None:
+    """Found here by descent on the loss itself."""
+    method = build(prepared=True, **given).train(training)
+    method.steps_taken += method.options.rebalance_ramp
+    view = method.view(blobs(16), torch.arange(16), seeded())
+    width = 2 if given.get("loss") == "euclidean" else len(method.centers)
+    constant = torch.zeros(1, width, 1, 1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([constant], max_iter=100, line_search_fn="strong_wolfe")
+    side = view.ab.shape[-1]
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        told(method, constant.expand(16, -1, side, side))
+        value = method(view).value
+        value.backward()
+        return value
+
+    first = float(loss())
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    assert float(loss()) == pytest.approx(method.chance["loss"], rel=1e-3)
+    assert method.chance["loss"] < 0.98 * first
+
+
+def test_the_first_cross_entropy_is_ln_q_and_head_widths_follow_the_bins() -> None:
     for step, count in ((10, 313), (20, 101), (25, 72)):
         method = build(bin_step=step, prepared=True)
-        assert method.chance["loss"] == pytest.approx(math.log(count))
         loss = method.eval()(method.view(blobs(8), torch.arange(8), seeded()))
         assert float(loss.metrics["cross_entropy"]) == pytest.approx(math.log(count), rel=0.05)
         assert method.fingerprint["bins"]["count"] == count
@@ -397,7 +423,7 @@ def test_answers_decode_logits_and_keep_the_lightness() -> None:
 
 def test_the_table_of_soft_targets_is_not_saved() -> None:
     saved = build().state_dict()
-    assert {"prior", "energy", "steps_taken"} <= set(saved)
+    assert {"prior", "constant", "steps_taken"} <= set(saved)
     assert not {"centers", "table_bins", "table_shares"} & set(saved)
 
 

@@ -356,9 +356,32 @@ def test_a_random_bank_reads_one_batch_at_most() -> None:
     assert len(read) == 1
 
 
+@pytest.mark.parametrize(
+    ("loss", "negatives", "expected"),
+    [
+        ("softmax", 4096, math.log(1000)),
+        ("infonce", 300, math.log(301)),
+        # -ln h of the positive and of 300 negatives, h = 1 / 301 and 1 - h.
+        ("nce", 300, math.log(301) - 300 * math.log(300 / 301)),
+    ],
+)
+def test_a_constant_network_scores_the_chance_level(
+    loss: str, negatives: int, expected: float
+) -> None:
+    method = build(count=1000, loss=loss, negatives=negatives).eval()
+    constant = F.normalize(torch.randn(128, generator=seeded(1)), dim=0)
+    method.bank.rows.copy_(constant.expand(1000, -1))
+    method.log_c.fill_(1 / method.temperature)  # as measured
+    method.embed = lambda images: constant.expand(len(images), -1)  # type: ignore[method-assign]
+    assert method.chance["loss"] == pytest.approx(expected, rel=1e-9)
+    assert float(method(method.view(*make_images(), seeded())).value) == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
 @pytest.mark.parametrize(("loss", "negatives"), [("softmax", 4096), ("nce", 300), ("infonce", 300)])
-def test_independent_vectors_score_the_chance_level(loss: str, negatives: int) -> None:
-    """T7. The first loss of a random bank."""
+def test_independent_vectors_are_no_better_than_chance_level(loss: str, negatives: int) -> None:
+    """T7. The first loss of a random bank, above that of equal vectors by ln c."""
     method = build(count=1000, loss=loss, negatives=negatives, bank_init="random", temperature=0.1)
     features = F.normalize(torch.randn(256, 128, generator=seeded(1)))
     index, seed = torch.arange(256), torch.arange(256) * 7919
@@ -368,7 +391,8 @@ def test_independent_vectors_score_the_chance_level(loss: str, negatives: int) -
         losses = nce.nce_loss(positive, compared.against, method.log_c + math.log(300))
     else:
         losses = nce.softmax_loss(positive, compared.against)
-    assert float(losses.mean()) == pytest.approx(method.chance["loss"], abs=0.2)
+    log_c = nce.log_constant(128, 0.1)
+    assert float(losses.mean()) == pytest.approx(method.chance["loss"] + log_c, abs=0.2)
     accuracy = (positive > compared.hardest).float().mean()
     assert float(accuracy) == pytest.approx(method.chance["accuracy"], abs=0.01)
 

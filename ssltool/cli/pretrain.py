@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,10 @@ from ssltool.console import echo, stderr_console
 from ssltool.options import Options, option, refuse_unused
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ssltool.runs.config import RunConfig
+    from ssltool.training.summary import RunSummary
 
 
 class StartOptions(Options):
@@ -91,9 +95,24 @@ def _pretrain(config: RunConfig, start: StartOptions, output: OutputOptions) -> 
     if output.as_json:
         print_json(summary.model_dump(mode="json"))
         return
-    echo(summary.weights)
+    _print_end(summary, console)
     if summary.skipped:
         echo(f"{summary.skipped} images skipped, see {summary.run}/skipped.txt", err=True)
+
+
+def _print_end(summary: RunSummary, console: Console) -> None:
+    """Print the weights' path on stdout, and around it on stderr what was learned and what to type
+    next. On a terminal, where both streams are seen, the path stands there once.
+    """
+    for line in summary.learned():
+        console.print(line)
+    if sys.stdout.isatty() and console.is_terminal:
+        console.print("weights: ", end="")
+    else:
+        console.print(f"weights: {summary.weights}")
+    echo(summary.weights)
+    for line in summary.following():
+        console.print(line)
 
 
 def _dry_run(config: RunConfig, output: OutputOptions) -> None:

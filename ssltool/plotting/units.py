@@ -9,6 +9,8 @@ Unit = Literal["fraction", "dB", "nats", ""]
 # Metrics that training and online evaluation report for every method, apart from plain numbers.
 TRAINING_UNITS: dict[str, Unit] = {"knn": "fraction", "data_wait": "fraction"}
 
+_TITLES = {"knn": "kNN accuracy"}
+
 
 def display_scale(unit: str) -> float:
     """Factor from a stored to a displayed value: fractions are displayed in percent."""
@@ -31,7 +33,7 @@ def format_value(value: float, unit: str) -> str:
 
 def metric_title(name: str) -> str:
     """A metric's name for display."""
-    return name.replace("_", " ")
+    return _TITLES.get(name, name.replace("_", " "))
 
 
 def axis_label(name: str, unit: str) -> str:
@@ -40,7 +42,9 @@ def axis_label(name: str, unit: str) -> str:
     return metric_title(name) + (f", {shown}" if shown else "")
 
 
-def describe(name: str, value: float, unit: str, chance: float | None = None) -> str:
+def describe(
+    name: str, value: float, unit: str, chance: float | None = None, label: str = "chance level"
+) -> str:
     """A metric in words, with its chance level: ``accuracy 50.0% (chance level 12.5%)``."""
-    level = "" if chance is None else f" (chance level {format_value(chance, unit)})"
+    level = "" if chance is None else f" ({label} {format_value(chance, unit)})"
     return f"{metric_title(name)} {format_value(value, unit)}{level}"

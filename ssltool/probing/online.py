@@ -48,6 +48,13 @@ class OnlineKNN:
             max_images=_MAX_IMAGES,
         )
 
+    @property
+    def chance(self) -> float:
+        """Accuracy of always predicting the most frequent class of the training images, 0..1."""
+        train, test = (self._images.labels(split) for split in ("train", "test"))
+        majority = torch.bincount(train, minlength=len(self._images.classes)).argmax()
+        return float((test == majority).double().mean())
+
     def accuracy(self, encoder: Encoder, metadata: EncoderMetadata) -> float:
         """Top-1 accuracy of 20 nearest neighbors on the held-out images, 0..1.
 

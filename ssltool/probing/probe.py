@@ -40,6 +40,7 @@ from ssltool.probing.plots import draw_plots
 from ssltool.probing.predictions import Predictions, draw_predictions
 from ssltool.probing.splits import FOLDED
 from ssltool.probing.store import FeatureStore, default_folder
+from ssltool.runs.duration import format_duration
 from ssltool.runs.probe_record import (
     PROBE_FILE,
     FeatureSource,
@@ -223,9 +224,8 @@ def run_probe(
     extracted = time.perf_counter()
     rows = _measure(inputs, options, features, console, cache)
     labels = _label_rows(inputs, options, variants, features, console)
-    console.print(
-        f"features took {extracted - start:.1f} s, probes {time.perf_counter() - extracted:.1f} s"
-    )
+    took = format_duration(extracted - start), format_duration(time.perf_counter() - extracted)
+    console.print(f"features took {took[0]}, probes {took[1]}")
     chosen = _choose_row(rows)
     metadata, data = inputs.metadata, inputs.data
     record = ProbeRecord(

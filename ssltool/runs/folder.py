@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -173,6 +174,11 @@ def build_method(config: ResolvedConfig) -> Method[Any, Any]:
     inputs = method.inputs(config.task, config.data)
     encoder = inputs.build_encoder(run.backbone, stem=run.stem, in_channels=run.channels)
     return method(config.task, encoder, config.data)
+
+
+def resume_command(method: str, folder: Path) -> str:
+    """What to type into a shell to continue a run."""
+    return f"ssltool pretrain {method} --out {shlex.quote(str(folder))} --resume"
 
 
 def chance(folder: Path) -> dict[str, float]:

@@ -133,7 +133,7 @@ class RunRecord(Record):
         source: Where the images come from.
         data: Statistics of the images that the method received.
         fingerprint: What the task was built from beyond its options, see ``Method.fingerprint``.
-        metrics: The method's metrics, loss first.
+        metrics: The method's metrics, loss first; ``knn`` last with ``--probe-data``.
         environment: Versions and machine.
         extended: Every new length that the run was given, oldest first.
         budget: The wall time that decided the options; None if no time was asked for.

@@ -26,7 +26,7 @@ from ssltool.console import stderr_console
 from ssltool.errors import Interrupted, ProcessLost, SslToolError
 from ssltool.runs import checkpoint
 from ssltool.runs.config import RunConfig
-from ssltool.runs.folder import Run, folder_to_resume
+from ssltool.runs.folder import Run, folder_to_resume, resume_command
 from ssltool.runs.records import RUN_FILE
 from ssltool.training.interrupt import hangup_signals
 from ssltool.training.start import claim
@@ -134,7 +134,7 @@ def _attempt(
     overwrite: bool,
 ) -> None:
     """Start the processes, again after one was killed, until they end by themselves."""
-    again = f"'ssltool pretrain {config.method} --out {folder} --resume'"
+    again = resume_command(config.method, folder)
     before, restarts = _stamp(folder), config.run.max_restarts
     given = config.with_run(out=folder).arguments()
     mode = [word for word, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
@@ -150,7 +150,7 @@ def _attempt(
             where = f"from {newest}" if newest and "--resume" in mode else "from the beginning"
             console.print(f"{died}; starting again {where}")
     count = f", after {restarts} restarts" if restarts else ""
-    raise SslToolError(f"{died}{count}; type {again} to resume from the last checkpoint")
+    raise SslToolError(f"{died}{count}; to resume from the last checkpoint, type {again}")
 
 
 def _run(devices: int, words: Sequence[str], again: str) -> str:
@@ -179,7 +179,7 @@ def _run(devices: int, words: Sequence[str], again: str) -> str:
             if first is not None:
                 raise LaunchedError(first) from error
             if isinstance(error, SignalException):
-                raise Interrupted(f"stopped by a signal; type {again} to continue") from error
+                raise Interrupted(f"stopped by a signal; to continue, type {again}") from error
             return _killed(error)
         finally:
             del os.environ[LAUNCHED]

@@ -25,6 +25,7 @@ from ssltool.errors import (
 from ssltool.options import refuse_unused
 from ssltool.runs import metrics
 from ssltool.runs.config import RunConfig
+from ssltool.runs.duration import format_duration
 from ssltool.runs.folder import WEIGHTS
 from ssltool.runs.options import ResolvedOptions
 from ssltool.training import budget, start
@@ -32,33 +33,10 @@ from ssltool.training.disk import disk_need
 from ssltool.training.interrupt import stop_requests
 from ssltool.training.machine import as_it_began
 from ssltool.training.progress import ProgressLine
+from ssltool.training.summary import RunSummary, shorter_run
 from ssltool.training.tensorboard import require_tensorboard
 from ssltool.training.trainer import Trainer, peak_memory
 from ssltool.training.writer import RunWriter
-
-
-class RunSummary(BaseModel):
-    """The end of a run.
-
-    Attributes:
-        run: The run folder.
-        weights: The encoder's file.
-        method: Name of the method.
-        metrics: The last line of metrics.
-        chance: Chance level by metric.
-        images: Number of images.
-        skipped: How many of them could not be read.
-        seconds: Wall time of the training loop.
-    """
-
-    run: Path
-    weights: Path
-    method: str
-    metrics: dict[str, float]
-    chance: dict[str, float]
-    images: int
-    skipped: int
-    seconds: float
 
 
 class DryRun(BaseModel):
@@ -202,7 +180,9 @@ def _train(trainer: Trainer, writer: RunWriter, folder: Path, console: Console) 
         time.monotonic(),
     )
     step = trainer.first_step
-    progress = ProgressLine(total, step, trainer.method.metrics, console)
+    planned = trainer.first_step or trainer.budget  # its length is known to the user
+    shorter = "" if planned else shorter_run(trainer.config)
+    progress = ProgressLine(total, step, writer.metrics, console, shorter)
     try:
         with stop_requests() as stop, progress:
             for report in trainer.steps():
@@ -222,7 +202,7 @@ def _train(trainer: Trainer, writer: RunWriter, folder: Path, console: Console) 
                 if stopping:
                     raise Interrupted(
                         f"stopped after step {step} of {total} with a checkpoint saved; "
-                        f"type {writer.resume_command()} to continue"
+                        f"to continue, type {writer.resume_command()}"
                     )
     except BaseException as error:
         raised = error
@@ -235,15 +215,30 @@ def _train(trainer: Trainer, writer: RunWriter, folder: Path, console: Console) 
             raise
         raise raised from error
     writer.close()
+    return _summary(trainer, writer, folder, line, time.monotonic() - began)
+
+
+def _summary(
+    trainer: Trainer, writer: RunWriter, folder: Path, line: dict[str, float], seconds: float
+) -> RunSummary:
+    """The end of a run whose last steps took some seconds."""
+    options = trainer.config.run
+    batch = options.batch_size * world_size() * options.accumulate
+    own = len(trainer.source.classes) > 1
     return RunSummary(
         run=folder,
         weights=folder / WEIGHTS,
         method=trainer.config.method,
         metrics=line,
-        chance=trainer.method.chance,
+        chance={m.name: m.chance for m in writer.metrics if m.chance is not None},
         images=trainer.config.data.count,
         skipped=writer.skipped,
-        seconds=round(time.monotonic() - began, 1),
+        seconds=round(seconds, 1),
+        steps=options.steps,
+        images_seen=options.steps * batch,
+        images_per_s=round((options.steps - trainer.first_step) * batch / max(seconds, 1e-3), 1),
+        declared=writer.metrics,
+        labeled=options.probe_data or (options.data if own else ()),
     )
 
 
@@ -280,6 +275,7 @@ def _rehearse(trainer: Trainer, console: Console) -> DryRun:
     )
     console.print(
         f"dry run OK: {needs.images_per_s:.0f} images/s, {trainer.schedule.steps} steps in about "
-        f"{needs.seconds / 60:.1f} min, {needs.memory_gb} GB of memory, {needs.disk_gb} GB of disk"
+        f"{format_duration(needs.seconds)}, {needs.memory_gb} GB of memory, "
+        f"{needs.disk_gb} GB of disk"
     )
     return needs

@@ -186,8 +186,12 @@ class Trainer:
         """The projection that is saved beside it; None if the method has none."""
         return self.method.projection if self.average is None else self.average.projection
 
-    def record(self) -> RunRecord:
-        """The run's ``run.json``."""
+    def record(self, online: tuple[MetricRecord, ...] = ()) -> RunRecord:
+        """The run's ``run.json``.
+
+        Args:
+            online: Metrics beyond the method's own.
+        """
         precision = self.schedule.precision
         return RunRecord(
             ssltool=ssltool.__version__,
@@ -200,7 +204,8 @@ class Trainer:
             metrics=tuple(
                 MetricRecord(name=metric.name, unit=metric.unit, chance=metric.chance)
                 for metric in self.method.metrics
-            ),
+            )
+            + online,
             environment=environment(self.device),
             extended=self.extended,
             budget=self.budget,

@@ -26,8 +26,8 @@ from ssltool.errors import (
 )
 from ssltool.probing.online import CollapseMonitor, OnlineKNN
 from ssltool.runs import checkpoint, metrics
-from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS, clear
-from ssltool.runs.records import RUN_FILE
+from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS, clear, resume_command
+from ssltool.runs.records import RUN_FILE, MetricRecord
 from ssltool.training.disk import check_disk
 from ssltool.training.loop import StepReport
 from ssltool.training.metrics import Meter
@@ -61,6 +61,9 @@ class RunWriter:
         folder: The run folder; made here, or trimmed to the step that is resumed from.
         overwrite: Whether a run in it is replaced.
         console: Where remarks go.
+
+    Attributes:
+        metrics: The metrics of the run, in the first process.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class RunWriter:
         self._collapse: CollapseMonitor | None = None
         self._board: TensorBoard | None = None
         self._past_plateau = trainer.first_step >= _PLATEAU
+        self.metrics: tuple[MetricRecord, ...] = ()
         if is_main():
             self._begin(overwrite)
 
@@ -157,7 +161,7 @@ class RunWriter:
 
     def resume_command(self) -> str:
         """What to type to continue the run."""
-        return f"'ssltool pretrain {self._trainer.config.method} --out {self._folder} --resume'"
+        return resume_command(self._trainer.config.method, self._folder)
 
     def close(self) -> None:
         """Write what TensorBoard has not written yet."""
@@ -182,10 +186,12 @@ class RunWriter:
     def _begin(self, overwrite: bool) -> None:
         """Make the run folder, or trim what was written after the checkpoint resumed from."""
         trainer, options = self._trainer, self._trainer.config.run
+        online: tuple[MetricRecord, ...] = ()
         if options.probe_data:
             self._knn = OnlineKNN(
                 options.probe_data, options.batch_size, options.seed, trainer.device
             )
+            online = (MetricRecord(name="knn", unit="fraction", chance=self._knn.chance),)
         images, _ = sample(trainer.source, options.image_size, _MONITORED)
         self._collapse = CollapseMonitor(images.to(trainer.device))
         # Nothing is written or replaced before everything is known to be usable.
@@ -194,12 +200,12 @@ class RunWriter:
             clear(self._folder)
         atomic.remove_leftovers(self._folder)
         checkpoint.prune(self._folder, options.keep)
-        trainer.record().write(self._folder / RUN_FILE)
+        record = trainer.record(online)
+        record.write(self._folder / RUN_FILE)
+        self.metrics = record.metrics
         metrics.trim(self._folder, trainer.first_step)
         if options.tensorboard:
-            self._board = TensorBoard(
-                self._folder / TENSORBOARD, trainer.first_step, trainer.method.chance
-            )
+            self._board = TensorBoard(self._folder / TENSORBOARD, trainer.first_step, record.chance)
         self._announce()
         if trainer.first_step:
             self._console.print(f"resumed after step {trainer.first_step}")
@@ -281,8 +287,8 @@ class RunWriter:
         chance = self._trainer.method.chance.get("loss")
         if chance is not None and line["loss"] > 0.98 * chance:
             self._console.print(
-                f"after {int(line['step'])} steps the loss is still at the chance level, "
-                f"{chance:.3f}; if that lasts, try another --lr than "
+                f"after {int(line['step'])} steps the loss, {line['loss']:.3f}, is still at the "
+                f"chance level, {chance:.3f}; if that lasts, try another --lr than "
                 f"{self._trainer.config.run.lr:.2g} or an easier task"
             )
 

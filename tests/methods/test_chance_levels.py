@@ -57,9 +57,7 @@ def test_context_prediction(training: bool) -> None:
     method: Any = build("context-prediction", DataInfo(256, 96)).train(training)
     view = method.view(smooth(256, 96), torch.arange(256), seeded())
     shares = torch.bincount(view.target.flatten(), minlength=8) / view.target.numel()
-    loss = F.cross_entropy(
-        shares.log().expand(view.target.numel(), -1), view.target.flatten()
-    )
+    loss = F.cross_entropy(shares.log().expand(view.target.numel(), -1), view.target.flatten())
     assert float(loss) == pytest.approx(method.chance["loss"], rel=0.01)
     assert float(shares.max()) == pytest.approx(method.chance["accuracy"], rel=0.15)
 

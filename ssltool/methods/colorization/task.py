@@ -290,7 +290,8 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
             for weighting in ("", "rebalanced_")
             for baseline in ("", "_of_gray")
         )
-        loss, cross_entropy = (level or None for level in self.constant[int(self.training)].tolist())
+        measured = self.constant[int(self.training)].tolist()
+        loss, cross_entropy = (level or None for level in measured)
         if self.options.loss == "euclidean":
             return (Metric("loss", "", loss), Metric("saturation"), *areas)
         return (

@@ -67,12 +67,12 @@ class RunSummary(BaseModel):
         """The commands to type next, each on a line of its own."""
         run = shlex.quote(str(self.run))
         data = " ".join(f"--data {shlex.quote(path)}" for path in self.labeled)
-        folder = "" if data else "; LABELED: a folder of labeled images, one folder per class"
-        return [
-            f"next, measure what the encoder learned, and draw predictions{folder}:",
+        lines = [
+            "next, measure what was learned and draw predictions:",
             f"  ssltool probe --weights {run} {data or '--data LABELED'}",
             f"  ssltool visualize predictions --weights {run}",
         ]
+        return lines if data else [*lines, "  (LABELED: images in one folder per class)"]
 
 
 def shorter_run(config: ResolvedConfig) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ssltool.encoders.weights import load_encoder
 from ssltool.probing.online import CollapseMonitor, OnlineKNN
@@ -21,6 +22,15 @@ def test_a_collapse_is_warned_of_once(jigsaw_run: Path) -> None:
         torch.nn.init.zeros_(parameter)
     assert "collapsed" in monitor.measure(encoder, encoder.metadata)[1]
     assert not monitor.measure(encoder, encoder.metadata)[1]
+
+
+def test_the_chance_level_is_the_share_of_the_most_frequent_class(tmp_path: Path) -> None:
+    for name, count in (("a", 20), ("b", 10), ("c", 5)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            Image.new("RGB", (8, 8), (i, count, 0)).save(tmp_path / name / f"{i}.png")
+    knn = OnlineKNN((str(tmp_path),), batch_size=5, seed=0, device=torch.device("cpu"))
+    assert knn.chance == pytest.approx(20 / 35, abs=0.01)  # a fifth of each class is held out
 
 
 @pytest.mark.slow

@@ -547,7 +547,7 @@ def test_images_that_vanish_stop_a_run_in_order(
         watched(out, dataset, 3, monkeypatch)
     text = str(caught.value)
     assert "can be read any more; last: " in text
-    assert "stopped after step 3, with a checkpoint saved; then type 'ssltool pretrain" in text
+    assert "stopped after step 3, with a checkpoint saved; then type ssltool pretrain" in text
     newest = checkpoint.newest(out)
     assert newest is not None
     assert newest.name == "step-0000003"

@@ -132,8 +132,10 @@ class ProgressLine:
             self._console.print(self._metrics_line(width - 1, lead))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The two lines, a column less wide than the terminal: some wrap a full line."""
-        width = options.max_width - 1
+        """The two lines, a little less wide than the terminal: what it echoes of Ctrl-C, ``^C``,
+        must not wrap.
+        """
+        width = options.max_width - 3
         yield self._steps_line(width, ascii_only=options.ascii_only)
         yield Text(self._metrics_line(width), no_wrap=True, overflow="crop")
 

@@ -51,6 +51,7 @@ def test_jigsaw(count: int, mode: str) -> None:
     assert float(method(view).value) == pytest.approx(method.chance["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_context_prediction(training: bool) -> None:
     """The best constant prediction is the share of each position among the pairs."""

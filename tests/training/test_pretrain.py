@@ -33,6 +33,7 @@ from ssltool.methods.registry import find_method
 from ssltool.probing.online import OnlineKNN
 from ssltool.runs import checkpoint
 from ssltool.runs.config import RunConfig
+from ssltool.runs.records import RunRecord
 from ssltool.training import start, writer
 from ssltool.training.interrupt import StopRequest, stop_requests
 from ssltool.training.pretrain import RunSummary, dry_run, pretrain
@@ -334,6 +335,7 @@ def test_a_run_is_followed_at_its_checkpoints_and_that_can_begin_on_resume(
     )
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "knn" in line] == [10]
+    assert RunRecord.read(out / "run.json").chance["knn"] == pytest.approx(0.1)
     assert weights(out) == weights(whole)
 
 

@@ -101,7 +101,7 @@ def check(lines: list[str], width: int, step: int) -> None:
     assert re.match(rf"step {step:,}/350,000  [━─]{{8,40}}  \d+%  4\.2 days left", first)
     assert second.startswith("loss 6.9")
     assert re.match(r"loss [\d.]+ \(chance( level)? 6\.908\)", second)
-    assert max(map(len, lines)) < width
+    assert max(map(len, lines)) <= width - 3
     # Nothing is cut off: each part of the second line has both of its parentheses.
     assert second.count("(") == second.count(")")
 
@@ -116,7 +116,7 @@ def test_two_lines_stay_readable_over_many_steps(width: int, clock: Clock) -> No
         check(terminal.lines(), width, 59)
         more = {60: 1, 80: 2, 100: 3, 120: 3, 160: 4}[width]
         assert terminal.lines()[1].count("chance") >= more
-        assert "elapsed" in terminal.lines()[0]
+        assert ("elapsed" in terminal.lines()[0]) == (width >= 80)
     check(terminal.lines(), width, 59)  # stays when the run ends
 
 
@@ -133,8 +133,21 @@ def test_before_the_first_metrics_and_at_the_end(width: int, clock: Clock) -> No
     assert second.startswith("loss 6.9")
 
 
+@pytest.mark.parametrize("width", [*WIDTHS, *range(70, 79)])
+def test_an_interrupt_leaves_no_debris(width: int, clock: Clock) -> None:
+    terminal = Terminal(width)
+    with ProgressLine(TOTAL, 0, METRICS, terminal.console) as line:
+        list(training(line, clock, range(1, 9)))
+        terminal.file.write("^C")  # the terminal's echo
+        list(training(line, clock, range(9, 10)))
+    terminal.console.print("error: stopped after step 9")
+    *lines, error = terminal.lines()
+    check(lines, width, 9)
+    assert error == "error: stopped after step 9"
+
+
 def test_step_and_time_left_stay_on_the_narrowest(clock: Clock) -> None:
-    terminal = Terminal(38)
+    terminal = Terminal(40)
     with ProgressLine(TOTAL, 0, METRICS, terminal.console) as line:
         list(training(line, clock, range(1, 30)))
     first, second = terminal.lines()

@@ -25,7 +25,7 @@ _PUBLIC = {
     "pretrain": "ssltool.api",
     "probe": "ssltool.api",
     "visualize": "ssltool.api",
-    "AuditRecord": "ssltool.auditing.record",
+    "AuditRecord": "ssltool.runs.audit_record",
     "DataInfo": "ssltool.methods.base",
     "EncoderInput": "ssltool.methods.base",
     "InputTransform": "ssltool.encoders.transform",
@@ -61,7 +61,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ssltool.api import audit, embed, export, load_encoder, pretrain, probe, visualize
-    from ssltool.auditing.record import AuditRecord
+    from ssltool.runs.audit_record import AuditRecord
     from ssltool.encoders.transform import InputTransform
     from ssltool.errors import SslToolError
     from ssltool.methods.base import (

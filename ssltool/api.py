@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ssltool.auditing.options import AuditOptions
-from ssltool.auditing.record import AuditRecord
+from ssltool.runs.audit_record import AuditRecord
 from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source

@@ -8,7 +8,7 @@ from torch import Tensor
 from ssltool.auditing import statistics
 from ssltool.auditing.options import AuditOptions
 from ssltool.auditing.plots import condition_bars
-from ssltool.auditing.record import AUDIT_FILE, LEAST_SHARE, AuditRecord, Finding, Score
+from ssltool.runs.audit_record import AUDIT_FILE, LEAST_SHARE, AuditRecord, Finding, Score
 from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssltool.auditing.record import AuditRecord, Score
+from ssltool.runs.audit_record import AuditRecord, Score
 from ssltool.methods.auditing import BASE, CHANCE
 from ssltool.plotting.records import Bars, Level
 from ssltool.plotting.units import axis_label, display_scale

@@ -12,8 +12,8 @@ from ssltool.errors import UsageError
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Points
 
 _DASHES = ("solid", "dot", "dashdot", "longdash")
+_LEVEL_DASHES = ("dash", "dot", "dashdot")
 _MARKED = 30  # points up to which a curve has markers
-_LABELED = 3  # levels up to which labels do not cover one another
 _LONGEST = 16  # characters of a name on an axis; the hover shows all of it
 
 
@@ -147,6 +147,7 @@ def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             {
                 "type": "scatter",
                 "name": _text(name),
+                "showlegend": several,
                 "x": [_text(x) if isinstance(x, str) else x for x in series.x],
                 "y": list(series.y),
                 "mode": "lines+markers" if len(series.y) < _MARKED else "lines",
@@ -176,19 +177,18 @@ def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     ]
     legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
     return data, {
-        "showlegend": several,
+        "showlegend": several or bool(plot.levels),
         "legend": {**legend, "font": {"color": LIGHT.ink, "size": 12}},
         "hovermode": "x unified",
         "xaxis": _axis(plot.x_label, **x_axis),
         "yaxis": _axis(),
-        **_levels(plot.levels),
+        "shapes": _levels(plot.levels),
     }
 
 
-def _levels(levels: Sequence[Level]) -> dict[str, Any]:
-    """Dashed lines across; only a few are labeled, the colors of the others tell whose they are."""
-    colors = [LIGHT.level if level.color is None else _color(level.color) for level in levels]
-    shapes = [
+def _levels(levels: Sequence[Level]) -> list[dict[str, Any]]:
+    """Dashed lines across, named in the legend: a label beside a line would cover curves."""
+    return [
         {
             "type": "line",
             "xref": "paper",
@@ -196,24 +196,17 @@ def _levels(levels: Sequence[Level]) -> dict[str, Any]:
             "x1": 1,
             "y0": level.value,
             "y1": level.value,
-            "line": {"color": color, "width": 1.5, "dash": "dash"},
+            "line": {
+                "color": LIGHT.level if level.color is None else _color(level.color),
+                "width": 1.5,
+                "dash": _LEVEL_DASHES[i % len(_LEVEL_DASHES)],
+            },
+            "layer": "below",
+            "name": _text(level.label),
+            "showlegend": True,
         }
-        for level, color in zip(levels, colors, strict=True)
+        for i, level in enumerate(levels)
     ]
-    labels = [
-        {
-            "xref": "paper",
-            "x": 0.02 if i % 2 else 0.98,
-            "xanchor": "left" if i % 2 else "right",
-            "y": level.value,
-            "yanchor": "bottom",
-            "text": _text(level.label),
-            "showarrow": False,
-            "font": {"color": color, "size": 11},
-        }
-        for i, (level, color) in enumerate(zip(levels, colors, strict=True))
-    ]
-    return {"shapes": shapes, "annotations": labels if len(levels) <= _LABELED else []}
 
 
 def _matrix(plot: Matrix) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -251,7 +244,7 @@ def _bars(plot: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "orientation": "h",
         "x": [plot.values[name] for name in names],
         "y": list(map(_text, names)),
-        "marker": {"color": _color(0)},
+        "marker": {"color": [_color(plot.color.get(name, 0)) for name in names]},
         "hovertemplate": "%{y}<br><b>%{x:.4~g}</b><extra></extra>",
     }
     if plot.std:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import ssltool
 from ssltool.auditing.audit import findings, without_color
-from ssltool.auditing.record import LEAST_SHARE, AuditRecord, Score
+from ssltool.runs.audit_record import LEAST_SHARE, AuditRecord, Score
 from ssltool.cli import run
 from ssltool.errors import UsageError
 from ssltool.methods.auditing import BASE, CHANCE, Comparison, Kind, Plan, constant

@@ -14,10 +14,12 @@ from ssltool.errors import UsageError
 from ssltool.plotting.html import CONFIG, DARK_OF, plotly_figure, plotlyjs
 from ssltool.plotting.records import Bars, Matrix
 from ssltool.visualizing.curves import RunMetrics, metric_plots
-from ssltool.visualizing.report.parts import Chart, format_cell
+from ssltool.visualizing.report.headline import headlines
+from ssltool.visualizing.report.parts import Chart, Frame, Link, Table, format_cell, thumbnail
 from ssltool.visualizing.report.sections import RunSection
-from ssltool.visualizing.report.tables import comparison, differences, thinned
+from ssltool.visualizing.report.tables import differences, last_metrics, overview, thinned
 
+_WIDE = 600  # px: a chart of so many rows takes two columns
 # Metrics of the training, not of the task.
 _TRAINING = {"grad_norm", "lr", "images_per_s", "data_wait"}
 
@@ -39,6 +41,11 @@ class Placed(NamedTuple):
     height: int
     figure: dict[str, Any]
 
+    @property
+    def wide(self) -> bool:
+        """Whether it takes two columns."""
+        return self.height > _WIDE
+
     @classmethod
     def of(cls, chart: Chart, id: str) -> Placed:
         """Build the figure of a chart."""
@@ -47,11 +54,47 @@ class Placed(NamedTuple):
         return cls(id, chart.title, isinstance(chart.plot, Matrix | Bars), height, figure)
 
 
+class MethodGroup(NamedTuple):
+    """The runs of one method: only these share axes and tables.
+
+    Attributes:
+        method: Its name.
+        runs: At least one.
+        metrics: Their last metrics side by side; None for one run.
+        differences: The options that differ between them; None for one run.
+        task: Curves of the task's metrics.
+        training: Curves of speed, learning rate and gradients.
+    """
+
+    method: str
+    runs: Sequence[RunSection]
+    metrics: Table | None
+    differences: Table | None
+    task: Sequence[Placed]
+    training: Sequence[Placed]
+
+    @classmethod
+    def of(cls, method: str, runs: Sequence[RunSection], id: str) -> MethodGroup:
+        """Compare the runs of a method; ``id`` begins those of the charts."""
+        summaries, several = [run.summary for run in runs], len(runs) > 1
+        curves = _curves(runs)
+        task = [chart for name, chart in curves.items() if name not in _TRAINING]
+        training = [chart for name, chart in curves.items() if name in _TRAINING]
+        return cls(
+            method or "unknown method",
+            runs,
+            last_metrics(summaries) if several else None,
+            differences(summaries) if several else None,
+            _placed(f"{id}-task", task),
+            _placed(f"{id}-training", training),
+        )
+
+
 def render_page(runs: Sequence[RunSection], title: str, footer: str) -> str:
     """The whole page.
 
     Args:
-        runs: At least one; several are compared.
+        runs: At least one; several are compared, those of one method with one another.
         title: Of the page.
         footer: Last line of the page.
 
@@ -73,34 +116,52 @@ def render_page(runs: Sequence[RunSection], title: str, footer: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["cell"] = format_cell
-    curves = _curves(runs)
-    task = _placed("task", [chart for name, chart in curves.items() if name not in _TRAINING])
-    training = _placed("training", [curves[name] for name in curves if name in _TRAINING])
+    environment.tests["link"] = lambda cell: isinstance(cell, Link)
+    groups = _groups(runs)
     probes = {run.name: _placed(f"run-{i}", run.charts) for i, run in enumerate(runs, start=1)}
-    charts = [*task, *training, *(chart for of_run in probes.values() for chart in of_run)]
-    summaries = [run.summary for run in runs]
+    curves = [chart for group in groups for chart in (*group.task, *group.training)]
+    charts = [*curves, *(chart for of_run in probes.values() for chart in of_run)]
+    anchors = {f"run-{i}": run.summary for i, run in enumerate(runs, start=1)}
+    several = len(runs) > 1
     return environment.get_template("report.html").render(
         title=title,
         footer=footer,
         runs=runs,
-        task_charts=task,
-        training_charts=training,
+        groups=groups,
         run_charts=probes,
         charts={
             "figures": [{"id": chart.id, **chart.figure} for chart in charts],
             "config": CONFIG,
             "dark": DARK_OF,
         },
-        comparison=comparison(summaries) if len(runs) > 1 else None,
-        differences=differences(summaries) if len(runs) > 1 else None,
+        numbers={run.name: i for i, run in enumerate(runs, start=1)},
+        thumbnails=_thumbnails(runs) if several else {},
+        overview=overview(anchors) if several else None,
+        headlines=headlines({run.name: run.probe for run in runs if run.probe}) if several else [],
         style=_asset("report.css"),
         script=_asset("report.js"),
         plotly=script,
     )
 
 
+def _groups(runs: Sequence[RunSection]) -> list[MethodGroup]:
+    """The runs by their method, in the order in which each was named first."""
+    by_method: dict[str, list[RunSection]] = {}
+    for run in runs:
+        by_method.setdefault(run.summary.method, []).append(run)
+    return [
+        MethodGroup.of(method, group, f"method-{i}")
+        for i, (method, group) in enumerate(by_method.items(), start=1)
+    ]
+
+
+def _thumbnails(runs: Sequence[RunSection]) -> dict[str, Frame]:
+    """The top of the newest predictions of each run."""
+    return {run.name: thumbnail(run.preview) for run in runs if run.preview}
+
+
 def _curves(runs: Sequence[RunSection]) -> dict[str, Chart]:
-    """A chart by metric, all runs in it."""
+    """A chart by metric, all runs of one method in it."""
     thin: dict[str, RunMetrics] = {}
     for run in runs:
         metrics = run.summary.metrics

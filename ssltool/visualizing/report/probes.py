@@ -1,23 +1,14 @@
-"""Charts and tables of a probe in the report."""
+"""Charts and tables of a probe and of an audit in the report."""
 
 from __future__ import annotations
 
 from ssltool.plotting.records import Lines
 from ssltool.probing.plots import record_plots
-from ssltool.runs.probe_record import MEASURES, ProbeRecord, ProbeRow
+from ssltool.runs.audit_record import AuditRecord
+from ssltool.runs.probe_record import MEASURES, ProbeRecord
 from ssltool.visualizing.report.parts import Chart, Table
 
 _MAX_CLASSES = 200  # of a confusion matrix that can be read by pointing at it
-
-
-def chosen_row(probe: ProbeRecord) -> ProbeRow | None:
-    """The row of the pretrained weights that was chosen on held-out training images, if it has a
-    linear accuracy.
-    """
-    if probe.chosen is None:
-        return None
-    row = probe.rows[probe.chosen]
-    return row if "linear" in row.accuracy else None
 
 
 def probe_charts(probe: ProbeRecord) -> list[Chart]:
@@ -32,9 +23,16 @@ def probe_charts(probe: ProbeRecord) -> list[Chart]:
 def probe_tables(probe: ProbeRecord) -> list[Table]:
     """Accuracies, label efficiency, health of the features and the accuracy of each class."""
     tables = [_accuracy_table(probe), _label_table(probe), _health_table(probe)]
-    rows = [[name, accuracy] for name, accuracy in _per_class(probe).items()]
-    tables.append(Table("Accuracy of each class, %", ["class", "accuracy"], rows))
+    per_class = _per_class(probe).items()
+    rows = [[name, None if value is None else round(value, 1)] for name, value in per_class]
+    tables.append(Table("Accuracy of each class", ["class", "accuracy, %"], rows, folded=True))
     return [table for table in tables if table.rows]
+
+
+def audit_table(audit: AuditRecord) -> Table:
+    """The findings of an audit."""
+    (table,) = audit.tables()
+    return Table(table.title, table.columns, table.rows)
 
 
 def _per_class(probe: ProbeRecord) -> dict[str, float | None]:
@@ -46,7 +44,7 @@ def _per_class(probe: ProbeRecord) -> dict[str, float | None]:
 def _accuracy_table(probe: ProbeRecord) -> Table:
     measures = [name for name in MEASURES if any(name in row.accuracy for row in probe.rows)]
     return Table(
-        "Probes, accuracy in %",
+        "Accuracy in %",
         ["features", "stage", "dim", *(MEASURES[name] for name in measures)],
         [
             [row.source.label(), f"{row.stage} *" if row.chosen else row.stage, row.dim or None]

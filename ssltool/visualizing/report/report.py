@@ -12,7 +12,7 @@ from ssltool.atomic import atomic_file
 from ssltool.runs.folder import short_names
 from ssltool.visualizing.report.page import render_page
 from ssltool.visualizing.report.reading import read_run_files
-from ssltool.visualizing.report.sections import run_section
+from ssltool.visualizing.report.sections import RunSection, run_section
 
 
 class ReportedRun(BaseModel):
@@ -72,8 +72,7 @@ def write_report(folders: Sequence[Path], to: Path | None = None, frames: int = 
         for path, name in zip(paths, short_names(paths), strict=True)
     ]
     sections = [run_section(files) for files in read]
-    title = f"{len(read)} runs compared" if len(read) > 1 else sections[0].heading
-    text = render_page(sections, title, f"Made by ssltool {ssltool.__version__}.")
+    text = render_page(sections, _title(sections), f"Made by ssltool {ssltool.__version__}")
     to = to or (paths[0] if len(paths) == 1 else Path()) / "report.html"
     with atomic_file(to) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -83,8 +82,16 @@ def write_report(folders: Sequence[Path], to: Path | None = None, frames: int = 
             folder=files.folder,
             method=files.method,
             step=files.step,
-            missing=tuple(files.missing),
+            missing=tuple(map(str, files.missing)),
         )
         for files in read
     )
     return Report(path=to, bytes=len(text.encode()), runs=reported)
+
+
+def _title(sections: Sequence[RunSection]) -> str:
+    if len(sections) == 1:
+        return sections[0].heading
+    methods = dict.fromkeys(section.summary.method or "unknown method" for section in sections)
+    of = next(iter(methods)) if len(methods) == 1 else f"{len(methods)} methods"
+    return f"{len(sections)} runs of {of}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ssltool.plotting.units import axis_label, display_scale
 from ssltool.visualizing.curves import RunMetrics
-from ssltool.visualizing.report.parts import Cell, Table
+from ssltool.visualizing.report.parts import Cell, Link, Table
 
 _POINTS = 400  # of a curve and rows of its table: more are not legible on a screen
 _LAST = {"step", "epoch"}  # of averaged lines the last value is kept
@@ -58,18 +58,30 @@ def metrics_table(lines: Sequence[Mapping[str, float]]) -> Table | None:
     size = math.ceil(len(lines) / len(averages))
     note = f"Each row is the average of {size} lines of metrics.jsonl." if size > 1 else ""
     rows = [[line.get(name) for name in names] for line in averages]
-    return Table("Metrics", names, rows, note=note)
+    return Table("Metrics of training", names, rows, note=note, folded=True)
 
 
-def comparison(runs: Sequence[RunSummary]) -> Table:
-    """One row per run with its last metrics, each beside its chance level."""
+def overview(runs: Mapping[str, RunSummary]) -> Table:
+    """One row per run, of whatever method.
+
+    Args:
+        runs: By the anchor of their part of the page.
+    """
+    labels = list(dict.fromkeys(label for run in runs.values() for label in run.facts))
+    rows: list[list[Cell]] = [
+        [Link(run.name, anchor), run.method, run.state, *(run.facts.get(label) for label in labels)]
+        for anchor, run in runs.items()
+    ]
+    return Table("Runs", ["run", "method", "state", *labels], rows)
+
+
+def last_metrics(runs: Sequence[RunSummary]) -> Table:
+    """One row per run of one method with its last metrics, each beside its chance level."""
     last = [run.metrics.lines[-1] if run.metrics.lines else {} for run in runs]
     names = dict.fromkeys(name for line in last for name in line if name not in _NOT_COMPARED)
-    facts = list(dict.fromkeys(label for run in runs for label in run.facts))
-    columns = ["run", "method", "state", *facts]
+    columns = ["run", "step"]
     rows: list[list[Cell]] = [
-        [run.name, run.method, run.state, *(run.facts.get(label) for label in facts)]
-        for run in runs
+        [run.name, line.get("step")] for run, line in zip(runs, last, strict=True)
     ]
     for name in names:
         unit = next(
@@ -79,9 +91,9 @@ def comparison(runs: Sequence[RunSummary]) -> Table:
         _append(rows, last, name, unit)
         chance = [run.metrics.chance for run in runs]
         if any(name in levels for levels in chance):
-            columns.append("chance level")
+            columns.append(f"chance level of {axis_label(name, unit)}")
             _append(rows, chance, name, unit)
-    return Table("Runs side by side", columns, rows, note="Last line of metrics of each run.")
+    return Table("Last metrics", columns, rows)
 
 
 def _append(
@@ -93,8 +105,8 @@ def _append(
 
 
 def differences(runs: Sequence[RunSummary]) -> Table:
-    """The options that are not the same in all runs."""
-    names = dict.fromkeys(name for run in runs for name in run.options if name != "out")
+    """The options that are not the same in all runs of one method."""
+    names = dict.fromkeys(name for run in runs for name in run.options if name != "--out")
     rows = [[name, *(run.options.get(name) for run in runs)] for name in names]
     rows = [row for row in rows if len(set(row[1:])) > 1]
     note = "" if rows else "All options are the same."

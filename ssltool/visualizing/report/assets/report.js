@@ -4,10 +4,12 @@
   const finger = matchMedia("(pointer: coarse)").matches;
   const page = JSON.parse(document.getElementById("charts").textContent);
   const drawn = new Set();
+  const PAPER = 680;  // px: what fits on A4 and on letter paper
   let printing = false;
 
   // Figures come in the colors of a light page; on a dark one each color has its counterpart.
-  const recolored = (key, value) => (key.endsWith("color") && page.dark[value]) || value;
+  const recolored = (key, value) => (!key.endsWith("color") ? value
+    : Array.isArray(value) ? value.map((color) => page.dark[color] || color) : page.dark[value] || value);
   const themed = (figure) => (printing || !dark.matches
     ? figure : JSON.parse(JSON.stringify(figure), recolored));
 
@@ -15,6 +17,7 @@
     const place = document.getElementById(figure.id);
     const { data, layout } = structuredClone(themed(figure));
     layout.dragmode = finger ? false : "zoom";
+    if (printing) layout.width = place.closest(".wide") ? PAPER : PAPER / 2 - 32;
     for (const name of ["xaxis", "yaxis"]) {  // a zoom outlives a change of colors
       if (drawn.has(figure.id) && place.layout[name].autorange === false) {
         layout[name].autorange = false;
@@ -58,8 +61,20 @@
 
   const redraw = () => page.figures.filter((figure) => drawn.has(figure.id)).forEach(draw);
   dark.addEventListener("change", redraw);
-  addEventListener("beforeprint", () => { printing = true; page.figures.forEach(draw); });
-  addEventListener("afterprint", () => { printing = false; redraw(); });
+
+  // Paper shows everything: what is folded is opened, and closed again afterwards.
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    printing = true;
+    opened = [...document.querySelectorAll("details:not([open])")];
+    opened.forEach((part) => { part.open = true; });
+    page.figures.forEach(draw);
+  });
+  addEventListener("afterprint", () => {
+    printing = false;
+    opened.forEach((part) => { part.open = false; });
+    redraw();
+  });
 
   // A number sorts as a number, words as words, and what is empty comes last either way.
   function sort(table, column, down) {
@@ -89,15 +104,16 @@
 
   for (const part of document.querySelectorAll(".over-time")) {
     const slider = part.querySelector("input");
-    const images = [...part.querySelectorAll("img")];
+    const frames = [...part.querySelectorAll(".frame")];
     const caption = part.querySelector("output");
     const play = part.querySelector(".play");
     let timer = 0;
     const show = () => {
-      const chosen = images[Number(slider.value)];
-      images.forEach((image) => { image.hidden = image !== chosen; });
-      caption.textContent = chosen.dataset.title;
-      slider.setAttribute("aria-valuetext", chosen.dataset.title);
+      const chosen = frames[Number(slider.value)];
+      const { title } = chosen.querySelector("img").dataset;
+      frames.forEach((frame) => { frame.hidden = frame !== chosen; });
+      caption.textContent = title;
+      slider.setAttribute("aria-valuetext", title);
     };
     const stop = () => {
       clearInterval(timer);
@@ -108,12 +124,12 @@
     slider.addEventListener("input", () => { stop(); show(); });
     play.addEventListener("click", () => {
       if (timer) { stop(); return; }
-      if (Number(slider.value) === images.length - 1) slider.value = 0;
+      if (Number(slider.value) === frames.length - 1) slider.value = 0;
       play.textContent = "Pause";
       play.setAttribute("aria-pressed", "true");
       show();
       timer = setInterval(() => {
-        if (Number(slider.value) === images.length - 1) { stop(); return; }
+        if (Number(slider.value) === frames.length - 1) { stop(); return; }
         slider.value = Number(slider.value) + 1;
         show();
       }, 700);

@@ -73,6 +73,11 @@ class MethodGroup(NamedTuple):
     task: Sequence[Placed]
     training: Sequence[Placed]
 
+    @property
+    def several(self) -> bool:
+        """Whether there is something to compare."""
+        return len(self.runs) > 1
+
     @classmethod
     def of(cls, method: str, runs: Sequence[RunSection], id: str) -> MethodGroup:
         """Compare the runs of a method; ``id`` begins those of the charts."""

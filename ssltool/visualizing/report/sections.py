@@ -112,9 +112,8 @@ def _summary(files: RunFiles) -> RunSummary:
     flags = flag_names(files.method)
     facts: dict[str, Cell] = {
         "backbone": format_option(options["backbone"]) if "backbone" in options else None,
-        "images": record.data.count if record else None,
-        "image size, px": record.data.image_size if record else None,
-        "training time": None if files.seconds is None else format_duration(files.seconds),
+        "images": f"{record.data.count:,}, {record.data.image_size} px" if record else None,
+        "time": None if files.seconds is None else format_duration(files.seconds),
     }
     return RunSummary(
         files.name,
@@ -164,6 +163,7 @@ def _facts(files: RunFiles, record: RunRecord) -> dict[str, str]:
         )
     if files.seconds is not None:
         device = record.environment.get("device", "")
+        device = device.upper() if device in {"cpu", "mps"} else device
         facts["time"] = format_duration(files.seconds) + (f" on {device}" if device else "")
     if score := _last_score(files):
         facts["pretext task"] = score

@@ -68,11 +68,17 @@ def overview(runs: Mapping[str, RunSummary]) -> Table:
         runs: By the anchor of their part of the page.
     """
     labels = list(dict.fromkeys(label for run in runs.values() for label in run.facts))
+    several = len({run.method for run in runs.values()}) > 1
     rows: list[list[Cell]] = [
-        [Link(run.name, anchor), run.method, run.state, *(run.facts.get(label) for label in labels)]
+        [
+            Link(run.name, anchor),
+            *([run.method] if several else []),
+            run.state,
+            *(run.facts.get(label) for label in labels),
+        ]
         for anchor, run in runs.items()
     ]
-    return Table("Runs", ["run", "method", "state", *labels], rows)
+    return Table("Runs", ["run", *(["method"] if several else []), "state", *labels], rows)
 
 
 def last_metrics(runs: Sequence[RunSummary]) -> Table:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,10 @@ from PIL import Image
 
 from ssltool.cli import run as command
 from ssltool.errors import UsageError
+from ssltool.runs.config import RunConfig, resolve
 from ssltool.runs.probe_record import Details
+from ssltool.visualizing.report.headline import headline, headlines
+from ssltool.visualizing.report.options import list_options
 from ssltool.visualizing.report.reading import read_run_files
 from ssltool.visualizing.report.report import Report, write_report
 
@@ -31,6 +38,38 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+
+
+class Tables(HTMLParser):
+    """The cells of every table, row by row."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.cell: list[str] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.cell = []
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("th", "td") and self.cell is not None:
+            self.tables[-1][-1].append(" ".join("".join(self.cell).split()))
+            self.cell = None
+
+    def handle_data(self, data: str) -> None:
+        if self.cell is not None:
+            self.cell.append(data)
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The tables of a page, the head of each first."""
+    return Tables(text).tables
 
 
 def figures(text: str) -> list[dict[str, Any]]:
@@ -52,19 +91,25 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
     text, result = written(tmp_path, probed(made_run(tmp_path / "one")))
     (run,) = result.runs
     assert (run.name, run.folder, run.method) == ("one", tmp_path / "one", "jigsaw")
-    assert (run.step, run.missing) == (40, ())
+    assert run.step == 40
+    assert run.missing == (
+        f"not audited yet; type ssltool audit --weights {tmp_path / 'one'}",
+    )
     assert result.bytes == (tmp_path / "page.html").stat().st_size
     for words in (
         "finished, 40 steps",
         "16 images",
         "after step 20",
         "resnet10_w32",
-        "30.5 ± 4.5 %",
+        "30.5 ± 4.5",
+        "12.2",
+        "40 steps of 4 images, 10 epochs",
         "chance level 4.2%",
         "2.11",
         "demo:16",
         "17.5",
-        "18 training and 8 test images, 2 classes, chance level 50 %",
+        "8 test images, 2 classes, chance level 50 %",
+        "18 training and 8 test images",
     ):
         assert words in text
     loss, accuracy, lr, speed, stages, labels, confusion, classes = figures(text)
@@ -72,10 +117,10 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
     assert loss["data"][0]["y"] == pytest.approx([3.1, 3, 2.9, 2.8])
     assert accuracy["data"][0]["y"] == [10, 20, 30, 40]
     assert accuracy["layout"]["shapes"][0]["y0"] == pytest.approx(100 / 24)
-    assert accuracy["layout"]["annotations"][0]["text"] == "chance level 4.17"
+    assert accuracy["layout"]["shapes"][0]["name"] == "chance level 4.17"
     assert (lr["data"][0]["y"][0], speed["data"][0]["y"][0]) == (0.001, 50)
     assert [trace["name"] for trace in stages["data"][:2]] == ["jigsaw", "random init"]
-    assert stages["layout"]["annotations"][0]["text"] == "raw pixels 10.0 %"
+    assert stages["layout"]["shapes"][0]["name"] == "raw pixels 10.0 %"
     assert labels["data"][0]["x"] == [2, 18]
     assert confusion["data"][0]["z"] == [[75, 25], [0, 100]]
     assert (classes["data"][0]["y"], classes["data"][0]["x"]) == (["a"], [75])
@@ -105,11 +150,102 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     text, result = written(tmp_path, first, second, first)
     assert [run.name for run in result.runs] == ["a/run", "b/run"]  # a folder twice is one run
     assert "unfinished, step 40 of 100" in text
-    assert "Runs side by side" in text
+    assert "2 runs of jigsaw" in text
     assert "Options that differ" in text
     loss = figures(text)[0]
     assert [trace["name"] for trace in loss["data"][:2]] == ["a/run", "b/run"]
     assert len(loss["layout"]["shapes"]) == 1  # one chance level for both
+
+
+def test_runs_of_two_methods_share_no_axis_and_no_table_of_metrics(tmp_path: Path) -> None:
+    folders = [
+        made_run(tmp_path / name, run_record(method=method, options={"lr": lr}))
+        for name, method, lr in (("a", "jigsaw", 0.1), ("b", "npid", 0.2), ("c", "jigsaw", 0.3))
+    ]
+    text, _ = written(tmp_path, *folders)
+    assert "3 runs of 2 methods" in text
+    losses = [
+        [trace["name"] for trace in figure["data"] if "name" in trace]
+        for figure in figures(text)
+        if figure["data"][0]["y"][0] == pytest.approx(3.1)
+    ]
+    assert losses == [["a", "c"], ["b"]]
+    rows = [line for table in tables(text) if table[0][0] == "option" for line in table]
+    assert rows.count(["option", "a", "c"]) == 1  # only between runs of one method
+    assert ["--lr", "0.1", "0.3"] in rows
+
+
+@pytest.mark.slow
+def test_no_two_columns_of_a_table_have_one_name(tmp_path: Path) -> None:
+    runs = [probed(made_run(tmp_path / name)) for name in "ab"]
+    for text in (written(tmp_path, *runs)[0], written(tmp_path, runs[0])[0]):
+        heads = [table[0] for table in tables(text)]
+        assert len(heads) > 3
+        assert all(len(set(head)) == len(head) for head in heads), heads
+
+
+def test_options_are_compared_with_the_nearest_preset(tmp_path: Path) -> None:
+    config = RunConfig.merged("jigsaw", {"steps": 40, "lr": 0.5}, "small")
+    data = replace(run_record().data, count=1000, image_size=48)
+    options = resolve(config, data).options()
+    record = run_record().model_copy(update={"options": options, "data": data})
+    listed = list_options(record)
+    assert listed.changed is not None
+    assert listed.changed.title == "Options that differ from preset small"
+    changed = {str(row[0]): row[1:] for row in listed.changed.rows}
+    assert changed.keys() == {"--steps", "--lr"}  # not the warm-up, which follows from the steps
+    assert changed["--lr"] == ["0.5", "0.001"]
+    assert {"--warmup", "--grid", "--data"} <= listed.rest.keys()
+    unknown = list_options(record.model_copy(update={"method": "not-installed"}))
+    assert unknown.changed is None
+    assert unknown.rest["--lr"] == "0.5"
+
+
+def test_the_headline_has_the_chosen_stage_beside_each_baseline(tmp_path: Path) -> None:
+    record = probe_record()
+    chosen = record.rows[3].model_copy(update={"chosen": True})  # of the random init: layer1
+    record = record.model_copy(update={"rows": (*record.rows[:3], chosen, record.rows[4])})
+    result = headline(record)
+    assert result is not None
+    assert [(bar.label, bar.stage, bar.percent, bar.baseline) for bar in result.bars] == [
+        ("jigsaw", "pooled *", 30.5, False),
+        ("random init", "layer1 *", 11.0, True),
+        ("random init", "pooled", 12.25, True),
+        ("raw pixels", "", 10.0, True),
+    ]
+    assert result.bars[0].error == 4.5
+    other = record.model_copy(update={"rows": (record.rows[0], *record.rows[4:])})
+    (both,) = headlines({"one": record, "two": other})
+    assert [bar.label for bar in both.bars] == ["one", "two", "random init", "raw pixels"]
+    elsewhere = other.protocol.model_copy(update={"data": ("x", "y")})
+    other = other.model_copy(update={"protocol": elsewhere})
+    assert len(headlines({"one": record, "two": other})) == 2  # other images: not comparable
+
+
+def test_each_missing_part_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "a run")
+    for path in (folder / "figures").iterdir():
+        path.unlink()
+    text, result = written(tmp_path, folder)
+    quoted = f"'{folder}'"
+    for command in (
+        f"ssltool probe --weights {quoted} --data labeled/",
+        f"ssltool audit --weights {quoted}",
+        f"ssltool visualize predictions --weights {quoted} --to ",
+        "ssltool visualize task jigsaw --data demo:16 --seed 0 --to ",
+    ):
+        assert any(f"type {command}" in line for line in result.runs[0].missing), command
+        assert f"<code>{html.escape(command)}".replace("&#x27;", "&#39;") in text
+
+
+@pytest.mark.slow
+def test_headings_follow_one_another_without_a_gap(tmp_path: Path) -> None:
+    runs = [probed(made_run(tmp_path / name)) for name in "ab"]
+    for text in (written(tmp_path, *runs)[0], written(tmp_path, runs[0])[0]):
+        levels = [int(tag[1]) for tag, _ in Tags(text).tags if re.fullmatch("h[1-6]", tag)]
+        assert levels[0] == 1
+        assert levels.count(1) == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels)), levels
 
 
 def test_nothing_of_a_run_is_taken_for_html(tmp_path: Path) -> None:
@@ -129,7 +265,7 @@ def test_nothing_of_a_run_is_taken_for_html(tmp_path: Path) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 50, "loss": 1.0, EVIL: 2.0, "</script>": 1.0}) + "\n")
     text, result = written(tmp_path, folder)
-    assert not result.runs[0].missing
+    assert [line.split()[0] for line in result.runs[0].missing] == ["not"]  # audited yet
     tags = Tags(text).tags
     assert sum(tag == "script" for tag, _ in tags) == 4
     assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
@@ -160,10 +296,10 @@ def test_a_half_written_run_gives_a_page_that_says_so(tmp_path: Path, name: str,
     )
     text, result = written(tmp_path, folder)
     cut_line = name == "metrics.jsonl" and how == "cut"  # the lines before it remain
-    missing = result.runs[0].missing
+    missing = [line for line in result.runs[0].missing if "audit" not in line]
     assert bool(missing) != cut_line
     for line in missing:
-        assert line.split()[0] in text
+        assert line.split()[1] in text
     assert "</html>" in text
 
 
@@ -175,6 +311,8 @@ def test_values_that_are_not_finite_numbers_are_left_out(tmp_path: Path) -> None
     files = read_run_files(folder, "one", 16)
     assert files.lines == [{"step": 1}, {"step": 2, "loss": 1.5}]
     assert files.step == 2
+    assert files.seconds is None
+    assert read_run_files(made_run(tmp_path / "two"), "two", 16).seconds == pytest.approx(3.2)
 
 
 def test_predictions_over_time_are_spread_and_keep_the_ends(tmp_path: Path) -> None:

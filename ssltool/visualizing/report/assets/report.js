@@ -17,7 +17,7 @@
     const place = document.getElementById(figure.id);
     const { data, layout } = structuredClone(themed(figure));
     layout.dragmode = finger ? false : "zoom";
-    if (printing) layout.width = place.closest(".wide") ? PAPER : PAPER / 2 - 32;
+    if (printing) layout.width = place.closest(".wide, .large") ? PAPER : PAPER / 2 - 32;
     for (const name of ["xaxis", "yaxis"]) {  // a zoom outlives a change of colors
       if (drawn.has(figure.id) && place.layout[name].autorange === false) {
         layout[name].autorange = false;

@@ -61,7 +61,6 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ssltool.api import audit, embed, export, load_encoder, pretrain, probe, visualize
-    from ssltool.runs.audit_record import AuditRecord
     from ssltool.encoders.transform import InputTransform
     from ssltool.errors import SslToolError
     from ssltool.methods.base import (
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
         MethodOptions,
         Metric,
     )
+    from ssltool.runs.audit_record import AuditRecord
     from ssltool.runs.folder import Run
     from ssltool.runs.probe_record import ProbeRecord
 

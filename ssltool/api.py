@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ssltool.auditing.options import AuditOptions
-from ssltool.runs.audit_record import AuditRecord
 from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source
@@ -22,6 +21,7 @@ from ssltool.options import DeviceName
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.embed import Embedding
 from ssltool.probing.options import EmbedOptions, ProbeOptions
+from ssltool.runs.audit_record import AuditRecord
 from ssltool.runs.config import RunConfig
 from ssltool.runs.folder import Run
 from ssltool.runs.probe_record import ProbeRecord

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssltool.auditing.audit import findings, without_color
-from ssltool.runs.audit_record import Finding
 from ssltool.methods.base import DataInfo, Method
 from ssltool.methods.registry import find_method
+from ssltool.runs.audit_record import Finding
 from ssltool.training.optim import build_optimizer
 
 

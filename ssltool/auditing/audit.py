@@ -8,7 +8,6 @@ from torch import Tensor
 from ssltool.auditing import statistics
 from ssltool.auditing.options import AuditOptions
 from ssltool.auditing.plots import condition_bars
-from ssltool.runs.audit_record import AUDIT_FILE, LEAST_SHARE, AuditRecord, Finding, Score
 from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
@@ -16,6 +15,7 @@ from ssltool.device import choose_device
 from ssltool.errors import UsageError
 from ssltool.methods.auditing import BASE, CHANCE, Comparison, Plan
 from ssltool.plotting.figures import bar_panels, require_format, save_figure
+from ssltool.runs.audit_record import AUDIT_FILE, LEAST_SHARE, AuditRecord, Finding, Score
 from ssltool.runs.evaluation import Evaluation
 from ssltool.runs.folder import FIGURES
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ssltool.runs.audit_record import AuditRecord, Score
 from ssltool.methods.auditing import BASE, CHANCE
 from ssltool.plotting.records import Bars, Level
 from ssltool.plotting.units import axis_label, display_scale
+from ssltool.runs.audit_record import AuditRecord, Score
 
 _FOUND, _NAMED = 1, 5  # colors of the palette: what a shortcut was found by, and all else
 

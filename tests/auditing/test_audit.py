@@ -10,11 +10,11 @@ from torch import Tensor
 
 import ssltool
 from ssltool.auditing.audit import findings, without_color
-from ssltool.runs.audit_record import LEAST_SHARE, AuditRecord, Score
 from ssltool.cli import run
 from ssltool.errors import UsageError
 from ssltool.methods.auditing import BASE, CHANCE, Comparison, Kind, Plan, constant
 from ssltool.methods.jigsaw.task import Jigsaw
+from ssltool.runs.audit_record import LEAST_SHARE, AuditRecord, Score
 
 IMAGES = 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ssltool.errors import SslToolError
@@ -54,10 +55,8 @@ def list_options(record: RunRecord) -> RunOptionList:
 def flag_names(method: str) -> dict[str, str]:
     """Flag by name of the option; of the run alone if the method is not installed."""
     models: list[Any] = [RunOptions]
-    try:
+    with suppress(SslToolError):
         models.append(find_method(method).Options)
-    except SslToolError:
-        pass
     return {name: flag_of(model, name) for model in models for name in model.model_fields}
 
 

@@ -30,6 +30,7 @@ from ssltool.visualizing.report.probes import audit_table, probe_charts, probe_t
 from ssltool.visualizing.report.reading import RunFigures, RunFiles
 from ssltool.visualizing.report.tables import RunSummary, metrics_table
 
+
 class RunSection(NamedTuple):
     """What the page says of one run.
 

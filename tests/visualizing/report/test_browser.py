@@ -244,10 +244,12 @@ def test_the_first_screen_has_run_probe_and_predictions(
 
 PRINTED = """() => {
   const box = (e) => e.getBoundingClientRect();
-  const wide = [...document.querySelectorAll("main *")].filter((e) => !e.closest(".js-plotly-plot *"))
+  const wide = [...document.querySelectorAll("main *")]
+    .filter((e) => !e.closest(".js-plotly-plot *"))
     .filter((e) => e.checkVisibility() && box(e).right > innerWidth + 1).map((e) => e.className);
   const shut = [...document.querySelectorAll("details:not([open])")].length;
-  const frames = [...document.querySelectorAll(".frame")].filter((e) => !e.checkVisibility()).length;
+  const frames = [...document.querySelectorAll(".frame")]
+    .filter((e) => !e.checkVisibility()).length;
   const cut = [...document.querySelectorAll(".plot .main-svg")]
     .filter((e) => box(e).right > box(e.closest(".chart")).right + 1).length;
   const hidden = [...document.querySelectorAll("h1, h2, h3")].filter((e) => !e.checkVisibility())

@@ -92,9 +92,7 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
     (run,) = result.runs
     assert (run.name, run.folder, run.method) == ("one", tmp_path / "one", "jigsaw")
     assert run.step == 40
-    assert run.missing == (
-        f"not audited yet; type ssltool audit --weights {tmp_path / 'one'}",
-    )
+    assert run.missing == (f"not audited yet; type ssltool audit --weights {tmp_path / 'one'}",)
     assert result.bytes == (tmp_path / "page.html").stat().st_size
     for words in (
         "finished, 40 steps",
@@ -228,14 +226,14 @@ def test_each_missing_part_names_the_command_that_makes_it(tmp_path: Path) -> No
         path.unlink()
     text, result = written(tmp_path, folder)
     quoted = f"'{folder}'"
-    for command in (
+    for typed in (
         f"ssltool probe --weights {quoted} --data labeled/",
         f"ssltool audit --weights {quoted}",
         f"ssltool visualize predictions --weights {quoted} --to ",
         "ssltool visualize task jigsaw --data demo:16 --seed 0 --to ",
     ):
-        assert any(f"type {command}" in line for line in result.runs[0].missing), command
-        assert f"<code>{html.escape(command)}".replace("&#x27;", "&#39;") in text
+        assert any(f"type {typed}" in line for line in result.runs[0].missing), typed
+        assert f"<code>{html.escape(typed)}".replace("&#x27;", "&#39;") in text
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 """Generate the option tables of the documentation: python docs/tables.py [--check].
 
 A table stands between ``<!-- options: NAME -->`` and ``<!-- end -->``; NAME is a method, or
-``pretrain`` for the options of every run. With --check nothing is written and the exit code is 1 if
-a page would change.
+``pretrain`` for the options of every run. ``<!-- presets: NAME -->`` begins the table of a method's
+presets. With --check nothing is written and the exit code is 1 if a page would change. As an
+extension of Sphinx it makes the tables of the site anew.
 """
 
 from __future__ import annotations
@@ -10,23 +11,56 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ssltool.methods.registry import find_method
+from ssltool.options import flag_of
 from ssltool.runs.options import RunOptions
 
-TABLE = re.compile(r"(<!-- options: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+TABLE = re.compile(r"(<!-- (options|presets): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(model: type[BaseModel]) -> str:
     """A Markdown table of a model's fields."""
-    rows = [f"| `--{name.replace('_', '-')}` | {values(field)} | {default(field)} | "
+    rows = [f"| `{flag_of(model, name)}` | {values(field)} | {default(field)} | "
     f"{field.description} |\n"
             for name, field in model.model_fields.items()]  # fmt: skip
     return "| option | values | default | meaning |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def presets(method: str) -> str:
+    """A Markdown table of what a method's presets set, in the order of their options."""
+    of_method = find_method(method)
+    named = of_method.presets
+    order = {
+        name: flag_of(model, name)
+        for model in (RunOptions, of_method.Options)
+        for name in model.model_fields
+    }
+    titles = "".join(f" `{preset}` |" for preset in named)
+    rows = [
+        f"| `{flag}` |" + "".join(f" {shown(values.get(name))} |" for values in named.values())
+        for name, flag in order.items()
+        if any(name in values for values in named.values())
+    ]
+    return "\n".join([f"| option |{titles}", "|---" * (len(named) + 1) + "|", *rows, ""])
+
+
+def shown(value: Any) -> str:
+    """A preset's value; empty for an option that it leaves alone."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple | list):
+        return " ".join(map(shown, value))
+    return f"{value:.6g}" if isinstance(value, float) else f"{value}"
 
 
 def values(field: FieldInfo) -> str:
@@ -62,8 +96,12 @@ def updated(text: str) -> str:
     """A page with current tables."""
 
     def update(match: re.Match[str]) -> str:
-        model = RunOptions if match[2] == "pretrain" else find_method(match[2]).Options
-        return f"{match[1]}\n{table(model)}\n{match[3]}"
+        name = match[3]
+        if match[2] == "presets":
+            made = presets(name)
+        else:
+            made = table(RunOptions if name == "pretrain" else find_method(name).Options)
+        return f"{match[1]}\n{made}\n{match[4]}"
 
     return TABLE.sub(update, text)
 
@@ -80,6 +118,16 @@ def main() -> int:
         if not check:
             page.write_text(updated(text), encoding="utf-8")
     return 1 if changed and check else 0
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the extension."""
+
+    def update(app: Sphinx, page: str, source: list[str]) -> None:
+        source[0] = updated(source[0])
+
+    app.connect("source-read", update)
+    return {"parallel_read_safe": True}
 
 
 if __name__ == "__main__":

@@ -16,29 +16,18 @@ from typing import Any
 import pytest
 import typer
 
+from made_pages import PAGES, ROOT, blocks, shown_commands
 from ssltool.cli import app
-
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES += sorted((ROOT / "examples").rglob("*.md"))
+from ssltool.methods.registry import find_method
 
 
 def commands() -> list[tuple[str, str]]:
-    """Every ssltool command shown, with the page that shows it."""
-    found = []
+    """Every ssltool command shown, with the page that shows it, each once."""
+    found: dict[str, str] = {}
     for page in [*PAGES, ROOT / "examples" / "quickstart.sh"]:
-        text = page.read_text(encoding="utf-8")
-        blocks = (
-            [text] if page.suffix == ".sh" else re.findall(r"```console\n(.*?)```", text, re.DOTALL)
-        )
-        for line in "\n".join(blocks).splitlines():
-            for part in re.split(
-                r"&&|\|", line.removeprefix("$ ").partition(" # ")[0].partition("  #")[0]
-            ):
-                words = part.strip()
-                if re.match(r"(\S*/)?ssltool ", words):
-                    found.append((str(page.relative_to(ROOT)), words))
-    return found
+        for line in shown_commands(page):
+            found.setdefault(line, str(page.relative_to(ROOT)))
+    return [(page, line) for line, page in found.items()]
 
 
 @cache
@@ -54,20 +43,96 @@ def run(script: Path, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: value[:70])
-def test_a_shown_command_parses(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shown_command_parses(page: str, line: str) -> None:
+    """Its flags exist and their values are valid."""
     words = shlex.split(line)[1:]
     if "rotation" in words:
         pytest.skip("needs the example package installed")
     command = ssltool()
-    context = command.make_context("ssltool", words, resilient_parsing=False)
-    while context.command.name and hasattr(context.command, "resolve_command"):
+    try:
+        context = command.make_context("ssltool", words, resilient_parsing=False)
+    except typer.Exit:
+        return  # --help
+    while hasattr(context.command, "resolve_command"):
         rest = [*context._protected_args, *context.args]
         name, command, rest = context.command.resolve_command(context, rest)
-        context = command.make_context(name, rest, parent=context)
+        try:
+            context = command.make_context(name, rest, parent=context)
+        except typer.Exit:
+            return
+    typed = {name: value for name, value in context.params.items() if value not in (None, [], ())}
+    for model in context.command.models:
+        model(**{name: typed[name] for name in model.model_fields if name in typed})
+    if "preset" in typed:
+        assert typed["preset"] in find_method(context.command.name).presets
+    if str(typed.get("config", "")).startswith("examples"):
+        assert (ROOT / typed["config"]).is_file()
 
 
 def test_some_commands_were_found() -> None:
-    assert len(commands()) > 20
+    assert len(commands()) > 100
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_shown_python_compiles_and_names_what_exists(page: Path) -> None:
+    import ssltool
+
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "ssltool"
+            ):
+                assert hasattr(ssltool, node.attr), node.attr
+
+
+def test_the_command_reference_has_every_command_and_flag() -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(ROOT / "docs"))
+        page = runpy.run_path(str(ROOT / "docs" / "commands.py"))
+    text, missing = page["reference"](), []
+
+    def visit(group: Any, path: str) -> None:
+        for name, command in page["subcommands"](group, path).items():
+            missing.extend([f"{path} {name}"] * (f"`{path} {name}`\n" not in text))
+            if hasattr(command, "list_commands"):
+                visit(command, f"{path} {name}")
+            for parameter in command.params:
+                flags = [flag for flag in parameter.opts if flag.startswith("--")]
+                missing.extend(flag for flag in flags if flag != "--help" and flag not in text)
+
+    visit(ssltool(), "ssltool")
+    assert not missing
+    assert text.count("\n#") > 20
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    import ssltool
+
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = {name.rpartition(".")[2] for name in re.findall(r"auto\w+:: ([\w.]+)", text)}
+    documented |= set(re.findall(r"\w+", " ".join(re.findall(r":members: (.*)", text))))
+    assert set(ssltool.__all__) - {"__version__"} <= documented
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = set("\n".join(re.findall(r"```{toctree}(.*?)```", index, re.DOTALL)).split())
+    pages = {str(path.relative_to(ROOT / "docs"))[:-3] for path in (ROOT / "docs").rglob("*.md")}
+    assert pages - {"index"} <= listed
+
+
+def test_words_are_those_of_the_field() -> None:
+    """American spelling, and the field's words; ``docs/results.md`` and titles of papers apart."""
+    wrong = re.compile(
+        r"\b(pictures?|colou?red grey|colours?|grey|neighbours?|labelled|behaviour|centre|charts?|"
+        r"knowing nothing|puzzles per image)\b",
+        re.IGNORECASE,
+    )
+    for page in PAGES:
+        found = wrong.findall(page.read_text(encoding="utf-8"))
+        assert not found, (page, found)
 
 
 def test_option_tables_are_current(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,9 +220,8 @@ def test_the_python_of_the_weights_page_runs(
     )
     save_encoder(encoder, metadata, tmp_path / "encoder.safetensors")
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "weights-format.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 4
+    shown = blocks(ROOT / "docs" / "weights-format.md", "python")
+    assert len(shown) == 4
     projection = Projection(nn.Linear(512, 16), nn.Identity())
     save_projection(projection, metadata, tmp_path / "encoder.safetensors")
     light = build_encoder("resnet18", in_channels=1).eval()
@@ -174,7 +238,7 @@ def test_the_python_of_the_weights_page_runs(
     images = (torch.rand(2, 3, 64, 64) * 255).byte()
     names: dict[str, Any] = {}
     pooled = torch.randn(2, 512)
-    for block in blocks:
+    for block in shown:
         names = {"images": images / 255, "features": pooled}
         exec(compile(block, "weights-format", "exec"), names)
         if "vectors" in names:
@@ -182,11 +246,7 @@ def test_the_python_of_the_weights_page_runs(
     with torch.no_grad():
         expected = light(InputTransform.of(of_light)(images))
     assert torch.allclose(names["features"], expected, atol=1e-4 * float(expected.abs().max()))
-    run(ROOT / "examples" / "plain_torch.py", "encoder.safetensors")
-    assert (
-        "missing ['fc.weight', 'fc.bias'], unexpected [], features (2, 512)"
-        in capsys.readouterr().out
-    )
+    assert "missing_keys=['fc.weight', 'fc.bias'], unexpected_keys=[]" in capsys.readouterr().out
 
 
 def test_nothing_names_a_path_of_a_machine() -> None:

@@ -63,6 +63,7 @@ class Flag(NamedTuple):
 class OptionsCommand(TyperCommand):
     """A command whose help has a column each for flags, values, defaults and descriptions."""
 
+    models: Sequence[type[BaseModel]] = ()  # where its options are declared
     rows: Sequence[Flag] = ()
     examples: Sequence[str] = ()
 
@@ -121,6 +122,7 @@ def command(
     app.command(name, help=help, cls=OptionsCommand)(run)
     built = typer.main.get_command(app)
     assert isinstance(built, OptionsCommand)
+    built.models = models
     built.rows = _rows(fields, panels or {})
     built.examples = examples
     return built

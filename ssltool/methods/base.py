@@ -265,7 +265,7 @@ class Figures(Protocol):
 
     @property
     def draw_task(self) -> Callable[[Any, Tensor, Tensor, torch.Generator], dict[str, Tensor]]:
-        """The task as the network is given it: column title -> uint8 ``[B, 3, h, w]``."""
+        """Draws the task as the network is given it, by column title, uint8 ``[B, 3, h, w]``."""
 
     @property
     def draw_predictions(self) -> Callable[[Any, Tensor, Tensor, torch.Generator], Predictions]:
@@ -273,7 +273,7 @@ class Figures(Protocol):
 
     @property
     def plots(self) -> Callable[[Any, Tensor, Tensor, torch.Generator], dict[str, Plot]]:
-        """Plots by name: of the task in training mode, of the predictions in evaluation mode."""
+        """Plots of the task in training mode, of the predictions in evaluation mode, by name."""
 
 
 class Audit(Protocol):

@@ -29,9 +29,7 @@ def subcommands(group: Any, path: str) -> dict[str, Any]:
     found = {}
     for name in group.list_commands(context):
         command = group.get_command(context, name)
-        found[name] = command.make_context(
-            name, [], parent=context, resilient_parsing=True
-        ).command
+        found[name] = command.make_context(name, [], parent=context, resilient_parsing=True).command
     return found
 
 

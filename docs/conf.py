@@ -38,6 +38,9 @@ nitpick_ignore_regex = [
     # No inventories are read, so that the site builds offline.
     (r"py:.*", r"(torch|numpy|pydantic|pathlib|os|collections|typing|annotated_types|Path)\b.*"),
     # Internal: named in signatures, described where they are.
-    (r"py:.*", r"ssltool\.(data\.sources|runs\.(config|records|tables)|plotting\.records|encoders\.projection)\..*"),
+    (
+        r"py:.*",
+        r"ssltool\.(data\.sources|runs\.(config|records|tables)|plotting\.records|encoders\.projection)\..*",
+    ),
     (r"py:.*", r"ssltool\.methods\.(auditing\..*|base\.(OptionsT|ViewT))"),
 ]

@@ -2,8 +2,8 @@
 
 Nothing of ssltool is imported. The folders have a folder of images per class; without test/ a fifth
 of train/ is held out. The weights are of a torchvision ResNet on RGB images, such as of
-``ssltool pretrain jigsaw --backbone resnet18``, exported by ``ssltool export``; ``--scratch`` trains
-the same network from random init, to compare.
+``ssltool pretrain jigsaw --backbone resnet18``, exported by ``ssltool export``; ``--scratch``
+trains the same network from random init, to compare.
 """
 
 from __future__ import annotations

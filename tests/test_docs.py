@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import typer
-
 from made_pages import PAGES, ROOT, blocks, shown_commands
+
 from ssltool.cli import app
 from ssltool.methods.registry import find_method
 

@@ -37,7 +37,9 @@ _TRACED: dict[tuple[str, Stem, int], list[tuple[int, int]]] = {}
 
 
 class Encoder(nn.Module):
-    """A backbone without its classifier, with named stages. `ssltool.encoders.registry.build_encoder` builds one.
+    """A backbone without its classifier, with named stages.
+
+    `ssltool.encoders.registry.build_encoder` builds one.
 
     Attributes:
         backbone: The torchvision module (or one of ours), its classifier replaced by the identity;

@@ -39,7 +39,7 @@ def _group(group: Any, path: str, level: int) -> Iterator[str]:
     shared = set.intersection(*rows) if len(rows) > 1 else set()
     if shared:
         first = next(iter(commands.values()))
-        yield "Options of all of them:\n"
+        yield "Options of each:\n"
         yield from _tables([row for row in first.rows if row in shared])
     for name, command in commands.items():
         yield f"{'#' * level} `{path} {name}`\n"

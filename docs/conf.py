@@ -30,6 +30,7 @@ html_copy_source = False
 
 myst_heading_anchors = 4
 
+smartquotes = False  # they turn -- of flags into a dash
 default_role = "code"  # docstrings quote names in single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -30,8 +30,9 @@ GUIDE = [
 TINY = {
     "pretrain": "--steps 3 --batch-size 8 --image-size 32 --backbone resnet10_w32_s2 --workers 0 "
     "--device cpu",
-    "probe": "--grid-dim 0 --random-inits 1 --finetune-images 32 --workers 0 --device cpu",
-    "compare": "--grid-dim 0 --random-inits 1 --workers 0 --device cpu",
+    "probe": "--kind linear --grid-dim 0 --random-inits 1 --finetune-images 32 --workers 0 "
+    "--device cpu",
+    "compare": "--kind linear --grid-dim 0 --random-inits 1 --workers 0 --device cpu",
     "bench": "--image-size 32 --batch-size 8 --rounds 1 --round-steps 1 --device cpu",
     "python": "--epochs 1",
 }
@@ -46,7 +47,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     home = tmp_path_factory.mktemp("home")
     for seed, (place, count) in enumerate(
-        {"photos": 32, "other": 8, "scans": 24, "labeled/train": 60, "labeled/test": 30}.items()
+        {"photos": 72, "other": 8, "scans": 24, "labeled/train": 60, "labeled/test": 30}.items()
     ):
         source = DemoSource(count, seed)
         for index in range(count):
@@ -153,7 +154,7 @@ def test_finetune_learns_from_exported_weights(
         encoder,
         method="jigsaw",
         color_space="rgb",
-        image_size=32,
+        image_size=16,
         mean=(0.4, 0.5, 0.6),
         std=(0.2, 0.25, 0.3),
     ).model_copy(update={"standardize": standardize})
@@ -161,9 +162,9 @@ def test_finetune_learns_from_exported_weights(
     save_encoder(encoder, metadata, weights)
     torch.manual_seed(0)
     for number in range(40):
-        image = torch.randint(0, 128, (3, 32, 32), dtype=torch.uint8)
+        image = torch.randint(0, 128, (3, 16, 16), dtype=torch.uint8)
         top = number % 2 == 0
-        image[:, slice(0, 16) if top else slice(16, 32)] += 127
+        image[:, slice(0, 8) if top else slice(8, 16)] += 127
         folder = tmp_path / "images" / ("top" if top else "bottom")
         folder.mkdir(parents=True, exist_ok=True)
         to_pil_image(image).save(folder / f"{number}.png")

@@ -117,6 +117,11 @@ def right_wrong(right: str, wrong: str) -> tuple[Key, Key]:
     return Key(GREEN, right), Key(ORANGE, wrong, dashed=True)
 
 
+def tile_gap(side: int) -> int:
+    """Pixels between tiles of a side: few before small ones are enlarged."""
+    return max(1, side // 24)
+
+
 def tile_boxes(count: int, columns: int, side: int, gap: int = 0) -> Iterator[Box]:
     """Boxes of the tiles of an image laid out by `ssltool.ops.patches.assemble`.
 

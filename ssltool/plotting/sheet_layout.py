@@ -151,10 +151,10 @@ def _cell(column: _Drawn, row: int, width: int) -> Page:
     """An image with its marks, and its label below."""
     image = column.images[row]
     label = column.labels[row] if column.labels else ""
-    lines = [paragraph(cut_line(line, width), 2 * width) for line in label.splitlines()]
+    lines = below([paragraph(cut_line(line, width), 2 * width) for line in label.splitlines()], 0)
     marks = column.marks[row] if column.marks else ()
     shown = Page(width, 0) if image is None else _marked(image, marks)._replace(width=width)
-    return below([shown, *lines], 4)._replace(width=width)
+    return below([shown, lines], 4)._replace(width=width)
 
 
 def _marked(image: Image.Image, marks: Sequence[Mark]) -> Page:
@@ -169,7 +169,7 @@ def _outline(mark: Mark, image: Image.Image) -> Iterator[Shape]:
     if mark.key is None:
         return
     x, y, width, height = _pixels(mark, image)
-    line = max(2, min(_LINE, round(min(width, height) / 8)))
+    line = max(2, min(_LINE, round(min(width, height) / 12)))
     whole = mark.box == WHOLE
     out = line + 1 if whole else 0
     yield Shape(

@@ -78,7 +78,7 @@ def draw_predictions(
 
     note = (
         f"{int(correct[shown].sum())} of {len(shown)} shown are right, of all {len(correct):,} "
-        f"test images {100 * float(correct.double().mean()):.1f} %. Most certain first."
+        f"test images {100 * float(correct.double().mean()):.1f}%. Most certain first."
     )
     captions = [f"predicted: {data.classes[label]}" for label in rows]
     heading = f"{title}: most certain predictions of a linear probe"

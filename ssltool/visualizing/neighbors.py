@@ -116,7 +116,7 @@ def draw_neighbors(
         _columns(gallery, queries, list(found.values())),
         f"Nearest {kind} by features of {metadata.method} and by random init",
         _captions(gallery, queries, found),
-        f"Among {searched:,} {kind} of {source.description}. Numbers: cosine similarity.",
+        f"Among {searched:,} {kind}, from {source.description}. Numbers: cosine similarity.",
     )
     save_sheet(sheet, path)
     fractions = {

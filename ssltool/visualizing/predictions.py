@@ -107,7 +107,7 @@ def draw_predictions(
         training_images = opened.run.open_images("restore them")
         size = opened.run.config.data.image_size
         sheet = with_training_images(predictions, training_images, size, index[chosen])
-    rate = f"All {opened.data}: {headline(scores)}."
+    rate = f"Over {opened.data}: {headline(scores)}."
     save_sheet(sheet._replace(note=f"{sheet.note} {rate}"), path)
     plots = save_task_plots(trained, images, index, path, seed)
     return PredictionsFigure(
@@ -120,9 +120,10 @@ def draw_predictions(
 
 
 def headline(scores: Sequence[Score]) -> str:
-    """The first metric with a chance level, in words; the loss if no other has one."""
-    metrics = [score for score in scores if score.name != "loss" and score.chance is not None]
-    return str(metrics[0] if metrics else scores[0])
+    """The accuracy in words; else the first metric with a chance level, else the loss."""
+    named = [score for score in scores if score.name == "accuracy"]
+    others = [score for score in scores if score.name != "loss" and score.chance is not None]
+    return str((named + others + list(scores))[0])
 
 
 @torch.no_grad()

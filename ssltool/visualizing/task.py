@@ -69,7 +69,7 @@ def draw_task(
         large = sample(source, load_size, SAMPLE)[0].to(where)
     generator = torch.Generator().manual_seed(seed)
     sheet = method.figures.draw_task(method, large[chosen], index[chosen], generator)
-    note = f"{sheet.note} Images of {source.description}, read at {load_size or size} px.".strip()
+    note = f"{sheet.note} From {source.description}, read at {load_size or size} px.".strip()
     save_sheet(sheet._replace(note=note), path)
     plots = save_task_plots(method, images, index, path, seed)
     return TaskFigure(path=path, plots=plots, method=config.method, images=len(chosen))

@@ -56,7 +56,7 @@ def draw_predictions(
     }
     errors = [(ab - view.ab).norm(dim=1).mean(dim=(1, 2)).tolist() for ab in (decoded, constant)]
     captions = [
-        f"mean ab error {error:.1f}, constant color {level:.1f}"
+        f"mean ab error {error:.1f}, best constant color {level:.1f}"
         if colored
         else "a gray image, weight 0 in the loss"
         for error, level, colored in zip(*errors, view.colored.tolist(), strict=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LARGEST_DEPTH = 12  # px from the border of a hole over which the error is plotted
 _BATCH = 64
+_CHECKERED = "Checkered: removed."
 _OUTSIDE = 215  # gray of an error map around the hole
 
 
@@ -31,11 +32,12 @@ def draw_task(
     return Sheet(
         {
             "image": Column(_to_uint8(view.image)),
-            "context (checkered: removed)": Column(_context(view)),
+            "context": Column(_context(view)),
             "network input": Column(_to_uint8(seen)),
             "target": Column(_to_uint8((view.target + 1) / 2)),
         },
         "Context encoder: predict the pixels of a removed region from its context",
+        note=_CHECKERED,
     )
 
 
@@ -50,7 +52,7 @@ def draw_predictions(
     filled = method.inpaint(view)
     heat, scale = _heat(filled, view)
     columns = {
-        "context (checkered: removed)": Column(_context(view)),
+        "context": Column(_context(view)),
         "prediction": Column(_to_uint8(filled)),
         "ground truth": Column(_to_uint8(view.image)),
         "error": Column(heat),
@@ -59,12 +61,12 @@ def draw_predictions(
         name.replace("_", " "): _l1(way(view), view) for name, way in method.baselines.items()
     }
     captions = [
-        f"mean absolute error {own:.1f} %; "
-        + ", ".join(f"{name} {values[i]:.1f} %" for name, values in baselines.items())
+        f"mean absolute error {own:.1f}%; "
+        + ", ".join(f"{name} {values[i]:.1f}%" for name, values in baselines.items())
         for i, own in enumerate(_l1(filled, view))
     ]
     title = "Context encoder: predicted pixels of a removed region"
-    note = "Errors: mean over the removed pixels, in percent of the range of values."
+    note = f"{_CHECKERED} Errors: over the removed pixels, of the range of values."
     return Predictions(Sheet(columns, title, captions, note, scale))
 
 
@@ -125,7 +127,7 @@ def _heat(filled: Tensor, view: ContextEncoderView) -> tuple[Tensor, Scale]:
     colors = error_colors().to(error.device)
     levels = (error / top).clamp(0, 1).mul(len(colors) - 1).round().long()
     heat = torch.where(hole[..., None], colors[levels], colors.new_tensor(_OUTSIDE))
-    scale = Scale("absolute error", "0", f"{100 * top:.0f} %", colors)
+    scale = Scale("absolute error", "0", f"{100 * top:.0f}%", colors)
     return heat.permute(0, 3, 1, 2), scale
 
 

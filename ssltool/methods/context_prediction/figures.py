@@ -12,7 +12,7 @@ from ssltool.ops import patches
 from ssltool.plotting import frames
 from ssltool.plotting.colors import BLUE, GRAY, GREEN, PALETTE, YELLOW
 from ssltool.plotting.records import Matrix, Plot
-from ssltool.plotting.sheet import Column, Key, Mark, Scale, Sheet, tile_boxes
+from ssltool.plotting.sheet import Column, Key, Mark, Scale, Sheet, tile_boxes, tile_gap
 
 if TYPE_CHECKING:
     from ssltool.methods.context_prediction.task import ContextPrediction, ContextPredictionView
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _POSITIONS = [str(position + 1) for position in range(8)]
 _BATCH = 64
 _CELLS = (0, 1, 2, 3, 5, 6, 7, 8)  # of a 3x3 field, which each of the eight locations is
-_GAP = 2  # px between them
 _CENTER, _SECOND = Key(PALETTE[3], "center patch"), Key(YELLOW, "second patch")
 _OTHER = Key(GRAY, "other patches", dashed=True)
 _TRUE = Key(GREEN, "true location")
@@ -41,7 +40,8 @@ def draw_task(
     return Sheet(
         {
             "image and its patches": _outlined(method, view, pair, others=True),
-            "network input: center and second patch": _pairs(inputs),
+            "network input 1": Column(inputs[:, 0], [[Mark(_CENTER)]] * len(images)),
+            "network input 2": Column(inputs[:, 1], [[Mark(_SECOND)]] * len(images)),
             "which of 8 locations?": _field(_taken(view.raw, pair), location, location, None),
         },
         "Context prediction: classify where the second patch lies around the center patch",
@@ -123,13 +123,6 @@ def _outlined(
     return Column(view.image, marks)
 
 
-def _pairs(pair: Tensor) -> Column:
-    """Pairs of patches uint8 ``[B, 2, 3, p, p]`` side by side."""
-    boxes = list(tile_boxes(2, 2, pair.shape[-1], _GAP))
-    marks = [Mark(_CENTER, boxes[0]), Mark(_SECOND, boxes[1])]
-    return Column(patches.assemble(pair, 2, _GAP, fill=255), [marks] * len(pair))
-
-
 def _field(pair: Tensor, shown: Tensor, true: Tensor, probability: Tensor | None) -> Column:
     """A 3x3 field with the first patch in the middle and the second around it.
 
@@ -140,14 +133,14 @@ def _field(pair: Tensor, shown: Tensor, true: Tensor, probability: Tensor | None
         true: int64 ``[B]``, its true location.
         probability: float ``[B, 8]``, which shades the empty locations; all light if None.
     """
-    count, size = len(pair), pair.shape[-1]
+    count, size, gap = len(pair), pair.shape[-1], tile_gap(pair.shape[-1])
     levels = pair.new_zeros(count, 8, dtype=torch.float32) if probability is None else probability
     cells = torch.tensor(_CELLS, device=pair.device)
     field = pair.new_full((count, 9, 3, size, size), 255)
     field[:, cells] = _shade(levels)[:, :, None, None, None]
     field[:, 4] = pair[:, 0]
     field[torch.arange(count, device=pair.device), cells[shown]] = pair[:, 1]
-    boxes = list(tile_boxes(9, 3, size, _GAP))
+    boxes = list(tile_boxes(9, 3, size, gap))
     marks = []
     for at, place in zip(shown.tolist(), true.tolist(), strict=True):
         numbers = [
@@ -158,7 +151,7 @@ def _field(pair: Tensor, shown: Tensor, true: Tensor, probability: Tensor | None
         if probability is not None:
             outlines.append(Mark(_PREDICTED, boxes[_CELLS[at]]))
         marks.append(outlines + numbers)
-    return Column(patches.assemble(field, 3, _GAP, fill=255), marks)
+    return Column(patches.assemble(field, 3, gap, fill=255), marks)
 
 
 def _shade(probability: Tensor) -> Tensor:

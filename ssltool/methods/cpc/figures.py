@@ -13,17 +13,17 @@ from ssltool.methods.cpc.context_network import Predictor
 from ssltool.ops import grids, patches
 from ssltool.ops.grids import Direction
 from ssltool.ops.per_image_rng import PerImageRNG
-from ssltool.plotting.colors import GREEN, SKY, YELLOW
+from ssltool.plotting.colors import GREEN, PALETTE, SKY, YELLOW
 from ssltool.plotting.records import Lines, Matrix, Plot
-from ssltool.plotting.sheet import Box, Column, Key, Mark, Sheet, tile_boxes
+from ssltool.plotting.sheet import Box, Column, Key, Mark, Sheet, tile_boxes, tile_gap
 
 if TYPE_CHECKING:
     from ssltool.methods.cpc.task import Cpc, CpcView
 
 _CANDIDATES = 8  # best candidates drawn
-_GAP, _GAP_GRAY = 2, 200
+_GAP_GRAY = 200
 _BATCH = 64
-_CELL = Key(YELLOW, "cell of the grid")
+_CELL = Key(PALETTE[3], "every cell that overlaps no other one drawn")
 _ROWS = Key(SKY, "rows that the context has seen")
 _CONTEXT = Key(YELLOW, "context")
 _TARGET_ROW = Key(GREEN, "row of the target", dashed=True)
@@ -53,11 +53,11 @@ def draw_task(method: Cpc, images: Tensor, index: Tensor, generator: torch.Gener
     every = patches.assemble(_patch_images(method, view), count, 1, _GAP_GRAY)
     return Sheet(
         {
-            "grid (cells that do not overlap)": Column(view.image, [grid] * len(images)),
+            "grid": Column(view.image, [grid] * len(images)),
             "a context and its targets": Column(view.image, [ahead] * len(images)),
-            "network input: all patches": Column(every),
-            f"pixels seen by the context ({', '.join(method.directions)})": Column(
-                patches.assemble(torch.stack(fields, dim=1), columns, _GAP, _GAP_GRAY)
+            "network input: patches": Column(every),
+            f"pixels it depends on ({', '.join(method.directions)})": Column(
+                patches.assemble(torch.stack(fields, dim=1), columns, 2, _GAP_GRAY)
             ),
         },
         "Contrastive predictive coding: identify the patch some rows ahead of a context",
@@ -97,15 +97,16 @@ def draw_predictions(
         same = "the same" if int(best[0]) // side**2 == b else "another"
         captions.append(
             f"{k} rows {direction}: the target ranks {rank:,} of {len(scores):,} patches"
-            + ("" if rank == 1 else f"; the first is of {same} image")
+            + ("" if rank == 1 else f"; first: {same} image")
         )
-    candidates = patches.assemble(torch.stack(ranked), _CANDIDATES // 2, _GAP, _GAP_GRAY)
+    gap = tile_gap(method.grid.patch)
+    candidates = patches.assemble(torch.stack(ranked), _CANDIDATES // 2, gap, _GAP_GRAY)
     columns = {
         "context and target": Column(view.image, marks),
         "candidates, the most similar first": Column(candidates, ranked_marks),
     }
     title = "Contrastive predictive coding: patches ranked by similarity to the prediction"
-    note = f"{first} of {len(images)} shown: the target ranks first."
+    note = f"The target ranks first in {first} of the {len(images)} shown."
     return Predictions(Sheet(columns, title, captions, note))
 
 
@@ -123,7 +124,8 @@ def _ahead(method: Cpc, cells: Tensor, i: int, j: int, k: int) -> list[Mark]:
 
 def _ranks(method: Cpc, best: list[int], target: int) -> list[Mark]:
     """The ranks of the best candidates on their patches, the true one framed."""
-    boxes = tile_boxes(len(best), _CANDIDATES // 2, method.grid.patch, _GAP)
+    side = method.grid.patch
+    boxes = tile_boxes(len(best), _CANDIDATES // 2, side, tile_gap(side))
     return [
         Mark(_TARGET if patch == target else None, box, str(rank))
         for rank, (patch, box) in enumerate(zip(best, boxes, strict=True), 1)

@@ -14,12 +14,12 @@ from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.plotting import frames
 from ssltool.plotting.colors import YELLOW
 from ssltool.plotting.records import Bars, Level, Matrix, Plot
-from ssltool.plotting.sheet import Column, Key, Mark, Sheet, right_wrong, tile_boxes
+from ssltool.plotting.sheet import Column, Key, Mark, Sheet, right_wrong, tile_boxes, tile_gap
 
 if TYPE_CHECKING:
     from ssltool.methods.jigsaw.task import Jigsaw, JigsawView
 
-_GAP, _GAP_GRAY = 2, 200  # px between tiles, which may be white
+_GAP_GRAY = 200  # between tiles, which may be white
 _BATCH = 64
 _PERMUTATIONS = 8  # per image in plots; the tiles are encoded once
 _TILE = Key(YELLOW, "tile")
@@ -73,7 +73,7 @@ def draw_predictions(
     ]
     solved = int((correct == method.tiles).sum())
     title = f"Jigsaw: arrangement predicted from {method.tiles} shuffled tiles"
-    note = f"{_NUMBERS} {solved} of {len(images)} shown solved."
+    note = f"{_NUMBERS} {solved} of {len(images)} shown are solved."
     return Predictions(Sheet(columns, title, captions, note))
 
 
@@ -160,7 +160,8 @@ def _numbered(method: Jigsaw, tiles: Tensor, cells: Tensor, *, framed: bool = Fa
     """Tiles ``[B, N, 3, t, t]`` in reading order with the numbers of the cells int64 ``[B, N]``
     that they belong to, framed by whether they are there.
     """
-    boxes = list(tile_boxes(method.tiles, method.grid, tiles.shape[-1], _GAP))
+    side = tiles.shape[-1]
+    boxes = list(tile_boxes(method.tiles, method.grid, side, tile_gap(side)))
 
     def key(place: int, cell: int) -> Key | None:
         return (_RIGHT if place == cell else _WRONG) if framed else None
@@ -174,7 +175,7 @@ def _numbered(method: Jigsaw, tiles: Tensor, cells: Tensor, *, framed: bool = Fa
 
 def _assembled(method: Jigsaw, tiles: Tensor) -> Tensor:
     """Tiles uint8 ``[B, N, 3, t, t]`` in reading order as one image each, with gray gaps."""
-    return patches.assemble(tiles, method.grid, _GAP, _GAP_GRAY)
+    return patches.assemble(tiles, method.grid, tile_gap(tiles.shape[-1]), _GAP_GRAY)
 
 
 def _taken(tiles: Tensor, cells: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ssltool.data.sources.registry import open_source
-from ssltool.plotting.page import WIDTH, Page, below, beside, save_page
+from ssltool.plotting.page import Page, below, beside, save_page
 from ssltool.plotting.sheet import Column, Sheet
 from ssltool.plotting.sheet_layout import sheet_page
 from ssltool.runs.evaluation import Evaluation
@@ -25,12 +25,22 @@ from ssltool.visualizing.sampling import RIGHT, spread_indices, with_training_im
 
 FIGURE = Path(__file__).parent / "figures" / "six-tasks.png"
 SAMPLE, TRIED = 256, 12
-GAP, MARGIN = 28, 18
+WIDTH, GAP, MARGIN = 1464, 40, 18  # px; for a page, of which a column is half
 
 
 def exact(pattern: str) -> Callable[[str], float]:
     """0 for captions that match, else 1."""
     return lambda caption: float(re.search(pattern, caption) is None)
+
+
+def surest(pattern: str) -> Callable[[str], float]:
+    """Less the larger the percentage, group 2, of a caption that matches."""
+
+    def doubt(caption: str) -> float:
+        found = re.search(pattern, caption)
+        return 1 - int(found[2]) / 100 if found else 2.0
+
+    return doubt
 
 
 def relative(level: str) -> Callable[[str], float]:
@@ -48,7 +58,7 @@ PANELS: dict[str, tuple[tuple[str, ...], Callable[[str], float]]] = {
     "jigsaw": (("shuffled tiles", "prediction", "ground truth"), exact("^9 of 9")),
     "context-prediction": (
         ("image", "prediction", "ground truth"),
-        exact(r"location (\d) .* location \1$"),
+        surest(r"location (\d) with probability (\d+)%.* location \1$"),
     ),
     "context-encoder": (("context", "prediction", "ground truth"), relative("interpolation")),
     "colorization": (("gray input", "prediction", "ground truth"), relative("color")),
@@ -57,6 +67,16 @@ PANELS: dict[str, tuple[tuple[str, ...], Callable[[str], float]]] = {
         ("context and target", "candidates, the most similar first"),
         exact("ranks 1 of"),
     ),
+}
+
+
+TITLES = {
+    "jigsaw": "put shuffled tiles in order",
+    "context-prediction": "locate a patch around another",
+    "context-encoder": "inpaint a region",
+    "colorization": "predict colors from lightness",
+    "npid": "tell every image from all others",
+    "cpc": "recognize a patch some rows ahead",
 }
 
 
@@ -98,9 +118,9 @@ def panel(folder: Path, roots: dict[str, str]) -> tuple[str, Page]:
     best = costs.index(min(costs))
     print(f"{name}: image {best}: {sheet.captions[best]}")
     columns = {title: row(sheet.columns[title], best) for title in titles}
-    caption = re.split("; mean color|, rank", sheet.captions[best])[0]
+    caption = re.split("; mean color|; best assignment|, rank", sheet.captions[best])[0]
     width = (WIDTH - 2 * MARGIN - GAP) // 2
-    page = sheet_page(Sheet(columns, name, [caption]), width, margin=0)
+    page = sheet_page(Sheet(columns, f"{name}: {TITLES[name]}", [caption]), width, margin=0)
     return name, page._replace(width=width)
 
 

@@ -65,11 +65,14 @@ def draw_predictions(
         "ground truth": Column(_assembled(method, view.raw)),
     }
     correct, better = (true == likeliest).sum(dim=1), (true == assigned).sum(dim=1)
-    rows = zip(correct.tolist(), confidence.tolist(), better.tolist(), strict=True)
+    in_set = (assigned[:, None] == method.orders).all(dim=2).any(dim=1)
+    facts = (correct, confidence, better, in_set)
+    rows = zip(*(values.tolist() for values in facts), strict=True)
     captions = [
         f"{right} of {method.tiles} tiles right, confidence {share:.0%}"
         + (f"; best assignment: {other} right" if differs else "")
-        for right, share, other in rows
+        + ("" if known else ", not in the set")
+        for right, share, other, known in rows
     ]
     solved = int((correct == method.tiles).sum())
     title = f"Jigsaw: arrangement predicted from {method.tiles} shuffled tiles"

@@ -153,9 +153,6 @@ def test_a_permutation_shows_in_slot_i_the_tile_of_cell_p_i() -> None:
     method = build(96, grid=3)
     method.orders = p[None].repeat(2, 1)
     raw = torch.arange(9, dtype=torch.uint8)[None, :, None, None, None].expand(1, 9, 3, 4, 4)
-    view = JigsawView(
-        raw.float(), torch.zeros(1, 1, dtype=torch.int64), raw, raw, torch.zeros(1, 9, 2)
-    )
     assert figures._taken(raw, p[None])[0, :, 0, 0, 0].tolist() == p.tolist()
 
 

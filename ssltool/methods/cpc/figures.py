@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _CANDIDATES = 8  # best candidates drawn
 _GAP_GRAY = 200
 _BATCH = 64
-_CELL = Key(PALETTE[3], "every cell that overlaps no other one drawn")
+_CELL = Key(PALETTE[3], "cells of the grid, those that do not overlap")
 _ROWS = Key(SKY, "rows that the context has seen")
 _CONTEXT = Key(YELLOW, "context")
 _TARGET_ROW = Key(GREEN, "row of the target", dashed=True)

@@ -28,8 +28,8 @@ from ssltool.visualizing.task import draw_task
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures" / "gallery"
-MAX_BYTES = 320_000  # of a figure
-MAX_WIDTH = 1000  # px
+MAX_BYTES = 300_000  # of a figure
+MAX_WIDTH = 1004  # px, of a sheet
 ROWS = 4
 DEMO = "demo-test:512"
 
@@ -42,14 +42,12 @@ TASKS = {
     "cpc": "Identify the patch some rows ahead among all patches of the batch.",
 }
 PREDICTIONS = {
-    "jigsaw": "Shuffled tiles, prediction (green = correct tile, vermilion = wrong), ground truth.",
-    "context-prediction": "Brighter positions are more probable. Green frame: ground truth; "
-    "vermilion: wrong prediction.",
-    "context-encoder": "Masked image, prediction, interpolation from the border, ground truth and "
-    "error.",
-    "colorization": "Network input, predictions, ground truth.",
-    "npid": "Each image and its nearest neighbors in the memory bank.",
-    "cpc": "Candidates ranked by the network, the target framed.",
+    "jigsaw": "Shuffled tiles, prediction, ground truth; numbers: the cell a tile belongs to.",
+    "context-prediction": "Square: true location; circle: predicted one; darker is more probable.",
+    "context-encoder": "Context, prediction, ground truth, error; captions: also of baselines.",
+    "colorization": "Gray input, prediction, ground truth; captions: error, also of one color.",
+    "npid": "Each image and the training images with the nearest memory vectors.",
+    "cpc": "A context, its target, and the candidates ranked by the network.",
 }
 
 
@@ -120,7 +118,11 @@ def section(run: Run, root: str) -> list[str]:
         lambda path: draw_attribution(run.folder, path, data=unseen, count=3),
     )
     if name in {"context-prediction", "npid"}:
-        lines += ["", "Green frames: neighbors of the query's class; vermilion: others.", ""]
+        lines += [
+            "",
+            "A row for each encoder; frames say which neighbors have the query's class.",
+            "",
+        ]
         lines += figure(
             f"ssltool visualize neighbors --weights runs/{name}-1 --data {unseen[0]} --count 3",
             f"{name}-neighbors",

@@ -37,6 +37,7 @@ from ssltool.errors import SslToolError, UsageError
 from ssltool.methods.auditing import Plan
 from ssltool.options import LARGEST_SIDE, SMALLEST_SIDE, without_null
 from ssltool.plotting.records import Plot
+from ssltool.plotting.sheet import Sheet
 from ssltool.plotting.units import Unit
 
 T = TypeVar("T")
@@ -242,18 +243,29 @@ class Reference(NamedTuple):
     indices: Tensor
 
 
+class Nearest(NamedTuple):
+    """Training images that predictions refer to.
+
+    Attributes:
+        indices: int64 ``[B, n]``, of the n images nearest to each, nearest first.
+        similarity: float ``[B, n]``, cosine.
+    """
+
+    indices: Tensor
+    similarity: Tensor
+
+
 class Predictions(NamedTuple):
     """Predictions drawn beside the ground truth.
 
     Attributes:
-        images: Column title -> uint8 ``[B, 3, h, w]``.
-        captions: One line per image, such as ``"7 of 9 tiles correct"``.
-        indices: Column title -> int64 ``[B]``, training images to be drawn as a further column.
+        sheet: What is drawn, with a caption for each image and a note on those shown, such as
+            ``"3 of 4 shown are solved"``.
+        nearest: Training images to be drawn as further columns.
     """
 
-    images: dict[str, Tensor]
-    captions: list[str]
-    indices: Mapping[str, Tensor] = {}
+    sheet: Sheet
+    nearest: Nearest | None = None
 
 
 class Figures(Protocol):
@@ -264,8 +276,8 @@ class Figures(Protocol):
     """
 
     @property
-    def draw_task(self) -> Callable[[Any, Tensor, Tensor, torch.Generator], dict[str, Tensor]]:
-        """Draws the task as the network is given it, by column title, uint8 ``[B, 3, h, w]``."""
+    def draw_task(self) -> Callable[[Any, Tensor, Tensor, torch.Generator], Sheet]:
+        """Draws the task as the network is given it."""
 
     @property
     def draw_predictions(self) -> Callable[[Any, Tensor, Tensor, torch.Generator], Predictions]:

@@ -3,4 +3,5 @@
 from __future__ import annotations
 
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#777777"
-PALETTE = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+GREEN, SKY, YELLOW = "#009e73", "#56b4e9", "#f0e442"
+PALETTE = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", SKY, "#000000")

@@ -40,16 +40,16 @@ def save_plot(plot: Plot, path: Path, title: str) -> Path:
 
 
 def require_format(path: Path) -> None:
-    """Check the suffix of a plot.
+    """Check the suffix of a figure, before anything is computed.
 
     Raises:
         UsageError: It is not .png, .svg or .pdf.
     """
     if path.suffix not in FORMATS:
-        raise UsageError(f"--to {path}: plots are written as .png, .svg or .pdf")
+        raise UsageError(f"--to {path}: figures are written as .png, .svg or .pdf")
 
 
-def save_figure(drawn: Figure, path: Path) -> Path:
+def save_figure(drawn: Figure, path: Path, dpi: int = 150) -> Path:
     """Save a figure in the format of the suffix. Equal figures give equal bytes.
 
     Raises:
@@ -59,7 +59,7 @@ def save_figure(drawn: Figure, path: Path) -> Path:
     as_plain_text(drawn)
     FigureCanvasAgg(drawn)
     with atomic_file(path) as temporary, rc_context({"svg.hashsalt": "ssltool"}):
-        drawn.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=_UNDATED[path.suffix])
+        drawn.savefig(temporary, format=path.suffix[1:], dpi=dpi, metadata=_UNDATED[path.suffix])
     return path
 
 

@@ -7,11 +7,13 @@ be drawn as the same box as any other.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from functools import cache, partial
+from itertools import chain
 
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontEntry, fontManager
+from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 from PIL import ImageFont
@@ -21,6 +23,8 @@ from ssltool.console import printable
 _BASE = "DejaVu Sans"  # comes with matplotlib
 # Boxes for every character, fonts of formulas with code points of their own, and bitmaps.
 _UNFIT = re.compile(r"\.?Last ?Resort|STIX|cm[a-z]+10$|.*Color Emoji")
+
+_MEASURED = 100  # px at which characters are measured
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -58,6 +62,46 @@ def image_text(text: str, size: int) -> tuple[str, Font]:
     files = dict.fromkeys(font.fname for char in text if (font := _font_of(char)))
     best = max(files, key=lambda file: sum(has(file, char) for char in text))
     return _escaped(text, partial(has, best)), ImageFont.truetype(best, size)
+
+
+def text_width(text: str, size: int, *, bold: bool = False) -> float:
+    """Width in pixels of a line as `as_plain_text` has it drawn, ``size`` px high."""
+    return sum(_advance(char, bold) for char in text) * size
+
+
+def wrapped(text: str, measure: Callable[[str], float], width: float) -> list[str]:
+    """Wrap a text into lines of at most ``width`` by ``measure``, between words where possible."""
+    lines: list[str] = []
+    for word in chain.from_iterable(_pieces(whole, measure, width) for whole in text.split()):
+        if lines and measure(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _pieces(word: str, measure: Callable[[str], float], width: float) -> Iterator[str]:
+    """A word in pieces of at most ``width``, such as a long path."""
+    while len(word) > 1 and measure(word) > width:
+        fitting = bisect_right(range(len(word)), width, key=lambda end: measure(word[:end]))
+        yield word[: max(1, fitting - 1)]
+        word = word[max(1, fitting - 1) :]
+    yield word
+
+
+@cache
+def _advance(char: str, bold: bool) -> float:
+    """Width of a character for a size of 1."""
+    font = _font_of(char)
+    file = font.fname if font else _base_file(False)
+    if bold and file == _base_file(False):
+        file = _base_file(True)
+    return ImageFont.truetype(file, _MEASURED).getlength(char) / _MEASURED
+
+
+@cache
+def _base_file(bold: bool) -> str:
+    return str(findfont(FontProperties(family=_BASE, weight="bold" if bold else "normal")))
 
 
 def _escaped(text: str, drawable: Callable[[str], bool]) -> str:

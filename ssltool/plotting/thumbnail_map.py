@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ssltool.plotting.sheet import save_image, to_image, wrapped
-from ssltool.plotting.text import Font, image_text
+from ssltool.atomic import atomic_file
+from ssltool.plotting.sheet_layout import to_image
+from ssltool.plotting.text import Font, image_text, wrapped
 
 _SIDE = 1200  # px of the map
 _MARGIN = 16
@@ -53,7 +54,7 @@ def save_map(
         ``path``.
     """
     title, font = image_text(title, _TEXT)
-    heading = wrapped(title, font, _SIDE - 2 * _MARGIN)
+    heading = wrapped(title, font.getlength, _SIDE - 2 * _MARGIN)
     names = [image_text(name, _TEXT) for name in classes]
     legend = _legend(names)
     top = _MARGIN + len(heading) * _LINE
@@ -85,7 +86,9 @@ def save_map(
             )
             name, font = names[index]
             draw.text((x + _TEXT + 6, y), name, _INK, font)
-    return save_image(canvas, path)
+    with atomic_file(path) as temporary:
+        canvas.save(temporary, format="PNG")
+    return path
 
 
 def class_color(index: int, classes: int) -> Color:

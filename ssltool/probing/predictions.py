@@ -8,15 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssltool.ops import patches
-from ssltool.plotting import frames
-from ssltool.plotting.sheet import save_sheet
+from ssltool.plotting.sheet import Column, Mark, Sheet, right_wrong
+from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.probing.datasets import LabeledImages
 
-_CLASSES = 16  # rows
+_CLASSES = 12  # rows
 _PER_CLASS = 8  # images of a row
-_TILE = 72  # px, about the side of a drawn image
-_WIDTH = 1300  # px of the sheet: two rows side by side
+_RIGHT, _WRONG = right_wrong("right class", "wrong class")
 
 
 class Predictions(NamedTuple):
@@ -52,15 +50,15 @@ def draw_predictions(
 ) -> Path:
     """Draw the test images of each predicted class that have the highest probability.
 
-    Frames are green around correct predictions and vermilion around others. No image is chosen by
-    whether its prediction is correct; the title gives the accuracy on all images beside the one
-    shown. Of more than 16 classes, evenly spaced ones are drawn.
+    Frames are green around right predictions, and vermilion and dashed around wrong ones. No image
+    is chosen by whether its prediction is right; the note gives the accuracy on all images beside
+    the one shown. Of more than 12 classes, evenly spaced ones are drawn.
 
     Args:
         predictions: Of a probe.
         data: The images.
         size: Side in pixels at which they are read.
-        path: PNG to write.
+        path: PNG, SVG or PDF to write.
         title: What was probed.
     """
     labels = torch.linspace(0, len(data.classes) - 1, min(_CLASSES, len(data.classes)))
@@ -70,19 +68,22 @@ def draw_predictions(
     shown = torch.cat(list(rows.values()))
     images = _images(data, predictions.indices[shown].tolist(), size)
     blank = torch.full((3, size, size), 255, dtype=torch.uint8)  # for one that vanished meanwhile
-    strips = [
-        _strip([images.get(i, blank) for i in predictions.indices[row].tolist()], correct[row])
-        for row in rows.values()
-    ]
-    hits = f"{int(correct[shown].sum())} of {len(shown)}"
-    heading = (
-        f"{title}: test images with the highest probability of each predicted class. {hits} shown "
-        f"are correct (green frame), of all {100 * float(correct.double().mean()):.1f} %"
+
+    def column(rank: int) -> Column:
+        places = [int(row[rank]) if rank < len(row) else None for row in rows.values()]
+        return Column(
+            [None if i is None else images.get(int(predictions.indices[i]), blank) for i in places],
+            [[] if i is None else [Mark(_RIGHT if correct[i] else _WRONG)] for i in places],
+        )
+
+    note = (
+        f"{int(correct[shown].sum())} of {len(shown)} shown are right, of all {len(correct):,} "
+        f"test images {100 * float(correct.double().mean()):.1f}%. Most certain first."
     )
-    captions = [f"predicted {data.classes[label]}" for label in rows]
-    return save_sheet(
-        {"most certain first": torch.stack(strips)}, path, captions, heading, width=_WIDTH
-    )
+    captions = [f"predicted: {data.classes[label]}" for label in rows]
+    heading = f"{title}: most certain predictions of a linear probe"
+    columns = {" " * rank: column(rank) for rank in range(_PER_CLASS)}
+    return save_sheet(Sheet(columns, heading, captions, note), path)
 
 
 def _images(data: LabeledImages, indices: list[int], size: int) -> dict[int, Tensor]:
@@ -91,12 +92,3 @@ def _images(data: LabeledImages, indices: list[int], size: int) -> dict[int, Ten
     for batch, read in data.batches("test", size, indices=sorted(set(indices))):
         images.update(zip(read.tolist(), batch.cpu(), strict=True))
     return images
-
-
-def _strip(images: list[Tensor], correct: Tensor) -> Tensor:
-    """Framed images side by side, a white place for each that is missing."""
-    stack = torch.stack(images)[None]
-    stack = frames.enlarged(stack, max(1, round(_TILE / stack.shape[-1])))
-    stack = frames.border(stack, torch.where(correct[:, None], frames.GREEN, frames.RED), width=3)
-    missing = stack.new_full((1, _PER_CLASS - len(images), *stack.shape[2:]), 255)
-    return patches.assemble(torch.cat([stack, missing], dim=1), _PER_CLASS, gap=4, fill=255)[0]

@@ -17,9 +17,11 @@ from ssltool.encoders.transform import InputTransform
 from ssltool.errors import UsageError
 from ssltool.options import DeviceName
 from ssltool.plotting import frames
-from ssltool.plotting.sheet import save_sheet
+from ssltool.plotting.figures import require_format
+from ssltool.plotting.sheet import Column, Sheet
+from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.probing.features import recalibrate_batch_norm
-from ssltool.visualizing.loading import load_pretrained, open_images, sheet_path
+from ssltool.visualizing.loading import load_pretrained, open_images
 from ssltool.visualizing.results import FigureResult
 from ssltool.visualizing.sampling import spread_indices
 
@@ -60,7 +62,7 @@ def draw_attribution(
 
     Args:
         weights: Run folder or weights file.
-        path: PNG to write.
+        path: PNG, SVG or PDF to write.
         data: Images; the run's own if empty.
         image: Draw these files instead; channel means are then taken over ``data`` as well, if
             there is any.
@@ -72,7 +74,8 @@ def draw_attribution(
         UsageError: The encoder has no such stage, or the weights belong to no run and no images
             were named.
     """
-    sheet, where = sheet_path(path), choose_device(device)
+    require_format(path)
+    where = choose_device(device)
     encoder, metadata, transform, size = pretrained = load_pretrained(weights, where)
     names = [stage.name for stage in encoder.stages]
     if unknown := sorted(set(stages) - set(names)):
@@ -85,15 +88,15 @@ def draw_attribution(
     drawn = images if image else images[spread_indices(images, count)]
     recalibrate_batch_norm(encoder, background, transform)
     large = frames.enlarged(drawn, max(1, round(_TILE / drawn.shape[-1])))
-    columns, sides = {"image": large}, {}
+    columns, sides = {"image": Column(large)}, {}
     maps = responses(encoder.eval(), transform, background, drawn)
     for name in [name for name in names if name in stages or not stages]:
         height, width = maps[name].shape[-2:]
         sides[name] = width
-        columns[f"{name}, {width} x {height}"] = overlaid(large, maps[name])
+        columns[f"{name}, {width} x {height}"] = Column(overlaid(large, maps[name]))
     title = f"{pretrained.title}: response of each stage, from its lowest (dark) to its highest"
-    save_sheet(columns, sheet, title=title)
-    return AttributionFigure(path=sheet, method=metadata.method, images=len(drawn), stages=sides)
+    save_sheet(Sheet(columns, title), path)
+    return AttributionFigure(path=path, method=metadata.method, images=len(drawn), stages=sides)
 
 
 @torch.no_grad()

@@ -23,17 +23,18 @@ from ssltool.encoders.projection import load_projection
 from ssltool.errors import UsageError
 from ssltool.methods.base import Memory
 from ssltool.options import DeviceName
-from ssltool.plotting.sheet import save_sheet
+from ssltool.plotting.figures import require_format
+from ssltool.plotting.sheet import Column, Sheet
+from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.probing.features import FeatureExtractor
 from ssltool.runs.folder import Run
 from ssltool.runs.probe_record import PROJECTION
-from ssltool.visualizing.loading import load_pretrained, sheet_path
+from ssltool.visualizing.loading import load_pretrained
 from ssltool.visualizing.results import FigureResult
 from ssltool.visualizing.sampling import images_at
 
 _AT_ONCE = 2**23  # similarities held at a time
 _BATCH = 128
-_WIDTH = 1400  # px of a sheet: rows stand side by side as far as they fit
 
 
 class Pair(BaseModel):
@@ -123,7 +124,8 @@ def draw_bank(
         UsageError: The run's method has no memory bank, or its images are gone or have changed.
         CheckpointError: The run has no checkpoint yet, or it is damaged.
     """
-    sheet, where = sheet_path(path), choose_device(device)
+    require_format(path)
+    where = choose_device(device)
     run = Run.open(weights)
     memory = run.load_method().memory
     if memory is None:
@@ -138,8 +140,8 @@ def draw_bank(
     hardest = log_p.argsort()[:count]
     names = [source.name(i) for i in range(len(source))]
     result = BankFigure(
-        path=sheet,
-        plots=(sheet.with_name(f"{sheet.stem}-hardest.png"),),
+        path=path,
+        plots=(path.with_name(f"{path.stem}-hardest{path.suffix}"),),
         images=len(source),
         duplicates=tuple(
             Pair(first=names[a], second=names[b], similarity=round(s, 5))
@@ -165,7 +167,7 @@ def draw_bank(
         for p, (a, b) in zip(result.duplicates, pairs.tolist(), strict=True)
     ]
     columns = {"image": pairs[:, 0], "its nearest other": pairs[:, 1]}
-    _save(source, size, columns, captions, sheet, f"{title}: pairs of highest similarity")
+    _save(source, size, columns, captions, path, f"{title}: pairs of highest similarity")
     columns = {"hardest instance": index[hardest], "nearest memory vector": nearest[hardest]}
     captions = [
         f"ln P {i.log_probability:.1f}, rank {i.rank:,}: {short[k]}"
@@ -278,5 +280,5 @@ def _save(
     path: Path,
     title: str,
 ) -> None:
-    images = images_at(source, columns, size)
-    save_sheet(images, path, captions=captions, title=title, width=_WIDTH)
+    images = {name: Column(stack) for name, stack in images_at(source, columns, size).items()}
+    save_sheet(Sheet(images, title, captions), path)

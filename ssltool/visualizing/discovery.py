@@ -27,18 +27,20 @@ from ssltool.encoders.transform import InputTransform
 from ssltool.errors import UsageError
 from ssltool.ops import patches
 from ssltool.options import DeviceName
-from ssltool.plotting import frames
-from ssltool.plotting.sheet import save_sheet
+from ssltool.plotting.colors import SKY, YELLOW
+from ssltool.plotting.figures import require_format
+from ssltool.plotting.sheet import Box, Column, Key, Mark, Sheet
+from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.probing.extraction import random_init
 from ssltool.probing.features import POOLED, extract, recalibrate_batch_norm
-from ssltool.visualizing.loading import load_pretrained, open_images, sheet_path
+from ssltool.visualizing.loading import load_pretrained, open_images
 from ssltool.visualizing.results import FigureResult
 
 _BATCH = 256
 _MATCHED = 100  # images with the strongest matches, the paper's number
 _DENSITY = 2  # patches along a side of a patch: they overlap by half
 _CALIBRATION = 2048  # patches on which batch norm is re-estimated
-_TILE = 140  # px, about the side of a drawn image
+_PATCH, _SQUARE_KEY = Key(YELLOW, "patch of the query"), Key(SKY, "square of the matches")
 _SQUARE = torch.tensor([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])  # row, column
 
 
@@ -136,7 +138,7 @@ def draw_discovery(
     images: int = 500,
     constellations: int = 200,
     count: int = 6,
-    shown: int = 6,
+    shown: int = 5,
     seed: int = 0,
     device: DeviceName = "auto",
 ) -> DiscoveryFigure:
@@ -144,7 +146,7 @@ def draw_discovery(
 
     Args:
         weights: Run folder or weights file.
-        path: PNG to write.
+        path: PNG, SVG or PDF to write.
         data: Images; the run's own if empty.
         patch: Side of the patches in pixels; a quarter of the images' if not given.
         images: Most images that are searched.
@@ -158,7 +160,8 @@ def draw_discovery(
         UsageError: Two patches do not fit beside each other, or the weights belong to no run and no
             images were named.
     """
-    sheet, where = sheet_path(path), choose_device(device)
+    require_format(path)
+    where = choose_device(device)
     encoder, metadata, _, size = load_pretrained(weights, torch.device("cpu"))
     source, _ = open_images(weights, data, ())
     stack, index = sample(source, size, images)
@@ -172,16 +175,23 @@ def draw_discovery(
         vectors = _vectors(network.to(where), transform, stack, grid)
         results[name] = discover(vectors, grid, constellations, seed)
     drawn = results[metadata.method]
-    columns = {
-        "constellation": _constellations(stack, drawn, grid, count),
-        "verified by": _members(stack, drawn, grid, count, shown),
-    }
-    captions = [f"{int(drawn.verified[i].sum())} of {drawn.verified.shape[1]} best matches verified"
-                for i in range(min(count, len(drawn.image)))]  # fmt: skip
-    title = f"{metadata.method}: patches that recur in the same layout, {source.description}"
-    save_sheet(columns, sheet, captions=captions, title=title)
+    rows = range(min(count, len(drawn.image)))
+    sheet = Sheet(
+        {
+            "query": _queries(stack, drawn, grid, rows),
+            **{f"match {m + 1}": _matches(stack, drawn, grid, rows, m) for m in range(shown)},
+        },
+        f"Object discovery by features of {metadata.method}: patches that recur in one layout",
+        [
+            f"{int(drawn.verified[i].sum())} of {drawn.verified.shape[1]} best matches verified"
+            for i in rows
+        ],
+        f"Searched: {len(stack):,} images of {source.description}. A match is verified if its four "
+        "patches lie about on a square.",
+    )
+    save_sheet(sheet, path)
     return DiscoveryFigure(
-        path=sheet,
+        path=path,
         images=len(stack),
         constellations=len(drawn.image),
         verified={n: float(d.verified.sum(dim=1).double().mean()) for n, d in results.items()},
@@ -302,34 +312,40 @@ def _vectors(encoder: Encoder, transform: InputTransform, images: Tensor, grid: 
     return unit.view(len(images), -1, unit.shape[1])
 
 
-def _constellations(images: Tensor, drawn: Discovered, grid: _Grid, count: int) -> Tensor:
-    """The first images with their four patches outlined."""
-    corner = grid.stride * drawn.cell[:count]
-    side = torch.full((len(corner), 1, 2), 2 * grid.patch)
-    return _outlined(images[drawn.image[:count]], corner[:, None], side)
+def _queries(images: Tensor, drawn: Discovered, grid: _Grid, rows: range) -> Column:
+    """The images that the constellations were sampled from, with the four patches outlined."""
+    size, patch = images.shape[-1], grid.patch
+    marks = []
+    for row in rows:
+        top, left = (grid.stride * drawn.cell[row]).tolist()
+        corners = [(left + x, top + y) for y in (0, patch) for x in (0, patch)]
+        marks.append([Mark(_PATCH, _box(x, y, patch, size)) for x, y in corners])
+    return Column(images[drawn.image[: len(rows)]], marks)
 
 
-def _members(images: Tensor, drawn: Discovered, grid: _Grid, count: int, shown: int) -> Tensor:
-    """Verified images side by side, each with the square of its matches; a white place for each
-    that is missing.
+def _matches(images: Tensor, drawn: Discovered, grid: _Grid, rows: range, number: int) -> Column:
+    """The verified image of that number of each constellation, with the square of its matches; an
+    empty place where there are fewer.
     """
-    strips = []
-    for number in range(min(count, len(drawn.image))):
-        chosen = drawn.verified[number].nonzero().flatten()[:shown]
-        centers = grid.corners()[drawn.matches[number][chosen]].double() + grid.patch / 2
+    shown: list[Tensor | None] = []
+    marks: list[list[Mark]] = []
+    for row in rows:
+        verified = drawn.verified[row].nonzero().flatten()
+        if number >= len(verified):
+            shown.append(None)
+            marks.append([])
+            continue
+        chosen = verified[number]
+        centers = grid.corners()[drawn.matches[row][chosen]].double() + grid.patch / 2
         fit = fit_square(centers, grid.patch)
-        reach = fit.side + grid.patch  # of the four patches together
-        corner = (fit.center - reach[:, None] / 2).round().long().clamp_min(0)
-        size = reach.round().long()[:, None, None].expand(-1, 1, 2)
-        outlined = _outlined(images[drawn.members[number][chosen]], corner[:, None], size)
-        missing = outlined.new_full((shown - len(chosen), *outlined.shape[1:]), 255)
-        strips.append(torch.cat([outlined, missing]))
-    return patches.assemble(torch.stack(strips), shown, gap=4, fill=255)
+        reach = float(fit.side) + grid.patch  # of the four patches together
+        top, left = (fit.center - reach / 2).clamp_min(0).tolist()
+        shown.append(images[drawn.members[row][chosen]])
+        marks.append([Mark(_SQUARE_KEY, _box(left, top, reach, images.shape[-1]))])
+    return Column(shown, marks)
 
 
-def _outlined(images: Tensor, corner: Tensor, side: Tensor) -> Tensor:
-    """Enlarged images with a box outlined, ``[n, 1, 2]`` each."""
-    times = max(1, round(_TILE / images.shape[-1]))
-    corner, side = corner * times, side * times
-    enlarged = frames.enlarged(images, times)
-    return frames.outline(enlarged, corner[..., 0], corner[..., 1], side, frames.YELLOW, width=2)
+def _box(left: float, top: float, side: float, size: int) -> Box:
+    """A square in fractions of an image ``size`` px wide, cut at its sides."""
+    right, bottom = min(left + side, size), min(top + side, size)
+    return left / size, top / size, (right - left) / size, (bottom - top) / size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,16 +19,17 @@ from ssltool.errors import UsageError
 from ssltool.ops import patches
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.options import DeviceName
-from ssltool.plotting import frames
-from ssltool.plotting.sheet import save_sheet
+from ssltool.plotting.figures import require_format
+from ssltool.plotting.sheet import Column, Sheet
+from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.probing.extraction import random_init
 from ssltool.probing.features import POOLED, extract, recalibrate_batch_norm
-from ssltool.visualizing.loading import load_pretrained, open_images, sheet_path
+from ssltool.visualizing.loading import load_pretrained, open_images
 from ssltool.visualizing.results import FigureResult
+from ssltool.visualizing.sampling import class_of, named, same_class
 
 _SEARCHED = 2048  # images among which neighbors are searched
 _PATCHES = 4  # of each image, when patches are compared
-_TILE = 130  # px, about the side of a drawn image
 _BATCH = 256
 _OTHER = -1  # owner of queries that are not among the searched images
 
@@ -67,11 +68,11 @@ def draw_neighbors(
 
     Neighbors by random init stand beside, since those are already fair for some queries (Doersch et
     al. 2015, section 4.1). With class folders, frames are green around neighbors of the query's
-    class and vermilion around others.
+    class, and vermilion and dashed around others.
 
     Args:
         weights: Run folder or weights file.
-        path: PNG to write.
+        path: PNG, SVG or PDF to write.
         data: Images; the run's own if empty.
         image: Find the neighbors of these files, which need not be in ``data``.
         patch: Compare patches of this side in pixels instead of whole images; patches of the
@@ -87,7 +88,8 @@ def draw_neighbors(
     """
     if image and patch is not None:
         raise UsageError("--image and --patch: neighbors of files are whole images; drop one")
-    sheet, where = sheet_path(path), choose_device(device)
+    require_format(path)
+    where = choose_device(device)
     encoder, metadata, _, size = load_pretrained(weights, torch.device("cpu"))
     own, background = open_images(weights, data, image)
     source = background or own
@@ -102,21 +104,39 @@ def draw_neighbors(
     # The scale that the encoder was trained at.
     side = max(1, round(gallery.images.shape[-1] * metadata.image_size / size))
     transform = InputTransform.of(metadata, side)
-    columns, fractions = {"query": _tiles(gallery.images[queries][:, None], None)}, {}
-    networks = {metadata.method: encoder, "random init": random_init(encoder, seed)}
-    for name, network in networks.items():
+    found: dict[str, _Neighbors] = {}
+    for name, network in {
+        metadata.method: encoder,
+        "random init": random_init(encoder, seed),
+    }.items():
         vectors = _vectors(network.to(where), transform, gallery.images)
-        neighbors = _nearest(vectors, queries, gallery.owner, shown)
-        same = None if image else _same_class(gallery, queries, neighbors)
-        columns[f"nearest by {name}"] = _tiles(gallery.images[neighbors], same)
-        if same is not None:
-            fractions[name] = float(same.float().mean())
-    captions = None
-    if fractions:
-        captions = [_class_name(source, gallery.label_of(int(q))) for q in queries]
-    title = f"nearest among {searched:,} {'patches ' if patch else ''}of {source.description}"
-    save_sheet(columns, sheet, captions=captions, title=title)
-    return NeighborsFigure(path=sheet, searched=searched, same_class=fractions)
+        found[name] = _nearest(vectors, queries, gallery.owner, shown)
+    kind = "patches" if patch else "images"
+    sheet = Sheet(
+        _columns(gallery, queries, list(found.values())),
+        f"Nearest {kind} by features of {metadata.method} and by random init",
+        _captions(gallery, queries, found),
+        f"Among {searched:,} {kind}, from {source.description}. Numbers: cosine similarity.",
+    )
+    save_sheet(sheet, path)
+    fractions = {
+        name: float(same.float().mean())
+        for name, neighbors in found.items()
+        if (same := _same_class(gallery, queries, neighbors.rows)) is not None
+    }
+    return NeighborsFigure(path=path, searched=searched, same_class=fractions)
+
+
+class _Neighbors(NamedTuple):
+    """The most similar images or patches of each query.
+
+    Attributes:
+        rows: int64 ``[Q, n]``, in the gallery.
+        similarity: float ``[Q, n]``.
+    """
+
+    rows: Tensor
+    similarity: Tensor
 
 
 class _Gallery(NamedTuple):
@@ -125,12 +145,12 @@ class _Gallery(NamedTuple):
     Attributes:
         images: uint8 ``[N, 3, s, s]``.
         owner: int64 ``[N]``, the image that each belongs to.
-        labels: Class of each image, None where it has none.
+        classes: Name of each image's class, None where it is unknown.
     """
 
     images: Tensor
     owner: Tensor
-    labels: list[int | None]
+    classes: list[str | None]
 
     def extended(self, queries: Tensor) -> _Gallery:
         """A gallery with queries from outside at its end; they are no neighbors of one another."""
@@ -139,17 +159,18 @@ class _Gallery(NamedTuple):
             images=torch.cat([self.images, queries]), owner=torch.cat([self.owner, owner])
         )
 
-    def label_of(self, row: int) -> int | None:
+    def class_of(self, row: int) -> str | None:
         """Class of an image or patch."""
-        return self.labels[int(self.owner[row])]
+        owner = int(self.owner[row])
+        return None if owner == _OTHER else self.classes[owner]
 
 
 def _gallery(source: Source, size: int, patch: int | None, seed: int) -> _Gallery:
     images, index = sample(source, size, _SEARCHED)
-    labels = [source.label(i) for i in index.tolist()]
+    classes = [class_of(source, i) for i in index.tolist()]
     owner = torch.arange(len(images))
     if patch is None:
-        return _Gallery(images, owner, labels)
+        return _Gallery(images, owner, classes)
     if patch > size:
         raise UsageError(
             f"--patch {patch} is larger than the {size} px images; type --patch {size // 2} or less"
@@ -157,7 +178,7 @@ def _gallery(source: Source, size: int, patch: int | None, seed: int) -> _Galler
     rng = PerImageRNG(index, torch.Generator().manual_seed(seed))
     corner = rng.integers(size - patch + 1, _PATCHES, 2)
     cut = patches.cut(images, corner[..., 0], corner[..., 1], patch).flatten(0, 1)
-    return _Gallery(cut, owner.repeat_interleave(_PATCHES), labels)
+    return _Gallery(cut, owner.repeat_interleave(_PATCHES), classes)
 
 
 def _queries(images: Tensor, count: int, seed: int) -> Tensor:
@@ -178,33 +199,53 @@ def _vectors(encoder: Encoder, transform: InputTransform, images: Tensor) -> Ten
     return extract(encoder, batches, transform)[POOLED].cpu()
 
 
-def _nearest(vectors: Tensor, queries: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Indices ``[Q, count]`` of the most similar vectors of other images."""
+def _nearest(vectors: Tensor, queries: Tensor, owner: Tensor, count: int) -> _Neighbors:
+    """The ``count`` most similar vectors of other images."""
     unit = F.normalize(vectors - vectors.mean(dim=0), dim=1)
     similarity = unit[queries] @ unit.T
     similarity[owner[queries][:, None] == owner] = -torch.inf
-    return similarity.topk(count, dim=1).indices
+    values, rows = similarity.topk(count, dim=1)
+    return _Neighbors(rows, values)
 
 
-def _same_class(gallery: _Gallery, queries: Tensor, neighbors: Tensor) -> Tensor | None:
-    """Whether each neighbor has the query's class, bool ``[Q, n]``; None with fewer than two
-    classes.
-    """
-    if len({label for label in gallery.labels if label is not None}) < 2:
+def _same_class(gallery: _Gallery, queries: Tensor, rows: Tensor) -> Tensor | None:
+    """Whether each neighbor has the query's class, bool ``[Q, n]``; None where none is known."""
+    known = [gallery.class_of(int(query)) for query in queries]
+    if all(name is None for name in known):
         return None
-    of_images = torch.tensor([-1 if label is None else label for label in gallery.labels])
-    labels = of_images[gallery.owner]
-    return labels[neighbors] == labels[queries][:, None]
+    return torch.tensor(
+        [
+            [name is not None and gallery.class_of(row) == name for row in neighbors]
+            for name, neighbors in zip(known, rows.tolist(), strict=True)
+        ]
+    )
 
 
-def _tiles(stack: Tensor, same: Tensor | None) -> Tensor:
-    """Images uint8 ``[Q, n, 3, s, s]`` enlarged and side by side, framed by class where known."""
-    stack = frames.enlarged(stack, max(1, round(_TILE / stack.shape[-1])))
-    if same is not None:
-        colors = torch.where(same[..., None], frames.GREEN, frames.RED)
-        stack = frames.border(stack, colors, width=3)
-    return patches.assemble(stack, stack.shape[1], gap=4, fill=255)
+def _columns(gallery: _Gallery, queries: Tensor, found: Sequence[_Neighbors]) -> dict[str, Column]:
+    """The query and its neighbors, a row for each query and encoder."""
+    every = [
+        (int(query), neighbors.rows[i].tolist(), neighbors.similarity[i].tolist())
+        for i, query in enumerate(queries)
+        for neighbors in found
+    ]
+    names = [gallery.class_of(query) or "" for query, _, _ in every]
+    columns = {"query": Column([gallery.images[query] for query, _, _ in every], (), names)}
+    for rank in range(found[0].rows.shape[1]):
+        classes = [gallery.class_of(rows[rank]) for _, rows, _ in every]
+        columns[f"nearest {rank + 1}"] = Column(
+            [gallery.images[rows[rank]] for _, rows, _ in every],
+            [same_class(n or None, c) for n, c in zip(names, classes, strict=True)],
+            [named(c, values[rank]) for c, (_, _, values) in zip(classes, every, strict=True)],
+        )
+    return columns
 
 
-def _class_name(source: Source, label: int | None) -> str:
-    return "no class" if label is None else source.classes[label]
+def _captions(gallery: _Gallery, queries: Tensor, found: Mapping[str, _Neighbors]) -> list[str]:
+    """The encoder of each row, and how many of its neighbors have the query's class."""
+    lines = []
+    for i, query in enumerate(queries):
+        for name, neighbors in found.items():
+            same = _same_class(gallery, query[None], neighbors.rows[i : i + 1])
+            count = "" if same is None else f": {int(same.sum())} of {same.numel()} same class"
+            lines.append(f"by {name}{count}")
+    return lines

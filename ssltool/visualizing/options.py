@@ -15,7 +15,7 @@ _IMAGE: Any = option((), "Draw this image file instead; may be repeated", panel=
 _WEIGHTS: Any = option(..., "Run folder or weights file", panel="Model")
 _COUNT: Any = option(6, "Images to draw", panel="Figure", ge=1, le=64)
 _SEED: Any = seed_option("Seed of what is sampled", panel="Figure")
-_TO: Any = option(None, "File to write: .png; plots also .svg or .pdf", panel="Output")
+_TO: Any = option(None, "File to write: .png, .svg or .pdf", panel="Output")
 _RUNS: Any = option(
     ..., "Run folders; several are compared", panel="Data", positional=True, metavar="RUN..."
 )

@@ -257,7 +257,7 @@ def _grids(axis: Axes, chosen: NDArray[np.uint8], total: int) -> None:
     columns = math.ceil(math.sqrt(count * 6 / 7))
     rows = -(-count // columns)
     step = side + 1  # one free row and column, for the number of the permutation
-    colors = colormaps["turbo"](np.linspace(0.08, 0.92, tiles))[:, :3]
+    colors = colormaps["viridis"](np.linspace(0.05, 1, tiles))[:, :3]
     mosaic = np.ones((rows * step, columns * step - 1, 3))
     size = min(11.0, 200 / max(mosaic.shape))  # points; a slot is about twice as high
     centered: dict[str, Any] = {"ha": "center", "va": "center"}

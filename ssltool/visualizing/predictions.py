@@ -16,10 +16,10 @@ from ssltool.device import choose_device
 from ssltool.methods.auditing import batches
 from ssltool.methods.base import Loss, Method
 from ssltool.options import DeviceName
-from ssltool.plotting.sheet import save_sheet
+from ssltool.plotting.figures import require_format
+from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.plotting.units import Unit, describe
 from ssltool.runs.evaluation import Evaluation
-from ssltool.visualizing.loading import sheet_path
 from ssltool.visualizing.results import FigureResult
 from ssltool.visualizing.sampling import SAMPLE, spread_indices, with_training_images
 from ssltool.visualizing.task_plots import save_task_plots
@@ -79,7 +79,7 @@ def draw_predictions(
 
     Args:
         weights: Run folder, or the weights file in it.
-        path: PNG to write; plots beside it may be SVG or PDF by its suffix.
+        path: PNG, SVG or PDF to write; plots beside it have the same suffix.
         method: The method expected, to catch a mistaken folder.
         data: Images to predict on; the run's own if empty.
         image: Predict on these files instead.
@@ -91,7 +91,8 @@ def draw_predictions(
         UsageError: There is no such run, or it is of another method.
         CheckpointError: The run has no checkpoint yet, or it is damaged.
     """
-    sheet, where = sheet_path(path), choose_device(device)
+    require_format(path)
+    where = choose_device(device)
     source = FileSource(image) if image else open_source(data) if data else None
     opened = Evaluation.open(weights, source, SAMPLE, where, method)
     trained, images, index = opened.method, opened.images, opened.index
@@ -101,21 +102,28 @@ def draw_predictions(
     predictions = trained.figures.draw_predictions(
         trained, images[chosen], index[chosen], generator
     )
-    if predictions.indices:
+    sheet = predictions.sheet
+    if predictions.nearest is not None:
         training_images = opened.run.open_images("restore them")
         size = opened.run.config.data.image_size
-        predictions = with_training_images(predictions, training_images, size)
-    metrics = ", ".join(str(metric) for metric in scores if metric.name != "loss")
-    title = f"{opened.title}: {metrics}"
-    save_sheet(predictions.images, sheet, captions=predictions.captions, title=title)
+        sheet = with_training_images(predictions, training_images, size, index[chosen])
+    rate = f"Over {opened.data}: {headline(scores)}."
+    save_sheet(sheet._replace(note=f"{sheet.note} {rate}"), path)
     plots = save_task_plots(trained, images, index, path, seed)
     return PredictionsFigure(
-        path=sheet,
+        path=path,
         plots=plots,
         method=opened.run.config.method,
         images=len(images),
         scores=scores,
     )
+
+
+def headline(scores: Sequence[Score]) -> str:
+    """The accuracy in words; else the first metric with a chance level, else the loss."""
+    named = [score for score in scores if score.name == "accuracy"]
+    others = [score for score in scores if score.name != "loss" and score.chance is not None]
+    return str((named + others + list(scores))[0])
 
 
 @torch.no_grad()

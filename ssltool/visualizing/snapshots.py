@@ -10,12 +10,11 @@ import torch
 from ssltool.data.sample import sample
 from ssltool.data.sources.base import Source
 from ssltool.methods.base import Method
-from ssltool.plotting.sheet import save_contact, save_sheet
+from ssltool.plotting.sheet_layout import save_contact, save_sheet
 from ssltool.visualizing.sampling import with_training_images
 
-_SHOWN = 8  # images of the task and of the predictions
+_SHOWN = 4  # images of the task and of the predictions
 _SAMPLES = 24  # images of the data
-_WIDTH = 1400  # px, about a screen: rows stand side by side as far as they fit
 
 
 def draw_start(
@@ -38,9 +37,10 @@ def draw_start(
     task, samples = folder / "task.png", folder / "samples.png"
     method.train()
     generator = torch.Generator().manual_seed(seed)
-    columns = method.figures.draw_task(method, images, index, generator)
-    save_sheet(columns, task, width=_WIDTH)
-    save_contact(sample(source, size, _SAMPLES)[0], samples)
+    save_sheet(method.figures.draw_task(method, images, index, generator), task)
+    shown = sample(source, size, _SAMPLES)[0]
+    title = f"{len(shown)} of {len(source):,} training images, read at {size} px"
+    save_contact(shown, samples, title)
     return {"task": task, "samples": samples}
 
 
@@ -68,7 +68,8 @@ def draw_snapshot(
         predictions = method.figures.draw_predictions(method, images, index, generator)
     finally:
         method.train()
-    predictions = with_training_images(predictions, source, size)
+    sheet = with_training_images(predictions, source, size, index)
+    note = f"{sheet.note} Training images, after {step:,} steps.".strip()
     path = folder / f"predictions-{step:07d}.png"
-    save_sheet(predictions.images, path, captions=predictions.captions, width=_WIDTH)
+    save_sheet(sheet._replace(note=note), path)
     return {"predictions": path}

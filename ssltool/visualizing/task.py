@@ -13,11 +13,11 @@ from ssltool.data.sources.registry import open_source
 from ssltool.device import choose_device
 from ssltool.ops.per_image_rng import mix
 from ssltool.options import DeviceName
-from ssltool.plotting.sheet import save_sheet
+from ssltool.plotting.figures import require_format
+from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.runs.config import RunConfig, resolve
 from ssltool.runs.data_info import inspect
 from ssltool.runs.folder import build_method
-from ssltool.visualizing.loading import sheet_path
 from ssltool.visualizing.results import FigureResult
 from ssltool.visualizing.sampling import SAMPLE, spread_indices
 from ssltool.visualizing.task_plots import save_task_plots
@@ -48,13 +48,14 @@ def draw_task(
 
     Args:
         config: Method and options.
-        path: PNG to write; plots beside it may be SVG or PDF by its suffix.
+        path: PNG, SVG or PDF to write; plots beside it have the same suffix.
         image: Draw these files instead of the images of ``config``.
         count: Images drawn.
         seed: Seed of the task.
         device: Where to compute, see `ssltool.device.choose_device`.
     """
-    sheet, where = sheet_path(path), choose_device(device)
+    require_format(path)
+    where = choose_device(device)
     source = FileSource(image) if image else open_source(config.run.data, split="train")
     resolved = resolve(config, inspect(source, config.run.image_size))
     size, load_size = resolved.run.image_size, resolved.run.load_size
@@ -67,7 +68,8 @@ def draw_task(
     if load_size:
         large = sample(source, load_size, SAMPLE)[0].to(where)
     generator = torch.Generator().manual_seed(seed)
-    columns = method.figures.draw_task(method, large[chosen], index[chosen], generator)
-    save_sheet(columns, sheet, title=f"{config.method}: the task, {size} px images")
+    sheet = method.figures.draw_task(method, large[chosen], index[chosen], generator)
+    note = f"{sheet.note} From {source.description}, read at {load_size or size} px.".strip()
+    save_sheet(sheet._replace(note=note), path)
     plots = save_task_plots(method, images, index, path, seed)
-    return TaskFigure(path=sheet, plots=plots, method=config.method, images=len(chosen))
+    return TaskFigure(path=path, plots=plots, method=config.method, images=len(chosen))

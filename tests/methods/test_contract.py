@@ -149,11 +149,11 @@ def test_works_with_one_input_channel(name: str) -> None:
     method, info = build(name, channels=1)
     images, index = batch(info, 4)
     assert torch.isfinite(method.train()(method.view(images, index, seeded())).value)
-    for columns in (
+    for sheet in (
         method.figures.draw_task(method, images, index, seeded()),
-        method.eval().figures.draw_predictions(method, images, index, seeded()).images,
+        method.eval().figures.draw_predictions(method, images, index, seeded()).sheet,
     ):
-        assert all(stack.shape[1] == 3 for stack in columns.values())
+        assert all(image.shape[0] == 3 for c in sheet.columns.values() for image in c.images)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -276,15 +276,21 @@ def test_figures_are_images(name: str) -> None:
     method, info = build(name)
     images, index = batch(info, 3)
     predictions = method.eval().figures.draw_predictions(method, images, index, seeded())
-    assert len(predictions.captions) == 3
-    for columns in (
+    assert len(predictions.sheet.captions) == 3
+    for sheet in (
         method.train().figures.draw_task(method, images, index, seeded()),
-        predictions.images,
+        predictions.sheet,
     ):
-        assert columns
-        for title, stack in columns.items():
-            assert stack.dtype == torch.uint8, title
-            assert stack.shape[:2] == (3, 3), title
+        assert sheet.title
+        assert sheet.rows == 3
+        for title, column in sheet.columns.items():
+            assert all(image.dtype == torch.uint8 for image in column.images), title
+            assert all(image.shape[0] == 3 for image in column.images), title
+            assert len(column.marks) in (0, 3), title
+            for mark in (mark for image in column.marks for mark in image):
+                left, top, width, height = mark.box
+                assert min(left, top) >= 0, title
+                assert max(left + width, top + height) <= 1 + 1e-6, title
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,7 +19,8 @@ from PIL import Image
 from ssltool.plotting import text as module
 from ssltool.plotting.figures import figure, panels, save_figure
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Series
-from ssltool.plotting.sheet import save_sheet
+from ssltool.plotting.sheet import Column, Sheet
+from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.plotting.text import as_plain_text, image_text, legible
 
 NAMES = ["$5_bill$", "$a_$", r"\$x\$", "50 %", "_hidden", "a\nb", "x\u202ey", "\udcff", "{}^{", "$"]
@@ -110,7 +111,7 @@ def test_an_image_sheet_escapes_what_its_font_lacks(
     images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     sheets = []
     for name in ("猫", "犬"):
-        path = save_sheet({name: images}, tmp_path / "a.png", captions=[name], title=name)
+        path = save_sheet(Sheet({name: Column(images)}, name, [name]), tmp_path / "a.png")
         with Image.open(path) as image:
             sheets.append(np.asarray(image))
     assert sheets[0].shape != sheets[1].shape or (sheets[0] != sheets[1]).any()

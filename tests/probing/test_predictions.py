@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssltool.plotting import frames
+from ssltool.plotting.colors import GREEN, ORANGE
+from ssltool.plotting.sheet import Sheet
+from ssltool.probing import predictions as module
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.predictions import Predictions, draw_predictions
 
@@ -26,7 +29,9 @@ def test_the_most_certain_are_those_a_sort_puts_first(rows: list[tuple[int, floa
     assert predictions.most_certain(1, 3).tolist() == expected
 
 
-def test_frames_say_which_predictions_are_correct(tmp_path: Path) -> None:
+def test_frames_say_which_predictions_are_correct(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in (("a", 40), ("b", 200)):
         folder = tmp_path / "data" / name
         folder.mkdir(parents=True)
@@ -40,10 +45,13 @@ def test_frames_say_which_predictions_are_correct(tmp_path: Path) -> None:
     )
     wrong = int((~predictions.correct()).sum())
     assert 0 < wrong < count
-    sheet = draw_predictions(predictions, data, 16, tmp_path / "sheet.png", "title")
-    pixels = torch.from_numpy(np.asarray(Image.open(sheet).convert("RGB")).copy())
-    side = 16 * round(72 / 16)
-    frame = side**2 - (side - 6) ** 2  # pixels of a frame 3 wide; the sheet doubles small rows
-    for color, images in ((frames.GREEN, count - wrong), (frames.RED, wrong)):
-        found = int((pixels == color).all(-1).sum())
-        assert found == images * frame
+    drawn: list[Sheet] = []
+    monkeypatch.setattr(module, "save_sheet", lambda sheet, path: drawn.append(sheet) or path)
+    draw_predictions(predictions, data, 16, tmp_path / "sheet.png", "title")
+    (sheet,) = drawn
+    marks = [m for column in sheet.columns.values() for image in column.marks for m in image]
+    colors = [mark.key.color for mark in marks if mark.key]
+    assert colors.count(GREEN) == count - wrong
+    assert colors.count(ORANGE) == wrong
+    assert f"{count - wrong} of {count} shown are right" in sheet.note
+    assert "predicted: a" in sheet.captions

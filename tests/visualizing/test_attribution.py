@@ -38,7 +38,7 @@ def test_what_cannot_be_drawn_is_refused(run: Path, photo: Path, tmp_path: Path)
         draw_attribution(run, tmp_path / "a.png", image=[tmp_path / "text.png"])
     with pytest.raises(UsageError, match="has the stages stem, layer1"):
         draw_attribution(run, tmp_path / "a.png", stages=["layer9"])
-    with pytest.raises(UsageError, match=r"images are written as \.png"):
+    with pytest.raises(UsageError, match=r"figures are written as \.png"):
         draw_attribution(run, tmp_path / "a.jpg", image=[photo])
 
 

@@ -26,7 +26,7 @@ def test_a_neighbor_is_never_of_the_querys_own_image() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors, owner = torch.randn(40, 8, generator=generator), torch.arange(10).repeat_interleave(4)
     queries = torch.tensor([0, 17, 39])
-    nearest = neighbors._nearest(vectors, queries, owner, 5)
+    nearest, _ = neighbors._nearest(vectors, queries, owner, 5)
     centered = vectors - vectors.mean(dim=0)
     for query, row in zip(queries.tolist(), nearest, strict=True):
         similarity = torch.cosine_similarity(centered[query], centered, dim=1)

@@ -53,21 +53,23 @@ def test_predictions_that_refer_to_training_images_show_them(
         draw_predictions(out, tmp_path / "b.png", data=("demo-test:40",))
 
 
-@pytest.mark.slow
-def test_plots_may_be_svg_while_sheets_stay_png(
-    tmp_path: Path, pretrained: Any, figure_bytes: Any
+@pytest.mark.parametrize(
+    ("suffix", "magic"),
+    [(".pdf", b"%PDF-"), pytest.param(".svg", b"<?xml", marks=pytest.mark.slow)],
+)
+def test_sheet_and_plots_have_the_format_of_the_suffix(
+    run: Path, tmp_path: Path, suffix: str, magic: bytes
 ) -> None:
-    out = pretrained(tmp_path / "run", "context-prediction", steps=1)
-    plots = []
-    for stem in ("a", "b"):
-        result = draw_predictions(out, tmp_path / f"{stem}.svg", count=2)
-        assert result.path == tmp_path / f"{stem}.png"
-        assert result.plots == (tmp_path / f"{stem}-confusion.svg",)
-        plots.append(result.plots[0].read_bytes())
-    assert plots[0] == plots[1]
-    figure_bytes(tmp_path / "a.png")
-    with pytest.raises(UsageError, match=r"images are written as \.png"):
-        draw_predictions(out, tmp_path / "a.jpg")
+    result = draw_predictions(run, tmp_path / f"a{suffix}", count=2, data=("demo-test:8",))
+    assert result.path == tmp_path / f"a{suffix}"
+    for path in (result.path, *result.plots):
+        assert path.suffix == suffix
+        assert path.read_bytes().startswith(magic)
+
+
+def test_a_format_that_is_not_written_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"written as \.png, \.svg or \.pdf"):
+        draw_predictions(tmp_path / "nothing", tmp_path / "a.jpg")
 
 
 def test_the_plot_of_a_painted_hole_stands_beside_its_sheet(

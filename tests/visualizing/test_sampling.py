@@ -6,21 +6,27 @@ import torch
 from PIL import Image
 
 from ssltool.data.sources.registry import open_source
-from ssltool.methods.base import Predictions
-from ssltool.visualizing.sampling import spread_indices, with_training_images
+from ssltool.methods.base import Nearest, Predictions
+from ssltool.plotting.sheet import Column, Sheet
+from ssltool.visualizing.sampling import RIGHT, WRONG, spread_indices, with_training_images
 
 
 def test_training_images_become_columns_and_the_unreadable_is_gray(tmp_path: Path) -> None:
-    for name, shade in (("a.png", 10), ("b.png", 20)):
+    for name, shade in (("x/a.png", 10), ("y/b.png", 20)):
+        (tmp_path / name).parent.mkdir()
         Image.new("RGB", (8, 8), (shade, 0, 0)).save(tmp_path / name)
-    (tmp_path / "c.png").write_text("no image")
-    source, images = open_source((str(tmp_path),)), {"image": torch.zeros(3, 3, 8, 8)}
-    predictions = Predictions(images, ["", "", ""], {"nearest": torch.tensor([1, 2, 0])})
-    shown = with_training_images(predictions, source, 8).images
-    assert list(shown) == ["image", "nearest"]
-    assert [int(image[0, 0, 0]) for image in shown["nearest"]] == [20, 128, 10]
-    plain = Predictions(images, ["", "", ""])
-    assert with_training_images(plain, source, 8) is plain
+    (tmp_path / "y" / "c.png").write_text("no image")
+    source = open_source((str(tmp_path),))
+    sheet = Sheet({"query": Column(torch.zeros(3, 3, 8, 8, dtype=torch.uint8))})
+    nearest = Nearest(torch.tensor([[1], [2], [0]]), torch.tensor([[0.9], [0.5], [0.1]]))
+    queries = torch.tensor([0, 1, 99])
+    shown = with_training_images(Predictions(sheet, nearest), source, 8, queries)
+    assert list(shown.columns) == ["query", "nearest 1"]
+    column = shown.columns["nearest 1"]
+    assert [int(image[0, 0, 0]) for image in column.images if image is not None] == [20, 128, 10]
+    assert list(column.labels) == ["y\n0.90", "y\n0.50", "x\n0.10"]
+    assert [[mark.key for mark in marks] for marks in column.marks] == [[WRONG], [RIGHT], []]
+    assert with_training_images(Predictions(sheet), source, 8, queries) is sheet
 
 
 def test_images_are_evenly_spread_and_flat_ones_skipped() -> None:

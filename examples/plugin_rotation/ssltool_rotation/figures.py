@@ -4,30 +4,34 @@ import torch
 
 from ssltool.methods.base import Predictions
 from ssltool.ops import patches
-from ssltool.plotting import frames
 from ssltool.plotting.records import Matrix
+from ssltool.plotting.sheet import Column, Mark, Sheet, right_wrong
+
+RIGHT, WRONG = right_wrong("right angle", "wrong angle")
 
 
 def draw_task(method, images, index, generator):
     """The image in all four rotations, in the order sampled for it."""
     view = method.view(images, index, generator)
-    return {"image": images, "rotated": patches.assemble(view.images, columns=4, gap=2, fill=255)}
+    rotated = patches.assemble(view.images, columns=4, gap=2, fill=255)
+    columns = {"image": Column(images), "rotated": Column(rotated)}
+    return Sheet(columns, "Rotation: classify by which of four angles the image was turned")
 
 
 @torch.no_grad()
 def draw_predictions(method, images, index, generator):
-    """One rotation of each image, and the prediction undone, framed by whether it is correct."""
+    """One rotation of each image, and the prediction undone, framed by whether it is right."""
     view = method.view(images, index, generator)
     shown, target = view.images[:, 0], view.turns[:, 0]
     confidence, predicted = method.logits(shown).softmax(dim=1).max(dim=1)
     pairs = zip(shown, predicted.tolist(), strict=True)
     undone = [image.rot90(-turn, (-2, -1)) for image, turn in pairs]
-    green, red = frames.GREEN.to(shown.device), frames.RED.to(shown.device)
-    colors = torch.where((predicted == target)[:, None, None], green, red)
-    framed = frames.border(torch.stack(undone)[:, None], colors, width=2)[:, 0]
+    marks = [[Mark(RIGHT if is_right else WRONG)] for is_right in (predicted == target).tolist()]
     rows = zip(target.tolist(), predicted.tolist(), confidence.tolist(), strict=True)
     captions = [f"{90 * t}°, predicted {90 * p}°, confidence {c:.0%}" for t, p, c in rows]
-    return Predictions({"rotated": shown, "rotated back": framed}, captions)
+    columns = {"rotated": Column(shown), "rotated back": Column(undone, marks)}
+    note = f"{int((predicted == target).sum())} of {len(images)} shown are right."
+    return Predictions(Sheet(columns, "Rotation: predicted angle, undone", captions, note))
 
 
 def plots(method, images, index, generator):

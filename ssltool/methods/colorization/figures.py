@@ -12,6 +12,7 @@ from ssltool.methods.base import Predictions
 from ssltool.methods.colorization import ab_bins
 from ssltool.ops.lab import lab_to_rgb, lightness
 from ssltool.plotting.records import Lines, Plot, Points
+from ssltool.plotting.sheet import Column, Sheet
 
 if TYPE_CHECKING:
     from ssltool.methods.colorization.task import Colorization, ColorizationView
@@ -22,38 +23,61 @@ _BATCH = 32
 
 def draw_task(
     method: Colorization, images: Tensor, index: Tensor, generator: torch.Generator
-) -> dict[str, Tensor]:
+) -> Sheet:
     """The image, the network's input, the target colors, and the input in the target colors."""
     view = method.view(images, index, generator)
-    return {
-        "image": view.image,
-        "network input": _colorized(view.image, torch.zeros_like(view.ab)),
-        "target": _swatch(view.ab, images.shape[-1]),
-        "best possible prediction": _colorized(view.image, view.ab),
-    }
+    side = view.ab.shape[-1]
+    return Sheet(
+        {
+            "image": Column(view.image),
+            "network input": Column(_gray(view)),
+            f"target colors, {side} x {side}": Column(_swatch(view.ab, images.shape[-1])),
+            "input in target colors": Column(_colorized(view.image, view.ab)),
+        },
+        "Colorization: predict the colors of an image from its lightness",
+    )
 
 
 @torch.no_grad()
 def draw_predictions(
     method: Colorization, images: Tensor, index: Tensor, generator: torch.Generator
 ) -> Predictions:
-    """The input, the predicted colors as mean, annealed mean and mode, and the ground truth."""
+    """The gray input, the input in the predicted colors, and the ground truth; the captions compare
+    the error with that of the best constant color.
+    """
     view = method.view(images, index, generator)
     predicted = method.predict(view.lightness, view.ab.shape[-1])
     decoded = method.colors(predicted, method.options.temperature)
-    columns = {"input": _colorized(view.image, torch.zeros_like(view.ab))}
-    for name, temperature in _temperatures(method).items():
-        columns[name] = _colorized(view.image, method.colors(predicted, temperature))
-    columns["ground truth"] = view.image
-    norms = (decoded - view.ab, view.ab, decoded)
-    means = torch.stack([part.norm(dim=1).mean(dim=(1, 2)) for part in norms], dim=1).tolist()
+    constant = best_constant(method.prior, method.centers)[:, None, None].expand_as(view.ab)
+    columns = {
+        "gray input": Column(_gray(view)),
+        "prediction": Column(_colorized(view.image, decoded)),
+        "ground truth": Column(view.image),
+    }
+    errors = [(ab - view.ab).norm(dim=1).mean(dim=(1, 2)).tolist() for ab in (decoded, constant)]
     captions = [
-        f"error {error:.1f} (gray: {true:.1f}), chroma {chroma:.1f} of {true:.1f}"
+        f"mean ab error {error:.1f}, best constant color {level:.1f}"
         if colored
-        else "a gray image, weight 0"
-        for (error, true, chroma), colored in zip(means, view.colored.tolist(), strict=True)
+        else "a gray image, weight 0 in the loss"
+        for error, level, colored in zip(*errors, view.colored.tolist(), strict=True)
     ]
-    return Predictions(columns, captions)
+    better = sum(error < level for error, level in zip(*errors, strict=True))
+    note = (
+        "ab error: mean distance of the colors in the (a, b) plane of CIE Lab. "
+        f"{better} of {len(images)} shown are better than the best constant color."
+    )
+    title = "Colorization: colors predicted from the lightness"
+    return Predictions(Sheet(columns, title, captions, note))
+
+
+def best_constant(prior: Tensor, centers: Tensor) -> Tensor:
+    """The color whose mean distance to the colors of the data is least, float ``[2]``.
+
+    Args:
+        prior: float ``[Q]``, share of each bin.
+        centers: float ``[Q, 2]``, the bins' (a, b).
+    """
+    return centers[(torch.cdist(centers, centers) @ prior).argmin()]
 
 
 def plots(
@@ -139,6 +163,11 @@ def _colorized(image: Tensor, ab: Tensor) -> Tensor:
     light = lightness(image)
     wide = F.interpolate(ab, light.shape[-2:], mode="bilinear")
     return (lab_to_rgb(torch.cat([light, wide], dim=1)) * 255).round().byte()
+
+
+def _gray(view: ColorizationView) -> Tensor:
+    """The images without their colors, uint8 ``[B, 3, S, S]``."""
+    return _colorized(view.image, torch.zeros_like(view.ab))
 
 
 def _swatch(ab: Tensor, side: int) -> Tensor:

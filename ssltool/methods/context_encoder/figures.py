@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,58 +10,64 @@ from torch import Tensor
 
 from ssltool.methods.base import Predictions
 from ssltool.methods.context_encoder import inpainting
+from ssltool.plotting.frames import error_colors
 from ssltool.plotting.records import Lines, Plot
+from ssltool.plotting.sheet import Column, Scale, Sheet
 
 if TYPE_CHECKING:
     from ssltool.methods.context_encoder.task import ContextEncoder, ContextEncoderView
 
 _LARGEST_DEPTH = 12  # px from the border of a hole over which the error is plotted
 _BATCH = 64
+_CHECKERED = "Checkered: removed."
+_OUTSIDE = 215  # gray of an error map around the hole
 
 
 def draw_task(
     method: ContextEncoder, images: Tensor, index: Tensor, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """The image, its mask, the network's input and the target."""
+) -> Sheet:
+    """The image with its hole, the network's input and the target."""
     view = method.view(images, index, generator)
-    mean = method.mean_color(view)
-    return {
-        "image": _to_uint8(view.image),
-        "mask": _to_uint8(view.mask.float()),
-        "network input": _to_uint8(torch.where(view.mask, mean, view.image)),
-        "target": _to_uint8((view.target + 1) / 2),
-    }
+    seen = torch.where(view.mask, method.mean_color(view), view.image)
+    return Sheet(
+        {
+            "image": Column(_to_uint8(view.image)),
+            "context": Column(_context(view)),
+            "network input": Column(_to_uint8(seen)),
+            "target": Column(_to_uint8((view.target + 1) / 2)),
+        },
+        "Context encoder: predict the pixels of a removed region from its context",
+        note=_CHECKERED,
+    )
 
 
 @torch.no_grad()
 def draw_predictions(
     method: ContextEncoder, images: Tensor, index: Tensor, generator: torch.Generator
 ) -> Predictions:
-    """The image with the hole in white, the hole inpainted, interpolated and, in evaluation of a
-    run, from the nearest training image, the ground truth, and the error.
+    """The context, the hole inpainted, the ground truth, and the error in the hole; the captions
+    compare it with the baselines.
     """
     view = method.view(images, index, generator)
-    ways = {name: way for name, way in method.baselines.items() if name != "mean_color"}
-    fillings = {
-        "prediction": method.inpaint(view),
-        **{name.replace("_", " "): way(view) for name, way in ways.items()},
-    }
-    error = (fillings["prediction"] - view.image).abs().mean(dim=1, keepdim=True) * 2
+    filled = method.inpaint(view)
+    heat, scale = _heat(filled, view)
     columns = {
-        "input": _to_uint8(torch.where(view.mask, 1.0, view.image)),
-        **{name: _to_uint8(filled) for name, filled in fillings.items()},
-        "ground truth": _to_uint8(view.image),
-        "error of the prediction": _to_uint8(error),
+        "context": Column(_context(view)),
+        "prediction": Column(_to_uint8(filled)),
+        "ground truth": Column(_to_uint8(view.image)),
+        "error": Column(heat),
     }
-    described = [
-        [
-            f"{name} {100 * l1:.1f} %, {100 * l2:.2f} %, {psnr:.1f} dB"
-            for l1, l2, psnr in _errors(filled, view)
-        ]
-        for name, filled in fillings.items()
+    baselines = {
+        name.replace("_", " "): _l1(way(view), view) for name, way in method.baselines.items()
+    }
+    captions = [
+        f"mean absolute error {own:.1f}%; "
+        + ", ".join(f"{name} {values[i]:.1f}%" for name, values in baselines.items())
+        for i, own in enumerate(_l1(filled, view))
     ]
-    captions = [f"L1, L2, PSNR: {'; '.join(parts)}" for parts in zip(*described, strict=True)]
-    return Predictions(columns, captions)
+    title = "Context encoder: predicted pixels of a removed region"
+    note = f"{_CHECKERED} Errors: over the removed pixels, of the range of values."
+    return Predictions(Sheet(columns, title, captions, note, scale))
 
 
 def plots(
@@ -96,12 +103,32 @@ def plots(
     return {"seam": Lines.shared_x(x, curves, label, "mean absolute error, %")}
 
 
-def _errors(filled: Tensor, view: ContextEncoderView) -> list[list[float]]:
-    """L1, L2 and PSNR over the hole of each image."""
-    errors: list[list[float]] = torch.stack(
-        inpainting.errors(filled, view.image, view.mask), dim=1
-    ).tolist()
-    return errors
+def _l1(filled: Tensor, view: ContextEncoderView) -> list[float]:
+    """Mean absolute error over the hole of each image, in percent."""
+    values: list[float] = (100 * inpainting.errors(filled, view.image, view.mask)[0]).tolist()
+    return values
+
+
+def _context(view: ContextEncoderView) -> Tensor:
+    """Images uint8 ``[B, 3, S, S]`` with a checkerboard in the hole, which no image looks like."""
+    side = view.image.shape[-1]
+    steps = torch.arange(side, device=view.image.device) // max(1, side // 24)
+    board = 0.75 + 0.2 * ((steps[:, None] + steps) % 2)
+    return _to_uint8(torch.where(view.mask, board, view.image))
+
+
+def _heat(filled: Tensor, view: ContextEncoderView) -> tuple[Tensor, Scale]:
+    """Absolute error in the hole as colors uint8 ``[B, 3, S, S]``, on one scale for all images that
+    ends at the next ten percent above 99.5 % of the errors; gray elsewhere.
+    """
+    error = (filled - view.image).abs().mean(dim=1)
+    hole = view.mask[:, 0]
+    top = max(1, math.ceil(10 * float(error[hole].float().quantile(0.995)))) / 10
+    colors = error_colors().to(error.device)
+    levels = (error / top).clamp(0, 1).mul(len(colors) - 1).round().long()
+    heat = torch.where(hole[..., None], colors[levels], colors.new_tensor(_OUTSIDE))
+    scale = Scale("absolute error", "0", f"{100 * top:.0f}%", colors)
+    return heat.permute(0, 3, 1, 2), scale
 
 
 def _to_uint8(images: Tensor) -> Tensor:

@@ -13,55 +13,64 @@ from ssltool.methods.cpc.context_network import Predictor
 from ssltool.ops import grids, patches
 from ssltool.ops.grids import Direction
 from ssltool.ops.per_image_rng import PerImageRNG
-from ssltool.plotting import frames
+from ssltool.plotting.colors import GREEN, PALETTE, SKY, YELLOW
 from ssltool.plotting.records import Lines, Matrix, Plot
+from ssltool.plotting.sheet import Box, Column, Key, Mark, Sheet, tile_boxes, tile_gap
 
 if TYPE_CHECKING:
     from ssltool.methods.cpc.task import Cpc, CpcView
 
 _CANDIDATES = 8  # best candidates drawn
 _GAP_GRAY = 200
-_SHOWN = 192  # px, about the side of a drawn image
-_CELL = 8  # px of a cell of the similarity map
 _BATCH = 64
+_CELL = Key(PALETTE[3], "cells of the grid, those that do not overlap")
+_ROWS = Key(SKY, "rows that the context has seen")
+_CONTEXT = Key(YELLOW, "context")
+_TARGET_ROW = Key(GREEN, "row of the target", dashed=True)
+_TARGET = Key(GREEN, "target patch")
 
 
-def draw_task(
-    method: Cpc, images: Tensor, index: Tensor, generator: torch.Generator
-) -> dict[str, Tensor]:
+def draw_task(method: Cpc, images: Tensor, index: Tensor, generator: torch.Generator) -> Sheet:
     """The grid, a context and its targets, the augmented patches, and the pixels that a context
     depends on.
     """
     view = method.view(images, index, generator)
     count, (row, column) = method.grid.count, _middle(method)
-    tiling = torch.arange(0, count, method.grid.least_offset)
-    cells = (tiling[:, None] * count + tiling).flatten()
-    targets = torch.tensor([(row + k) * count + column for k in method.offsets if row + k < count])
-    context = torch.tensor([row * count + column])
+    number = torch.arange(count**2).view(count, count)
+    tiling = number[:: method.grid.least_offset, :: method.grid.least_offset].flatten()
+    targets = [number[row + k, column] for k in method.offsets if row + k < count]
+    grid = [Mark(_CELL, _extent(method, cell)) for cell in tiling]
+    ahead = [
+        Mark(_ROWS, _extent(method, number[: row + 1])),
+        *(Mark(_TARGET, _extent(method, cell)) for cell in targets),
+        Mark(_CONTEXT, _extent(method, number[row, column])),
+    ]
     fields = [
         _highlighted(view.image, _influence(method, view.image, direction, row, column) > 0)
         for direction in method.directions
     ]
     columns = 2 if len(fields) == 4 else len(fields)
-    return {
-        "grid (patches that do not overlap)": _framed(method, view.image, (cells, frames.YELLOW)),
-        "context (yellow), its targets below": _framed(
-            method, view.image, (targets, frames.GREEN), (context, frames.YELLOW)
-        ),
-        "network input: all patches": patches.assemble(
-            _patch_images(method, view), count, 1, _GAP_GRAY
-        ),
-        f"pixels a context depends on: {', '.join(method.directions)}": patches.assemble(
-            torch.stack(fields, dim=1), columns, 4, _GAP_GRAY
-        ),
-    }
+    every = patches.assemble(_patch_images(method, view), count, 1, _GAP_GRAY)
+    return Sheet(
+        {
+            "grid": Column(view.image, [grid] * len(images)),
+            "a context and its targets": Column(view.image, [ahead] * len(images)),
+            "network input: patches": Column(every),
+            f"pixels it depends on ({', '.join(method.directions)})": Column(
+                patches.assemble(torch.stack(fields, dim=1), columns, 2, _GAP_GRAY)
+            ),
+        },
+        "Contrastive predictive coding: identify the patch some rows ahead of a context",
+    )
 
 
 @torch.no_grad()
 def draw_predictions(
     method: Cpc, images: Tensor, index: Tensor, generator: torch.Generator
 ) -> Predictions:
-    """For one context of each image: the best candidates among these images, the target framed."""
+    """For one context of each image: the grid with context and target, and the best candidates
+    among all patches of these images, the true one framed.
+    """
     view = method.view(images, index, generator)
     rng = PerImageRNG(index, generator)
     codes, side = method.codes(view.patches), method.grid.count
@@ -69,27 +78,72 @@ def draw_predictions(
     directions = rng.integers(len(method.directions), 1)[:, 0].tolist()
     offsets = rng.integers(len(method.offsets), 1)[:, 0].tolist()
     position = rng.uniform(2)
-    columns: dict[str, list[Tensor]] = {}
-    captions = []
+    shown = grids.cut(view.image, method.grid)
+    marks, ranked, ranked_marks, captions, first = [], [], [], [], 0
     for b in range(len(images)):
         direction, k = method.directions[directions[b]], method.offsets[offsets[b]]
         targets, predictions = method.predictors[direction](grids.orient(codes, direction))
         i, j = int(position[b, 0] * (side - k)), int(position[b, 1] * side)
-        similarity = targets @ predictions[k][b, i, j]  # [B, G, G]
-        scores = method.options.logit_scale * similarity.float()
-        scores = grids.restore(scores, direction).flatten(1)
+        scores = (targets @ predictions[k][b, i, j]).float()  # [B, G, G]
+        scores = grids.restore(scores, direction).flatten()
         cells = grids.orient(number, direction)
-        target, context = cells[i + k, j], cells[i, j]
-        for name, image in _retrieved(method, view, b, scores, target, context).items():
-            columns.setdefault(name, []).append(image)
-        rank = int((scores > scores[b, target]).sum()) + 1
-        same = "the same" if int(scores.argmax()) // side**2 == b else "another"
+        target = b * side**2 + int(cells[i + k, j])
+        marks.append(_ahead(method, cells, i, j, k))
+        best = scores.argsort(descending=True, stable=True)[:_CANDIDATES]
+        ranked.append(shown.flatten(0, 1)[best])
+        ranked_marks.append(_ranks(method, best.tolist(), target))
+        rank = int((scores > scores[target]).sum()) + 1
+        first += rank == 1
+        same = "the same" if int(best[0]) // side**2 == b else "another"
         captions.append(
-            f"{k} {direction}: the target ranks {rank} of {scores.numel()}, similarity "
-            f"{float(scores[b, target]):.2f}; the first has {float(scores.max()):.2f} and is "
-            f"of {same} image"
+            f"{k} rows {direction}: the target ranks {rank:,} of {len(scores):,} patches"
+            + ("" if rank == 1 else f"; first: {same} image")
         )
-    return Predictions({name: torch.stack(stack) for name, stack in columns.items()}, captions)
+    gap = tile_gap(method.grid.patch)
+    candidates = patches.assemble(torch.stack(ranked), _CANDIDATES // 2, gap, _GAP_GRAY)
+    columns = {
+        "context and target": Column(view.image, marks),
+        "candidates, the most similar first": Column(candidates, ranked_marks),
+    }
+    title = "Contrastive predictive coding: patches ranked by similarity to the prediction"
+    note = f"The target ranks first in {first} of the {len(images)} shown."
+    return Predictions(Sheet(columns, title, captions, note))
+
+
+def _ahead(method: Cpc, cells: Tensor, i: int, j: int, k: int) -> list[Mark]:
+    """Marks of context (i, j), of what it has seen, and of its target k rows ahead, where
+    ``cells`` int64 ``[G, G]`` are the grid's in the direction of prediction.
+    """
+    return [
+        Mark(_ROWS, _extent(method, cells[: i + 1])),
+        Mark(_TARGET_ROW, _extent(method, cells[i + k])),
+        Mark(_CONTEXT, _extent(method, cells[i, j])),
+        Mark(_TARGET, _extent(method, cells[i + k, j])),
+    ]
+
+
+def _ranks(method: Cpc, best: list[int], target: int) -> list[Mark]:
+    """The ranks of the best candidates on their patches, the true one framed."""
+    side = method.grid.patch
+    boxes = tile_boxes(len(best), _CANDIDATES // 2, side, tile_gap(side))
+    return [
+        Mark(_TARGET if patch == target else None, box, str(rank))
+        for rank, (patch, box) in enumerate(zip(best, boxes, strict=True), 1)
+    ]
+
+
+def _extent(method: Cpc, cells: Tensor) -> Box:
+    """The box around cells of the grid, int64 of any shape."""
+    count, stride, patch, side = (
+        method.grid.count,
+        method.grid.stride,
+        method.grid.patch,
+        method.grid.side,
+    )
+    rows, columns = cells // count * stride, cells % count * stride
+    left, top = int(columns.min()), int(rows.min())
+    right, bottom = int(columns.max()) + patch, int(rows.max()) + patch
+    return left / side, top / side, (right - left) / side, (bottom - top) / side
 
 
 def plots(
@@ -115,40 +169,6 @@ def plots(
         "accuracy in percent": Matrix(
             values, method.directions, offsets, "direction", "offset in rows"
         )
-    }
-
-
-def _retrieved(
-    method: Cpc, view: CpcView, b: int, scores: Tensor, target: Tensor, context: Tensor
-) -> dict[str, Tensor]:
-    """One row of `draw_predictions`, each uint8 ``[3, h, w]``, from scores ``[B, G*G]``."""
-    side = method.grid.count
-    shown = _patch_images(method, view)
-    best = scores.flatten().argsort(descending=True, stable=True)[:_CANDIDATES]
-    times = max(1, _SHOWN // 4 // method.grid.patch)
-    candidates = frames.enlarged(shown.flatten(0, 1)[best][None], times)
-    green = frames.GREEN.to(best.device)
-    width = max(1, candidates.shape[-1] // 12)
-    framed = frames.border(candidates, green.expand(1, len(best), 3), width)
-    is_target = (best == b * side**2 + target)[None, :, None, None, None]
-    candidates = torch.where(is_target, framed, candidates)
-    heat = frames.to_uint8(scores[b].view(1, 1, side, side)).expand(1, 3, -1, -1)
-    heat = frames.enlarged(heat, _CELL)
-    top, left = target.view(1, 1) // side * _CELL, target.view(1, 1) % side * _CELL
-    heat = frames.outline(heat, top, left, _CELL, frames.GREEN)
-    marked = _framed(
-        method,
-        view.image[b : b + 1],
-        (target[None], frames.GREEN),
-        (context[None], frames.YELLOW),
-    )
-    return {
-        "context (yellow) and target (green)": marked[0],
-        "target": shown[b, target],
-        f"the {_CANDIDATES} best candidates": patches.assemble(
-            candidates, _CANDIDATES // 2, 4, _GAP_GRAY
-        )[0],
-        "similarity, brighter = higher": heat[0],
     }
 
 
@@ -204,19 +224,6 @@ def _patch_images(method: Cpc, view: CpcView) -> Tensor:
     return values.to(torch.uint8).expand(-1, -1, 3, -1, -1)
 
 
-def _framed(method: Cpc, image: Tensor, *squares: tuple[Tensor, Tensor]) -> Tensor:
-    """Images uint8 ``[B, 3, H, H]`` enlarged, with cells int64 ``[n]`` outlined in a color each."""
-    times = max(1, _SHOWN // image.shape[-1])
-    framed = frames.enlarged(image, times)
-    step = method.grid.stride * times
-    for cells, color in squares:
-        at = cells.to(image.device).expand(len(image), -1)
-        top, left = at // method.grid.count * step, at % method.grid.count * step
-        framed = frames.outline(framed, top, left, method.grid.patch * times, color)
-    return framed
-
-
 def _highlighted(image: Tensor, mask: Tensor) -> Tensor:
-    """Images uint8 ``[B, 3, H, H]``, enlarged, pale outside of the mask, bool ``[B, H, H]``."""
-    shown = torch.where(mask[:, None], image, (image * 0.25).to(torch.uint8) + 90)
-    return frames.enlarged(shown, max(1, _SHOWN // 2 // image.shape[-1]))
+    """Images uint8 ``[B, 3, H, H]``, pale outside of the mask, bool ``[B, H, H]``."""
+    return torch.where(mask[:, None], image, (image * 0.25).to(torch.uint8) + 170)

@@ -1,4 +1,4 @@
-"""Figures of the jigsaw task: tiles, shuffled tiles, predicted arrangements, beliefs."""
+"""Figures of the jigsaw task: tiles, shuffled tiles, predicted arrangements."""
 
 from __future__ import annotations
 
@@ -12,71 +12,72 @@ from ssltool.methods.jigsaw.beliefs import belief_tables, best_assignments
 from ssltool.ops import patches
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.plotting import frames
+from ssltool.plotting.colors import YELLOW
 from ssltool.plotting.records import Bars, Level, Matrix, Plot
+from ssltool.plotting.sheet import Column, Key, Mark, Sheet, right_wrong, tile_boxes, tile_gap
 
 if TYPE_CHECKING:
     from ssltool.methods.jigsaw.task import Jigsaw, JigsawView
 
 _GAP_GRAY = 200  # between tiles, which may be white
-_BELIEF = 180  # px, about the side of a belief table
 _BATCH = 64
 _PERMUTATIONS = 8  # per image in plots; the tiles are encoded once
+_TILE = Key(YELLOW, "tile")
+_RIGHT, _WRONG = right_wrong("right cell", "wrong cell")
+_NUMBERS = "Numbers: the cell each tile belongs to, in reading order."
 
 
-def draw_task(
-    method: Jigsaw, images: Tensor, index: Tensor, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """The image with its tiles outlined, the tiles in place, and the tiles shuffled."""
+def draw_task(method: Jigsaw, images: Tensor, index: Tensor, generator: torch.Generator) -> Sheet:
+    """The image with its tiles outlined, the tiles shuffled, and those as network input."""
     view = method.view(images, index, generator)
-    tile = view.raw.shape[-1]
-    outlined = frames.outline(
-        view.image, view.corner[..., 0], view.corner[..., 1], tile, frames.YELLOW
-    )
     encoded = frames.to_uint8(view.tiles).expand(-1, -1, 3, -1, -1)
-    return {
-        "image and tiles": outlined,
-        "tiles in place": _assembled(method, view.raw),
-        "shuffled tiles": _assembled(method, _shuffled(method, view, view.raw)),
-        "network input": _assembled(method, _shuffled(method, view, encoded)),
-    }
+    cells = method.orders[view.target[:, 0]]
+    return Sheet(
+        {
+            "image": Column(view.image, _outlines(view)),
+            "shuffled tiles": _numbered(method, _taken(view.raw, cells), cells),
+            "network input": _numbered(method, _taken(encoded, cells), cells),
+        },
+        f"Jigsaw: classify which of {len(method.orders):,} permutations shuffled the tiles",
+        note=_NUMBERS,
+    )
 
 
 @torch.no_grad()
 def draw_predictions(
     method: Jigsaw, images: Tensor, index: Tensor, generator: torch.Generator
 ) -> Predictions:
-    """The shuffled tiles; the arrangement by the likeliest permutation and that by the beliefs
-    about single tiles, each tile framed by whether it is correct; the beliefs; the ground truth.
+    """The shuffled tiles, the arrangement by the likeliest permutation, and the ground truth; that
+    by the beliefs about single tiles where it differs.
     """
     view = method.view(images, index, generator)
     logits = method.logits(view).view(len(images), -1, len(method.orders))
     logits = logits[:, 0]  # an image's first permutation
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
     true, likeliest = method.orders[view.target[:, 0]], method.orders[predicted]
-    tables = belief_tables(logits, method.orders)
-    assigned = best_assignments(tables)
-    shuffled = _shuffled(method, view, view.raw)
+    assigned = best_assignments(belief_tables(logits, method.orders))
+    shuffled = _taken(view.raw, true)
+    differs = not torch.equal(assigned, likeliest)
     columns = {
-        "shuffled tiles": _assembled(method, shuffled),
+        "shuffled tiles": _numbered(method, shuffled, true),
         "prediction": _arranged(method, shuffled, likeliest, true),
-        "best assignment": _arranged(method, shuffled, assigned, true),
-        "beliefs: slot, cell": _belief_image(tables, true),
-        "ground truth": _assembled(method, view.raw),
+        **({"best assignment": _arranged(method, shuffled, assigned, true)} if differs else {}),
+        "ground truth": Column(_assembled(method, view.raw)),
     }
-    known = (assigned[:, None] == method.orders).all(dim=2).any(dim=1)
-    rows = zip(
-        (true == likeliest).sum(dim=1).tolist(),
-        confidence.tolist(),
-        (true == assigned).sum(dim=1).tolist(),
-        known.tolist(),
-        strict=True,
-    )
+    correct, better = (true == likeliest).sum(dim=1), (true == assigned).sum(dim=1)
+    in_set = (assigned[:, None] == method.orders).all(dim=2).any(dim=1)
+    facts = (correct, confidence, better, in_set)
+    rows = zip(*(values.tolist() for values in facts), strict=True)
     captions = [
-        f"{correct} of {method.tiles} tiles correct, confidence {share:.0%}; assignment {better}"
-        + ("" if in_set else ", not in the set")
-        for correct, share, better, in_set in rows
+        f"{right} of {method.tiles} tiles right, confidence {share:.0%}"
+        + (f"; best assignment: {other} right" if differs else "")
+        + ("" if known else ", not in the set")
+        for right, share, other, known in rows
     ]
-    return Predictions(columns, captions)
+    solved = int((correct == method.tiles).sum())
+    title = f"Jigsaw: arrangement predicted from {method.tiles} shuffled tiles"
+    note = f"{_NUMBERS} {solved} of {len(images)} shown are solved."
+    return Predictions(Sheet(columns, title, captions, note))
 
 
 def plots(
@@ -140,41 +141,44 @@ def accuracy_by_distance(hits: Tensor, distances: Tensor, chance: float) -> Bars
     )
 
 
-def _arranged(method: Jigsaw, shuffled: Tensor, cells: Tensor, true: Tensor) -> Tensor:
+def _outlines(view: JigsawView) -> list[list[Mark]]:
+    """The tiles of each image where they are cut, with the numbers of their cells."""
+    side, tile = view.image.shape[-1], view.raw.shape[-1] / view.image.shape[-1]
+    corners = (view.corner / side).tolist()
+    return [
+        [Mark(_TILE, (x, y, tile, tile), str(cell + 1)) for cell, (y, x) in enumerate(image)]
+        for image in corners
+    ]
+
+
+def _arranged(method: Jigsaw, shuffled: Tensor, cells: Tensor, true: Tensor) -> Column:
     """Shuffled tiles ``[B, N, 3, t, t]`` in the cells ``[B, N]`` that were predicted for the
     slots, framed by whether those are the ``true`` ones.
     """
-    # arranged[p[i]] = shown[i] is a gather with the inverse of p.
-    return _assembled(method, _taken(_framed(shuffled, cells == true), cells.argsort(dim=1)))
+    slots = cells.argsort(dim=1)  # arranged[p[i]] = shown[i] is a gather with the inverse of p
+    return _numbered(method, _taken(shuffled, slots), true.gather(1, slots), framed=True)
 
 
-def _framed(tiles: Tensor, correct: Tensor) -> Tensor:
-    """Tiles ``[B, N, 3, t, t]`` in a green frame if correct, bool ``[B, N]``, else a red one."""
-    green, red = (color.to(tiles.device) for color in (frames.GREEN, frames.RED))
-    colors = torch.where(correct[..., None], green, red)
-    return frames.border(tiles, colors, width=max(1, tiles.shape[-1] // 16))
+def _numbered(method: Jigsaw, tiles: Tensor, cells: Tensor, *, framed: bool = False) -> Column:
+    """Tiles ``[B, N, 3, t, t]`` in reading order with the numbers of the cells int64 ``[B, N]``
+    that they belong to, framed by whether they are there.
+    """
+    side = tiles.shape[-1]
+    boxes = list(tile_boxes(method.tiles, method.grid, side, tile_gap(side)))
 
+    def key(place: int, cell: int) -> Key | None:
+        return (_RIGHT if place == cell else _WRONG) if framed else None
 
-def _belief_image(tables: Tensor, true: Tensor) -> Tensor:
-    """Tables ``[B, N, N]`` as images, brighter = likelier; the true cell of each slot is framed."""
-    tiles = tables.shape[-1]
-    side = _BELIEF // tiles
-    gray = (255 * tables.sqrt()).round().to(torch.uint8).flatten(1)
-    squares = gray[:, :, None, None, None].expand(-1, -1, 3, side, side)
-    colors = gray[:, :, None].repeat(1, 1, 3)
-    is_true = torch.nn.functional.one_hot(true, tiles).flatten(1).bool()[..., None]
-    colors = torch.where(is_true, frames.YELLOW.to(colors.device), colors)
-    return patches.assemble(frames.border(squares, colors, width=max(1, side // 8)), tiles)
+    marks = [
+        [Mark(key(place, cell), boxes[place], str(cell + 1)) for place, cell in enumerate(image)]
+        for image in cells.tolist()
+    ]
+    return Column(_assembled(method, tiles), marks)
 
 
 def _assembled(method: Jigsaw, tiles: Tensor) -> Tensor:
     """Tiles uint8 ``[B, N, 3, t, t]`` in reading order as one image each, with gray gaps."""
-    return patches.assemble(tiles, method.grid, gap=2, fill=_GAP_GRAY)
-
-
-def _shuffled(method: Jigsaw, view: JigsawView, tiles: Tensor) -> Tensor:
-    """The tiles ``[B, N, 3, t, t]`` in the slots of each image's first permutation."""
-    return _taken(tiles, method.orders[view.target[:, 0]])
+    return patches.assemble(tiles, method.grid, tile_gap(tiles.shape[-1]), _GAP_GRAY)
 
 
 def _taken(tiles: Tensor, cells: Tensor) -> Tensor:

@@ -8,28 +8,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ssltool.methods.base import Predictions
+from ssltool.methods.base import Nearest, Predictions
 from ssltool.plotting.records import Lines, Plot
+from ssltool.plotting.sheet import Column, Sheet
 
 if TYPE_CHECKING:
     from ssltool.methods.npid.task import Npid
 
-_NEIGHBORS = 3  # drawn beside an image
+_NEIGHBORS = 4  # drawn beside an image
 _MAX_VECTORS = 4096  # of the bank in the histogram of similarities
 _BINS = 80
 _BATCH = 64
 _EPOCHS = 3
 
 
-def draw_task(
-    method: Npid, images: Tensor, index: Tensor, generator: torch.Generator
-) -> dict[str, Tensor]:
+def draw_task(method: Npid, images: Tensor, index: Tensor, generator: torch.Generator) -> Sheet:
     """The image and its augmented views of three epochs."""
-    columns = {"image": images}
+    columns = {"image": Column(images)}
     for epoch in range(1, _EPOCHS + 1):
         augmented = method.augmented(images, index, generator)
-        columns[f"view, epoch {epoch}"] = (augmented * 255).round().to(torch.uint8)
-    return columns
+        columns[f"view, epoch {epoch}"] = Column((augmented * 255).round().to(torch.uint8))
+    return Sheet(columns, "Instance discrimination: recognize each image in its augmented views")
 
 
 @torch.no_grad()
@@ -48,14 +47,16 @@ def draw_predictions(
     rank = (scores > own[:, None]).sum(dim=1) + 1
     scores[own_index >= 0, own_index[own_index >= 0]] = -math.inf
     similarity, nearest = scores.topk(min(_NEIGHBORS, scores.shape[1] - 1), dim=1)
-    captions = []
-    for s, r, i, values in zip(own, rank, own_index, similarity.tolist(), strict=True):
-        ranked = f"own memory vector {s:.2f}, rank {r:,} of {scores.shape[1]:,}; "
-        others = ", ".join(f"{value:.2f}" for value in values)
-        captions.append(f"{ranked if i >= 0 else ''}nearest others {others}")
-    titles = [f"nearest {i + 1}" for i in range(nearest.shape[1])]
-    indices = dict(zip(titles, (nearest + method.bank.start).unbind(dim=1), strict=True))
-    return Predictions({"image": images}, captions, indices)
+    captions = [
+        f"similarity to own memory vector {s:.2f}, rank {r:,} of {scores.shape[1]:,}"
+        if i >= 0
+        else ""
+        for s, r, i in zip(own.tolist(), rank.tolist(), own_index.tolist(), strict=True)
+    ]
+    title = "Instance discrimination: training images with the nearest memory vectors"
+    note = "Numbers: cosine similarity to the memory vector; an image's own one is left out."
+    sheet = Sheet({"query": Column(images)}, title, captions, note)
+    return Predictions(sheet, Nearest(nearest + method.bank.start, similarity))
 
 
 @torch.no_grad()

@@ -404,20 +404,15 @@ def test_answers_decode_logits_and_keep_the_lightness() -> None:
     view = method.view(images, torch.arange(3), seeded())
     told(method, torch.zeros(3, 313, 16, 16).scatter(1, view.target.nearest[:, None], 12.0))
     shown = method.figures.draw_predictions(method, images, torch.arange(3), seeded())
-    assert list(shown.images) == [
-        "input",
-        "mean (T = 1)",
-        "annealed (T = 0.38)",
-        "mode (T = 0)",
-        "ground truth",
-    ]
-    assert torch.equal(shown.images["ground truth"], images)
-    for name, stack in shown.images.items():
+    columns = {name: column.images for name, column in shown.sheet.columns.items()}
+    assert list(columns) == ["gray input", "prediction", "ground truth"]
+    assert torch.equal(columns["ground truth"], images)
+    for name, stack in columns.items():
         difference = (lightness(stack[:2]) - lightness(images[:2])).abs()
         assert difference.median() < 1.0, name
-    nearly = (shown.images["annealed (T = 0.38)"][:2].float() - images[:2].float()).abs().mean()
+    nearly = (columns["prediction"][:2].float() - images[:2].float()).abs().mean()
     assert nearly < 12
-    assert "error" in shown.captions[0]
+    assert "mean ab error" in shown.sheet.captions[0]
     assert shown.captions[2] == "a gray image, weight 0"
 
 

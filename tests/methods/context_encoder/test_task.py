@@ -258,8 +258,9 @@ def test_the_nearest_training_image_is_measured_and_drawn_once_there_are_some(
     assert float(numbers["l2_nearest_neighbor"]) < 1e-8
     method.reference = Reference(images, index)  # its own image is none
     assert float(method(view).metrics["l2_nearest_neighbor"]) > 1e-3
-    columns = method.figures.draw_predictions(method, images, index, seeded()).images
-    assert "nearest neighbor" in columns
+    sheet = method.figures.draw_predictions(method, images, index, seeded()).sheet
+    assert list(sheet.columns) == ["context", "prediction", "ground truth", "error"]
+    assert "nearest neighbor" in sheet.captions[0]
     curves = method.figures.plots(method, images, index, seeded())["seam"].series
     assert list(curves) == ["context encoder", "mean color", "interpolation", "nearest neighbor"]
 

@@ -22,7 +22,6 @@ from ssltool.methods.context_prediction.task import (
     ContextPredictionView,
 )
 from ssltool.ops.per_image_rng import PerImageRNG
-from ssltool.plotting import frames
 from ssltool.plotting.records import Matrix
 
 
@@ -242,15 +241,29 @@ def test_the_second_patch_is_drawn_at_its_position() -> None:
     """A second patch at class 2 (printed 3) is drawn in the top right cell of the field."""
     pair = torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)
     place = torch.tensor([2])
-    field = figures._neighborhood(pair, place, place, None)[0]
-    green = (field == frames.GREEN[:, None, None]).all(dim=0).nonzero()
-    third = field.shape[-1] / 3
-    assert float(green[:, 0].max()) < third + 1
-    assert float(green[:, 1].min()) > 2 * third - 1
-    wrong = figures._neighborhood(pair, torch.tensor([5]), place, None)[0]
-    red = (wrong == frames.RED[:, None, None]).all(dim=0).nonzero()
-    assert float(red[:, 0].min()) > 2 * third - 1
-    assert float(red[:, 1].max()) < third + 1
+    pair[:, 1] = 200
+    (marks,) = figures._field(pair, place, place, None).marks
+    true = next(mark for mark in marks if mark.key == figures._TRUE)
+    assert true.box[0] > 0.6
+    assert true.box[1] < 0.1
+    wrong = figures._field(pair, torch.tensor([5]), place, torch.full((1, 8), 1 / 8))
+    predicted = next(m for m in wrong.marks[0] if m.key == figures._PREDICTED)
+    assert predicted.box[0] < 0.1
+    assert predicted.box[1] > 0.6
+    field = wrong.images[0]
+    assert field[0, -4, 3] == 200  # where the second patch is drawn
+    assert (figures._TRUE.round, figures._PREDICTED.round) == (False, True)
+    assert figures._TRUE.color != figures._PREDICTED.color
+
+
+def test_the_eight_locations_are_numbered_around_the_center() -> None:
+    pair = torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)
+    (marks,) = figures._field(pair, torch.tensor([0]), torch.tensor([7]), None).marks
+    places = {
+        mark.text: (int(mark.box[1] * 3), int(mark.box[0] * 3)) for mark in marks if mark.text
+    }
+    ring = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+    assert places == {str(i + 1): place for i, place in enumerate(ring)}
 
 
 def test_confusion_rows_sum_to_one() -> None:

@@ -320,7 +320,7 @@ def test_answers_rank_the_candidates() -> None:
     method = build(directions=4).eval()
     images = noise(4, 28)
     predictions = method.figures.draw_predictions(method, images, torch.arange(4), seeded())
-    assert all("of 144" in caption for caption in predictions.captions)
+    assert all("of 144" in caption for caption in predictions.sheet.captions)
 
     # A network that knows: every cell's vector is its own number's direction, and predictions are
     # the true targets.
@@ -331,8 +331,8 @@ def test_answers_rank_the_candidates() -> None:
 
     method.predictors = nn.ModuleDict({d: Knows() for d in DIRECTIONS})
     predictions = method.figures.draw_predictions(method, images, torch.arange(4), seeded())
-    assert all("ranks 1 of 144" in caption for caption in predictions.captions)
-    assert all("of the same image" in caption for caption in predictions.captions)
+    assert all("ranks 1 of 144" in caption for caption in predictions.sheet.captions)
+    assert predictions.sheet.note.startswith("The target ranks first in 4 of the 4")
 
 
 def test_charts_name_directions_and_offsets() -> None:

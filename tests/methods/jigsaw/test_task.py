@@ -19,6 +19,7 @@ from ssltool.errors import UsageError
 from ssltool.methods.base import DataInfo
 from ssltool.methods.jigsaw import figures
 from ssltool.methods.jigsaw.task import Geometry, Jigsaw, JigsawOptions, JigsawView, geometry
+from ssltool.plotting.colors import GREEN, ORANGE
 
 
 def build(size: int = 64, gray: bool = False, **options: Any) -> Jigsaw:
@@ -152,10 +153,7 @@ def test_a_permutation_shows_in_slot_i_the_tile_of_cell_p_i() -> None:
     method = build(96, grid=3)
     method.orders = p[None].repeat(2, 1)
     raw = torch.arange(9, dtype=torch.uint8)[None, :, None, None, None].expand(1, 9, 3, 4, 4)
-    view = JigsawView(
-        raw.float(), torch.zeros(1, 1, dtype=torch.int64), raw, raw, torch.zeros(1, 9, 2)
-    )
-    assert figures._shuffled(method, view, raw)[0, :, 0, 0, 0].tolist() == p.tolist()
+    assert figures._taken(raw, p[None])[0, :, 0, 0, 0].tolist() == p.tolist()
 
 
 class _OneNumber(nn.Module):
@@ -195,13 +193,29 @@ def test_solved_images_are_restored_with_the_predicted_permutation() -> None:
 
     method.logits = knows_everything  # type: ignore[method-assign]
     predictions = method.figures.draw_predictions(method, images, index, seeded())
-    assert all(caption.startswith("9 of 9") for caption in predictions.captions)
-    tile = view.raw.shape[-1]
-    inside = slice(2 + 4, 2 + tile - 4)  # within the frame of the first tile
-    assert torch.equal(
-        predictions.images["prediction"][:, :, inside, inside],
-        predictions.images["ground truth"][:, :, inside, inside],
-    )
+    assert all(caption.startswith("9 of 9") for caption in predictions.sheet.captions)
+    columns = predictions.sheet.columns
+    assert torch.equal(columns["prediction"].images, columns["ground truth"].images)
+    assert {key.meaning for key in predictions.sheet.keys if key} == {"right cell"}
+    for marks in columns["prediction"].marks:
+        assert [mark.text for mark in marks] == [str(cell) for cell in range(1, 10)]
+    for marks, order in zip(
+        columns["shuffled tiles"].marks, method.orders[view.target[:, 0]].tolist(), strict=True
+    ):
+        assert [mark.text for mark in marks] == [str(cell + 1) for cell in order]
+
+
+def test_a_wrong_arrangement_is_framed_tile_by_tile() -> None:
+    method = build(96).eval()
+    true = torch.arange(9)[None]
+    swapped = true.clone()
+    swapped[0, [2, 7]] = swapped[0, [7, 2]]
+    tiles = torch.arange(9, dtype=torch.uint8).view(1, 9, 1, 1, 1).expand(-1, -1, 3, 30, 30)
+    (marks,) = figures._arranged(method, tiles, swapped, true).marks
+    assert [mark.text for mark in marks] == ["1", "2", "8", "4", "5", "6", "7", "3", "9"]
+    colors = [mark.key.color for mark in marks if mark.key]
+    assert [i for i, color in enumerate(colors) if color == ORANGE] == [2, 7]
+    assert colors.count(GREEN) == 7
 
 
 @cache

@@ -68,7 +68,12 @@ def test_gray_views_stay_gray_and_upright() -> None:
     method = build(gray=True, rotation=0.0, crop=1.0)
     images, index = make_images()
     images = images[:, :1].expand(-1, 3, -1, -1)
-    view = method.train().figures.draw_task(method, images, index, seeded())["view, epoch 1"]
+    view = (
+        method.train()
+        .figures.draw_task(method, images, index, seeded())
+        .columns["view, epoch 1"]
+        .images
+    )
     assert torch.equal(view, view[:, :1].expand_as(view))
     ratio_changed = [not torch.equal(a, b) for a, b in zip(view, images, strict=True)]
     assert not all(ratio_changed)  # a crop of the whole area is the image unless its sides change
@@ -103,7 +108,8 @@ def test_an_evaluation_view_is_the_image() -> None:
     seen = method.view(images, index, seeded()).images
     assert torch.allclose((seen * method._std + method._mean) * 255, images.float(), atol=1e-3)
     assert torch.equal(
-        method.figures.draw_task(method, images, index, seeded())["view, epoch 1"], images
+        method.figures.draw_task(method, images, index, seeded()).columns["view, epoch 1"].images,
+        images,
     )
 
 
@@ -428,7 +434,7 @@ def test_other_images_than_the_banks_are_refused_to_be_named_but_compared() -> N
     with pytest.raises(UsageError, match="its own 37 training images"):
         method(method.view(images, index + COUNT, seeded()))
     predictions = method.figures.draw_predictions(method, images, index + COUNT, seeded())
-    assert all("own memory vector" not in caption for caption in predictions.captions)
+    assert all("own memory vector" not in caption for caption in predictions.sheet.captions)
     assert method.figures.plots(method, images, index + COUNT, seeded()) == {}
 
 
@@ -439,13 +445,14 @@ def test_predictions_point_to_the_nearest_other_images() -> None:
     method.bank.rows[index] = features
     method.bank.rows[[10, 20]] = F.normalize(features[:2] + 0.01)
     predictions = method.figures.draw_predictions(method, images, index, seeded())
-    assert predictions.indices["nearest 1"][:2].tolist() == [10, 20] or predictions.indices[
-        "nearest 2"
-    ][:2].tolist() == [10, 20]
-    assert all((places != index).all() for places in predictions.indices.values())
+    assert predictions.nearest is not None
+    nearest, similarity = predictions.nearest
+    assert any(column[:2].tolist() == [10, 20] for column in nearest[:, :2].unbind(dim=1))
+    assert (nearest != index[:, None]).all()
+    assert (similarity.diff(dim=1) <= 0).all()
     assert all(
-        caption.startswith("own memory vector 1.00, rank 1 of 37")
-        for caption in predictions.captions
+        caption.startswith("similarity to own memory vector 1.00, rank 1 of 37")
+        for caption in predictions.sheet.captions
     )
 
 

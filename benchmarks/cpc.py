@@ -27,9 +27,10 @@ from turns import Task, take_turns
 
 from ssltool.encoders.layers.small_maps import SmallMapConv2d
 from ssltool.encoders.precision import Precision, choose_precision
-from ssltool.methods.base import DataInfo
 from ssltool.methods.cpc.infonce import retrieve
-from ssltool.methods.cpc.task import Cpc, CpcOptions
+from ssltool.methods.cpc.options import CpcOptions
+from ssltool.methods.cpc.task import Cpc
+from ssltool.methods.options import DataInfo
 from ssltool.ops import grids
 
 SCALE = 0.1

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from cpc import cpu_seconds
 
-from ssltool.methods.base import DataInfo
+from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_method
 
 SIDES, BATCHES, PERMUTATIONS = (64, 128, 256), (8, 16, 32), (100, 1000)

@@ -28,9 +28,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssltool.encoders.registry import build_encoder
-from ssltool.methods.base import DataInfo
 from ssltool.methods.npid import losses as nce
-from ssltool.methods.npid.task import Npid, NpidOptions
+from ssltool.methods.npid.options import NpidOptions
+from ssltool.methods.npid.task import Npid
+from ssltool.methods.options import DataInfo
 from ssltool.probing.knn import nearest
 from ssltool.training.memory import keep_freed_memory
 

@@ -39,8 +39,8 @@ from turns import Task, take_turns
 from ssltool.data import decode
 from ssltool.data.loader import Batch, TrainBatches
 from ssltool.data.sources.registry import open_source
-from ssltool.methods.base import DataInfo
 from ssltool.methods.colorization.ab_bins import bin_centers
+from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_method
 from ssltool.ops.chunked import chunks
 from ssltool.ops.color import standardize_colors

@@ -24,16 +24,17 @@ from torch import nn
 from turns import Task, take_turns
 
 from ssltool.encoders.precision import choose_precision
-from ssltool.methods.base import DataInfo
+from ssltool.methods.jigsaw.options import JigsawOptions
 from ssltool.methods.jigsaw.task import Jigsaw
+from ssltool.methods.options import DataInfo
 
 
 def network(batch: int, plain: bool) -> Task:
     """Forward and backward pass of the paper's network and head on ready tiles."""
     info = DataInfo(count=100_000, image_size=256)
-    names = set(Jigsaw.Options.model_fields)
-    given = {name: value for name, value in Jigsaw.presets["paper"].items() if name in names}
-    options = Jigsaw.Options(**given).with_defaults(info)
+    names = set(JigsawOptions.model_fields)
+    given = {name: value for name, value in JigsawOptions.presets["paper"].items() if name in names}
+    options = JigsawOptions(**given).with_defaults(info)
     torch.manual_seed(0)
     encoder = Jigsaw.inputs(options, info).build_encoder("caffenet", stem="imagenet", in_channels=3)
     method = Jigsaw(options, encoder, info).train()

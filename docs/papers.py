@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ssltool.methods.base import DataInfo
 from ssltool.methods.context_prediction.task import ContextPrediction
-from ssltool.methods.registry import find_method
+from ssltool.methods.options import DataInfo
+from ssltool.methods.registry import find_options
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.plotting.figures import panels, save_figure, save_plot
 from ssltool.plotting.records import Lines
@@ -410,7 +410,7 @@ def draw() -> None:
 def main() -> None:
     """Write or check the page; draw the figures."""
     for method, preset in REFERENCES:
-        assert preset in find_method(method).presets
+        assert preset in find_options(method).presets
     path, text = DOCS / "papers.md", page()
     if "--check" in sys.argv:
         if not path.is_file() or path.read_text() != text:

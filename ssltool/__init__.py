@@ -26,12 +26,12 @@ _PUBLIC = {
     "probe": "ssltool.api",
     "visualize": "ssltool.api",
     "AuditRecord": "ssltool.runs.audit_record",
-    "DataInfo": "ssltool.methods.base",
+    "DataInfo": "ssltool.methods.options",
     "EncoderInput": "ssltool.methods.base",
     "InputTransform": "ssltool.encoders.transform",
     "Loss": "ssltool.methods.base",
     "Method": "ssltool.methods.base",
-    "MethodOptions": "ssltool.methods.base",
+    "MethodOptions": "ssltool.methods.options",
     "Metric": "ssltool.methods.base",
     "ProbeRecord": "ssltool.runs.probe_record",
     "Run": "ssltool.runs.folder",
@@ -63,14 +63,8 @@ if TYPE_CHECKING:
     from ssltool.api import audit, embed, export, load_encoder, pretrain, probe, visualize
     from ssltool.encoders.transform import InputTransform
     from ssltool.errors import SslToolError
-    from ssltool.methods.base import (
-        DataInfo,
-        EncoderInput,
-        Loss,
-        Method,
-        MethodOptions,
-        Metric,
-    )
+    from ssltool.methods.base import EncoderInput, Loss, Method, Metric
+    from ssltool.methods.options import DataInfo, MethodOptions
     from ssltool.runs.audit_record import AuditRecord
     from ssltool.runs.folder import Run
     from ssltool.runs.probe_record import ProbeRecord

@@ -53,7 +53,8 @@ def pretrain(
     Args:
         method: Name of a method, such as ``"jigsaw"``.
         data: A folder of images, a name such as ``"demo:200"``, a map-style torch ``Dataset`` of
-            images or (image, label), or several of them. Not needed to resume.
+            images or (image, label), or several of them; ``"demo"`` for synthetic images. Required
+            unless ``resume``.
         preset: One of the method's presets.
         config: TOML or JSON file of options, or a ``run.json`` to repeat.
         resume: Continue the run in ``out``, or the newest of the method.
@@ -75,6 +76,8 @@ def pretrain(
     names, source = _named(data)
     given = {**options, **({"data": names} if names else {})}
     asked = RunConfig.merged(method, given, preset, Path(config) if config else None)
+    if not resume:
+        asked.require_data()
     console = _console(progress)
     devices = 1 if launched() else launch.processes(asked, resume=resume)
     if devices == 1:

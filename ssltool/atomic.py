@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from ssltool.errors import CheckpointError, DiskFullError
 
 _DAY = 24 * 3600.0
@@ -154,9 +152,11 @@ def translated_os_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         # safetensors reports a failed write as its own exception with the system's words in it, not
         # as an OSError.
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
         full = getattr(error, "errno", None) in (
             errno.ENOSPC,
             errno.EDQUOT,

@@ -13,10 +13,13 @@ import os
 import stat
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+
+from ssltool.faults import in_words
 
 LARGEST = 64 * 2**20
 """Bytes of a document, unless its reader allows more."""
@@ -84,6 +87,17 @@ def read_toml(path: Path, limit: int = LARGEST) -> dict[str, Any]:
     return document
 
 
+def toml_value(value: bool | int | float | str | Sequence[Any]) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"[{', '.join(map(toml_value, value))}]"
+
+
 def parse_json(content: bytes | str, *, finite: bool = True) -> object:
     """Parse JSON as the standard has it: no NaN, no infinity (unless not ``finite``), no key twice.
 
@@ -122,7 +136,7 @@ def validated(model: type[_MODEL], document: object) -> _MODEL:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = cut(".".join(map(str, first["loc"]))) or "the document"
-        raise DocumentError(f"{where}: {cut(first['msg'])}") from error
+        raise DocumentError(f"{where}: {cut(in_words(first))}") from error
 
 
 def _decoded(content: bytes) -> str:

@@ -54,7 +54,9 @@ class UnknownNameError(UsageError):
             advice = "available: " + ", ".join(names)
         else:
             advice = f"{len(names)} are available"
-        super().__init__(f"unknown {kind} {name!r:.100}; {advice}" + (f" ({hint})" if hint else ""))
+        shown = name[:100] if name.startswith("--") else f"{name!r:.100}"
+        parts = (f"unknown {kind} {shown}", advice if names else "")
+        super().__init__("; ".join(filter(None, parts)) + (f" ({hint})" if hint else ""))
 
 
 class DataError(SslToolError):

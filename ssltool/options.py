@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,7 +19,8 @@ from pydantic import (
 )
 
 from ssltool.documents import cut
-from ssltool.errors import UsageError
+from ssltool.errors import UnknownNameError, UsageError
+from ssltool.faults import first_of_each, in_words
 
 LARGEST_SEED = 2**62
 """Every number that is added to a seed leaves it within 63 bits."""
@@ -24,6 +29,22 @@ SMALLEST_SIDE, LARGEST_SIDE = 8, 1024
 """Sides in pixels of the squares that images are read and encoded at."""
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def ending_in(*suffixes: str) -> AfterValidator:
+    """A constraint on a path: it ends in one of a few suffixes."""
+
+    def check(path: Path) -> Path:
+        if path.suffix.lower() not in suffixes:
+            *first, last = suffixes
+            listed = f"{', '.join(first)} or {last}" if first else last
+            raise ValueError(f"a file that ends in {listed}")
+        return path
+
+    return AfterValidator(check)
+
+
+FigurePath = Annotated[Path, ending_in(".png", ".svg", ".pdf")]
 
 
 class Options(BaseModel):
@@ -38,18 +59,28 @@ class Options(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _split_lists(cls, values: Any) -> Any:
-        """Divide what was typed as one comma-separated list."""
+    def _read_text(cls, values: Any) -> Any:
+        """Divide what was typed as one comma-separated list, and read choices of numbers."""
         if not isinstance(values, Mapping):
             return values
         typed = {
-            name: tuple(part.strip() for part in value.split(",") if part.strip())
+            name: _read(cls, name, value)
             for name, value in values.items()
-            if isinstance(value, str)
-            and name in cls.model_fields
-            and declared(cls, name).get("comma")
+            if isinstance(value, str) and name in cls.model_fields
         }
         return {**values, **typed}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self.refuse_contradictions()
+        return self
+
+    def refuse_contradictions(self) -> None:
+        """Refuse options that have no effect beside others; see `refuse_unused`.
+
+        Raises:
+            UsageError: Such were given.
+        """
 
     @classmethod
     def checked(cls, **values: Any) -> Self:
@@ -62,6 +93,49 @@ class Options(BaseModel):
             return cls(**values)
         except ValidationError as error:
             raise UsageError(describe_faults(cls, error)) from error
+
+
+def _read(model: type[BaseModel], name: str, text: str) -> Any:
+    if declared(model, name).get("comma"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    numbers = [choice for choice in choices(model, name) if isinstance(choice, int)]
+    return next((number for number in numbers if str(number) == text), text)
+
+
+def choices(model: type[BaseModel], name: str) -> tuple[Any, ...]:
+    """The values that a field may have, if it is one of a few or a list of such; else none."""
+    kinds: list[Any] = [model.model_fields[name].annotation]
+    while kinds:
+        kind = kinds.pop()
+        if get_origin(kind) is Literal:
+            return get_args(kind)
+        kinds += [part for part in get_args(kind) if part is not type(None)]
+    return ()
+
+
+def item_of(annotation: Any) -> tuple[Any, list[Any]]:
+    """The type of a value, or of a tuple's items, and the constraints annotated to it."""
+    if get_origin(annotation) in {Union, types.UnionType}:
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
+    constraints: list[Any] = []
+    while get_origin(annotation) is Annotated:
+        annotation, *extra = get_args(annotation)
+        constraints += [m for part in extra for m in getattr(part, "metadata", [part])]
+    return annotation, constraints
+
+
+def limits(model: type[BaseModel], name: str) -> str:
+    """The range of a field: ``2 to 5``, ``>= 2`` or ``> 0, < 1``; empty without bounds."""
+    field = model.model_fields[name]
+    constraints = [*field.metadata, *item_of(field.annotation)[1]]
+    bounds = {type(m): m for m in constraints}
+    if Ge in bounds and Le in bounds:
+        return f"{bounds[Ge].ge} to {bounds[Le].le}"
+    signs = ((Ge, ">=", "ge"), (Gt, ">", "gt"), (Le, "<=", "le"), (Lt, "<", "lt"))
+    limits = [f"{sign} {getattr(bounds[k], name)}" for k, sign, name in signs if k in bounds]
+    return ", ".join(limits)
 
 
 def without_null(values: Any) -> Any:
@@ -87,6 +161,7 @@ def option(
     positional: bool = False,
     comma: bool = False,
     metavar: str | None = None,
+    needed: str | None = None,
     images: bool = False,
     **constraints: Any,
 ) -> Any:
@@ -100,6 +175,7 @@ def option(
         positional: Typed without a flag.
         comma: Typed as one comma-separated list.
         metavar: What the help shows in place of the value.
+        needed: What to type, for the message that a required option is missing.
         images: Its values are specs of images, in which a run stores absolute paths.
         **constraints: Of ``pydantic.Field``, such as ``ge`` and ``le``.
     """
@@ -109,6 +185,7 @@ def option(
         "positional": positional,
         "comma": comma,
         "metavar": metavar,
+        "needed": needed,
         "images": images,
     }
     return Field(
@@ -162,25 +239,29 @@ def refuse_unused(options: BaseModel, names: Iterable[str], reason: str) -> None
 
 def describe_faults(model: type[BaseModel], error: ValidationError) -> str:
     """Pydantic's error as one line, ``--flag VALUE: what is expected`` for each fault."""
-    return "; ".join(_describe(model, fault) for fault in _one_per_field(error.errors()))
-
-
-def _one_per_field(faults: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The first fault of each field: a union reports one for each of its members."""
-    first: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    for fault in faults:
-        first.setdefault(fault["loc"][:1], fault)
-    return list(first.values())
+    return "; ".join(_describe(model, fault) for fault in first_of_each(error.errors()))
 
 
 def _describe(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     name = str(fault["loc"][0]) if fault["loc"] else ""
-    flag = flag_of(model, name) if name in model.model_fields else cut(name) or "options"
+    if fault["type"] == "extra_forbidden":
+        flags = [flag_of(model, field) for field in model.model_fields]
+        return str(UnknownNameError("option", "--" + name.replace("_", "-"), flags))
+    known = name in model.model_fields
+    flag = _shown(model, name) if known else cut(name) or "options"
     if fault["type"] == "missing":
-        return f"{flag} is required"
-    message = str(fault["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    expected = f"should be {message}" if message[:1].islower() else message
+        needed = declared(model, name).get("needed") if known else None
+        return f"{flag} is required" + (f": type {needed}" if needed else "")
     typed = fault["input"]
     if isinstance(typed, list | tuple):
         typed = ",".join(map(str, typed))
+    # A validator of ours raises what it expects, such as "ascending fractions".
+    expected = ("should be " if fault["type"] == "value_error" else "") + in_words(fault)
     return f"{flag} {cut(str(typed))}: {expected}"
+
+
+def _shown(model: type[BaseModel], name: str) -> str:
+    """A field as a user knows it: its flag, or what stands for it in the usage."""
+    about = declared(model, name)
+    metavar = str(about.get("metavar") or name.upper()).strip("[].")
+    return metavar if about.get("positional") else flag_of(model, name)

@@ -14,7 +14,7 @@ from ssltool.encoders import registry
 from ssltool.encoders.encoder import Encoder
 from ssltool.errors import UsageError
 from ssltool.methods import base
-from ssltool.methods.base import DataInfo
+from ssltool.methods.options import DataInfo
 from ssltool.runs.config import RunConfig, resolve
 from ssltool.runs.folder import build_method
 

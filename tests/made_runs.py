@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from ssltool.methods.base import DataInfo
+from ssltool.methods.options import DataInfo
 from ssltool.runs.probe_record import (
     Details,
     FeatureSource,

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssltool.auditing.audit import findings, without_color
-from ssltool.methods.base import DataInfo, Method
+from ssltool.methods.base import Method
+from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_method
 from ssltool.runs.audit_record import Finding
 from ssltool.training.optim import build_optimizer

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "ssltool"
 SHARED = {
     "errors",
+    "faults",
     "options",
     "console",
     "atomic",
@@ -29,6 +30,7 @@ ALLOWED = {
         "probing",
         "runs",
         "methods",
+        "encoders",
         "plotting",
         "data",
     },

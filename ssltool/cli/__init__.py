@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from typer.exceptions import Abort, TyperException
 from ssltool import __version__
 from ssltool.cli._lazy import Command, LazyGroup
 from ssltool.console import escape_unencodable, printable
-from ssltool.errors import SslToolError, is_out_of_memory
+from ssltool.errors import SslToolError, UnknownNameError, is_out_of_memory
 from ssltool.training.memory import keep_freed_memory
 
 # Each is a file of this package.
@@ -32,7 +33,18 @@ COMMANDS = {
     "bench": "Measure training speed against the bare network",
     "data": "Check a set of images, or pack it into shards",
     "methods": "List the installed methods",
+    "backbones": "List the networks that can be trained",
+    "config": "Print a method's options as commented TOML",
     "doctor": "Print versions, the device and what is chosen on this machine",
+}
+
+
+_PANELS = {
+    "Train": ("pretrain", "bench"),
+    "Measure": ("probe", "audit", "compare"),
+    "Use": ("embed", "export"),
+    "Draw": ("visualize", "report"),
+    "Data and options": ("data", "methods", "backbones", "config", "doctor"),
 }
 
 
@@ -46,6 +58,7 @@ def _load(name: str) -> Command:
 class _Commands(LazyGroup):
     summaries = staticmethod(lambda: COMMANDS)
     build = staticmethod(_load)
+    panels = {name: panel for panel, names in _PANELS.items() for name in names}
 
 
 app = typer.Typer(
@@ -101,7 +114,7 @@ def run(arguments: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help page
             print(error.format_message())
             return 2
-        return _fail(" ".join(error.format_message().split()), error.exit_code)
+        return _fail(_in_our_words(error), error.exit_code)
     except (Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     except (RuntimeError, MemoryError) as error:
@@ -109,6 +122,20 @@ def run(arguments: list[str]) -> int:
             raise
         return _fail("memory ran out; give the command fewer or smaller images", 1)
     return code if isinstance(code, int) else 0
+
+
+def _in_our_words(error: TyperException) -> str:
+    """What Typer says of a wrong command line, as our own errors do."""
+    message, option = " ".join(error.format_message().split()), getattr(error, "option_name", "")
+    if type(error).__name__ == "NoSuchOption":
+        return str(UnknownNameError("option", option, getattr(error, "possibilities", None) or ()))
+    if option and message.endswith("requires an argument."):
+        return f"{option}: a value should follow it"
+    if option and message.endswith("does not take a value."):
+        return f"{option} takes no value"
+    if extra := re.match(r"Got unexpected extra arguments? \((.*)\)", message):
+        return f"unexpected argument {extra[1]}; options begin with --"
+    return message
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,7 +1,7 @@
 """Flags from pydantic fields: an option declared once becomes a typed flag with help.
 
-A flag is None until it is typed, so that a typed value differs from a default. Values are
-checked by the model, all at once.
+A flag is None until it is typed, so that a typed value differs from a default. Its value is text:
+the model reads and checks all values at once, and what it says of a wrong one is said in one way.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from typing import (
 )
 
 import typer
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
+from typer.exceptions import TyperException
 
+from ssltool.cli._early import announce, check
 from ssltool.console import PlainConsole
-from ssltool.options import Options, declared, flag_of
+from ssltool.errors import SslToolError, UnknownNameError
+from ssltool.options import Options, choices, declared, flag_of, item_of, limits
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,6 +68,19 @@ class OptionsCommand(TyperCommand):
     models: Sequence[type[BaseModel]] = ()  # where its options are declared
     rows: Sequence[Flag] = ()
     examples: Sequence[str] = ()
+    unknown: Callable[[str, Sequence[str]], SslToolError] | None = None
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; an option that does not exist is answered with the nearest that do."""
+        try:
+            return super().parse_args(ctx, args)
+        except TyperException as error:
+            if type(error).__name__ != "NoSuchOption":  # a class that Typer keeps to itself
+                raise
+            flag = str(getattr(error, "option_name", ""))
+            flags = [name for row in self.rows for name in row.names.split("/") if name[:2] == "--"]
+            make = self.unknown or _unknown(ctx.command_path)
+            raise make(flag, flags) from error
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page as plain text, or with styles on a terminal."""
@@ -98,6 +113,7 @@ def command(
     examples: Sequence[str] = (),
     panels: Mapping[type[BaseModel], str] | None = None,
     omit: frozenset[str] = frozenset(),
+    unknown: Callable[[str, Sequence[str]], SslToolError] | None = None,
 ) -> TyperCommand:
     """Build a command from models of options.
 
@@ -109,6 +125,7 @@ def command(
         examples: Command lines shown at the end of the help.
         panels: Heading for fields of a model that declare none.
         omit: Fields that get no flag.
+        unknown: Makes the error of a flag that does not exist, from it and those that do.
     """
     fields = [(m, field) for m in models for field in m.model_fields if field not in omit]
 
@@ -125,7 +142,14 @@ def command(
     built.models = models
     built.rows = _rows(fields, panels or {})
     built.examples = examples
+    built.unknown = unknown
     return built
+
+
+def _unknown(path: str) -> Callable[[str, Sequence[str]], SslToolError]:
+    return lambda flag, flags: UnknownNameError(
+        "option", flag, flags, hint=f"'{path} --help' lists them"
+    )
 
 
 def take(model: type[OptionsT], typed: dict[str, Any]) -> OptionsT:
@@ -134,18 +158,27 @@ def take(model: type[OptionsT], typed: dict[str, Any]) -> OptionsT:
 
 
 def command_of(
-    name: str, function: Callable[..., None], *, examples: Sequence[str] = ()
+    name: str,
+    function: Callable[..., None],
+    *,
+    examples: Sequence[str] = (),
+    loads_torch: bool = True,
 ) -> TyperCommand:
     """Build a command from a function whose parameters are models of options.
 
     The models are read from the annotations, their fields become the flags, and the function is
-    called with validated instances. The first paragraph of its docstring is the help.
+    called with validated instances, once what they name is known to be there. The first paragraph
+    of its docstring is the help.
     """
     models = list(inspect.get_annotations(function, eval_str=True).values())
     models = [model for model in models if isinstance(model, type) and issubclass(model, Options)]
 
     def body(typed: dict[str, Any]) -> None:
-        function(*(take(model, typed) for model in models))
+        options = [take(model, typed) for model in models]
+        check(*options)
+        if loads_torch:
+            announce(quiet=any(getattr(each, "quiet", False) for each in options))
+        function(*options)
 
     summary = " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
     return command(name, body, models, help=summary, examples=examples)
@@ -155,18 +188,26 @@ def _parameter(model: type[BaseModel], name: str) -> inspect.Parameter:
     """One keyword parameter as Typer reads it."""
     field, about = model.model_fields[name], declared(model, name)
     kind = str if about.get("comma") else _plain(field.annotation)
+    offered = [str(choice) for choice in choices(model, name)]
     if about.get("positional"):
         metavar = about.get("metavar") or name.upper()
         argument = typer.Argument(metavar=metavar, help=field.description, show_default=False)
         return inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.is_required() else None,
-            annotation=Annotated[kind if field.is_required() else kind | None, argument],
+            default=None,
+            annotation=Annotated[kind | None, argument],
         )
     flag = flag_of(model, name)
     names = (f"{flag}/--no-{flag[2:]}",) if kind is bool else (flag,)
-    option = typer.Option(*names, help=field.description, show_default=False)
+    option = typer.Option(
+        *names,
+        help=field.description,
+        show_default=False,
+        autocompletion=(lambda incomplete: [c for c in offered if c.startswith(incomplete)])
+        if offered
+        else None,
+    )
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -182,10 +223,10 @@ def _rows(
     for model, name in fields:
         field, about = model.model_fields[name], declared(model, name)
         flag = flag_of(model, name)
-        value = about.get("metavar") or _value(field, comma=bool(about.get("comma")))
+        value = about.get("metavar") or _value(model, name, comma=bool(about.get("comma")))
         if about.get("positional"):
             flag = about.get("metavar") or name.upper()
-            value = _value(field, comma=False)
+            value = _value(model, name, comma=False)
         elif field.default is True:
             flag = f"{flag}/--no-{flag[2:]}"
         panel = about.get("panel") or panels.get(model) or "Options"
@@ -193,38 +234,15 @@ def _rows(
     return rows
 
 
-def _value(field: FieldInfo, *, comma: bool) -> str:
+def _value(model: type[BaseModel], name: str, *, comma: bool) -> str:
     """Type, choices or range of a field, for the help."""
-    kind, metadata = _item(field.annotation)
+    kind, _ = item_of(model.model_fields[name].annotation)
     if get_origin(kind) is Literal:
         return (", " if comma else "|").join(map(str, get_args(kind)))
     if kind is bool:
         return ""
-    name = _TYPES.get(kind, "TEXT")
-    return f"{name},..." if comma else _range([*field.metadata, *metadata]) or name
-
-
-def _item(annotation: Any) -> tuple[Any, list[Any]]:
-    """The type of a value, of a tuple's items, and the constraints annotated to it."""
-    if get_origin(annotation) in {Union, types.UnionType}:
-        annotation = next(part for part in get_args(annotation) if part is not type(None))
-    if get_origin(annotation) is tuple:
-        annotation = get_args(annotation)[0]
-    constraints: list[Any] = []
-    while get_origin(annotation) is Annotated:
-        annotation, *extra = get_args(annotation)
-        constraints += [m for part in extra for m in getattr(part, "metadata", [part])]
-    return annotation, constraints
-
-
-def _range(constraints: Sequence[Any]) -> str:
-    """``2 to 5``, ``>= 2`` or ``> 0, < 1``; empty without bounds."""
-    bounds = {type(m): m for m in constraints}
-    if Ge in bounds and Le in bounds:
-        return f"{bounds[Ge].ge} to {bounds[Le].le}"
-    signs = ((Ge, ">=", "ge"), (Gt, ">", "gt"), (Le, "<=", "le"), (Lt, "<", "lt"))
-    limits = [f"{sign} {getattr(bounds[k], name)}" for k, sign, name in signs if k in bounds]
-    return ", ".join(limits)
+    value = _TYPES.get(kind, "TEXT")
+    return f"{value},..." if comma else limits(model, name) or value
 
 
 def _default(field: FieldInfo) -> str:
@@ -266,15 +284,14 @@ def _table(panel: str, rows: Sequence[Flag]) -> Table:
 
 
 def _plain(annotation: Any) -> Any:
-    """The type of a flag: Optional is stripped, tuples become lists, choices of numbers numbers."""
+    """The type of a flag: bool, Path, or text that the model reads; a list of them for tuples."""
     if get_origin(annotation) in {Union, types.UnionType}:
         annotation = next(part for part in get_args(annotation) if part is not type(None))
-    item, _ = _item(annotation)
+    item, _ = item_of(annotation)
     if get_origin(annotation) is tuple:
         return list[_plain(item)]  # type: ignore[misc]
-    choices = get_args(item) if get_origin(item) is Literal else ()
-    if choices and not all(isinstance(value, str) for value in choices):
-        return type(choices[0])
-    if item is Path or choices or item in {str, int, float, bool}:
+    if item in {bool, Path}:
         return item
+    if get_origin(item) is Literal or item in {str, int, float}:
+        return str
     raise TypeError(f"no flag for fields of type {annotation}")

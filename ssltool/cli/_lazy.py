@@ -20,11 +20,13 @@ class LazyGroup(TyperGroup):
         kind: What a subcommand is, for the message about an unknown one.
         summaries: Returns the name and the summary of every subcommand.
         build: Imports and builds the subcommand of a name.
+        panels: Heading of the help under which a subcommand is listed, by name.
     """
 
     kind: ClassVar[str] = "command"
     summaries: Callable[[], Mapping[str, str]]
     build: Callable[[str], Command]
+    panels: ClassVar[Mapping[str, str]] = {}
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the subcommands, in the order of the help."""
@@ -36,7 +38,9 @@ class LazyGroup(TyperGroup):
         if cmd_name not in summaries:
             hint = "'ssltool methods' lists them" if self.kind == "method" else ""
             raise UnknownNameError(self.kind, cmd_name, summaries, hint=hint)
-        return _StandIn(cmd_name, summaries[cmd_name], lambda: type(self).build(cmd_name))
+        stand_in = _StandIn(cmd_name, summaries[cmd_name], lambda: type(self).build(cmd_name))
+        stand_in.rich_help_panel = type(self).panels.get(cmd_name)
+        return stand_in
 
 
 class _StandIn(TyperCommand):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
+from ssltool.cli._early import announce, check
 from ssltool.cli._lazy import methods_group
 from ssltool.cli._output import OutputOptions, print_json
 from ssltool.console import echo, stderr_console
@@ -35,35 +37,43 @@ class BenchOptions(Options):
 def build(name: str) -> TyperCommand:
     """The command of one method, with the flags of ``pretrain``."""
     from ssltool.cli._flags import command, take
-    from ssltool.methods.registry import find_method
+    from ssltool.methods.registry import find_options
     from ssltool.runs.options import RunOptions
 
-    method = find_method(name)
+    task = find_options(name)
 
     def run(typed: dict[str, Any]) -> None:
         from ssltool.runs.config import RunConfig
-        from ssltool.training.bench import bench, sweep
 
         options, output = take(BenchOptions, typed), take(OutputOptions, typed)
         config = RunConfig.merged(name, typed, options.preset)
         if options.sweep is not None and "batch_size" in typed:  # not of a preset
             refuse_unused(config.run, ["batch_size"], "with --sweep, which tries its own sizes")
+        sizes = None if options.sweep is None else _sizes(options.sweep)
+        config.require_data()
+        check(config.run, config.task)
+        announce(quiet=output.quiet)
+        from ssltool.training.bench import bench, sweep
+
         console = stderr_console(output.quiet)
         rounds, steps = options.rounds, options.round_steps
         if options.sweep is None:
             result = bench(config, rounds=rounds, steps=steps, console=console)
             print_json(result.model_dump()) if output.as_json else _print_bench(result)
             return
-        swept = sweep(config, _sizes(options.sweep), rounds=rounds, steps=steps, console=console)
+        swept = sweep(config, sizes, rounds=rounds, steps=steps, console=console)
         print_json(swept.model_dump()) if output.as_json else _print_sweep(swept)
+
+    from ssltool.runs.config import unknown_option
 
     return command(
         name,
         run,
-        [RunOptions, method.Options, BenchOptions, OutputOptions],
+        [RunOptions, task, BenchOptions, OutputOptions],
         help=f"Measure how fast {name} trains on this machine.",
-        panels={method.Options: f"Task: {name}"},
+        panels={task: f"Task: {name}"},
         omit=frozenset(_NOT_MEASURED),
+        unknown=partial(unknown_option, name),
         examples=[f"ssltool bench {name} --data ~/photos --batch-size 64"],
     )
 

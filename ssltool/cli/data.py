@@ -43,7 +43,7 @@ def check(options: SourceOptions, output: OutputOptions) -> None:
     for name, reason in result.unreadable.items():
         echo(f"unreadable: {name}: {reason}")
     for names in result.duplicates:
-        echo(f"equal at 32 px: {', '.join(names)}")
+        echo(f"near-duplicates (identical at 32 px): {', '.join(names)}")
 
 
 def pack(options: PackOptions, output: OutputOptions) -> None:

@@ -6,7 +6,6 @@ from ssltool.cli._flags import command_of
 from ssltool.cli._output import JsonOption, print_json
 from ssltool.console import echo
 from ssltool.exporting.options import ExportOptions
-from ssltool.options import refuse_unused
 
 
 def export(options: ExportOptions, output: JsonOption) -> None:
@@ -14,8 +13,6 @@ def export(options: ExportOptions, output: JsonOption) -> None:
     from ssltool.device import choose_device
     from ssltool.exporting.export import export as run
 
-    if not options.data:
-        refuse_unused(options, ["device"], "without --data, whose features it computes")
     result = run(
         options.weights,
         options.to,

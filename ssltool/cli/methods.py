@@ -20,4 +20,4 @@ def methods(output: JsonOption) -> None:
         echo(f"{listing.name:<{width}}  {listing.origin}  {listing.summary}")
 
 
-command = command_of("methods", methods)
+command = command_of("methods", methods, loads_torch=False)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
+from ssltool.cli._early import announce, check
 from ssltool.cli._lazy import methods_group
 from ssltool.cli._output import OutputOptions, print_json
 from ssltool.console import echo, stderr_console
@@ -38,10 +40,10 @@ class StartOptions(Options):
 def build(name: str) -> TyperCommand:
     """The command of one method, with the run's options and the method's own."""
     from ssltool.cli._flags import command, take
-    from ssltool.methods.registry import find_method
+    from ssltool.methods.registry import available, find_options
     from ssltool.runs.options import RunOptions
 
-    method = find_method(name)
+    task = find_options(name)
 
     def run(typed: dict[str, Any]) -> None:
         from ssltool.runs.config import RunConfig
@@ -50,25 +52,47 @@ def build(name: str) -> TyperCommand:
         if start.resume:
             refuse_unused(start, ["overwrite", "dry_run"], "with --resume, which continues a run")
         config = RunConfig.merged(name, typed, start.preset, start.config)
+        if start.dry_run and (config.run.devices or 1) > 1:
+            refuse_unused(config.run, ["devices"], "with --dry-run, which runs in one process")
+        _check(config, start)
+        announce(quiet=output.quiet)
         if start.dry_run:
-            if (config.run.devices or 1) > 1:
-                refuse_unused(config.run, ["devices"], "with --dry-run, which runs in one process")
             _dry_run(config, output)
         else:
             _pretrain(config, start, output)
 
-    summary = (inspect.getdoc(inspect.getmodule(method)) or "").partition("\n")[0]
+    from ssltool.runs.config import unknown_option
+
     return command(
         name,
         run,
-        [RunOptions, method.Options, StartOptions, OutputOptions],
-        help=summary,
-        panels={method.Options: f"Task: {name}"},
+        [RunOptions, task, StartOptions, OutputOptions],
+        help=available()[name].summary,
+        panels={task: f"Task: {name}"},
         examples=[
             f"ssltool pretrain {name} --data ~/photos",
-            *(f"ssltool pretrain {name} --data ~/photos --preset {p}" for p in method.presets),
+            *(f"ssltool pretrain {name} --data ~/photos --preset {p}" for p in task.presets),
         ],
+        unknown=partial(unknown_option, name),
     )
+
+
+def _check(config: RunConfig, start: StartOptions) -> None:
+    """Refuse, before torch is imported, a run that could not begin or continue."""
+    from ssltool.runs.claim import check_new, folder_to_resume
+    from ssltool.runs.config import check_probe
+
+    run = config.run
+    if not start.resume:
+        config.require_data()
+        check_probe(run)
+    check(run, config.task)
+    if "RANK" in os.environ:  # of several processes another may have begun already
+        return
+    if start.resume:
+        folder_to_resume(run.out, config.method)
+    elif run.out is not None and not start.dry_run:
+        check_new(run.out, overwrite=start.overwrite)
 
 
 def _pretrain(config: RunConfig, start: StartOptions, output: OutputOptions) -> None:
@@ -120,8 +144,14 @@ def _dry_run(config: RunConfig, output: OutputOptions) -> None:
     from ssltool.training.pretrain import dry_run
 
     needs = dry_run(config, console=stderr_console(output.quiet))
-    if output.as_json and is_main():
+    if not is_main():
+        return
+    if output.as_json:
         print_json(needs.model_dump(mode="json"))
+        return
+    echo("Dry run OK")
+    for name, value in needs.rows():
+        echo(f"  {name:<10} {value}")
 
 
 command = methods_group("Train an encoder on a pretext task, without labels.", build)

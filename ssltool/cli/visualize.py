@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
+from ssltool.cli._early import announce, check
 from ssltool.cli._flags import command as command_from
 from ssltool.cli._flags import take
 from ssltool.cli._lazy import Command, group, methods_group
@@ -36,10 +38,13 @@ def _build_figure(name: str) -> TyperCommand:
     figure = FIGURES[name]
 
     def run(typed: dict[str, Any]) -> None:
+        options, output = take(figure.options, typed), take(JsonOption, typed)
+        device = take(DeviceOption, typed).device
+        check(options)
+        announce()
         from ssltool.visualizing.commands import draw
 
-        options, output = take(figure.options, typed), take(JsonOption, typed)
-        _print(draw(name, options, take(DeviceOption, typed).device), output)
+        _print(draw(name, options, device), output)
 
     models: list[type[Options]] = [figure.options, JsonOption]
     if figure.computes:
@@ -49,19 +54,24 @@ def _build_figure(name: str) -> TyperCommand:
 
 def _build_task(name: str) -> TyperCommand:
     """``visualize task METHOD``, with the options of the method."""
-    from ssltool.methods.registry import find_method
+    from ssltool.methods.registry import find_options
     from ssltool.runs.options import RunOptions
 
-    method = find_method(name)
+    task = find_options(name)
 
     def run(typed: dict[str, Any]) -> None:
         from ssltool.runs.config import RunConfig
-        from ssltool.visualizing.task import draw_task
 
         options, output = take(TaskOptions, typed), take(JsonOption, typed)
         config = RunConfig.merged(name, typed)
         if options.image:
             refuse_unused(config.run, ["data"], "with --image, which is drawn instead")
+        else:
+            config.require_data()
+        check(config.run, config.task, options)
+        announce()
+        from ssltool.visualizing.task import draw_task
+
         result = draw_task(
             config,
             options.to or Path(f"task-{name}.png"),
@@ -72,14 +82,17 @@ def _build_task(name: str) -> TyperCommand:
         )
         _print(result, output)
 
+    from ssltool.runs.config import unknown_option
+
     return command_from(
         name,
         run,
-        [RunOptions, method.Options, TaskOptions, JsonOption],
+        [RunOptions, task, TaskOptions, JsonOption],
         help=f"Draw the task that {name} gives to its network.",
         examples=[f"ssltool visualize task {name} --data photos/"],
-        panels={method.Options: f"Task: {name}"},
+        panels={task: f"Task: {name}"},
         omit=frozenset(RunOptions.model_fields) - _OF_RUN,
+        unknown=partial(unknown_option, name),
     )
 
 

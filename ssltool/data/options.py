@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ssltool.errors import UsageError
 from ssltool.options import Options, option, seed_option
 
 ImageFormat = Literal["auto", "jpeg", "png"]
@@ -18,6 +19,13 @@ class SourceOptions(Options):
         (), _SOURCES, panel="Data", positional=True, metavar="[DATA]..."
     )
     data: tuple[str, ...] = option((), "The same, as for pretrain; may be repeated", panel="Data")
+
+    def refuse_contradictions(self) -> None:
+        """See `Options.refuse_contradictions`."""
+        if not self.specs:
+            raise UsageError(
+                "--data is required: type --data DIR, or --data demo for synthetic images"
+            )
 
     @property
     def specs(self) -> tuple[str, ...]:
@@ -33,7 +41,7 @@ class PackOptions(SourceOptions):
     )
     format: ImageFormat = option("auto", "auto: PNG up to 64 px, JPEG above", panel="Images")
     quality: int = option(90, "JPEG quality", panel="Images", ge=1, le=100)
-    to: Path = option(..., "Folder for the shards", panel="Output")
+    to: Path = option(..., "Folder for the shards", panel="Output", needed="--to DIR, a new folder")
     per_shard: int = option(2000, "Images in a shard", panel="Output", ge=1)
     seed: int = seed_option("Random seed of the order of the images", panel="Output")
     overwrite: bool = option(False, "Remove shards that are there already", panel="Output")
@@ -45,4 +53,6 @@ class PackOptions(SourceOptions):
 class IndexOptions(Options):
     """Which shards to index."""
 
-    folder: Path = option(..., "Folder of .tar files", panel="Data", positional=True)
+    folder: Path = option(
+        ..., "Folder of .tar files", panel="Data", positional=True, needed="a folder of .tar files"
+    )

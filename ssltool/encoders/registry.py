@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,21 +19,19 @@ from torchvision.models.convnext import LayerNorm2d
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ssltool.encoders.backbones.small_resnet import SMALL_RESNETS
+from ssltool.encoders.catalog import BACKBONES, check_name
 from ssltool.encoders.encoder import Encoder, ViTEncoder
 from ssltool.encoders.families import FAMILIES, PAPER_NETWORKS, VIT, Family
 from ssltool.encoders.layers.channel_affine import ChannelAffine
 from ssltool.encoders.layers.layer_norm import MapLayerNorm
 from ssltool.encoders.layers.small_maps import use_small_map_convolutions
 from ssltool.encoders.metadata import Norm, Stem
-from ssltool.errors import UnknownNameError, UsageError
+from ssltool.errors import UsageError
 
 
-@cache
 def backbone_names() -> tuple[str, ...]:
     """Names of all backbones, sorted: ours and torchvision's, as far as `FAMILIES` covers them."""
-    patterns = "|".join(f"({family.pattern})" for family in FAMILIES)
-    theirs = (name for name in models.list_models(module=models) if re.fullmatch(patterns, name))
-    return tuple(sorted({*SMALL_RESNETS, *PAPER_NETWORKS, *theirs}))
+    return tuple(BACKBONES)
 
 
 def build_encoder(
@@ -71,8 +68,7 @@ def build_encoder(
         UsageError: Unknown name; a stem, channel count, image size or stage the backbone cannot
             have.
     """
-    if name not in backbone_names():
-        raise UnknownNameError("backbone", name, backbone_names())
+    check_name(name)
     if in_channels not in (1, 3):
         raise UsageError(f"an encoder takes 1 or 3 input channels, not {in_channels}")
     family = next(family for family in FAMILIES if re.fullmatch(family.pattern, name))

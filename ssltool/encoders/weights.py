@@ -22,6 +22,7 @@ from ssltool.arrays import open_tensors
 from ssltool.atomic import atomic_file
 from ssltool.documents import DocumentError
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.files import find_weights
 from ssltool.encoders.metadata import (
     IMAGENET_NORM,
     ColorSpace,
@@ -34,7 +35,6 @@ from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.sizes import accepts
 from ssltool.errors import UsageError, WeightsError
 
-FILE_NAME = "encoder.safetensors"
 _METADATA_KEY = "ssltool"
 _NAMED_FAULTS = 3
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -105,24 +105,6 @@ def save_encoder(encoder: Encoder, metadata: EncoderMetadata, path: Path) -> Non
     }
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata={_METADATA_KEY: metadata.to_json()})
-
-
-def find_weights(path: Path | str) -> Path:
-    """The weights file at ``path``: a file, or ``encoder.safetensors`` in a run folder.
-
-    Raises:
-        UsageError: There is no such file, or the folder holds none.
-    """
-    path = Path(path)
-    if path.is_file():
-        return path
-    if (path / FILE_NAME).is_file():
-        return path / FILE_NAME
-    if path.is_dir():
-        raise UsageError(
-            f"the folder {path} holds no {FILE_NAME}; name a run folder or a weights file"
-        )
-    raise UsageError(f"there is no file {path}; name a run folder or a .safetensors file")
 
 
 def read_metadata(path: Path | str) -> EncoderMetadata:

@@ -13,9 +13,10 @@ from ssltool.atomic import atomic_file
 from ssltool.data.sample import sample
 from ssltool.data.sources.registry import DataSpec, open_source
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.files import find_weights
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.projection import Projection, load_projection, save_projection
-from ssltool.encoders.weights import find_weights, load_encoder
+from ssltool.encoders.weights import load_encoder
 from ssltool.errors import UsageError
 from ssltool.exporting.input_forms import convert
 from ssltool.exporting.model_card import model_card

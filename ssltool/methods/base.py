@@ -1,9 +1,10 @@
-"""The contract of a pretext task: options, encoder input, view, loss, metrics and figures.
+"""The contract of a pretext task: encoder input, view, loss, metrics and figures.
 
 A method draws its task from a batch of images (`Method.view`) and scores the encoder on it
 (`Method.forward`). The training loop, the probes and the figures rely on nothing else. Each
-method is a folder: ``task.py`` (paper, options, view, head, loss), ``figures.py``, and its own
-math. A third party ships the same as a package with an entry point in ``ssltool.methods``.
+method is a folder: ``options.py`` (options and presets, without torch), ``task.py`` (paper, view,
+head, loss), ``figures.py``, and its own math. A third party ships the same as a package with an
+entry point in ``ssltool.methods``.
 """
 
 from __future__ import annotations
@@ -11,21 +12,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    ClassVar,
-    Generic,
-    NamedTuple,
-    Protocol,
-    Self,
-    TypeVar,
-)
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from ssltool.encoders.encoder import Encoder
@@ -35,83 +25,10 @@ from ssltool.encoders.registry import build_encoder, vit_patch
 from ssltool.encoders.sizes import check_input, deepest_stage, misfit
 from ssltool.errors import SslToolError, UsageError
 from ssltool.methods.auditing import Plan
-from ssltool.options import LARGEST_SIDE, SMALLEST_SIDE, without_null
+from ssltool.methods.options import DataInfo, MethodOptions
 from ssltool.plotting.records import Plot
 from ssltool.plotting.sheet import Sheet
 from ssltool.plotting.units import Unit
-
-T = TypeVar("T")
-_Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Automatic:
-    """Marks an option that `MethodOptions.with_defaults` fills in."""
-
-
-# ``name: Auto[int] = Field(AUTO, ...)`` declares an option that is None until
-# `MethodOptions.with_defaults` decides it. Type checkers see the plain type, because methods are
-# only built from options that are decided.
-AUTO: Any = None
-if TYPE_CHECKING:
-    Auto = Annotated[T, _Automatic()]
-else:
-    Auto = Annotated[T | None, _Automatic()]
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """What a method knows of the data when it is built.
-
-    Attributes:
-        count: Number of images; the ``index`` of an image is in 0..count-1.
-        image_size: Side S in pixels of the squares that `Method.view` receives.
-        gray: True if every sampled image is gray (R = G = B).
-        mean: Mean of each channel over a sample, 0..1.
-        std: Standard deviation of each channel over a sample, 0..1.
-        batch_size: Images per batch over all processes; 0 = not decided yet. Chance levels may
-            depend on it, the task must not.
-    """
-
-    count: Annotated[int, Field(ge=0)]
-    image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
-    gray: bool = False
-    mean: tuple[_Share, _Share, _Share] = (0.485, 0.456, 0.406)
-    std: tuple[_Share, _Share, _Share] = (0.229, 0.224, 0.225)
-    batch_size: Annotated[int, Field(ge=0)] = 0
-
-    def for_batches_of(self, batch_size: int) -> DataInfo:
-        """A copy with another batch size."""
-        return replace(self, batch_size=batch_size)
-
-
-class MethodOptions(BaseModel):
-    """Base of every method's ``Options``: frozen, unknown keys refused, each field described."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_null_character(cls, value: Any) -> Any:
-        return without_null(value)
-
-    def with_defaults(self, data: DataInfo) -> Self:
-        """Return a copy with every `Auto` field decided for this data.
-
-        Raises:
-            UsageError: The options do not fit the images, for example tiles that would be too
-                small.
-        """
-        del data
-        return self
-
-    def open_fields(self) -> list[str]:
-        """Names of the `Auto` fields that are not decided yet."""
-        return [
-            name
-            for name, field in type(self).model_fields.items()
-            if getattr(self, name) is None
-            and any(isinstance(m, _Automatic) for m in field.metadata)
-        ]
 
 
 class PatchGrid(NamedTuple):
@@ -304,8 +221,7 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     """A pretext task with its head; B images of side S.
 
     Attributes:
-        Options: The method's options, declared here only.
-        presets: Preset name -> option name -> value, over the run's and the method's options.
+        Options: The method's options and presets, from its ``options.py``.
         figures: The functions that draw the task, the predictions and plots.
         audit: How ``ssltool audit`` measures the method's shortcuts; None if it does not.
         reference_count: Training images that its baselines look at in evaluation.
@@ -314,7 +230,6 @@ class Method(nn.Module, ABC, Generic[OptionsT, ViewT]):
     """
 
     Options: ClassVar[type[MethodOptions]]
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     figures: Figures
     audit: Audit | None = None
     reference_count: ClassVar[int] = 0

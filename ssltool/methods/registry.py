@@ -1,7 +1,8 @@
-"""From a method's name to its class: the folders here, then entry points of packages.
+"""From a method's name to its options and its class: the folders here, then entry points.
 
 The name typed is the folder opened: ``context-prediction`` is ``context_prediction/``. Only the
-method asked for is imported; listing them imports none, so ``ssltool --help`` needs no torch.
+method asked for is imported. Listing them imports none, and `find_options` imports the module
+``options`` beside the one with the class, so that neither needs torch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import tokenize
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -19,6 +21,7 @@ from ssltool.errors import SslToolError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from ssltool.methods.base import Method
+    from ssltool.methods.options import MethodOptions
 
 GROUP = "ssltool.methods"
 
@@ -68,20 +71,68 @@ def find_method(name: str) -> type[Method[Any, Any]]:
         UnknownNameError: No such method; the nearest names are suggested.
         SslToolError: A package's method cannot be imported, or is no `Method`.
     """
-    listings = available()
-    if name not in listings:
-        raise UnknownNameError("method", name, listings, hint="'ssltool methods' lists them")
-    listing = listings[name]
+    listing = _listing(name)
     if ":" in listing.target:
         return _load_plugin(listing)
     return _only_method(importlib.import_module(listing.target), listing)
+
+
+def find_options(name: str) -> type[MethodOptions]:
+    """The options and presets of one method, without its class where they are in an ``options.py``.
+
+    Raises:
+        UnknownNameError: No such method; the nearest names are suggested.
+        SslToolError: A package's method cannot be imported, or is no `Method`.
+    """
+    return _declared_options(_listing(name).target) or find_method(name).Options
+
+
+def methods_with(option: str) -> list[str]:
+    """The methods that have an option, by its field's name; only ``options.py`` files are read."""
+    found = []
+    for name, listing in available().items():
+        with suppress(Exception):  # of a package that this command has nothing to do with
+            model = _declared_options(listing.target)
+            if model and option in model.model_fields:
+                found.append(name)
+    return found
+
+
+def _listing(name: str) -> Listing:
+    listings = available()
+    if name not in listings:
+        raise UnknownNameError("method", name, listings, hint="'ssltool methods' lists them")
+    return listings[name]
+
+
+def _declared_options(target: str) -> type[MethodOptions] | None:
+    """The one `MethodOptions` of the module ``options`` beside a method's own; None if there is no
+    such module, or it declares none or several.
+    """
+    from ssltool.methods.options import MethodOptions
+
+    package, _, _ = target.partition(":")[0].rpartition(".")
+    if not package:  # a module of its own
+        return None
+    try:
+        module = importlib.import_module(f"{package}.options")
+    except ImportError:
+        return None
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, MethodOptions)
+        and value.__module__ == f"{package}.options"
+    ]
+    return classes[0] if len(classes) == 1 else None
 
 
 def _built_in(task: Path) -> Listing:
     """The method whose story a file ``task.py`` tells."""
     folder = task.parent.name
     summary = _first_line(task)
-    return Listing(folder.replace("_", "-"), "built in", summary, f"{__package__}.{folder}")
+    return Listing(folder.replace("_", "-"), "built in", summary, f"{__package__}.{folder}.task")
 
 
 @cache
@@ -125,7 +176,7 @@ def _only_method(module: Any, listing: Listing) -> type[Method[Any, Any]]:
         for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, Method)
-        and value.__module__.startswith(module.__name__)
+        and value.__module__ == module.__name__
     ]
     if len(classes) != 1:
         raise SslToolError(
@@ -136,7 +187,8 @@ def _only_method(module: Any, listing: Listing) -> type[Method[Any, Any]]:
 
 def _checked(loaded: Any, listing: Listing) -> type[Method[Any, Any]]:
     """Hold built-in and third-party methods to the same contract before anything is built."""
-    from ssltool.methods.base import Method, MethodOptions
+    from ssltool.methods.base import Method
+    from ssltool.methods.options import MethodOptions
 
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
         raise SslToolError(
@@ -153,5 +205,10 @@ def _checked(loaded: Any, listing: Listing) -> type[Method[Any, Any]]:
     if missing:
         raise SslToolError(
             f"method {listing.name!r} from {listing.origin} lacks {', '.join(missing)}"
+        )
+    if _declared_options(listing.target) not in (None, options):
+        raise SslToolError(
+            f"method {listing.name!r} from {listing.origin}: its Options are not those of the "
+            "module options beside it"
         )
     return loaded

@@ -7,11 +7,12 @@ a side. Patch (i, j) starts at pixel row i*S and pixel column j*S.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ssltool.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Direction = Literal["down", "up", "right", "left"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ssltool.atomic import atomic_file
 from ssltool.console import stderr_console
-from ssltool.encoders.weights import find_weights
+from ssltool.encoders.files import find_weights
 from ssltool.errors import CheckpointError, UsageError
 from ssltool.plotting.figures import save_plot
 from ssltool.plotting.records import Bars

@@ -25,7 +25,8 @@ from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.splits import split_folders
 from ssltool.device import choose_device
 from ssltool.documents import LARGEST, DocumentError, cut, parse_json, validated
-from ssltool.encoders.weights import find_weights, load_encoder
+from ssltool.encoders.files import find_weights
+from ssltool.encoders.weights import load_encoder
 from ssltool.errors import SslToolError, UsageError
 from ssltool.probing.extraction import Rebatched
 from ssltool.probing.features import POOLED, FeatureExtractor, compute_batch

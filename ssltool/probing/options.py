@@ -10,18 +10,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ssltool.errors import UsageError
 from ssltool.options import (
     LARGEST_SIDE,
     SMALLEST_SIDE,
     DeviceOption,
+    FigurePath,
     Options,
+    ending_in,
     option,
+    refuse_unused,
     seed_option,
 )
 
 Kind = Literal["linear", "layers", "knn", "svm", "mlp", "patch_linear", "finetune"]
 Protocol = Literal["zhang2016"]
 Recipe = Literal["wu2018"]
+EmbeddingPath = Annotated[Path, ending_in(".safetensors", ".npz", ".parquet")]
 KnnSpace = Literal["cosine", "centered", "whitened"]
 
 
@@ -29,7 +34,10 @@ class LabeledData(Options):
     """Labeled images."""
 
     data: tuple[str, ...] = option(
-        ..., "Labeled images, one folder per class; may be repeated", panel="Data"
+        ...,
+        "Labeled images, one folder per class; may be repeated",
+        panel="Data",
+        needed="--data DIR, a folder per class, or --data demo for synthetic images",
     )
     test_data: tuple[str, ...] = option(
         (), "Labeled test images; a fifth of --data is held out without it", panel="Data"
@@ -95,6 +103,12 @@ class Probes(Options):
     recalibrate: bool = option(
         True, "Re-estimate batch-norm statistics on the training images first", panel="Probes"
     )
+
+    def refuse_contradictions(self) -> None:
+        """See `Options.refuse_contradictions`."""
+        super().refuse_contradictions()
+        if self.protocol:
+            refuse_unused(self, ["grid_dim"], f"with --protocol {self.protocol}, which sets it")
 
 
 class Loading(DeviceOption):
@@ -171,7 +185,10 @@ class ProbedModel(Options):
     """The weights of ``probe``."""
 
     weights: Path = option(
-        ..., "Run folder, weights file or plain state dict, .safetensors", panel="Model"
+        ...,
+        "Run folder, weights file or plain state dict, .safetensors",
+        panel="Model",
+        needed="--weights RUN, such as runs/jigsaw-1, or a .safetensors file",
     )
     backbone: str | None = option(
         None, "Torchvision model that a plain state dict belongs to", panel="Model"
@@ -195,12 +212,25 @@ class ProbeOptions(FeatureCache, Loading, LabelEfficiency, Probes, ProbedModel, 
         None, "Folder of probe.json and the plots; the run's own without it", panel="Output"
     )
 
+    def refuse_contradictions(self) -> None:
+        """See `Options.refuse_contradictions`."""
+        super().refuse_contradictions()
+        if self.recipe:
+            refuse_unused(self, ["finetune_images"], "with --recipe, which says how many")
+            if "finetune" not in self.kind:
+                raise UsageError("--recipe is one of fine-tuning; type --kind finetune as well")
+
 
 class ComparedRuns(Options):
     """The weights of ``compare``."""
 
     runs: tuple[Path, ...] = option(
-        ..., "Run folders or weights files", panel="Model", positional=True, metavar="RUNS..."
+        ...,
+        "Run folders or weights files",
+        panel="Model",
+        positional=True,
+        metavar="RUNS...",
+        needed="the folders of runs, such as runs/*",
     )
 
 
@@ -213,26 +243,37 @@ class CompareOptions(FeatureCache, Loading, Probes, ComparedRuns, LabeledData):
         panel="Output",
     )
     csv: Path | None = option(None, "CSV file to write the table to", panel="Output")
-    to: Path | None = option(
+    to: FigurePath | None = option(
         None, "Plot of the column to write, .png, .svg or .pdf", panel="Output"
     )
 
     def probe_options(self, weights: Path) -> ProbeOptions:
         """How one of the runs is probed."""
         shared = set(ProbeOptions.model_fields) & set(type(self).model_fields) - {"to"}
-        return ProbeOptions(weights=weights, **{name: getattr(self, name) for name in shared})
+        given = {name: getattr(self, name) for name in shared & self.model_fields_set}
+        return ProbeOptions(weights=weights, **given)
 
 
 class EmbedImages(Options):
     """The input of ``embed``."""
 
-    data: tuple[str, ...] = option(..., "Images; may be repeated", panel="Data")
+    data: tuple[str, ...] = option(
+        ...,
+        "Images; may be repeated",
+        panel="Data",
+        needed="--data DIR, or --data demo for synthetic images",
+    )
     classes_from: Path | None = option(
         None,
         "Embedding file, .npz or .safetensors, by whose classes labels are numbered",
         panel="Data",
     )
-    weights: Path = option(..., "Run folder or weights file", panel="Model")
+    weights: Path = option(
+        ...,
+        "Run folder or weights file",
+        panel="Model",
+        needed="--weights RUN, such as runs/jigsaw-1, or a .safetensors file",
+    )
     stage: str = option(
         "pooled", "pooled, or a stage such as layer3, whose map is averaged", panel="Model"
     )
@@ -241,4 +282,9 @@ class EmbedImages(Options):
 class EmbedOptions(Loading, EmbedImages):
     """Options of ``ssltool embed``."""
 
-    to: Path = option(..., "File to write: .safetensors, .npz or .parquet", panel="Output")
+    to: EmbeddingPath = option(
+        ...,
+        "File to write: .safetensors, .npz or .parquet",
+        panel="Output",
+        needed="--to FILE, such as features.npz",
+    )

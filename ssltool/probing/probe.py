@@ -13,11 +13,11 @@ from rich.console import Console
 from ssltool.console import stderr_console
 from ssltool.device import choose_device
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.files import find_weights
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.projection import Projection, load_projection
-from ssltool.encoders.weights import find_weights, has_metadata, load_encoder, load_plain
+from ssltool.encoders.weights import has_metadata, load_encoder, load_plain
 from ssltool.errors import UsageError
-from ssltool.options import refuse_unused
 from ssltool.probing import label_efficiency, linear
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import (
@@ -110,12 +110,6 @@ def open_inputs(
     options: ProbeOptions, console: Console, data: LabeledImages | None = None
 ) -> ProbeInputs:
     """Open the weights, the images and the device; see `probe` for the arguments."""
-    if options.protocol:
-        refuse_unused(options, ["grid_dim"], f"with --protocol {options.protocol}, which sets it")
-    if options.recipe:
-        refuse_unused(options, ["finetune_images"], "with --recipe, which says how many")
-        if "finetune" not in options.kind:
-            raise UsageError("--recipe is one of fine-tuning; type --kind finetune as well")
     device = choose_device(options.device)
     weights = find_weights(options.weights)
     encoder, metadata = open_encoder(options, console)

@@ -7,19 +7,19 @@ the machine; it is what ``run.json`` holds and what the trainer is built from.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ssltool.data.specs import absolute_path, absolute_spec
-from ssltool.distributed.collectives import world_size
 from ssltool.documents import DocumentError, cut, read_json, read_toml
+from ssltool.encoders.catalog import check_name
 from ssltool.encoders.metadata import LARGEST_GRID
 from ssltool.errors import UnknownNameError, UsageError
-from ssltool.methods.base import DataInfo, EncoderInput, MethodOptions
-from ssltool.methods.registry import find_method
+from ssltool.methods.options import DataInfo, MethodOptions
+from ssltool.methods.registry import find_method, find_options, methods_with
 from ssltool.options import (
     LARGEST_SIDE,
     SMALLEST_SIDE,
@@ -29,6 +29,9 @@ from ssltool.options import (
 )
 from ssltool.runs.options import ResolvedOptions, RunOptions
 from ssltool.runs.records import RunRecord
+
+if TYPE_CHECKING:
+    from ssltool.methods.base import EncoderInput
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -92,12 +95,11 @@ class RunConfig(BaseModel):
         Raises:
             UsageError: Unknown or invalid options.
         """
-        models = (RunOptions, find_method(method).Options)
-        names = [name for model in models for name in model.model_fields]
+        models = (RunOptions, find_options(method))
+        flags = {name: flag_of(model, name) for model in models for name in model.model_fields}
         for name in values:
-            if name not in names:
-                hint = f"'ssltool pretrain {method} --help' lists them"
-                raise UnknownNameError("option", name, names, hint=hint)
+            if name not in flags:
+                raise unknown_option(method, "--" + name.replace("_", "-"), flags.values())
         parts, faults = [], []
         for model in models:
             try:
@@ -111,7 +113,20 @@ class RunConfig(BaseModel):
         lengths = [f"--{name}" for name in LENGTHS if getattr(config.run, name) is not None]
         if len(lengths) > 1:
             raise UsageError(f"{' and '.join(lengths)} say how long to train; type one of them")
+        if config.run.backbone is not None:
+            check_name(config.run.backbone)
         return config
+
+    def require_data(self) -> None:
+        """Make sure that images were named: only a run that is resumed knows its own.
+
+        Raises:
+            UsageError: They were not.
+        """
+        if not self.run.data:
+            raise UsageError(
+                "--data is required: type --data DIR, or --data demo for synthetic images"
+            )
 
     def with_preset(self, preset: str) -> Self:
         """A copy with the options of a preset where none were given.
@@ -175,7 +190,7 @@ class ResolvedConfig(BaseModel):
         Raises:
             UsageError: They are not all resolved, or not the method's.
         """
-        task = find_method(method).Options
+        task = find_options(method)
         own = {name: value for name, value in options.items() if name in task.model_fields}
         rest = {name: value for name, value in options.items() if name not in own}
         run = _valid(ResolvedOptions, rest)
@@ -197,6 +212,8 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     Raises:
         UsageError: The options do not fit the images or each other.
     """
+    from ssltool.distributed.collectives import world_size  # imports torch
+
     asked, task = config.run, config.task.with_defaults(data)
     check_probe(asked)
     inputs = find_method(config.method).inputs(task, data)
@@ -238,8 +255,28 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     )
 
 
+def unknown_option(method: str, flag: str, flags: Iterable[str]) -> UsageError:
+    """The error that a method has no such option; says which methods have it.
+
+    Args:
+        method: Name of the method.
+        flag: As typed, such as ``--temperature``.
+        flags: Those that exist.
+    """
+    lists = f"'ssltool pretrain {method} --help' lists"
+    name = flag.lstrip("-").replace("-", "_")
+    owners = methods_with(name) or methods_with(name.removeprefix("no_"))
+    if not owners:
+        return UnknownNameError("option", flag, flags, hint=f"{lists} them")
+    *first, last = owners
+    named = f"{', '.join(first)} and {last}" if first else last
+    return UsageError(
+        f"{flag} belongs to {named}, not to {method}; {lists} the options of {method}"
+    )
+
+
 def _preset(method: str, name: str) -> Mapping[str, Any]:
-    presets = find_method(method).presets
+    presets = find_options(method).presets
     if name not in presets:
         raise UnknownNameError(f"{method} preset", name, presets)
     return presets[name]

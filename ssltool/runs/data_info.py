@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssltool.data.sources.base import Source, survey
-from ssltool.methods.base import DataInfo
+from ssltool.methods.options import DataInfo
 
 _LEAST_STD = 1 / 255  # of a channel without contrast, by which images are divided
 _SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256)

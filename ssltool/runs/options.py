@@ -25,8 +25,9 @@ class RunOptions(Options):
     """Options of every pretraining run. None means decided from the data when the run starts."""
 
     data: tuple[str, ...] = option(
-        ("demo",),
-        "Folder of images at any depth, or demo[:N]; may be repeated",
+        (),
+        "Folder of images at any depth, tar shards, torchvision:NAME@ROOT, or demo[:N] for N "
+        "synthetic images; required for a new run; may be repeated",
         panel="Data",
         images=True,
     )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from ssltool.atomic import atomic_file
 from ssltool.documents import DocumentError, read_json, validated
 from ssltool.errors import CheckpointError
-from ssltool.methods.base import DataInfo
+from ssltool.methods.options import DataInfo
 from ssltool.plotting.units import Unit
 
 RUN_FILE = "run.json"

@@ -21,8 +21,8 @@ from ssltool.data.sources.base import Source
 from ssltool.device import choose_device
 from ssltool.distributed.collectives import from_main, world_size
 from ssltool.errors import UnreadableImage, UsageError
-from ssltool.methods.base import DataInfo
-from ssltool.methods.registry import find_method
+from ssltool.methods.options import DataInfo
+from ssltool.methods.registry import find_options
 from ssltool.runs.config import LENGTHS, RunConfig, resolve
 from ssltool.runs.duration import format_duration, parse_duration
 from ssltool.runs.records import BudgetRecord
@@ -233,7 +233,7 @@ def _sized(config: RunConfig, data: DataInfo, candidate: Candidate) -> tuple[Run
     """A configuration of a candidate's size, for any number of steps."""
     if candidate.backbone is not None:
         config = config.with_run(backbone=candidate.backbone)
-    elif _SMALL in find_method(config.method).presets:
+    elif _SMALL in find_options(config.method).presets:
         config = config.with_preset(_SMALL)
     sized = config.with_run(image_size=candidate.image_size, steps=10**9, budget=None)
     return sized, replace(data, image_size=candidate.image_size)

@@ -55,9 +55,9 @@ def check_disk(trainer: Trainer, folder: Path) -> None:
     if need > free:
         fewer = "--keep 1, " if keep > 1 else ""
         raise DiskFullError(
-            f"the run needs about {_gigabytes(need)} of disk, but {folder} has room for "
-            f"{_gigabytes(free)}; free some, or type {fewer}a larger --checkpoint-every, or --out "
-            "on another disk"
+            f"the run needs about {format_bytes(need)} of disk, but {folder} has room for "
+            f"{format_bytes(free)}; free some, or type {fewer}a larger --checkpoint-every, or "
+            "--out on another disk"
         )
 
 
@@ -65,5 +65,6 @@ def _size(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _gigabytes(size: int) -> str:
+def format_bytes(size: float) -> str:
+    """A number of bytes for people: ``3.20 GB``, ``45.1 MB``."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

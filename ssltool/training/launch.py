@@ -25,8 +25,9 @@ from rich.console import Console
 from ssltool.console import stderr_console
 from ssltool.errors import Interrupted, ProcessLost, SslToolError
 from ssltool.runs import checkpoint
+from ssltool.runs.claim import folder_to_resume
 from ssltool.runs.config import RunConfig
-from ssltool.runs.folder import Run, folder_to_resume, resume_command
+from ssltool.runs.folder import Run, resume_command
 from ssltool.runs.records import RUN_FILE
 from ssltool.training.interrupt import hangup_signals
 from ssltool.training.start import claim

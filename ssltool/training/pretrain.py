@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import BaseModel
 from rich.console import Console
 
 from ssltool.console import stderr_console
@@ -25,40 +24,17 @@ from ssltool.errors import (
 from ssltool.options import refuse_unused
 from ssltool.runs import metrics
 from ssltool.runs.config import RunConfig
-from ssltool.runs.duration import format_duration
 from ssltool.runs.folder import WEIGHTS
 from ssltool.runs.options import ResolvedOptions
 from ssltool.training import budget, start
-from ssltool.training.disk import disk_need
+from ssltool.training.dry_run import DryRun, rehearse
 from ssltool.training.interrupt import stop_requests
 from ssltool.training.machine import as_it_began
 from ssltool.training.progress import ProgressLine
 from ssltool.training.summary import RunSummary, shorter_run
 from ssltool.training.tensorboard import require_tensorboard
-from ssltool.training.trainer import Trainer, peak_memory
+from ssltool.training.trainer import Trainer
 from ssltool.training.writer import RunWriter
-
-
-class DryRun(BaseModel):
-    """What a whole run would need.
-
-    Attributes:
-        method: Name of the method.
-        options: Every resolved option.
-        precision: Why the compute precision was chosen.
-        images_per_s: Of all processes together.
-        seconds: Estimated wall time of the run.
-        memory_gb: Peak memory of this process or its GPU.
-        disk_gb: Size of the run folder at most.
-    """
-
-    method: str
-    options: dict[str, object]
-    precision: str
-    images_per_s: float
-    seconds: float
-    memory_gb: float
-    disk_gb: float
 
 
 def pretrain(
@@ -114,16 +90,19 @@ def pretrain(
 def dry_run(
     config: RunConfig, *, source: Source | None = None, console: Console | None = None
 ) -> DryRun:
-    """Take two steps, write nothing, and estimate what the whole run would need."""
+    """Take two steps, write nothing, and estimate what the whole run would need.
+
+    What a method learns from the images before its first step is left out, such as a memory bank.
+    """
     began = time.monotonic()
     with process_group():
         console = _console(console)
         beginning, plan = _new_run(config, source, None, began, console)
         with _memory_errors(beginning.config.run):
-            trainer = Trainer.build(beginning, console)
+            trainer = Trainer.build(beginning, console, prepare=False)
             trainer = plan.fill(trainer, console) if plan else trainer
             with trainer.batches:
-                return _rehearse(trainer, console)
+                return rehearse(trainer)
 
 
 def _new_run(
@@ -254,28 +233,3 @@ def _stop(trainer: Trainer, writer: RunWriter, step: int, *, logged: bool) -> st
     else:
         saved = "earlier checkpoints are intact"
     return f"stopped after step {step}, {saved}; then type {writer.resume_command()}"
-
-
-def _rehearse(trainer: Trainer, console: Console) -> DryRun:
-    """Time the second of two steps."""
-    steps, times = trainer.steps(), []
-    for _ in range(min(2, trainer.schedule.steps)):
-        began = time.perf_counter()
-        report = next(steps)
-        float(report.loss)  # waits for the device
-        times.append(time.perf_counter() - began)
-    needs = DryRun(
-        method=trainer.config.method,
-        options=trainer.config.options(),
-        precision=trainer.schedule.precision.reason,
-        images_per_s=report.images * world_size() / times[-1],
-        seconds=times[-1] * trainer.schedule.steps,
-        memory_gb=round(peak_memory(trainer.device) / 1e9, 2),
-        disk_gb=round(disk_need(trainer) / 1e9, 3),
-    )
-    console.print(
-        f"dry run OK: {needs.images_per_s:.0f} images/s, {trainer.schedule.steps} steps in about "
-        f"{format_duration(needs.seconds)}, {needs.memory_gb} GB of memory, "
-        f"{needs.disk_gb} GB of disk"
-    )
-    return needs

@@ -13,11 +13,12 @@ from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
 from ssltool.distributed.collectives import from_main, is_main, rank, world_size
 from ssltool.errors import CheckpointError, DataError, UsageError
-from ssltool.methods.base import DataInfo
+from ssltool.methods.options import DataInfo
 from ssltool.runs import checkpoint
+from ssltool.runs.claim import claim_new, claim_to_resume
 from ssltool.runs.config import ResolvedConfig, RunConfig, check_probe, resolve, steps_of
 from ssltool.runs.data_info import inspect
-from ssltool.runs.folder import Run, claim_new, claim_to_resume
+from ssltool.runs.folder import Run
 from ssltool.runs.lock import FolderLock
 from ssltool.runs.options import FREE_ON_RESUME
 from ssltool.runs.records import RUN_FILE, Extension, RunRecord
@@ -47,7 +48,12 @@ class Start:
 
 
 def open_images(config: RunConfig) -> Source:
-    """The images of a new run."""
+    """The images of a new run.
+
+    Raises:
+        UsageError: None were named, or they are not there.
+    """
+    config.require_data()
     return open_source(config.run.data, split="train")
 
 

@@ -20,10 +20,11 @@ from ssltool.device import choose_device, repeat_exactly
 from ssltool.distributed.batch_norm import synchronize_batch_norm
 from ssltool.distributed.collectives import copy_from_main, from_main, rank, world_size
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.files import find_weights
 from ssltool.encoders.metadata import LIGHTNESS_NORM, EncoderMetadata, TrainingSummary
 from ssltool.encoders.precision import Precision, choose_precision
 from ssltool.encoders.projection import Projection
-from ssltool.encoders.weights import describe, find_weights, load_backbone
+from ssltool.encoders.weights import describe, load_backbone
 from ssltool.errors import CheckpointError
 from ssltool.methods.base import Method
 from ssltool.ops.per_image_rng import mix

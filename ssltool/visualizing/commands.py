@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ssltool.options import DeviceName, Options, refuse_unused
+from ssltool.options import DeviceName, Options
 from ssltool.visualizing.attribution import draw_attribution
 from ssltool.visualizing.bank import draw_bank
 from ssltool.visualizing.curves import draw_curves
@@ -41,8 +41,6 @@ def draw(name: str, options: Options, device: DeviceName = "auto") -> FigureResu
 
 
 def _predictions(options: PredictionsOptions, device: DeviceName) -> FigureResult:
-    if options.image:
-        refuse_unused(options, ["data"], "with --image, which is drawn instead")
     return draw_predictions(
         options.weights,
         options.to or _beside(options.weights, "predictions.png"),
@@ -57,12 +55,8 @@ def _predictions(options: PredictionsOptions, device: DeviceName) -> FigureResul
 
 def _neighbors(options: NeighborsOptions, device: DeviceName) -> FigureResult:
     if options.vectors == "bank":
-        unused = ["data", "image", "patch", "nearest", "seed"]
-        refuse_unused(options, unused, "with --from bank, which is of the run's own images")
         path = options.to or _beside(options.weights, "bank.png")
         return draw_bank(options.weights, path, count=options.count, device=device)
-    if options.image:
-        refuse_unused(options, ["count"], "with --image, whose every file is a query")
     return draw_neighbors(
         options.weights,
         options.to or _beside(options.weights, "neighbors.png"),
@@ -91,8 +85,6 @@ def _discovery(options: DiscoveryOptions, device: DeviceName) -> FigureResult:
 
 
 def _features(options: FeaturesOptions, device: DeviceName) -> FigureResult:
-    if options.map == "pca":
-        refuse_unused(options, ["seed"], "with --map pca, which samples nothing")
     return draw_features(
         options.weights,
         options.to or _beside(options.weights, f"features-{options.map}.png"),
@@ -105,8 +97,6 @@ def _features(options: FeaturesOptions, device: DeviceName) -> FigureResult:
 
 
 def _attribution(options: AttributionOptions, device: DeviceName) -> FigureResult:
-    if options.image:
-        refuse_unused(options, ["count"], "with --image, whose every file is drawn")
     return draw_attribution(
         options.weights,
         options.to or _beside(options.weights, "attribution.png"),
@@ -128,10 +118,7 @@ def _permutations(options: PermutationsOptions, device: DeviceName) -> FigureRes
     path = options.to or Path("permutations.png")
     count, grid, seed = options.count, options.grid, options.seed
     if options.compare:
-        refuse_unused(options, ["mode", "file"], "with --compare, which draws all modes")
         return compare_permutations(path, count=count, grid=grid, seed=seed)
-    if options.file is not None:
-        refuse_unused(options, ["mode", "count", "grid", "seed"], "with --file, which is the set")
     return draw_permutations(
         path, mode=options.mode, count=count, grid=grid, seed=seed, file=options.file
     )

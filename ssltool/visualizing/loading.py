@@ -12,9 +12,10 @@ from ssltool.data.sources.base import Source
 from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.files import find_weights
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.transform import InputTransform
-from ssltool.encoders.weights import find_weights, load_encoder
+from ssltool.encoders.weights import load_encoder
 from ssltool.errors import UsageError
 from ssltool.plotting.figures import FORMATS
 from ssltool.runs.folder import Run

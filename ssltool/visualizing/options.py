@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from ssltool.options import Options, option, seed_option
+from ssltool.options import FigurePath, Options, ending_in, option, refuse_unused, seed_option
 
 Mode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all"]
 
 # Options that several commands share.
 _DATA: Any = option((), "Images; automatic: those of the run; may be repeated", panel="Data")
 _IMAGE: Any = option((), "Draw this image file instead; may be repeated", panel="Data")
-_WEIGHTS: Any = option(..., "Run folder or weights file", panel="Model")
+_WEIGHTS: Any = option(
+    ...,
+    "Run folder or weights file",
+    panel="Model",
+    needed="--weights RUN, such as runs/jigsaw-1, or a .safetensors file",
+)
 _COUNT: Any = option(6, "Images to draw", panel="Figure", ge=1, le=64)
 _SEED: Any = seed_option("Seed of what is sampled", panel="Figure")
 _TO: Any = option(None, "File to write: .png, .svg or .pdf", panel="Output")
 _RUNS: Any = option(
-    ..., "Run folders; several are compared", panel="Data", positional=True, metavar="RUN..."
+    ...,
+    "Run folders; several are compared",
+    panel="Data",
+    positional=True,
+    metavar="RUN...",
+    needed="a run folder, such as runs/jigsaw-1",
 )
 
 
@@ -34,7 +44,14 @@ class PermutationsOptions(Options):
     compare: bool = option(
         False, "Compare the distances of the sets of all modes instead", panel="Figure"
     )
-    to: Path | None = _TO
+    to: FigurePath | None = _TO
+
+    def refuse_contradictions(self) -> None:
+        """See `Options.refuse_contradictions`."""
+        if self.compare:
+            refuse_unused(self, ["mode", "file"], "with --compare, which draws all modes")
+        elif self.file is not None:
+            refuse_unused(self, ["mode", "count", "grid", "seed"], "with --file, which is the set")
 
 
 class TaskOptions(Options):
@@ -42,7 +59,7 @@ class TaskOptions(Options):
 
     image: tuple[Path, ...] = _IMAGE
     count: int = _COUNT
-    to: Path | None = _TO
+    to: FigurePath | None = _TO
 
 
 class PredictionsOptions(Options):
@@ -56,7 +73,12 @@ class PredictionsOptions(Options):
     weights: Path = _WEIGHTS
     count: int = _COUNT
     seed: int = _SEED
-    to: Path | None = _TO
+    to: FigurePath | None = _TO
+
+    def refuse_contradictions(self) -> None:
+        """See `Options.refuse_contradictions`."""
+        if self.image:
+            refuse_unused(self, ["data"], "with --image, which is drawn instead")
 
 
 class NeighborsOptions(Options):
@@ -80,7 +102,15 @@ class NeighborsOptions(Options):
     count: int = option(6, "Queries to draw", panel="Figure", ge=1, le=64)
     nearest: int = option(5, "Neighbors of each query", panel="Figure", ge=1, le=20)
     seed: int = _SEED
-    to: Path | None = _TO
+    to: FigurePath | None = _TO
+
+    def refuse_contradictions(self) -> None:
+        """See `Options.refuse_contradictions`."""
+        if self.vectors == "bank":
+            unused = ["data", "image", "patch", "nearest", "seed"]
+            refuse_unused(self, unused, "with --from bank, which is of the run's own images")
+        elif self.image:
+            refuse_unused(self, ["count"], "with --image, whose every file is a query")
 
 
 class DiscoveryOptions(Options):
@@ -100,14 +130,14 @@ class DiscoveryOptions(Options):
     )
     count: int = option(6, "Constellations to draw", panel="Figure", ge=1, le=64)
     seed: int = _SEED
-    to: Path | None = _TO
+    to: FigurePath | None = _TO
 
 
 class FiltersOptions(Options):
     """Whose filters to draw."""
 
     weights: Path = _WEIGHTS
-    to: Path | None = _TO
+    to: FigurePath | None = _TO
 
 
 class AttributionOptions(Options):
@@ -118,7 +148,12 @@ class AttributionOptions(Options):
     weights: Path = _WEIGHTS
     stage: tuple[str, ...] = option((), "Draw this stage only; may be repeated", panel="Figure")
     count: int = _COUNT
-    to: Path | None = _TO
+    to: FigurePath | None = _TO
+
+    def refuse_contradictions(self) -> None:
+        """See `Options.refuse_contradictions`."""
+        if self.image:
+            refuse_unused(self, ["count"], "with --image, whose every file is drawn")
 
 
 class FeaturesOptions(Options):
@@ -131,14 +166,19 @@ class FeaturesOptions(Options):
     )
     count: int = option(1000, "Largest number of images", panel="Figure", ge=4, le=20_000)
     seed: int = seed_option("Seed of t-SNE", panel="Figure")
-    to: Path | None = _TO
+    to: FigurePath | None = _TO
+
+    def refuse_contradictions(self) -> None:
+        """See `Options.refuse_contradictions`."""
+        if self.map == "pca":
+            refuse_unused(self, ["seed"], "with --map pca, which samples nothing")
 
 
 class CurvesOptions(Options):
     """Whose metrics to draw."""
 
     runs: tuple[Path, ...] = _RUNS
-    to: Path | None = _TO
+    to: FigurePath | None = _TO
 
 
 class Figure(NamedTuple):
@@ -210,7 +250,7 @@ class ReportOptions(Options):
 
     runs: tuple[Path, ...] = _RUNS
     frames: int = option(16, "Largest number of predictions over time", panel="Page", ge=2)
-    to: Path | None = option(
+    to: Annotated[Path, ending_in(".html")] | None = option(
         None,
         "HTML file to write; automatic: RUN/report.html, or report.html for several runs",
         panel="Output",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +20,10 @@ HEAVY = ("torch", "torchvision", "numpy", "matplotlib", "safetensors", "PIL")
         ["methods"],
         ["pretrain", "--help"],
         ["visualize", "--help"],
+        ["pretrain", "jigsaw", "--help"],
         ["probe", "--help"],
+        ["backbones"],
+        ["config", "cpc", "--preset", "paper"],
     ],
 )
 def test_no_heavy_import(arguments: list[str]) -> None:
@@ -39,3 +44,106 @@ def test_importing_ssltool_imports_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert shown.startswith("False")
+
+
+# What can be refused without torch, and a word of the message.
+REFUSED = {
+    "pretrian": "did you mean pretrain",
+    "pretrain jigsow": "did you mean jigsaw",
+    "pretrain jigsaw": "--data is required",
+    "pretrain jigsaw --data nowhere": "nowhere",
+    "pretrain jigsaw --data {000..003}.tar": "no shard at 000.tar",
+    "pretrain jigsaw --data demo:x": "demo:x",
+    "pretrain jigsaw --data demo --lr abc": "--lr abc: should be a number",
+    "pretrain jigsaw --data demo --grid 9": "--grid 9: should be at most 5",
+    "pretrain jigsaw --data demo --optimizer adam": "did you mean adamw",
+    "pretrain jigsaw --data demo --epcohs 3": "did you mean --epochs",
+    "pretrain jigsaw --data demo --temperature .1": "belongs to colorization and npid",
+    "pretrain jigsaw --data demo --backbone resnet81": "did you mean resnet",
+    "pretrain jigsaw --data demo --preset papr": "did you mean paper",
+    "pretrain jigsaw --data demo --config nowhere.toml": "nowhere.toml",
+    "pretrain jigsaw --data demo --steps 3 --epochs 3": "--epochs and --steps",
+    "pretrain jigsaw --data demo --out full": "not empty",
+    "pretrain jigsaw --data demo --init nowhere": "nowhere",
+    "pretrain jigsaw --data demo --probe-every 5": "--probe-data",
+    "pretrain jigsaw --resume": "--resume",
+    "pretrain jigsaw --lr": "a value should follow",
+    "pretrain cpc --data demo --norm foo": "should be one of batch, ln, ln2d, none",
+    "probe --data demo": "--weights is required",
+    "probe --weights nowhere --data demo": "nowhere",
+    "probe --weights full/a.safetensors --data demo --protocol foo": "zhang2016",
+    "probe --weights full/a.safetensors --data demo --kind linaer": "did you mean linear",
+    "probe --weights full/a.safetensors": "--data is required",
+    "embed --weights full/a.safetensors --data demo --to a.txt": ".npz",
+    "export --weights full/a.safetensors --to x": ".safetensors",
+    "export --weights nowhere --to x.safetensors": "nowhere",
+    "compare nowhere --data demo": "nowhere",
+    "audit --weights nowhere": "nowhere",
+    "visualize predictions --weights nowhere": "nowhere",
+    "visualize features --weights full/a.safetensors --to x.jpg": ".png",
+    "visualize task jigsaw": "--data is required",
+    "visualize task jigsaw --data nope": "nope",
+    "visualize curves nowhere": "nowhere",
+    "report nowhere": "nowhere",
+    "bench jigsaw --data demo --sweep 1": "--sweep 1",
+    "bench jigsaw": "--data is required",
+    "data check nope": "nope",
+    "data check --data nope": "nope",
+    "data check": "--data is required",
+    "config jigsaw --preset modrn": "did you mean modern",
+    "backbones --method jigsow": "did you mean jigsaw",
+}
+
+
+def test_usage_errors_import_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.safetensors").touch()
+    # In one process: what any of them imports shows after it.
+    code = f"""
+import contextlib, io, json, sys
+from ssltool.cli import run
+for typed in json.loads(sys.argv[1]):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        code = run(typed.split())
+    heavy = [m for m in {HEAVY!r} if m in sys.modules and m != "numpy"]
+    print(json.dumps([typed, code, errors.getvalue(), heavy]))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(list(REFUSED))],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(lines) == len(REFUSED)
+    for typed, exit_code, error, heavy in lines:
+        assert exit_code == 2, (typed, error)
+        assert error.startswith("error: "), (typed, error)
+        assert error.count("\n") == 1, (typed, error)
+        assert REFUSED[typed] in error, (typed, error)
+        assert not heavy, (typed, heavy)
+        assert "Input should" not in error
+        assert "Value error" not in error
+
+
+def test_a_line_says_that_torch_is_loaded_unless_quiet() -> None:
+    code = "from ssltool.cli._early import announce; announce({})"
+    for argument, expected in (("", "loading PyTorch\n"), ("quiet=True", "")):
+        shown = subprocess.run(
+            [sys.executable, "-c", code.format(argument)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert (shown.stdout, shown.stderr) == ("", expected)
+
+
+def test_options_of_every_method_import_no_torch() -> None:
+    code = (
+        "import sys; from ssltool.methods.registry import available, find_options;"
+        "[find_options(name) for name in available()]; print('torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"

@@ -32,7 +32,8 @@ from ssltool.distributed.collectives import (
 )
 from ssltool.distributed.process_group import process_group
 from ssltool.errors import Interrupted, NonFiniteLossError, UsageError
-from ssltool.methods.base import DataInfo, Method
+from ssltool.methods.base import Method
+from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_method
 from ssltool.runs.config import RunConfig
 from ssltool.training.pretrain import RunSummary, pretrain

@@ -491,7 +491,7 @@ def test_a_loaded_encoder_has_its_transform_and_read_size(written, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"image_size": 20_000}, "image_size: Input should be less than or equal to 1024"),
+        ({"image_size": 20_000}, "image_size: should be at most 1024"),
         ({"image_size": 7}, "image_size:"),
         ({"image_size": -32}, "image_size:"),
         ({"image_size": 2**62}, "image_size:"),

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ssltool.methods import auditing
 from ssltool.methods.auditing import BASE, CHANCE, PATCH_CHANGES
-from ssltool.methods.base import DataInfo
 from ssltool.methods.jigsaw.audit import _condition, _neighbors
+from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import available, find_method
 
 SIDE, COUNT = 32, 20

@@ -13,15 +13,8 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.precision import Precision
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import SslToolError, UsageError
-from ssltool.methods.base import (
-    DataInfo,
-    EncoderInput,
-    Loss,
-    Method,
-    MethodOptions,
-    Metric,
-    check_loss,
-)
+from ssltool.methods.base import EncoderInput, Loss, Method, Metric, check_loss
+from ssltool.methods.options import DataInfo, MethodOptions
 from ssltool.training.loop import TrainSchedule, train
 
 

@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssltool.encoders.registry import build_encoder
-from ssltool.methods.base import DataInfo, Method
-from ssltool.methods.context_encoder.task import ContextEncoder, ContextEncoderOptions
-from ssltool.methods.context_prediction.task import ContextPrediction, ContextPredictionOptions
+from ssltool.methods.base import Method
+from ssltool.methods.context_encoder.options import ContextEncoderOptions
+from ssltool.methods.context_encoder.task import ContextEncoder
+from ssltool.methods.context_prediction.options import ContextPredictionOptions
+from ssltool.methods.context_prediction.task import ContextPrediction
+from ssltool.methods.options import DataInfo
 from ssltool.training.optim import build_optimizer
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssltool.errors import UsageError
-from ssltool.methods.base import DataInfo, EncoderInput, Method, check_loss
+from ssltool.methods.base import EncoderInput, Method, check_loss
+from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import available, find_method
 from ssltool.plotting.records import Lines, Matrix, Points
 
@@ -415,8 +416,8 @@ def test_presets_name_real_options(name: str) -> None:
     from ssltool.runs.config import RunConfig
 
     cls = find_method(name)
-    assert "paper" in cls.presets
-    for preset in cls.presets:
+    assert "paper" in cls.Options.presets
+    for preset in cls.Options.presets:
         RunConfig.merged(name, {}, preset)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssltool.encoders.registry import build_encoder
-from ssltool.methods.base import DataInfo
+from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_method
 from ssltool.probing.finetune import Classifier
 

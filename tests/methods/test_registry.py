@@ -8,8 +8,9 @@ import torch
 
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import SslToolError, UnknownNameError, UsageError
-from ssltool.methods.base import DataInfo, Method
-from ssltool.methods.registry import available, find_method
+from ssltool.methods.base import Method
+from ssltool.methods.options import DataInfo
+from ssltool.methods.registry import available, find_method, find_options, methods_with
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin_rotation"
 
@@ -39,13 +40,17 @@ def test_unknown_names_suggest_the_nearest() -> None:
 def test_the_example_package_is_a_whole_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path, "ssltool-rotation", "rotation = ssltool_rotation:Rotation", monkeypatch)
+    install(tmp_path, "ssltool-rotation", "rotation = ssltool_rotation.task:Rotation", monkeypatch)
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    monkeypatch.delitem(sys.modules, "ssltool_rotation", raising=False)
+    for name in [name for name in sys.modules if name.startswith("ssltool_rotation")]:
+        monkeypatch.delitem(sys.modules, name)
     listing = available()["rotation"]
     assert (listing.origin, listing.summary) == ("ssltool-rotation 1.2", "a pretext task")
     assert "ssltool_rotation" not in sys.modules  # listing imports nothing
+    assert list(find_options("rotation").presets) == ["paper"]
+    assert "ssltool_rotation.task" not in sys.modules  # nor torch, see cli/test_startup.py
     cls = find_method("rotation")
+    assert cls.Options is find_options("rotation")
     info = DataInfo(8, 32)
     method = cls(cls.Options().with_defaults(info), build_encoder("resnet20"), info)
     assert isinstance(method, Method)
@@ -64,6 +69,42 @@ def test_the_example_package_is_a_whole_method(
         method, images, torch.arange(3), torch.Generator().manual_seed(0)
     )
     assert len(predictions.captions) == 3
+
+
+def test_options_without_a_file_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "one-file", "one-file = one_file_task:Task", monkeypatch)
+    (tmp_path / "one_file_task.py").write_text(
+        "from ssltool.methods.jigsaw.task import Jigsaw, JigsawOptions\n"
+        "class Options(JigsawOptions):\n    own: int = 3\n"
+        "class Task(Jigsaw):\n    Options = Options\n"
+    )
+    assert find_options("one-file")().own == 3
+    assert find_options("one-file") is find_method("one-file").Options
+
+
+def test_options_of_another_class_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "two-options", "two = two_options.task:Task", monkeypatch)
+    package = tmp_path / "two_options"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "options.py").write_text(
+        "from ssltool.methods.options import MethodOptions\nclass Options(MethodOptions): pass\n"
+    )
+    (package / "task.py").write_text(
+        "from ssltool.methods.jigsaw.task import Jigsaw\nclass Task(Jigsaw): pass\n"
+    )
+    with pytest.raises(SslToolError, match=r"two-options 1\.2.*not those of the module options"):
+        find_method("two")
+
+
+def test_methods_with_an_option() -> None:
+    assert methods_with("temperature") == ["colorization", "npid"]
+    assert methods_with("grid") == ["jigsaw"]
+    assert methods_with("nothing") == []
 
 
 def test_two_packages_with_one_name_are_both_named(

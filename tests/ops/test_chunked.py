@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssltool.methods.base import DataInfo
+from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_method
 from ssltool.ops.chunked import chunked
 from ssltool.ops.per_image_rng import PerImageRNG

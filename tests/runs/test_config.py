@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssltool.errors import UsageError
-from ssltool.methods.base import DataInfo
+from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import available, find_method
 from ssltool.runs.config import ResolvedConfig, RunConfig, resolve
 from ssltool.runs.data_info import automatic_size
@@ -109,7 +109,7 @@ def test_seeds_fit_into_64_bits() -> None:
     models += [figure.options for figure in FIGURES.values()]
     for model in models:
         for wrong in (-1, LARGEST_SEED + 1, 2**64, 2**200) if "seed" in model.model_fields else ():
-            with pytest.raises(UsageError, match=f"--seed {wrong}: should be (greater|less) than"):
+            with pytest.raises(UsageError, match=f"--seed {wrong}: should be at (least|most)"):
                 model.checked(seed=wrong)
     assert RunOptions.checked(seed=LARGEST_SEED).seed == LARGEST_SEED
     with pytest.raises(UsageError, match="--permutation-seed"):

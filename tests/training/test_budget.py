@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ssltool.data.sources.demo import DemoSource
 from ssltool.errors import UsageError
-from ssltool.methods.base import DataInfo
+from ssltool.methods.options import DataInfo
 from ssltool.runs.config import RunConfig
 from ssltool.runs.records import RunRecord
 from ssltool.training import budget

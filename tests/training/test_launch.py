@@ -24,8 +24,8 @@ from ssltool.errors import (
     UnknownNameError,
     UsageError,
 )
-from ssltool.methods.base import DataInfo
-from ssltool.methods.registry import available, find_method
+from ssltool.methods.options import DataInfo
+from ssltool.methods.registry import available, find_options
 from ssltool.runs.config import RunConfig, resolve
 from ssltool.training import launch as launcher
 from ssltool.training import start
@@ -78,7 +78,7 @@ def test_words_of_a_command_give_the_same_configuration(name: str) -> None:
     """What `RunConfig.arguments` writes, the command line reads back."""
     from ssltool.cli.pretrain import build
 
-    for preset in (None, *find_method(name).presets):
+    for preset in (None, *find_options(name).presets):
         wanted = RunConfig.merged(name, {"data": ("a b", "c")}, preset)
         typed: dict[str, Any] = {}
         command = build(name)

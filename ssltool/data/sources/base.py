@@ -18,10 +18,6 @@ from PIL import Image
 from ssltool.data.decode import stretched
 from ssltool.errors import DataError, UnreadableImage
 
-ACCEPTED = (
-    "give a folder of images, shards/{0000..0099}.tar, torchvision:NAME@ROOT, demo[:N] or "
-    "demo-test[:N]"
-)
 _SURVEY_SIZE = 64
 _FOLDER_CHUNK = 4096
 
@@ -423,11 +419,6 @@ def file_content(path: str) -> bytes:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise UnreadableImage((error.strerror or str(error)).lower()) from error
-
-
-def printable(path: str) -> str:
-    """A path, with line breaks, control characters and undecodable bytes escaped."""
-    return path if path.isprintable() and path else ascii(path)[1:-1] or "''"
 
 
 def _encode(text: str) -> bytes:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssltool.data.decode import dimensions, read_square, read_stretched
-from ssltool.data.sources.base import FilePerImageSource, nfc, printable
+from ssltool.data.sources.base import FilePerImageSource, nfc
 from ssltool.data.sources.formats import check_file
+from ssltool.data.sources.locations import printable
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 

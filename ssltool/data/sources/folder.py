@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from itertools import accumulate
@@ -15,15 +14,14 @@ from PIL import Image
 
 from ssltool.data.decode import decode, dimensions, fitted, read_square, read_stretched
 from ssltool.data.sources.base import (
-    ACCEPTED,
     FilePerImageSource,
     class_order,
     nfc,
-    printable,
 )
 from ssltool.data.sources.formats import check_file, extension_of, is_hidden, is_image
+from ssltool.data.sources.locations import ACCEPTED, existing_folder, printable
 from ssltool.documents import DocumentError, read_json
-from ssltool.errors import DataError, UsageError
+from ssltool.errors import DataError
 
 # Mark a run folder, see `ssltool.runs.folder`.
 _RUN_FILE, _METRICS_FILE = "run.json", "metrics.jsonl"
@@ -48,7 +46,7 @@ class FolderSource(FilePerImageSource):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._root = _existing_folder(os.fspath(path))
+        self._root = existing_folder(os.fspath(path))
         self.location = os.path.realpath(self._root)
         self.unlisted = {}
         left_out = _LeftOut()
@@ -224,22 +222,6 @@ def _is_run(folder: str, entries: list[os.DirEntry[str]]) -> bool:
     except DocumentError:
         return _METRICS_FILE in names  # damaged
     return isinstance(record, dict) and {"ssltool", "method"} <= record.keys()
-
-
-def _existing_folder(path: str) -> str:
-    """Expand ``~`` and make sure that the folder exists."""
-    expanded = os.path.expanduser(path)
-    if os.path.isdir(expanded):
-        return expanded
-    if not os.path.lexists(expanded):
-        # Two letters at least: one letter and a colon is a Windows drive.
-        kind = "source of this kind" if re.match(r"[\w-]{2,}:", path) else "folder"
-        raise UsageError(f"no {kind} at {printable(path)}; {ACCEPTED}")
-    if re.search(r"\.(tar\.\w+|tgz|tbz2?|txz)$", path.lower()):
-        raise UsageError(
-            f"{printable(path)} is compressed; shards are plain .tar files: decompress it"
-        )
-    raise UsageError(f"{printable(path)} is not a folder; {ACCEPTED}")
 
 
 def _no_images(root: str, left_out: _LeftOut, unlisted: Mapping[str, str]) -> str:

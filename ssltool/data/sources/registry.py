@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from ssltool.data.sources.base import ACCEPTED, JoinedSource, Source, printable
+from ssltool.data.sources.base import JoinedSource, Source
 from ssltool.data.sources.dataset import DatasetSource
 from ssltool.data.sources.demo import DemoSource
 from ssltool.data.sources.folder import FolderSource
 from ssltool.data.sources.formats import is_hidden, is_image
+from ssltool.data.sources.locations import ACCEPTED, demo_count, printable
 from ssltool.data.sources.shards import ShardSource, shard_paths
 from ssltool.data.sources.splits import split_folders
 from ssltool.errors import UsageError
 
 DataSpec = str | os.PathLike[str] | Source | Dataset[Any]
-DEMO_COUNT = 4096
 _DEMO_SEEDS = {"demo": 0, "demo-test": 1}
 
 
@@ -60,9 +59,9 @@ def _open_one(spec: DataSpec, split: str | None) -> Source:
     if isinstance(spec, Dataset):
         return DatasetSource(spec)
     spec = os.fspath(spec)
-    kind, colon, count = spec.partition(":")
+    kind = spec.partition(":")[0]
     if kind in _DEMO_SEEDS:
-        return DemoSource(_demo_count(spec, count) if colon else DEMO_COUNT, _DEMO_SEEDS[kind])
+        return DemoSource(demo_count(spec), _DEMO_SEEDS[kind])
     if kind == "torchvision":
         from ssltool.data.sources.torchvision import TorchvisionSource
 
@@ -102,12 +101,3 @@ def _loose_note(root: str) -> tuple[str, ...]:
         count = sum(is_image(e.name) and not is_hidden(e.name) and e.is_file() for e in entries)
     where = f"left out: directly in {printable(root)}, in no split"
     return (f"{count:,} image{'' if count == 1 else 's'} {where}",) if count else ()
-
-
-def _demo_count(spec: str, count: str) -> int:
-    if not re.fullmatch("0*[1-9][0-9]{0,8}", count):
-        raise UsageError(
-            f"{spec!r}: what follows the colon is a number of images below a billion, as in "
-            f"demo:{DEMO_COUNT}"
-        )
-    return int(count)

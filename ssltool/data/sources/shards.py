@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
@@ -27,8 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssltool.data.decode import decode, dimensions, fitted, read_square, read_stretched
-from ssltool.data.sources.base import ACCEPTED, Source, class_order, fingerprint_of, nfc, printable
+from ssltool.data.sources.base import Source, class_order, fingerprint_of, nfc
 from ssltool.data.sources.formats import check_readable
+from ssltool.data.sources.locations import listed_shards, printable
 from ssltool.data.sources.shard_index import (
     INDEX,
     IndexEntry,
@@ -39,7 +39,7 @@ from ssltool.data.sources.shard_index import (
     table_path,
 )
 from ssltool.data.sources.shard_scan import HEADER, Table, scan
-from ssltool.errors import DataError, UnreadableImage, UsageError
+from ssltool.errors import DataError, UnreadableImage
 
 UNFINISHED = ".packing.json"
 """Present in a folder of shards until `ssltool data pack` has written all of them."""
@@ -227,12 +227,7 @@ def shard_paths(spec: str) -> list[str]:
     """
     spec = os.path.expanduser(spec)
     if spec.endswith(".tar"):
-        paths = list(expand_braces(spec))
-        missing = [path for path in paths if not os.path.isfile(path)]
-        if missing:
-            among = f" ({len(missing)} of {len(paths)} are missing)" if len(paths) > 1 else ""
-            raise UsageError(f"no shard at {missing[0]}{among}; {ACCEPTED}")
-        return paths
+        return listed_shards(spec)
     if os.path.isdir(spec):
         try:
             with os.scandir(spec) as entries:
@@ -241,24 +236,6 @@ def shard_paths(spec: str) -> list[str]:
             return []
         return [os.path.join(spec, name) for name in sorted(names)]
     return []
-
-
-def expand_braces(pattern: str) -> Iterator[str]:
-    """Expand ``{0..9}``, ``{0000..0099}`` (zeros kept) and ``{a,b}`` as shells do; not nested."""
-    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if match is None:
-        yield pattern
-        return
-    first, last, words = match.groups()
-    if words is None:
-        width = len(first) if first.startswith("0") or last.startswith("0") else 0
-        step = 1 if int(first) <= int(last) else -1
-        choices = [f"{n:0{width}d}" for n in range(int(first), int(last) + step, step)]
-    else:
-        choices = words.split(",")
-    for rest in expand_braces(pattern[match.end() :]):
-        for word in choices:
-            yield pattern[: match.start()] + word + rest
 
 
 def _all_tar(names: Iterator[str]) -> list[str]:

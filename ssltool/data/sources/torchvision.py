@@ -36,8 +36,8 @@ from ssltool.data.sources.base import (
     fingerprint_of,
     in_class_order,
     nfc,
-    printable,
 )
+from ssltool.data.sources.locations import printable
 from ssltool.errors import DataError, UnknownNameError, UnreadableImage, UsageError
 
 SETS = {

@@ -12,14 +12,12 @@ from __future__ import annotations
 import itertools
 import math
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ssltool.ops.lab import rgb_to_lab
-
-Encoding = Literal["exact", "dense", "table"]
 
 _REACH = 110  # a and b of sRGB lie within +-108
 _CELLS = (

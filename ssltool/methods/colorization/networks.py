@@ -8,13 +8,10 @@ norm does here.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import nn
 
 from ssltool.encoders.layers import full_precision
-
-ColorHead = Literal["fcn", "deep", "fc"]
+from ssltool.methods.colorization.options import ColorHead
 
 
 def color_head(kind: ColorHead, width: int, outputs: int) -> nn.Sequential:

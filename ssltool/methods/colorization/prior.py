@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,13 +16,9 @@ from torch import Tensor
 from ssltool.errors import DataError
 from ssltool.methods.colorization import ab_bins
 from ssltool.methods.colorization.ab_bins import SoftTarget
+from ssltool.methods.colorization.options import NO_COLOR, GrayRule
 from ssltool.ops.lab import rgb_to_lab
 
-GrayRule = Literal["any", "p99"]
-NO_COLOR = (
-    "colorization learns from color; name color images with --data, or type "
-    "'ssltool pretrain jigsaw'"
-)
 _GRAY = 5.0  # of a, b or chroma: below it a pixel counts as gray (the release's threshold)
 _MAX_IMAGES = 10_000  # counted at most
 _MIN_COLORED, _AGREEMENT = 256, 0.02  # images; total variation between halves at which to stop

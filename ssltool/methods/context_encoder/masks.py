@@ -32,13 +32,6 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif"}
 
 
-def overlap_of(side: int) -> int:
-    """Width in pixels of the visible band round the central hole that is predicted too: 7 at 128
-    px.
-    """
-    return math.floor(7 * side / 128 + 0.5)
-
-
 def central_hole(side: int, overlap: int) -> Tensor:
     """The central half of an image less a band of ``overlap`` pixels, bool ``[1, 1, S, S]``."""
     mask = torch.zeros(1, 1, side, side, dtype=torch.bool)

@@ -6,15 +6,14 @@ Letters: B images, C channels, n side of the encoder's last map, t side of the p
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ssltool.encoders.layers import full_precision
+from ssltool.methods.context_encoder.options import DecoderKind
 from ssltool.ops.resize import resized
 
-DecoderKind = Literal["resize", "tconv"]
 _NARROWEST = 32
 
 

@@ -11,14 +11,14 @@ b*R*G + i*G + j.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-Negatives = Literal["all", "other-images", "same-image", "random"]
+from ssltool.methods.cpc.options import Negatives
 
 BUDGET = 2**28
 """Bytes of scores held at once; more are computed in parts, and again for the gradient."""

@@ -14,17 +14,15 @@ Letters: B images, N patches each, M = B*N, P patch side in pixels. Values are o
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssltool.methods.cpc.options import Level
 from ssltool.ops.cached_tensors import cached_tensor
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.ops.select import select
-
-Level = Literal["none", "v1", "light", "v2"]
 
 PRIMITIVES = (
     *(

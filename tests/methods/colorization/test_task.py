@@ -12,14 +12,11 @@ from torch import Tensor
 
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import DataError, UsageError
-from ssltool.methods.base import DataInfo
 from ssltool.methods.colorization import ab_bins
+from ssltool.methods.colorization.options import ColorizationOptions
 from ssltool.methods.colorization.prior import is_gray, sample_points
-from ssltool.methods.colorization.task import (
-    Colorization,
-    ColorizationOptions,
-    ColorizationView,
-)
+from ssltool.methods.colorization.task import Colorization, ColorizationView
+from ssltool.methods.options import DataInfo
 from ssltool.ops.lab import lightness, rgb_to_lab
 
 SIDE = 32

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssltool.errors import DataError, UsageError
 from ssltool.methods.context_encoder import masks
+from ssltool.methods.context_encoder.options import overlap_of
 from ssltool.ops.per_image_rng import PerImageRNG
 
 
@@ -41,7 +42,7 @@ def test_the_central_hole_of_the_paper() -> None:
      (128, 7, 50, 0.153), (224, 12, 88, 0.154)],
 )  # fmt: skip
 def test_the_central_hole_of_other_sides(side: int, overlap: int, inner: int, share: float) -> None:
-    assert masks.overlap_of(side) == overlap
+    assert overlap_of(side) == overlap
     hole = masks.central_hole(side, overlap)
     assert int(hole.sum()) == inner**2
     assert float(coverage(hole)) == pytest.approx(share, abs=0.0006)

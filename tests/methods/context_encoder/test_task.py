@@ -17,14 +17,16 @@ from torch.nn import functional as F
 
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
-from ssltool.methods.base import DataInfo, Reference
+from ssltool.methods.base import Reference
 from ssltool.methods.context_encoder.losses import (
     adversarial_losses,
     band_weights,
     reconstruction_loss,
 )
 from ssltool.methods.context_encoder.networks import ChannelwiseLinear, Discriminator
-from ssltool.methods.context_encoder.task import ContextEncoder, ContextEncoderOptions
+from ssltool.methods.context_encoder.options import ContextEncoderOptions
+from ssltool.methods.context_encoder.task import ContextEncoder
+from ssltool.methods.options import DataInfo
 from ssltool.plotting.records import Lines
 from ssltool.training.optim import build_optimizer
 
@@ -327,7 +329,7 @@ def test_a_gray_encoder_paints_one_channel() -> None:
 def test_the_inpainting_preset_is_the_released_network() -> None:
     chosen = {
         k: v
-        for k, v in ContextEncoder.presets["inpainting"].items()
+        for k, v in ContextEncoderOptions.presets["inpainting"].items()
         if k in ContextEncoderOptions.model_fields
     }
     method = build(128, backbone="inpaintnet", **chosen)

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from ssltool.errors import UsageError
 from ssltool.methods.context_prediction import pairs
+from ssltool.methods.context_prediction.geometry import Geometry, geometry, largest_patch
+from ssltool.methods.context_prediction.options import Sampler
 from ssltool.methods.context_prediction.pairs import (
     POSITIONS,
-    Geometry,
-    geometry,
     grid_size,
-    largest_patch,
     neighbors,
     position_leak,
     sample,
@@ -115,7 +114,7 @@ def test_corners_are_kept_inside_the_image() -> None:
 @pytest.mark.parametrize("sampler", ["grid", "pair", "all8", "center"])
 @settings(max_examples=15, deadline=None)
 @given(side=st.integers(23, 160), seed=st.integers(0, 50))
-def test_every_pair_is_where_its_place_says(sampler: pairs.Sampler, side: int, seed: int) -> None:
+def test_every_pair_is_where_its_place_says(sampler: Sampler, side: int, seed: int) -> None:
     sizes = geometry(side, "fit3")
     drawn = sample(sampler, rng(16, seed), side, sizes, pairs=8)
     assert int(drawn.corner.min()) >= 0

@@ -14,13 +14,10 @@ from torch.nn import functional as F
 
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError
-from ssltool.methods.base import DataInfo
 from ssltool.methods.context_prediction import figures
-from ssltool.methods.context_prediction.task import (
-    ContextPrediction,
-    ContextPredictionOptions,
-    ContextPredictionView,
-)
+from ssltool.methods.context_prediction.options import ContextPredictionOptions
+from ssltool.methods.context_prediction.task import ContextPrediction, ContextPredictionView
+from ssltool.methods.options import DataInfo
 from ssltool.ops.per_image_rng import PerImageRNG
 from ssltool.plotting.records import Matrix
 
@@ -51,7 +48,7 @@ def test_parameters_of_the_released_network() -> None:
     info = DataInfo(1000, 548)
     paper = {
         k: v
-        for k, v in ContextPrediction.presets["paper"].items()
+        for k, v in ContextPredictionOptions.presets["paper"].items()
         if k in ContextPredictionOptions.model_fields
     }
     options = ContextPredictionOptions(**paper).with_defaults(info)

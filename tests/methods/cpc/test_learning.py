@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssltool.methods.base import DataInfo
 from ssltool.methods.cpc.context_network import Predictor
-from ssltool.methods.cpc.task import Cpc, CpcOptions
+from ssltool.methods.cpc.options import CpcOptions
+from ssltool.methods.cpc.task import Cpc
+from ssltool.methods.options import DataInfo
 
 pytestmark = pytest.mark.slow
 SIDE, PICTURES = 20, 32

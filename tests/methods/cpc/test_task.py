@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.transform import InputTransform
 from ssltool.errors import UnknownNameError, UsageError
-from ssltool.methods.base import DataInfo
 from ssltool.methods.cpc import figures
-from ssltool.methods.cpc.task import Cpc, CpcOptions
+from ssltool.methods.cpc.options import CpcOptions
+from ssltool.methods.cpc.task import Cpc
+from ssltool.methods.options import DataInfo
 from ssltool.ops import grids
 from ssltool.ops.grids import DIRECTIONS, Direction
 

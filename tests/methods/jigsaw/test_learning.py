@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ssltool.encoders.registry import build_encoder
-from ssltool.methods.base import DataInfo
-from ssltool.methods.jigsaw.task import Jigsaw, JigsawOptions
+from ssltool.methods.jigsaw.options import JigsawOptions
+from ssltool.methods.jigsaw.task import Jigsaw
+from ssltool.methods.options import DataInfo
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.transform import InputTransform
 from ssltool.errors import UsageError
-from ssltool.methods.base import DataInfo
 from ssltool.methods.jigsaw import figures
-from ssltool.methods.jigsaw.task import Geometry, Jigsaw, JigsawOptions, JigsawView, geometry
+from ssltool.methods.jigsaw.geometry import Geometry, geometry
+from ssltool.methods.jigsaw.options import JigsawOptions
+from ssltool.methods.jigsaw.task import Jigsaw, JigsawView
+from ssltool.methods.options import DataInfo
 from ssltool.plotting.colors import GREEN, ORANGE
 
 
@@ -285,7 +287,9 @@ def test_parameters_of_the_papers_network() -> None:
     37,752,832.
     """
     info = DataInfo(1000, 256)
-    paper = {k: v for k, v in Jigsaw.presets["paper"].items() if k in JigsawOptions.model_fields}
+    paper = {
+        k: v for k, v in JigsawOptions.presets["paper"].items() if k in JigsawOptions.model_fields
+    }
     options = JigsawOptions(**paper).with_defaults(info)
     method = Jigsaw(options, build_encoder("caffenet"), info)
 

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.transform import InputTransform
 from ssltool.errors import SslToolError, UsageError
-from ssltool.methods.base import DataInfo
 from ssltool.methods.npid import losses as nce
-from ssltool.methods.npid.task import Npid, NpidOptions, NpidView
+from ssltool.methods.npid.options import NpidOptions
+from ssltool.methods.npid.task import Npid, NpidView
+from ssltool.methods.options import DataInfo
 from ssltool.plotting.records import Lines
 
 COUNT, SIDE = 37, 16  # divisible by no number of processes

@@ -104,7 +104,7 @@ def test_faults_of_a_model_are_named_and_cut() -> None:
     assert validated(Model, {"a": 1}).a == 1
     for document, words in [
         ([], "the document: "),
-        ({}, "a: Field required"),
+        ({}, "a: is required"),
         ({"a": "x"}, "a: should be an integer"),
         ({"a": 1, "b\n" + "x" * 10_000: 1}, r"b x+\.\.\.: "),
     ]:

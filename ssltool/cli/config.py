@@ -10,6 +10,7 @@ from ssltool.cli._flags import command as command_from
 from ssltool.cli._flags import take
 from ssltool.cli._lazy import methods_group
 from ssltool.cli._output import JsonOption, print_json
+from ssltool.console import echo
 from ssltool.options import Options, option
 
 
@@ -34,7 +35,8 @@ def build(name: str) -> TyperCommand:
             given = {k: v for part in tables for k, v in part.model_dump(mode="json").items()}
             print_json({"method": name, **given})
             return
-        print(template(config), end="")
+        for line in template(config).splitlines():
+            echo(line)
 
     presets = find_options(name).presets
     return command_from(

@@ -20,10 +20,10 @@ def claim_new(out: Path | None, method: str, *, overwrite: bool) -> FolderLock:
     """
     if out is None:
         return _claim_next(method)
-    check_new(out, overwrite=overwrite)
+    _refuse_file(out)
     lock = FolderLock.take(out)
     try:
-        check_new(out, overwrite=overwrite)  # it may have been filled just now
+        check_new(out, overwrite=overwrite)
     except BaseException:
         lock.release()
         raise
@@ -38,8 +38,7 @@ def check_new(out: Path, *, overwrite: bool) -> None:
     """
     if not out.exists():
         return
-    if not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a new folder")
+    _refuse_file(out)
     if _is_empty(out):
         return
     if not overwrite:
@@ -92,6 +91,11 @@ def folder_to_resume(out: Path | None, method: str) -> Path:
     if not (out / RUN_FILE).is_file():
         raise UsageError(f"--resume: {out} holds no run; omit --resume to start one there")
     return out
+
+
+def _refuse_file(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a new folder")
 
 
 def _is_empty(folder: Path) -> bool:

@@ -219,8 +219,7 @@ def test_images_and_labels_that_are_not_there_are_wrong_usage(
     call: Callable[..., Outcome], weights: Path, typed: str
 ) -> None:
     command, *rest = typed.split()
-    outcome = call(command, *rest, "--weights", weights)
-    one_line(outcome, 2, "none" if "--form" not in typed else "--form rgb")
+    one_line(call(command, *rest, "--weights", weights), 2, "none")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from ssltool.visualizing.options import FIGURES
 GROUPS = {
     "pretrain": list(available()),
     "bench": ["jigsaw"],
+    "config": ["jigsaw"],
     "visualize": list(FIGURES),
     "data": ["check", "pack", "index"],
 }

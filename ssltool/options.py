@@ -246,7 +246,7 @@ def _describe(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     name = str(fault["loc"][0]) if fault["loc"] else ""
     if fault["type"] == "extra_forbidden":
         flags = [flag_of(model, field) for field in model.model_fields]
-        return str(UnknownNameError("option", "--" + name.replace("_", "-"), flags))
+        return str(UnknownNameError("option", "--" + cut(name).replace("_", "-"), flags))
     known = name in model.model_fields
     flag = _shown(model, name) if known else cut(name) or "options"
     if fault["type"] == "missing":

@@ -99,7 +99,7 @@ class RunConfig(BaseModel):
         flags = {name: flag_of(model, name) for model in models for name in model.model_fields}
         for name in values:
             if name not in flags:
-                raise unknown_option(method, "--" + name.replace("_", "-"), flags.values())
+                raise unknown_option(method, "--" + cut(name).replace("_", "-"), flags.values())
         parts, faults = [], []
         for model in models:
             try:

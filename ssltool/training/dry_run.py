@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -18,7 +19,7 @@ class DryRun(BaseModel):
     Attributes:
         method: Name of the method.
         options: Every resolved option.
-        precision: Why the compute precision was chosen.
+        precision: Compute precision, and why it was chosen.
         images: Number of images.
         batch_size: Images of a step, of all processes together.
         epochs: Passes over the images.
@@ -52,9 +53,9 @@ class DryRun(BaseModel):
             ("backbone", f"{options['backbone']}, {options['stem']} stem"),
             ("images", f"{self.images:,} at {size}"),
             ("batch", f"{self.batch_size} images"),
-            ("steps", f"{options['steps']:,} ({self.epochs:.3g} epochs)"),
+            ("steps", f"{options['steps']:,} ({_count(self.epochs)} epochs)"),
             ("optimizer", f"{optimizer}, weight decay {options['weight_decay']:.3g}"),
-            ("schedule", f"{options['schedule']}, warm-up of {options['warmup']:.3g} epochs"),
+            ("schedule", f"{options['schedule']}, warm-up of {_count(options['warmup'])} epochs"),
             ("precision", self.precision),
             *([("budget", format_duration(self.budget_s))] if self.budget_s else []),
             ("speed", f"{self.images_per_s:,.0f} images/s"),
@@ -62,6 +63,10 @@ class DryRun(BaseModel):
             ("memory", format_bytes(self.memory_gb * 1e9)),
             ("disk", format_bytes(self.disk_gb * 1e9)),
         ]
+
+
+def _count(value: Any) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def rehearse(trainer: Trainer) -> DryRun:
@@ -72,12 +77,12 @@ def rehearse(trainer: Trainer) -> DryRun:
         report = next(steps)
         float(report.loss)  # waits for the device
         times.append(time.perf_counter() - began)
-    config, count = trainer.config, trainer.schedule.steps
+    config, count, precision = trainer.config, trainer.schedule.steps, trainer.schedule.precision
     batch = config.run.batch_size * world_size() * config.run.accumulate
     return DryRun(
         method=config.method,
         options=config.options(),
-        precision=trainer.schedule.precision.reason,
+        precision=f"{precision.name}: {precision.reason}",
         images=config.data.count,
         batch_size=batch,
         epochs=count / max(1, config.data.count // batch),

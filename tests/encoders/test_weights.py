@@ -390,7 +390,7 @@ def test_wrong_metadata_are_one_line(written):
     for change, words in [
         ({"format": 3}, "format 3 and this ssltool reads format 2"),
         ({"format": 1}, "written by an older ssltool"),
-        ({"training": {"steps": 3}}, "training.ssltool: Field required"),
+        ({"training": {"steps": 3}}, "training.ssltool: is required"),
         ({"stages": []}, "stages:"),
         ({"stem": "tiny"}, "stem:"),
         ({"surprise": 1}, "surprise:"),

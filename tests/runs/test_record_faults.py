@@ -24,7 +24,7 @@ def test_records_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     ("change", "words"),
     [
         (lambda d: d.update(extra=1), "extra"),
-        (lambda d: d.pop("rows"), "rows: Field required"),
+        (lambda d: d.pop("rows"), "rows: is required"),
         (lambda d: d["rows"][0]["accuracy"].update(linear=101), "rows.0.accuracy.linear"),
         (lambda d: d.update(chosen=5), "name rows of the table"),
         (lambda d: d.update(chosen=-1), "name rows of the table"),

@@ -17,7 +17,8 @@ from torch import Tensor
 from ssltool.data.sources.demo import NATIVE_SIDE, DemoSource, ink_map, render
 from ssltool.data.sources.demo_pen import OBJECT, Ink
 from ssltool.data.sources.demo_scene import Frame, Scene
-from ssltool.data.sources.registry import DEMO_COUNT, open_source
+from ssltool.data.sources.locations import DEMO_COUNT
+from ssltool.data.sources.registry import open_source
 from ssltool.encoders.registry import build_encoder
 from ssltool.probing.knn import knn_accuracy
 from ssltool.probing.linear import fit_and_score

@@ -17,7 +17,8 @@ from PIL import Image
 from ssltool.data.sources.base import JoinedSource, Source, class_order, survey
 from ssltool.data.sources.demo import DemoSource
 from ssltool.data.sources.folder import FolderSource
-from ssltool.data.sources.registry import DEMO_COUNT, open_source
+from ssltool.data.sources.locations import DEMO_COUNT
+from ssltool.data.sources.registry import open_source
 from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs links and file names of POSIX")

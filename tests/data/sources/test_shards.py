@@ -17,9 +17,10 @@ from ssltool.data.sampler import Order
 from ssltool.data.sources import shards
 from ssltool.data.sources.base import JoinedSource
 from ssltool.data.sources.folder import FolderSource
+from ssltool.data.sources.locations import expand_braces
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shard_index import write_index
-from ssltool.data.sources.shards import ShardSource, expand_braces, shard_paths
+from ssltool.data.sources.shards import ShardSource, shard_paths
 from ssltool.errors import DataError, UsageError
 
 

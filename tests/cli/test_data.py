@@ -24,7 +24,7 @@ def test_check_takes_data_with_or_without_the_flag(
 
 def test_check_without_data_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["data", "check"]) == 2
-    assert "no images given; give a folder of images" in capsys.readouterr().err
+    assert "--data is required: type --data DIR" in capsys.readouterr().err
 
 
 def test_pack_and_index_print_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ssltool.methods.registry import find_method
+from ssltool.methods.registry import find_options
 from ssltool.options import flag_of
 from ssltool.runs.options import RunOptions
 
@@ -36,11 +36,11 @@ def table(model: type[BaseModel]) -> str:
 
 def presets(method: str) -> str:
     """A Markdown table of what a method's presets set, in the order of their options."""
-    of_method = find_method(method)
+    of_method = find_options(method)
     named = of_method.presets
     order = {
         name: flag_of(model, name)
-        for model in (RunOptions, of_method.Options)
+        for model in (RunOptions, of_method)
         for name in model.model_fields
     }
     titles = "".join(f" `{preset}` |" for preset in named)
@@ -100,7 +100,7 @@ def updated(text: str) -> str:
         if match[2] == "presets":
             made = presets(name)
         else:
-            made = table(RunOptions if name == "pretrain" else find_method(name).Options)
+            made = table(RunOptions if name == "pretrain" else find_options(name))
         return f"{match[1]}\n{made}\n{match[4]}"
 
     return TABLE.sub(update, text)

@@ -18,7 +18,7 @@ import typer
 from made_pages import PAGES, ROOT, blocks, shown_commands
 
 from ssltool.cli import app
-from ssltool.methods.registry import find_method
+from ssltool.methods.registry import find_options
 
 
 def commands() -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ def test_a_shown_command_parses(page: str, line: str) -> None:
     for model in context.command.models:
         model(**{name: typed[name] for name in model.model_fields if name in typed})
     if "preset" in typed:
-        assert typed["preset"] in find_method(context.command.name).presets
+        assert typed["preset"] in find_options(context.command.name).presets
     if str(typed.get("config", "")).startswith("examples"):
         assert (ROOT / typed["config"]).is_file()
 

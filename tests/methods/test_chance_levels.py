@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.methods.base import DataInfo, Method
+from ssltool.methods.base import Method
+from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_method
 
 

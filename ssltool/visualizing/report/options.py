@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ssltool.errors import SslToolError
-from ssltool.methods.registry import find_method
+from ssltool.methods.registry import find_options
 from ssltool.options import flag_of
 from ssltool.runs.config import RunConfig, resolve
 from ssltool.runs.options import RunOptions
@@ -56,14 +56,14 @@ def flag_names(method: str) -> dict[str, str]:
     """Flag by name of the option; of the run alone if the method is not installed."""
     models: list[Any] = [RunOptions]
     with suppress(SslToolError):
-        models.append(find_method(method).Options)
+        models.append(find_options(method))
     return {name: flag_of(model, name) for model in models for name in model.model_fields}
 
 
 def _bases(record: RunRecord) -> Iterator[tuple[str, dict[str, Any]]]:
     """The defaults for the images of the run, then its method's presets: title and options."""
     try:
-        presets = [None, *find_method(record.method).presets]
+        presets = [None, *find_options(record.method).presets]
     except SslToolError:
         return
     for preset in presets:

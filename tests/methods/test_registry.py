@@ -68,7 +68,7 @@ def test_the_example_package_is_a_whole_method(
     predictions = method.eval().figures.draw_predictions(
         method, images, torch.arange(3), torch.Generator().manual_seed(0)
     )
-    assert len(predictions.captions) == 3
+    assert len(predictions.sheet.captions) == 3
 
 
 def test_options_without_a_file_of_their_own(

@@ -134,7 +134,7 @@ def test_equal_figures_give_equal_bytes(tmp_path: Path, suffix: str) -> None:
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"plots are written as \.png, \.svg or \.pdf"):
+    with pytest.raises(UsageError, match=r"figures are written as \.png, \.svg or \.pdf"):
         save_figure(panels([LOSS], "a run"), tmp_path / "a.jpg")
 
 

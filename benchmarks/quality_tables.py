@@ -158,6 +158,7 @@ def _label_lines(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def draw(cells: Sequence[dict[str, Any]], folder: Path) -> None:
     """A figure for each set: pooled linear accuracy of methods and baselines."""
+    from ssltool.plotting.colors import BASELINE
     from ssltool.plotting.figures import save_plot
     from ssltool.plotting.records import Bars
 
@@ -172,8 +173,9 @@ def draw(cells: Sequence[dict[str, Any]], folder: Path) -> None:
             pooled = score(group, kind, "linear", "pooled")
             if pooled is not None:
                 values[name], errors[name] = pooled.mean, pooled.error
-        bars_plot = Bars(values, "linear accuracy of pooled features (%)", errors)
-        save_plot(bars_plot, folder / f"quality-{dataset}.png", f"{dataset}, frozen features")
+        gray = {name: BASELINE for name, _, kind in bars if kind != "pretrained"}
+        plot = Bars(values, "test accuracy of pooled features, linear probe, %", errors, color=gray)
+        save_plot(plot, folder / f"quality-{dataset}.png", f"Frozen features on {dataset}")
 
 
 def _random_init(cell: dict[str, Any]) -> float:

@@ -22,6 +22,7 @@ from ssltool.visualizing.attribution import draw_attribution
 from ssltool.visualizing.curves import draw_curves
 from ssltool.visualizing.features import draw_features
 from ssltool.visualizing.neighbors import draw_neighbors
+from ssltool.visualizing.pca import draw_pca
 from ssltool.visualizing.permutations import compare_permutations
 from ssltool.visualizing.predictions import PredictionsFigure, draw_predictions
 from ssltool.visualizing.task import draw_task
@@ -134,8 +135,15 @@ def section(run: Run, root: str) -> list[str]:
         lines += figure(
             f"ssltool visualize features --weights runs/{name}-1 --data {unseen[0]}",
             f"{name}-features",
-            "Images at the first two principal components of their features, framed by class",
+            "Images at the first two principal components of their features, some as thumbnails",
             lambda path: draw_features(run.folder, path, data=unseen),
+        )
+        lines += [""]
+        lines += figure(
+            f"ssltool visualize pca --weights runs/{name}-1 --data {unseen[0]} --size 128",
+            f"{name}-pca",
+            "Principal components of dense features as colors",
+            lambda path: draw_pca(run.folder, path, data=unseen, size=128),
         )
     return lines
 

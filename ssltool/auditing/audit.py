@@ -75,8 +75,8 @@ def audit(
         figure=str(figure),
     )
     record.write(opened.run.folder / AUDIT_FILE)
-    legend = "; orange: a shortcut was found" if record.shortcuts else ""
-    save_figure(bar_panels(condition_bars(record), opened.title + legend), figure)
+    legend = "; vermilion: a shortcut was found" if record.shortcuts else ""
+    save_figure(bar_panels(condition_bars(record), f"Audit of {opened.title}{legend}"), figure)
     return record
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from ssltool.methods.auditing import BASE, CHANCE
+from ssltool.plotting.colors import BASELINE
 from ssltool.plotting.records import Bars, Level
 from ssltool.plotting.units import axis_label, display_scale
 from ssltool.runs.audit_record import AuditRecord, Score
 
 _FOUND, _NAMED = 1, 5  # colors of the palette: what a shortcut was found by, and all else
+_GUESS = re.compile(r"1 in \w+")  # names of the chance levels of a measure's probes
 
 
 def condition_bars(record: AuditRecord) -> list[Bars]:
     """Bars of the conditions in their order, one plot for each measure; those in which a shortcut
-    was found are of another color.
+    was found are of another color, and what guessing scores is gray.
     """
     measures = dict.fromkeys(score.measure for score in record.scores)
     return [_bars(record, measure) for measure in measures]
@@ -28,6 +32,8 @@ def _bars(record: AuditRecord, measure: str) -> Bars:
     }
 
     def color(score: Score) -> int:
+        if _GUESS.fullmatch(score.name):
+            return BASELINE
         return _FOUND if score.name in removed else 0 if score.name == BASE else _NAMED
 
     return Bars(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
 from ssltool.console import printable
 from ssltool.errors import UsageError
+from ssltool.plotting.colors import BASELINE
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Points
 
 _DASHES = ("solid", "dot", "dashdot", "longdash")
@@ -139,10 +141,12 @@ def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Curves; the y label is left to the heading of the plot."""
     several = len(plot.series) > 1
     data: list[dict[str, Any]] = []
-    following = count()
+    following, used = count(), Counter[str]()
     for name, series in plot.series.items():
         index = next(following) if series.color is None else series.color
-        dash = _DASHES[index // len(LIGHT.palette) % len(_DASHES)]
+        color = _color(index)
+        dash = _DASHES[used[color] % len(_DASHES)]
+        used[color] += 1
         data.append(
             {
                 "type": "scatter",
@@ -152,10 +156,12 @@ def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
                 "y": list(series.y),
                 "mode": "lines+markers" if len(series.y) < _MARKED else "lines",
                 "marker": {"size": 6},
-                "line": {"color": _color(index), "width": 2, "dash": dash},
+                "line": {"color": color, "width": 2, "dash": dash},
                 "hovertemplate": f"<b>%{{y:.4~g}}</b><extra>{_text(name) * several}</extra>",
             }
         )
+        if series.error:
+            data[-1]["error_y"] = {"array": list(series.error), "thickness": 1, "width": 2}
     xs = [x for series in plot.series.values() for x in series.x]
     x_axis: dict[str, Any] = {"unifiedhovertitle": {"text": f"{_text(plot.x_label)} %{{x}}"}}
     if plot.log_x:
@@ -181,7 +187,7 @@ def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "legend": {**legend, "font": {"color": LIGHT.ink, "size": 12}},
         "hovermode": "x unified",
         "xaxis": _axis(plot.x_label, **x_axis),
-        "yaxis": _axis(),
+        "yaxis": _axis(**({"type": "log"} if plot.log_y else {})),
         "shapes": _levels(plot.levels),
     }
 
@@ -202,7 +208,7 @@ def _levels(levels: Sequence[Level]) -> list[dict[str, Any]]:
                 "dash": _LEVEL_DASHES[i % len(_LEVEL_DASHES)],
             },
             "layer": "below",
-            "name": _text(level.label),
+            "name": _text(level.text),
             "showlegend": True,
         }
         for i, level in enumerate(levels)
@@ -215,6 +221,7 @@ def _matrix(plot: Matrix) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     heat = {
         "type": "heatmap",
         "z": plot.values.double().tolist(),
+        **(dict(zip(("zmin", "zmax"), plot.limits, strict=True)) if plot.limits else {}),
         "x": columns,
         "y": rows,
         "colorscale": "Viridis",
@@ -282,7 +289,7 @@ def _points(plot: Points) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _color(index: int) -> str:
-    return LIGHT.palette[index % len(LIGHT.palette)]
+    return LIGHT.soft if index == BASELINE else LIGHT.palette[index % len(LIGHT.palette)]
 
 
 def _names(names: Sequence[str]) -> Mapping[str, Any]:

@@ -14,26 +14,42 @@ class Series(NamedTuple):
     Attributes:
         x: n ascending values, or n category names.
         y: n values.
-        color: Index into the palette; the next color if None.
+        color: Index into the palette, or `ssltool.plotting.colors.BASELINE`; the next color if
+            None.
+        error: Half the widths of n error bars; none if empty.
     """
 
     x: Sequence[float] | Sequence[str]
     y: Sequence[float]
     color: int | None = None
+    error: Sequence[float] = ()
 
 
 class Level(NamedTuple):
-    """A horizontal reference level, such as chance.
+    """A reference level, such as chance.
 
     Attributes:
-        value: On the y axis.
-        label: Written beside the line.
-        color: Index into the palette; the renderer's reference color if None.
+        value: On the value axis.
+        label: What it is; the renderer adds the value.
+        color: Index into the palette; gray if None.
+        owner: The curve it belongs to, if not to all of them.
     """
 
     value: float
     label: str
     color: int | None = None
+    owner: str = ""
+
+    @property
+    def written(self) -> str:
+        """The value, for display."""
+        return f"{self.value:.3g}"
+
+    @property
+    def text(self) -> str:
+        """What it is and its value, for display."""
+        owner = f" of {self.owner}" if self.owner else ""
+        return f"{self.label} {self.written}{owner}"
 
 
 class Lines(NamedTuple):
@@ -45,6 +61,7 @@ class Lines(NamedTuple):
         y_label: Label of the y axis, with the unit.
         levels: Dashed horizontal lines.
         log_x: Logarithmic x axis with a tick at every value of x.
+        log_y: Logarithmic y axis; all values are positive.
     """
 
     series: Mapping[str, Series]
@@ -52,6 +69,7 @@ class Lines(NamedTuple):
     y_label: str
     levels: Sequence[Level] = ()
     log_x: bool = False
+    log_y: bool = False
 
     @classmethod
     def shared_x(
@@ -86,6 +104,10 @@ class Matrix(NamedTuple):
         row_label: Label of the row axis.
         column_label: Label of the column axis.
         digits: Decimals of the values written into small tables.
+        value_label: Label of the color scale, with the unit.
+        limits: Values at the ends of the color scale; those of the table if None.
+        small_values: Whether the scale shows the square root, so that small values can be seen
+            beside large ones; no value is negative.
     """
 
     values: Tensor
@@ -94,6 +116,9 @@ class Matrix(NamedTuple):
     row_label: str
     column_label: str
     digits: int = 2
+    value_label: str = ""
+    limits: tuple[float, float] | None = None
+    small_values: bool = False
 
 
 class Points(NamedTuple):
@@ -125,7 +150,8 @@ class Bars(NamedTuple):
         std: Half the width of the error bar by name, where there is one.
         levels: Dashed vertical lines.
         in_order: Draw the bars in the order of ``values``, the first one at the top.
-        color: Index into the palette by name, where it is not the first color.
+        color: Index into the palette by name, where it is not the first color;
+            `ssltool.plotting.colors.BASELINE` for baselines.
     """
 
     values: Mapping[str, float]

@@ -64,8 +64,8 @@ def image_text(text: str, size: int) -> tuple[str, Font]:
     return _escaped(text, partial(has, best)), ImageFont.truetype(best, size)
 
 
-def text_width(text: str, size: int, *, bold: bool = False) -> float:
-    """Width in pixels of a line as `as_plain_text` has it drawn, ``size`` px high."""
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Width of a line as `as_plain_text` has it drawn, in the unit of ``size``."""
     return sum(_advance(char, bold) for char in text) * size
 
 
@@ -78,6 +78,22 @@ def wrapped(text: str, measure: Callable[[str], float], width: float) -> list[st
         else:
             lines.append(word)
     return lines
+
+
+def wrap(text: str, size: float, width: float) -> list[str]:
+    """Lines of at most ``width`` of a text of ``size`` in a figure, both in points."""
+    return wrapped(text, lambda line: text_width(line, size), width)
+
+
+def shortened(text: str, size: float, width: float) -> str:
+    """The text, or its beginning and its end, of at most ``width`` at ``size``, both in points."""
+    if text_width(text, size) <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        short = f"{text[: (kept + 1) // 2]}\u2026{text[len(text) - kept // 2 :]}"
+        if text_width(short, size) <= width:
+            return short
+    return f"{text[:1]}\u2026"
 
 
 def _pieces(word: str, measure: Callable[[str], float], width: float) -> Iterator[str]:

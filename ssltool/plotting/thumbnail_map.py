@@ -1,140 +1,203 @@
-"""PNG map of images at points of a plane, framed in the colors of their classes."""
+"""Map of images at points of a plane: all of them as points, some as thumbnails."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ssltool.atomic import atomic_file
-from ssltool.plotting.sheet_layout import to_image
-from ssltool.plotting.text import Font, image_text, wrapped
+from ssltool.plotting.colors import PALETTE
+from ssltool.plotting.style import (
+    COLUMN,
+    LINE,
+    POINT,
+    SMALL,
+    TEXT,
+    new_figure,
+    styled,
+)
+from ssltool.plotting.text import legible, shortened, text_width, wrap
 
-_SIDE = 1200  # px of the map
-_MARGIN = 16
-_TEXT = 14
-_LINE = _TEXT + 8
-_DOT = 3
-_FRAME = 3
-_PAPER, _INK, _PLAIN = (255, 255, 255), (34, 34, 34), (150, 150, 150)
+_MAP = 225.0  # points, the side of a map
+_THUMBNAIL = 13.0  # points, the side of a thumbnail with its frame
+_FRAME = 1.0
+_APART = 1.0  # points between thumbnails
+_NAMED = 40  # classes up to which names stand in the map, where they do not fit a legend
 
-Color = tuple[int, int, int]
+Color = tuple[float, float, float]
 
 
-def save_map(
+class Map(NamedTuple):
+    """A drawn map.
+
+    Attributes:
+        figure: The figure.
+        shown: Number of thumbnails.
+    """
+
+    figure: Figure
+    shown: int
+
+
+@styled
+def thumbnail_map(
     points: NDArray[np.float64],
     images: Tensor,
-    path: Path,
     *,
     labels: Sequence[int] = (),
     classes: Sequence[str] = (),
     title: str = "",
-    thumbnail: int = 44,
-) -> Path:
-    """Draw a dot for each point and, where there is room, its image.
+    axes: tuple[str, str] = ("", ""),
+) -> Map:
+    """Draw all images as points, and below as many of them as thumbnails as do not touch.
 
-    Images are placed in a shuffled order, so that no class comes first; one that would cover more
-    than a third of another's width stays a dot.
+    Thumbnails are chosen in a shuffled order, so that no class comes first. Up to 7 classes are
+    named in a legend, up to 40 at the median of their points.
 
     Args:
         points: ``[N, 2]`` on any scale; the axes are stretched alike.
         images: uint8 ``[N, 3, h, w]``.
-        path: Where to save; missing folders are made.
         labels: Class of each point, ``[N]``; empty without classes.
-        classes: Names of the classes, listed below the map.
+        classes: Names of the classes.
         title: Drawn on top.
-        thumbnail: Side of a drawn image in pixels.
-
-    Returns:
-        ``path``.
+        axes: Labels of both axes.
     """
-    title, font = image_text(title, _TEXT)
-    heading = wrapped(title, font.getlength, _SIDE - 2 * _MARGIN)
-    names = [image_text(name, _TEXT) for name in classes]
-    legend = _legend(names)
-    top = _MARGIN + len(heading) * _LINE
-    foot = top + _SIDE
-    canvas = Image.new(
-        "RGB", (_SIDE, foot + (len(legend) * _LINE + _MARGIN if legend else 0)), _PAPER
-    )
-    draw = ImageDraw.Draw(canvas)
-    for i, line in enumerate(heading):
-        draw.text((_MARGIN, _MARGIN + i * _LINE), line, _INK, font)
-    positions = _spread(points, thumbnail) + np.array([0, top])
-    colors = (
-        [class_color(label, len(classes)) for label in labels]
-        if len(labels)
-        else [_PLAIN] * len(points)
-    )
-    for (x, y), color in zip(positions, colors, strict=True):
-        draw.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill=color)
-    drawn: list[NDArray[np.float64]] = []
-    for i in np.random.Generator(np.random.PCG64(0)).permutation(len(positions)):
-        if all(np.abs(positions[i] - other).max() >= thumbnail * 2 / 3 for other in drawn):
-            drawn.append(positions[i])
-            _paste(canvas, draw, images[i], positions[i], colors[i], thumbnail)
-    for row, entries in enumerate(legend):
-        for x, index in entries:
-            y = foot + row * _LINE
-            draw.rectangle(
-                (x, y + 2, x + _TEXT, y + 2 + _TEXT), fill=class_color(index, len(classes))
-            )
-            name, font = names[index]
-            draw.text((x + _TEXT + 6, y), name, _INK, font)
-    with atomic_file(path) as temporary:
-        canvas.save(temporary, format="PNG")
-    return path
+    colors = [class_color(label, len(classes)) for label in labels] or [_PLAIN] * len(points)
+    side = _MAP * POINT
+    legend = 0 < len(classes) <= len(PALETTE)
+    foot = _legend_height(classes) if legend else 0.0
+    drawn = new_figure(title, 2 * side + 1.0 + foot)
+    above, below = drawn.subplots(2, 1)
+    at = _spread(points)
+    for axis in (above, below):
+        axis.set(xlim=(0, _MAP), ylim=(0, _MAP), aspect="equal")
+        axis.xaxis.set_major_locator(NullLocator())
+        axis.yaxis.set_major_locator(NullLocator())
+        axis.set_xlabel("\n".join(wrap(legible(axes[0]), TEXT, _MAP)))
+        axis.set_ylabel("\n".join(wrap(legible(axes[1]), TEXT, _MAP)))
+    size = 9.0 if len(points) <= 300 else 4.0
+    above.scatter(*at.T, s=size, c=colors, edgecolors="white", linewidths=0.2)
+    above.set_title(f"all {len(points):,} images")
+    kept = thinned(at, _THUMBNAIL + _APART)
+    for i in kept:
+        _paste(below, images[i], at[i], colors[i])
+    below.set_title(f"{len(kept):,} of them, so that none covers another")
+    if legend:
+        _legend(drawn, classes)
+    elif len(classes) <= _NAMED and classes:
+        _name_classes(drawn, above, at, labels, classes)
+    return Map(drawn, len(kept))
+
+
+_PLAIN: Color = (0.0, 114 / 255, 178 / 255)
 
 
 def class_color(index: int, classes: int) -> Color:
-    """Color of a class; distinct for up to twenty classes."""
-    names = "tab10" if classes <= 10 else "tab20" if classes <= 20 else "hsv"
-    position = index % classes if classes <= 20 else index / classes
-    red, green, blue, _ = (round(255 * part) for part in colormaps[names](position))
+    """Color of a class, RGB in 0..1; distinct with any color vision for up to seven classes."""
+    if classes <= len(PALETTE):
+        red, green, blue = (int(PALETTE[index][i : i + 2], 16) / 255 for i in (1, 3, 5))
+    else:
+        red, green, blue, _ = colormaps["turbo"](0.04 + 0.92 * index / (classes - 1))
     return red, green, blue
 
 
-def _spread(points: NDArray[np.float64], thumbnail: int) -> NDArray[np.float64]:
-    """Scale points to the map with the axes alike, centered, with room for the outermost images."""
+def thinned(points: NDArray[np.float64], apart: float) -> list[int]:
+    """Indices of points ``[N, 2]`` no two of which are closer than ``apart`` along both axes,
+    chosen in a shuffled order.
+    """
+    kept: list[int] = []
+    for i in np.random.Generator(np.random.PCG64(0)).permutation(len(points)):
+        if not kept or (np.abs(points[kept] - points[i]).max(axis=1) >= apart).all():
+            kept.append(int(i))
+    return kept
+
+
+def _spread(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points of the map, in points of print, centered, with room for the outermost thumbnails."""
     low, high = points.min(axis=0), points.max(axis=0)
-    room = _SIDE - 2 * _MARGIN - thumbnail
-    scale = room / max(float((high - low).max()), 1e-9)
-    scaled: NDArray[np.float64] = (points - (low + high) / 2) * scale + _SIDE / 2
-    return scaled
+    scale = (_MAP - _THUMBNAIL - 4) / max(float((high - low).max()), 1e-9)
+    spread: NDArray[np.float64] = (points - (low + high) / 2) * scale + _MAP / 2
+    return spread
 
 
-def _paste(
-    canvas: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    image: Tensor,
-    position: NDArray[np.float64],
-    color: Color,
-    side: int,
-) -> None:
-    """Draw an image around its position with a frame in its color."""
-    left, top = (round(float(part) - side / 2) for part in position)
-    draw.rectangle((left, top, left + side - 1, top + side - 1), fill=color)
-    inner = side - 2 * _FRAME
-    canvas.paste(
-        to_image(image).resize((inner, inner), Image.Resampling.BILINEAR),
-        (left + _FRAME, top + _FRAME),
+def _paste(axis: Axes, image: Tensor, at: NDArray[np.float64], color: Color) -> None:
+    """Draw an image around its point with a frame in its color."""
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    inner = _THUMBNAIL - 2 * _FRAME
+    # Without a rendering of its own, an offset image has a pixel per point, times the zoom.
+    shown = OffsetImage(
+        pixels, zoom=inner / max(pixels.shape[:2]), interpolation="antialiased", resample=True
     )
+    frame = {"edgecolor": color, "facecolor": color, "linewidth": 0, "boxstyle": "square,pad=0"}
+    pad = _FRAME / TEXT  # in units of the font's size
+    axis.add_artist(AnnotationBbox(shown, (at[0], at[1]), pad=pad, fontsize=TEXT, bboxprops=frame))
 
 
-def _legend(classes: Sequence[tuple[str, Font]]) -> list[list[tuple[int, int]]]:
-    """Rows of (x in px, index of the class)."""
-    rows: list[list[tuple[int, int]]] = []
-    x = _SIDE
-    for index, (name, font) in enumerate(classes):
-        width = _TEXT + 6 + round(font.getlength(name)) + 2 * _MARGIN
-        if x + width > _SIDE:
-            rows.append([])
-            x = _MARGIN
-        rows[-1].append((x, index))
-        x += width
-    return rows
+def _legend_height(classes: Sequence[str]) -> float:
+    return -(-len(classes) // _columns(classes)) * LINE * TEXT * POINT + 0.1
+
+
+def _columns(classes: Sequence[str]) -> int:
+    entry = 22 + max(text_width(_class_name(name), TEXT) for name in classes)
+    return max(1, min(len(classes), int(COLUMN / POINT // entry)))
+
+
+def _class_name(name: str) -> str:
+    return shortened(legible(name), TEXT, COLUMN / POINT - 40)
+
+
+def _legend(drawn: Figure, classes: Sequence[str]) -> None:
+    marks = [
+        Line2D([], [], linestyle="", marker="o", markersize=4, color=class_color(i, len(classes)))
+        for i in range(len(classes))
+    ]
+    numbers = [str(i) for i in range(len(classes))]  # names that begin with _ would be left out
+    legend = drawn.legend(
+        marks, numbers, loc="outside lower center", ncols=_columns(classes), handlelength=0.8
+    )
+    for text, name in zip(legend.get_texts(), classes, strict=True):
+        text.set_text(_class_name(name))
+
+
+def _name_classes(
+    drawn: Figure,
+    axis: Axes,
+    at: NDArray[np.float64],
+    labels: Sequence[int],
+    classes: Sequence[str],
+) -> None:
+    """Write each class's name at the median of its points; names that would cover one another are
+    moved up or down.
+    """
+    taken: list[tuple[float, float, float, float]] = []
+    for label in sorted(set(labels)):
+        x, y = np.median(at[np.asarray(labels) == label], axis=0)
+        name = shortened(legible(classes[label]), SMALL, 60)
+        wide, tall = text_width(name, SMALL) + 3, LINE * SMALL + 0.5
+        x = min(max(x, wide / 2), _MAP - wide / 2)
+        for step in sorted(range(-60, 61), key=abs):  # nearest free height
+            row = y + step * tall / 2
+            free = all(abs(x - a) >= (wide + w) / 2 or abs(row - b) >= tall for a, b, w, _ in taken)
+            if free and tall / 2 <= row <= _MAP - tall / 2:
+                break
+        taken.append((x, row, wide, tall))
+        axis.text(
+            x,
+            row,
+            name,
+            ha="center",
+            va="center",
+            fontsize=SMALL,
+            color="black",
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
+        )

@@ -31,6 +31,9 @@ def format_value(value: float, unit: str) -> str:
             return f"{value:.4g}"
 
 
+_TITLES = {"lr": "learning rate", "grad_norm": "gradient norm"}
+
+
 def metric_title(name: str) -> str:
     """A metric's name for display."""
     return _TITLES.get(name, name.replace("_", " "))

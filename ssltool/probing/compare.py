@@ -15,6 +15,7 @@ from ssltool.atomic import atomic_file
 from ssltool.console import stderr_console
 from ssltool.encoders.files import find_weights
 from ssltool.errors import CheckpointError, UsageError
+from ssltool.plotting.colors import BASELINE
 from ssltool.plotting.figures import save_plot
 from ssltool.plotting.records import Bars
 from ssltool.probing.measures import RowCache
@@ -152,8 +153,15 @@ def compare(options: CompareOptions, console: Console | None = None) -> Comparis
         values = {
             row.name: row.values[options.sort] for row in ordered if options.sort in row.values
         }
-        unit = "" if options.sort == EFFECTIVE_RANK else ", percent"
-        save_plot(Bars(values, f"{options.sort}{unit}"), options.to, last.data_summary())
+        unit = "" if options.sort == EFFECTIVE_RANK else ", %"
+        errors = {
+            row.name: row.standard_error[options.sort]
+            for row in ordered
+            if options.sort in row.standard_error
+        }
+        baselines = {row.name: BASELINE for row in ordered if row.source.kind != "pretrained"}
+        bars = Bars(values, f"{options.sort}{unit}", errors, color=baselines)
+        save_plot(bars, options.to, f"Runs compared: {last.data_summary()}")
     return Comparison(
         rows=tuple(ordered),
         sort=options.sort,

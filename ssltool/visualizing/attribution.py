@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.colors import ListedColormap
 from torch import Tensor
 from torch.nn import functional as F
 
 from ssltool.data.sample import sample
 from ssltool.device import choose_device
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.padding import replicate_padding
 from ssltool.encoders.transform import InputTransform
 from ssltool.errors import UsageError
 from ssltool.options import DeviceName
 from ssltool.plotting import frames
-from ssltool.plotting.figures import require_format
-from ssltool.plotting.sheet import Column, Sheet
-from ssltool.plotting.sheet_layout import save_sheet
+from ssltool.plotting.figures import require_format, save_figure
+from ssltool.plotting.image_grid import as_rows, image_grid
 from ssltool.probing.features import recalibrate_batch_norm
 from ssltool.visualizing.loading import load_pretrained, open_images
 from ssltool.visualizing.results import FigureResult
@@ -28,6 +30,8 @@ from ssltool.visualizing.sampling import spread_indices
 _BACKGROUND = 64  # images that channel means and batch norm statistics are taken over
 _TILE = 160  # px, about the side of a drawn image
 _HEAT = 0.6  # weight of the colors over the gray image
+_COLORS = colormaps["inferno"]
+_HIGHEST = 0.995  # quantile of a stage's responses at the upper end of the scale
 
 
 class AttributionFigure(FigureResult):
@@ -57,12 +61,13 @@ def draw_attribution(
     """Draw over images how strongly each location of a stage's map departs from its channel means.
 
     The response is the root mean square over channels of (activation - channel mean over images and
-    locations), scaled from its lowest (dark) to its highest value (bright) in the image, and
-    enlarged to the image. It needs no gradient and no label.
+    locations), divided by that over the locations of all images: 1 is a usual location. One scale
+    holds for all images and stages. The map is enlarged to the image. It needs no gradient and no
+    label.
 
     Args:
         weights: Run folder or weights file.
-        path: PNG, SVG or PDF to write.
+        path: File to write, PNG, SVG or PDF by its suffix.
         data: Images; the run's own if empty.
         image: Draw these files instead; channel means are then taken over ``data`` as well, if
             there is any.
@@ -88,15 +93,27 @@ def draw_attribution(
     drawn = images if image else images[spread_indices(images, count)]
     recalibrate_batch_norm(encoder, background, transform)
     large = frames.enlarged(drawn, max(1, round(_TILE / drawn.shape[-1])))
-    columns, sides = {"image": Column(large)}, {}
+    columns = {"image": as_rows(large)}
     maps = responses(encoder.eval(), transform, background, drawn)
-    for name in [name for name in names if name in stages or not stages]:
-        height, width = maps[name].shape[-2:]
-        sides[name] = width
-        columns[f"{name}, {width} x {height}"] = Column(overlaid(large, maps[name]))
-    title = f"{pretrained.title}: response of each stage, from its lowest (dark) to its highest"
-    save_sheet(Sheet(columns, title), path)
-    return AttributionFigure(path=path, method=metadata.method, images=len(drawn), stages=sides)
+    maps = {name: maps[name] for name in names if name in stages or not stages}
+    highest = max(float(values.quantile(_HIGHEST)) for values in maps.values()) or 1.0
+    for name, values in maps.items():
+        columns[f"{name}\n{_side(values)}"] = as_rows(overlaid(large, values / highest))
+    figure = image_grid(
+        columns,
+        f"{pretrained.title}: response of each stage",
+        colors=_color_bar(),
+        limits=(0, highest),
+        color_label="distance from the mean activation (1 = usual location)",
+    )
+    sides = {name: values.shape[-1] for name, values in maps.items()}
+    return AttributionFigure(
+        path=save_figure(figure, path), method=metadata.method, images=len(drawn), stages=sides
+    )
+
+
+def _side(values: Tensor) -> str:
+    return f"{values.shape[-1]} \u00d7 {values.shape[-2]}"
 
 
 @torch.no_grad()
@@ -105,25 +122,30 @@ def responses(
 ) -> dict[str, Tensor]:
     """Response maps of every stage.
 
+    Convolutions pad with the outermost values in place of zeros,
+    `ssltool.encoders.padding.replicate_padding`: what differs at the border is then the image, not
+    the padding.
+
     Args:
         encoder: In evaluation mode.
         transform: Resizes and normalizes.
-        background: uint8 ``[N, 3, S, S]``, images that channel means are taken over.
+        background: uint8 ``[N, 3, S, S]``, images that means and the unit are taken over.
         images: uint8 ``[B, 3, S, S]``, images whose responses are computed.
 
     Returns:
-        Name of the stage -> float ``[B, h, w]`` in 0..1, on the CPU.
+        Name of the stage -> float ``[B, h, w]`` of at least 0, on the CPU; the root mean square
+        over the background is 1, or all are 0.
     """
     device = next(encoder.parameters()).device
-    means = {
-        name: values.mean(dim=(0, 2, 3))
-        for name, values in encoder.maps(transform(background.to(device))).items()
-    }
     maps = {}
-    for name, values in encoder.maps(transform(images.to(device))).items():
-        energy = (values - means[name][:, None, None]).square().mean(dim=1).sqrt()
-        low, high = energy.amin(dim=(1, 2), keepdim=True), energy.amax(dim=(1, 2), keepdim=True)
-        maps[name] = ((energy - low) / (high - low).clamp_min(1e-12)).cpu()
+    with replicate_padding(encoder):
+        known = encoder.maps(transform(background.to(device)))
+        new = encoder.maps(transform(images.to(device)))
+    for name, values in new.items():
+        mean = known[name].mean(dim=(0, 2, 3), keepdim=True)
+        unit = (known[name] - mean).square().mean().sqrt()
+        energy = (values - mean).square().mean(dim=1).sqrt()
+        maps[name] = (energy / unit.clamp_min(1e-12)).cpu()
     return maps
 
 
@@ -138,7 +160,13 @@ def overlaid(images: Tensor, heat: Tensor) -> Tensor:
         uint8 ``[B, 3, H, W]``.
     """
     large = F.interpolate(heat[:, None], images.shape[-2:], mode="bilinear")[:, 0].clamp(0, 1)
-    colors = torch.from_numpy(colormaps["inferno"](large.numpy())[..., :3]).permute(0, 3, 1, 2)
+    colors = torch.from_numpy(_COLORS(large.numpy())[..., :3]).permute(0, 3, 1, 2)
     gray = images.double().mean(dim=1, keepdim=True) / 255
     mixed = _HEAT * colors + (1 - _HEAT) * gray
     return (255 * mixed).round().clamp(0, 255).to(torch.uint8)
+
+
+def _color_bar() -> ListedColormap:
+    """The colors over mid-gray."""
+    colors = _COLORS(np.linspace(0, 1, 256))[:, :3]
+    return ListedColormap(_HEAT * colors + (1 - _HEAT) * 0.5)

@@ -21,9 +21,11 @@ from ssltool.visualizing.options import (
     FeaturesOptions,
     FiltersOptions,
     NeighborsOptions,
+    PCAOptions,
     PermutationsOptions,
     PredictionsOptions,
 )
+from ssltool.visualizing.pca import draw_pca
 from ssltool.visualizing.permutations import compare_permutations, draw_permutations
 from ssltool.visualizing.predictions import draw_predictions
 from ssltool.visualizing.results import FigureResult
@@ -108,6 +110,20 @@ def _attribution(options: AttributionOptions, device: DeviceName) -> FigureResul
     )
 
 
+def _pca(options: PCAOptions, device: DeviceName) -> FigureResult:
+    return draw_pca(
+        options.weights,
+        options.to or _beside(options.weights, "pca.png"),
+        data=options.data,
+        image=options.image,
+        count=options.count,
+        stages=options.stage,
+        size=options.size,
+        joint=options.joint,
+        device=device,
+    )
+
+
 def _filters(options: FiltersOptions, device: DeviceName) -> FigureResult:
     del device
     return draw_filters(options.weights, options.to or _beside(options.weights, "filters.png"))
@@ -143,6 +159,7 @@ _DRAWERS: dict[str, Callable[[Any, DeviceName], FigureResult]] = {
     "discovery": _discovery,
     "features": _features,
     "attribution": _attribution,
+    "pca": _pca,
     "filters": _filters,
     "permutations": _permutations,
     "curves": _curves,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from ssltool.errors import UsageError
@@ -15,6 +16,8 @@ from ssltool.runs.records import RunRecord
 from ssltool.visualizing.results import FigureResult
 
 _NOT_DRAWN = {"step", "epoch"}
+_BOUNDED = {"fraction", "dB"}
+_DECADES = 100.0
 _SPEED = {"images_per_s", "data_wait"}
 
 
@@ -60,22 +63,27 @@ def draw_curves(folders: Sequence[Path], path: Path) -> CurvesFigure:
         path: File to write, PNG, SVG or PDF by its suffix.
 
     Raises:
-        UsageError: A folder is no run folder, or its run has no metrics yet.
+        UsageError: A folder is no run folder, or its run has no metrics yet, or one line of them.
         CheckpointError: A ``run.json`` is damaged.
     """
     of_runs, methods = {}, []
     for folder, name in zip(folders, short_names(folders), strict=True):
         run = Run.open(folder)
         lines = run.metrics()
+        every = run.config.run.log_every
         if not lines:
-            every = run.config.run.log_every
             raise UsageError(f"{folder} has no metrics yet; they come with the first {every} steps")
         of_runs[name] = RunMetrics.of(run.record, lines)
         methods.append(run.record.method)
-    title = ", ".join(dict.fromkeys(methods))
+    title = f"Training metrics of {', '.join(dict.fromkeys(methods))}"
     if len(folders) == 1:
-        title += f", {folders[0].resolve().name}"
-    plots = {n: plot for n, plot in metric_plots(of_runs).items() if n not in _SPEED}
+        title += f", run {folders[0].resolve().name}"
+    plots = {n: plot for n, plot in with_curves(metric_plots(of_runs)).items() if n not in _SPEED}
+    if not plots:
+        raise UsageError(
+            f"{', '.join(map(str, folders))}: one line of metrics so far, and a curve needs two; "
+            f"they come every {every} steps"
+        )
     save_figure(panels(list(plots.values()), title), path)
     steps = max(int(run.lines[-1]["step"]) for run in of_runs.values())
     return CurvesFigure(path=path, steps=steps)
@@ -92,6 +100,15 @@ def metric_plots(runs: Mapping[str, RunMetrics]) -> dict[str, Lines]:
     return {name: _metric_plot(name, runs) for name in names}
 
 
+def with_curves(plots: Mapping[str, Lines]) -> dict[str, Lines]:
+    """The plots in which at least one run has two points."""
+    return {
+        name: plot
+        for name, plot in plots.items()
+        if any(len(series.x) > 1 for series in plot.series.values())
+    }
+
+
 def _metric_plot(name: str, runs: Mapping[str, RunMetrics]) -> Lines:
     series = {}
     for color, (run_name, run) in enumerate(runs.items()):
@@ -101,7 +118,20 @@ def _metric_plot(name: str, runs: Mapping[str, RunMetrics]) -> Lines:
             series[run_name] = Series(x, y, color)
     drawn = {run_name: runs[run_name] for run_name in series}
     unit = next(run.unit(name) for run in drawn.values())
-    return Lines(series, "step", axis_label(name, unit), _chance_levels(name, drawn, series))
+    levels = _chance_levels(name, drawn, series)
+    return Lines(
+        series, "step", axis_label(name, unit), levels, log_y=_spans_decades(unit, series, levels)
+    )
+
+
+def _spans_decades(unit: str, series: Mapping[str, Series], levels: Sequence[Level]) -> bool:
+    """Whether a linear axis would show most of the values as one: those of no bounded unit, all
+    positive, and half of them below a hundredth of the largest.
+    """
+    values = [y for each in series.values() for y in each.y]
+    if unit in _BOUNDED or min([*values, *(level.value for level in levels)]) <= 0:
+        return False
+    return median(values) < max(values) / _DECADES
 
 
 def _chance_levels(
@@ -116,7 +146,7 @@ def _chance_levels(
     levels = []
     for value, names in by_value.items():
         shared = len(names) == len(runs)
-        owners = "" if shared else f" of {', '.join(names)}"
+        owners = "" if shared else ", ".join(names)
         color = None if len(by_value) == 1 else series[names[0]].color
-        levels.append(Level(value, f"chance level {value:.3g}{owners}", color))
+        levels.append(Level(value, "chance level", color, owners))
     return levels

@@ -1,8 +1,8 @@
-"""Figure of images arranged by their features: principal components or t-SNE."""
+"""Figure of images arranged by their features: principal components, t-SNE or UMAP."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from ssltool.data.sample import sample
 from ssltool.device import choose_device
 from ssltool.errors import UsageError
+from ssltool.ops.principal import principal_components
 from ssltool.options import DeviceName
-from ssltool.plotting.thumbnail_map import save_map
+from ssltool.plotting.figures import require_format, save_figure
+from ssltool.plotting.thumbnail_map import thumbnail_map
 from ssltool.probing.features import POOLED, extract, recalibrate_batch_norm
-from ssltool.visualizing.loading import load_pretrained, open_images, sheet_path
+from ssltool.visualizing.loading import load_pretrained, open_images
 from ssltool.visualizing.results import FigureResult
 
 _BATCH = 128
+Embedding = Callable[[Tensor], Tensor]
+_NAMES = {"tsne": "t-SNE", "umap": "UMAP"}
 
 
 class FeaturesFigure(FigureResult):
@@ -29,17 +33,21 @@ class FeaturesFigure(FigureResult):
         method: Pretext task of the weights.
         images: Number of images.
         classes: Number of classes of the data; 0 without labels.
-        variance: Fraction of the variance along the two principal components; None for t-SNE.
+        shown: Number of images drawn as thumbnails.
+        variance: Fraction of the variance along the two principal components; None for t-SNE and
+            UMAP.
     """
 
     method: str
     images: int
     classes: int
+    shown: int
     variance: float | None
 
     def summary(self) -> list[str]:
-        """Variance along the map's axes."""
-        return [] if self.variance is None else [f"variance {self.variance:.1%}"]
+        """Variance along the map's axes, and how many images are thumbnails."""
+        lines = [] if self.variance is None else [f"variance {self.variance:.1%}"]
+        return [*lines, f"{self.images:,} images as points, {self.shown:,} as thumbnails"]
 
 
 def draw_features(
@@ -47,27 +55,34 @@ def draw_features(
     path: Path,
     *,
     data: Sequence[str] = (),
-    kind: Literal["pca", "tsne"] = "pca",
+    kind: Literal["pca", "tsne", "umap"] = "pca",
     count: int = 1000,
     seed: int = 0,
     device: DeviceName = "auto",
 ) -> FeaturesFigure:
-    """Draw a map of images by their pooled features, framed in the colors of their classes.
+    """Draw a map of images by their pooled features, in the colors of their classes.
+
+    All images are points; below, the same map has as many of them as thumbnails as do not cover
+    one another.
 
     Args:
         weights: Run folder or weights file.
-        path: PNG to write.
+        path: File to write, PNG, SVG or PDF by its suffix.
         data: Images; the run's own if empty.
-        kind: ``pca`` for the two principal components, ``tsne`` to preserve neighborhoods.
+        kind: ``pca`` for the two principal components; ``tsne`` or ``umap`` to preserve
+            neighborhoods.
         count: Largest number of images, evenly spread over the data.
-        seed: Seed of t-SNE.
+        seed: Seed of t-SNE and UMAP.
         device: Where to compute, see `ssltool.device.choose_device`.
 
     Raises:
-        UsageError: scikit-learn is not installed, there are fewer than 4 images, or the weights
-            belong to no run and no images were named.
+        UsageError: scikit-learn or umap-learn is not installed, there are fewer than 4 images, or
+            the weights belong to no run and no images were named.
     """
-    sheet, where = sheet_path(path), choose_device(device)
+    require_format(path)
+    # Before all else: what it imports may change how features are rounded, which UMAP amplifies.
+    embed = None if kind == "pca" else {"tsne": tsne_embedding, "umap": umap_embedding}[kind](seed)
+    where = choose_device(device)
     source = open_images(weights, data).source
     encoder, metadata, transform, size = load_pretrained(weights, where)
     images, index = sample(source, size, count)
@@ -81,21 +96,31 @@ def draw_features(
     # Neighbors are compared by cosine similarity, so the map leaves lengths out as well.
     features = nn.functional.normalize(extract(encoder, batches, transform)[POOLED]).double().cpu()
     variance = None
-    if kind == "pca":
-        points, variance = principal_plane(features)
+    if embed is None:
+        points, shares = principal_plane(features)
+        variance = sum(shares)
+        axes = tuple(
+            f"principal component {i}, {share:.0%} of the variance"
+            for i, share in enumerate(shares, start=1)
+        )
     else:
-        points = _tsne(features, seed)
+        points = embed(features)
+        axes = tuple(f"{_NAMES[kind]} dimension {i}, no unit" for i in (1, 2))
     labels = [label for i in index.tolist() if (label := source.label(i)) is not None]
     if len(labels) < len(images) or len(source.classes) < 2:
         labels = []
-    axes = "t-SNE"
-    if variance is not None:
-        axes = f"principal components, {variance:.0%} of the variance"
-    title = f"{metadata.method}, pooled features of {len(images):,} of {source.description}: {axes}"
-    classes = source.classes if labels else ()
-    save_map(points.numpy(), images, sheet, labels=labels, classes=classes, title=title)
+    drawn = thumbnail_map(
+        points.numpy(),
+        images,
+        labels=labels,
+        classes=source.classes if labels else (),
+        title=f"{metadata.method}, {metadata.backbone}: pooled features of {len(images):,} of "
+        f"{source.description}",
+        axes=(axes[0], axes[1]),
+    )
     return FeaturesFigure(
-        path=sheet,
+        path=save_figure(drawn.figure, path),
+        shown=drawn.shown,
         method=metadata.method,
         images=len(images),
         classes=len(source.classes),
@@ -103,34 +128,48 @@ def draw_features(
     )
 
 
-def principal_plane(features: Tensor) -> tuple[Tensor, float]:
-    """Project features on their two principal components.
-
-    The largest weight of each component is positive, so that the same features give the same map.
-
-    Args:
-        features: float ``[N, D]``.
-
-    Returns:
-        Coordinates ``[N, 2]``, and the fraction of the variance along them.
+def principal_plane(features: Tensor) -> tuple[Tensor, tuple[float, float]]:
+    """Coordinates ``[N, 2]`` of features ``[N, D]`` along their two principal components, and the
+    fraction of the variance along each.
     """
-    centered = features - features.mean(dim=0)
-    _, spread, axes = torch.linalg.svd(centered, full_matrices=False)
-    axes = axes[:2] * axes[:2].gather(1, axes[:2].abs().argmax(dim=1, keepdim=True)).sign()
-    variances = spread.square()
-    return centered @ axes.T, float(variances[:2].sum() / variances.sum().clamp_min(1e-12))
+    points, shares = principal_components(features, 2)
+    return points, (shares[0], shares[1])
 
 
-def _tsne(features: Tensor, seed: int) -> Tensor:
-    """Coordinates ``[N, 2]`` by t-SNE."""
+def tsne_embedding(seed: int) -> Embedding:
+    """Coordinates by t-SNE; imports it."""
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise UsageError(
-            "--map tsne needs scikit-learn, which is not installed; type pip install "
-            "'ssltool[maps]', or --map pca"
-        ) from error
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
-    embedding = TSNE(init="pca", perplexity=perplexity, random_state=state)
-    return torch.from_numpy(embedding.fit_transform(features.numpy())).double()
+        raise _missing("tsne", "scikit-learn") from error
+
+    def embed(features: Tensor) -> Tensor:
+        perplexity = min(30.0, (len(features) - 1) / 3)
+        state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+        embedding = TSNE(init="pca", perplexity=perplexity, random_state=state)
+        return torch.from_numpy(embedding.fit_transform(features.numpy())).double()
+
+    return embed
+
+
+def umap_embedding(seed: int) -> Embedding:
+    """Coordinates by UMAP; imports it."""
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise _missing("umap", "umap-learn") from error
+
+    def embed(features: Tensor) -> Tensor:
+        neighbors = min(15, len(features) - 1)
+        # One thread: with a seed UMAP has no more, and would warn.
+        embedding = UMAP(n_neighbors=neighbors, init="pca", random_state=seed, n_jobs=1)
+        return torch.from_numpy(embedding.fit_transform(features.numpy())).double()
+
+    return embed
+
+
+def _missing(kind: str, package: str) -> UsageError:
+    return UsageError(
+        f"--map {kind} needs {package}, which is not installed; type pip install 'ssltool[maps]', "
+        "or --map pca"
+    )

@@ -17,7 +17,6 @@ from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import load_encoder
 from ssltool.errors import UsageError
-from ssltool.plotting.figures import FORMATS
 from ssltool.runs.folder import Run
 
 _NAME_IMAGES = "name images with --data"
@@ -102,14 +101,3 @@ def open_images(
         text = str(error)
         raise UsageError(text if _NAME_IMAGES in text else f"{text}; {_NAME_IMAGES}") from error
     return Images(FileSource(image), background) if image else Images(background, None)
-
-
-def sheet_path(path: Path) -> Path:
-    """Path of the PNG sheet of images beside plots at ``path``, which may be SVG or PDF.
-
-    Raises:
-        UsageError: The suffix is none of these.
-    """
-    if path.suffix not in FORMATS:
-        raise UsageError(f"--to {path}: images are written as .png, plots also as .svg or .pdf")
-    return path.with_suffix(".png")

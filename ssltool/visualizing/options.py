@@ -156,16 +156,50 @@ class AttributionOptions(Options):
             refuse_unused(self, ["count"], "with --image, whose every file is drawn")
 
 
+class PCAOptions(Options):
+    """Which dense features to draw, over which images."""
+
+    data: tuple[str, ...] = _DATA
+    image: tuple[Path, ...] = _IMAGE
+    weights: Path = _WEIGHTS
+    stage: tuple[str, ...] = option(
+        (), "Draw this stage; automatic: the last three; may be repeated", panel="Figure"
+    )
+    size: int | None = option(
+        None,
+        "Side in px at which the encoder reads the images: a larger one gives finer maps; "
+        "automatic: that of the weights",
+        panel="Figure",
+        ge=8,
+        le=2048,
+    )
+    joint: bool = option(
+        True,
+        "Components and scale of all images together, so that colors compare between images; else "
+        "of each image by itself",
+        panel="Figure",
+    )
+    count: int = _COUNT
+    to: FigurePath | None = _TO
+
+    def refuse_contradictions(self) -> None:
+        """See `Options.refuse_contradictions`."""
+        if self.image:
+            refuse_unused(self, ["count"], "with --image, whose every file is drawn")
+
+
 class FeaturesOptions(Options):
     """Which map of features to draw."""
 
     data: tuple[str, ...] = _DATA
     weights: Path = _WEIGHTS
-    map: Literal["pca", "tsne"] = option(
-        "pca", "Principal components, or t-SNE, which needs ssltool[maps]", panel="Figure"
+    map: Literal["pca", "tsne", "umap"] = option(
+        "pca",
+        "Principal components; or t-SNE or UMAP, which need ssltool[maps]",
+        panel="Figure",
     )
     count: int = option(1000, "Largest number of images", panel="Figure", ge=4, le=20_000)
-    seed: int = seed_option("Seed of t-SNE", panel="Figure")
+    seed: int = seed_option("Seed of t-SNE and UMAP", panel="Figure")
     to: FigurePath | None = _TO
 
     def refuse_contradictions(self) -> None:
@@ -216,13 +250,18 @@ FIGURES = {
     ),
     "features": Figure(
         FeaturesOptions,
-        "Draw a map of images by their features, framed in the colors of their classes.",
+        "Draw a map of images by their features, in the colors of their classes.",
         "ssltool visualize features --weights runs/npid-1 --data labeled/ --map tsne",
     ),
     "attribution": Figure(
         AttributionOptions,
         "Draw over images where each stage of an encoder responds.",
         "ssltool visualize attribution --weights runs/jigsaw-1 --image cat.jpg",
+    ),
+    "pca": Figure(
+        PCAOptions,
+        "Draw dense features as colors: their principal components as red, green and blue.",
+        "ssltool visualize pca --weights runs/npid-1 --data photos/ --size 224",
     ),
     "filters": Figure(
         FiltersOptions,

@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
@@ -21,10 +20,11 @@ from ssltool.methods.jigsaw import permutations
 from ssltool.methods.jigsaw.permutations import PermutationSet
 from ssltool.plotting.colors import BLUE, GRAY, ORANGE
 from ssltool.plotting.figures import save_figure
-from ssltool.plotting.text import legible
+from ssltool.plotting.style import COLUMN, POINT, SMALL, new_figure, styled
+from ssltool.plotting.text import legible, text_width
 from ssltool.visualizing.results import FigureResult
 
-_SHOWN = 42  # permutations drawn as grids
+_GRIDS = {2: 21, 3: 18, 4: 8, 5: 6}  # permutations drawn, by tiles along a side
 _MATRIX = 500  # rows of a distance matrix legible in print
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
@@ -158,12 +158,13 @@ def compare_permutations(
     )
 
 
+@styled
 def set_figure(
     chosen: NDArray[np.uint8],
     distances: NDArray[np.uint8],
     histogram: Sequence[int],
     title: str,
-    shown: int = _SHOWN,
+    shown: int = 21,
 ) -> Figure:
     """A permutation set as colored grids, its Hamming-distance matrix and the histogram.
 
@@ -172,17 +173,18 @@ def set_figure(
         distances: uint8 ``[K, K]``, number of slots where two permutations differ.
         histogram: Pairs at distance 0..N.
         title: Drawn on top.
-        shown: How many permutations are drawn as grids, from the first.
+        shown: Most permutations to draw as grids, from the first; fewer of large grids.
     """
-    figure = Figure(figsize=(12, 7.2), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
-    figure.suptitle(title, fontsize=12)
-    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1.1, 1)))
-    _grids(left.subplots(), chosen[:shown], len(chosen))
-    top, bottom = right.subplots(2, 1, height_ratios=(1.8, 1))
     tiles = chosen.shape[1]
+    shown = min(shown, _GRIDS[math.isqrt(tiles)], len(chosen))
+    rows = -(-shown // _columns(tiles))
+    heights = (rows * COLUMN / _columns(tiles) + 0.3, 2.7, 1.25)
+    figure = new_figure(title, sum(heights))
+    top, middle, bottom = figure.subplots(3, 1, height_ratios=heights)
+    _grids(top, chosen[:shown], len(chosen))
     every = -(-len(distances) // _MATRIX)
     end = len(distances) - 0.5
-    image = top.imshow(
+    image = middle.imshow(
         distances[::every, ::every],
         cmap=colormaps["viridis"].resampled(tiles + 1),
         vmin=-0.5,
@@ -191,21 +193,22 @@ def set_figure(
         extent=(-0.5, end, end, -0.5),
     )
     part = f" (1 in {every} permutations)" if every > 1 else ""
-    top.set_title(f"Hamming distance of each pair{part}", fontsize=10)
-    top.set_xlabel("permutation", fontsize=9)
-    top.set_ylabel("permutation", fontsize=9)
-    for axis in (top.xaxis, top.yaxis):
+    middle.set_title(f"Hamming distance of each pair{part}")
+    middle.set_xlabel("permutation")
+    middle.set_ylabel("permutation")
+    for axis in (middle.xaxis, middle.yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True))
-    top.tick_params(labelsize=8)
-    right.colorbar(image, ax=top, ticks=_ticks(tiles)).ax.tick_params(labelsize=8)
+    bar = figure.colorbar(image, cax=middle.inset_axes((1.03, 0, 0.04, 1)), ticks=_ticks(tiles))
+    bar.set_label("slots that differ")
     _histogram(bottom, histogram)
-    bottom.set_title("pairs at each distance", fontsize=10)
-    bottom.set_xlabel("slots that differ", fontsize=9)
+    bottom.set_title("pairs at each distance")
+    bottom.set_xlabel("slots that differ")
     bottom.set_xticks(_ticks(tiles))
-    bottom.margins(y=0.12)
+    bottom.margins(y=0.15)
     return figure
 
 
+@styled
 def modes_figure(
     histograms: Mapping[str, Sequence[int]], summaries: Sequence[SetSummary], title: str
 ) -> Figure:
@@ -216,19 +219,15 @@ def modes_figure(
         summaries: Statistics of the same sets.
         title: Drawn on top.
     """
-    figure = Figure(figsize=(8.4, 0.9 + 1.25 * len(histograms)), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = new_figure(title, 0.35 + 0.85 * len(histograms))
     axes = figure.subplots(len(histograms), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (mode, counts), facts in zip(axes, histograms.items(), summaries, strict=True):
         _histogram(axis, counts)
-        axis.plot([facts.mean], [0], marker=7, markersize=9, color=ORANGE, clip_on=False, zorder=3)
-        axis.margins(y=0.22)
-        text = f"{mode}\nmean {facts.mean:.4f}\nminimum {facts.min}, {_pairs(facts.pairs_at_min)}"
-        axis.set_ylabel(text, rotation=0, ha="left", va="center", fontsize=9, labelpad=112)
+        axis.plot([facts.mean], [0], marker=7, markersize=5, color=ORANGE, clip_on=False, zorder=3)
+        axis.margins(y=0.28)
+        axis.set_title(f"{mode}: {facts}")
     axes[-1].set_xticks(_ticks(max(map(len, histograms.values())) - 1))
-    axes[-1].set_xlabel(
-        "slots that differ; bars: pairs of permutations, triangle: their mean", fontsize=9
-    )
+    axes[-1].set_xlabel("slots that differ; bars: pairs of permutations, triangle: mean")
     return figure
 
 
@@ -237,11 +236,29 @@ def _pairs(count: int) -> str:
 
 
 def _histogram(axis: Axes, counts: Sequence[int]) -> None:
-    """Bars with the counts written on them, in place of a second axis."""
+    """Bars with the counts written on them, in place of a second axis.
+
+    Where the counts do not fit beside one another they are rounded, and where these do not, the
+    smallest distance and the largest count are written.
+    """
     bars = axis.bar(range(len(counts)), counts, color=BLUE)
-    axis.bar_label(bars, [f"{count:,}" if count else "" for count in counts], fontsize=7)
+    texts = [f"{count:,}" if count else "" for count in counts]
+    pitch = 0.9 * COLUMN / POINT / len(counts)
+
+    def fit() -> bool:
+        return max(text_width(text, SMALL) for text in texts) + 1 <= pitch
+
+    if not fit():
+        texts = [
+            f"{count / 1000:.3g}k" if count >= 10_000 else text
+            for text, count in zip(texts, counts, strict=True)
+        ]
+    if not fit():
+        first = next(i for i, count in enumerate(counts) if count)
+        kept = {first, int(np.argmax(counts))}
+        texts = [text if i in kept else "" for i, text in enumerate(texts)]
+    axis.bar_label(bars, texts, fontsize=SMALL)
     axis.set_yticks([])
-    axis.tick_params(labelsize=8)
     axis.spines[["top", "right", "left"]].set_visible(False)
 
 
@@ -250,27 +267,31 @@ def _ticks(tiles: int) -> range:
     return range(0, tiles + 1, 1 if tiles <= 16 else 5)
 
 
+def _columns(tiles: int) -> int:
+    """Grids in a row, as many as leave a slot room for its number."""
+    return {4: 7, 9: 6, 16: 4}.get(tiles, 3)
+
+
 def _grids(axis: Axes, chosen: NDArray[np.uint8], total: int) -> None:
     """Draw each permutation as a grid of slots, colored and numbered by the cell of the tile."""
     count, tiles = chosen.shape
     side = round(tiles**0.5)
-    columns = math.ceil(math.sqrt(count * 6 / 7))
+    columns = min(_columns(tiles), count)
     rows = -(-count // columns)
     step = side + 1  # one free row and column, for the number of the permutation
-    colors = colormaps["viridis"](np.linspace(0.05, 1, tiles))[:, :3]
+    colors = colormaps["viridis"](np.linspace(0, 1, tiles))[:, :3]
     mosaic = np.ones((rows * step, columns * step - 1, 3))
-    size = min(11.0, 200 / max(mosaic.shape))  # points; a slot is about twice as high
-    centered: dict[str, Any] = {"ha": "center", "va": "center"}
+    centered: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL}
     for i, permutation in enumerate(chosen):
         y, x = (i // columns) * step + 1, (i % columns) * step
         mosaic[y : y + side, x : x + side] = colors[permutation].reshape(side, side, 3)
         middle = x + (side - 1) / 2
-        axis.text(middle, y - 0.85, str(i), fontsize=0.9 * size, color=GRAY, **centered)
+        axis.text(middle, y - 0.95, str(i), color=GRAY, **centered)
         for slot, cell in enumerate(permutation):
             ink = "black" if colors[cell] @ _LUMINANCE > 0.4 else "white"
             at = (x + slot % side, y + slot // side)
-            axis.text(*at, str(int(cell) + 1), fontsize=size, color=ink, **centered)
+            axis.text(*at, str(int(cell) + 1), color=ink, **centered)
     axis.imshow(mosaic, interpolation="nearest")
     part = f"the first {count} of {total}" if total > count else f"all {total}"
-    axis.set_title(f"{part}; number and color: the cell a slot's tile comes from", fontsize=10)
+    axis.set_title(f"{part}; number and color:\nthe cell a slot's tile comes from")
     axis.set_axis_off()

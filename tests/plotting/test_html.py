@@ -9,11 +9,12 @@ import torch
 
 from ssltool.errors import UsageError
 from ssltool.plotting import html
+from ssltool.plotting.colors import BASELINE
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Points, Series
 
 EVIL = '<b a="x">&%{y}\n'
 NAMES = ["a", EVIL, "a name of more than sixteen letters"]
-CURVES = Lines({"a": Series([10, 20], [3.5, 3.0])}, "step", "loss", [Level(4.6, "chance 4.6")])
+CURVES = Lines({"a": Series([10, 20], [3.5, 3.0])}, "step", "loss", [Level(4.6, "chance")])
 PLOTS: dict[str, Plot] = {
     "lines": Lines({EVIL: Series([1], [1.0])}, EVIL, EVIL, [Level(1, EVIL)]),
     "stages": Lines({"a": Series([EVIL, "b"], [1.0, 2.0])}, "stage", "y"),
@@ -54,9 +55,9 @@ def test_curves_keep_their_values_and_levels_are_dashed_lines() -> None:
     assert (invisible["y"], invisible["marker"]) == ([4.6], {"opacity": 0})
     (level,) = figure["layout"]["shapes"]
     assert (level["y0"], level["y1"], level["xref"]) == (4.6, 4.6, "paper")
-    assert [label["text"] for label in figure["layout"]["annotations"]] == ["chance 4.6"]
+    assert level["name"] == "chance 4.6"  # in the legend
     assert figure["layout"]["xaxis"]["title"]["text"] == "step"
-    assert not figure["layout"]["showlegend"]
+    assert figure["layout"]["showlegend"]
 
 
 def test_series_and_levels_share_colors_and_many_levels_have_no_labels() -> None:
@@ -103,3 +104,14 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     with pytest.raises(UsageError, match=r"ssltool\[report\]"):
         html.plotly_figure(CURVES)
+
+
+def test_baselines_are_gray_and_errors_and_logarithmic_axes_are_kept() -> None:
+    series = {"a": Series([1, 2], [1.0, 2.0], 0, [0.1, 0.2]), "b": Series([1], [1.0], BASELINE)}
+    figure = html.plotly_figure(Lines(series, "step", "loss", log_y=True))
+    ours, baseline = figure["data"]
+    assert ours["error_y"]["array"] == [0.1, 0.2]
+    assert baseline["line"]["color"] == html.LIGHT.soft
+    assert figure["layout"]["yaxis"]["type"] == "log"
+    bars = html.plotly_figure(Bars({"a": 2.0, "b": 1.0}, "y", color={"b": BASELINE}))
+    assert bars["data"][0]["marker"]["color"] == [html.LIGHT.soft, html.LIGHT.palette[0]]

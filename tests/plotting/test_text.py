@@ -46,7 +46,8 @@ def test_names_are_drawn_as_they_are(number: int, suffix: str, tmp_path: Path) -
     drawn = figure(plots(NAMES)[number], "a title of $a_$")
     save_figure(drawn, tmp_path / f"a{suffix}")
     shown = texts(drawn)
-    assert {"a title of $a_$", "$5_bill$"} <= shown
+    assert "a title of $a_$" in shown
+    assert any(text.startswith("$5_bill$") for text in shown)
     if number != 1:
         assert {legible(name) for name in NAMES} <= shown
     assert not any(text.get_parse_math() for text in drawn.findobj(Text))  # type: ignore[attr-defined]
@@ -94,7 +95,9 @@ def test_a_font_that_has_the_characters_is_used(monkeypatch: pytest.MonkeyPatch)
 def test_without_such_a_font_names_stay_different(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    only(monkeypatch, {"DejaVu Sans": ""})
+    base = findfont("DejaVu Sans")
+    only(monkeypatch, {base: ""})
+    monkeypatch.setattr(module, "_fonts", lambda: [FontEntry(fname=base, name="DejaVu Sans")])
     module._font_of.cache_clear()
     assert (legible("猫"), legible("犬")) == (r"\u732b", r"\u72ac")
     with warnings.catch_warnings():

@@ -27,7 +27,7 @@ def test_only_fractions_are_displayed_in_percent() -> None:
 
 def test_axis_labels_have_the_unit() -> None:
     labels = [axis_label("psnr", "dB"), axis_label("top5", "fraction"), axis_label("grad_norm", "")]
-    assert labels == ["psnr, dB", "top5, %", "grad norm"]
+    assert labels == ["psnr, dB", "top5, %", "gradient norm"]
 
 
 def test_metrics_are_described_with_their_chance_level() -> None:

@@ -135,7 +135,7 @@ def accuracy_by_distance(hits: Tensor, distances: Tensor, chance: float) -> Bars
         name = f"distance {distance} ({count:,} answers)"
         values[name] = 100 * accuracy
         errors[name] = 100 * float(residual.square().sum().sqrt()) / count
-    level = Level(100 * chance, f"chance level {100 * chance:.2g}")
+    level = Level(100 * chance, "chance level")
     return Bars(
         values, "accuracy by distance to the nearest other permutation, %", errors, (level,), True
     )

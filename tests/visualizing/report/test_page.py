@@ -118,7 +118,7 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path) -> None:
     assert accuracy["layout"]["shapes"][0]["name"] == "chance level 4.17"
     assert (lr["data"][0]["y"][0], speed["data"][0]["y"][0]) == (0.001, 50)
     assert [trace["name"] for trace in stages["data"][:2]] == ["jigsaw", "random init"]
-    assert stages["layout"]["shapes"][0]["name"] == "raw pixels 10.0 %"
+    assert stages["layout"]["shapes"][0]["name"] == "raw pixels 10"
     assert labels["data"][0]["x"] == [2, 18]
     assert confusion["data"][0]["z"] == [[75, 25], [0, 100]]
     assert (classes["data"][0]["y"], classes["data"][0]["x"]) == (["a"], [75])

@@ -168,7 +168,7 @@ def test_a_run_is_shown_in_notebooks(run: ssltool.Run) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"stepz": 3}, "did you mean steps"),
+        ({"stepz": 3}, "did you mean --steps"),
         ({"lr": -1}, "--lr -1"),
         ({"devices": 2}, "a dataset object cannot be sent to other processes"),
     ],

@@ -120,6 +120,7 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     listed = set("\n".join(re.findall(r"```{toctree}(.*?)```", index, re.DOTALL)).split())
     pages = {str(path.relative_to(ROOT / "docs"))[:-3] for path in (ROOT / "docs").rglob("*.md")}
+    pages = {page for page in pages if not page.startswith("quality/")}  # not tracked
     assert pages - {"index"} <= listed
 
 

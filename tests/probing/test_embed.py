@@ -84,7 +84,7 @@ def test_every_image_has_its_vector(weights: Path, tmp_path: Path, form: str) ->
 
 def test_other_files_and_stages_are_refused(weights: Path, tmp_path: Path) -> None:
     given = {"weights": weights, "data": ("demo:4",)}
-    with pytest.raises(UsageError, match=r"\.safetensors, \.npz, \.parquet"):
+    with pytest.raises(UsageError, match=r"\.safetensors, \.npz or \.parquet"):
         embed(EmbedOptions.checked(**given, to=tmp_path / "a.csv"), QUIET)
     with pytest.raises(UsageError, match="pooled, stem, layer1"):
         embed(EmbedOptions.checked(**given, to=tmp_path / "a.npz", stage="layer9"), QUIET)

@@ -410,7 +410,7 @@ def test_answers_decode_logits_and_keep_the_lightness() -> None:
     nearly = (columns["prediction"][:2].float() - images[:2].float()).abs().mean()
     assert nearly < 12
     assert "mean ab error" in shown.sheet.captions[0]
-    assert shown.captions[2] == "a gray image, weight 0"
+    assert shown.sheet.captions[2] == "a gray image, weight 0 in the loss"
 
 
 def test_the_table_of_soft_targets_is_not_saved() -> None:

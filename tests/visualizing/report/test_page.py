@@ -330,7 +330,7 @@ def test_what_is_no_run_is_refused_in_one_line(
     made_run(tmp_path / "runs" / "one")
     (tmp_path / "empty").mkdir()
     for arguments, words in (
-        (["missing"], "does not exist"),
+        (["missing"], "there is no run at"),
         (["empty"], "holds nothing of a run"),
         (["runs"], "has 1 in it; type"),
     ):

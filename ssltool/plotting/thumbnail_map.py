@@ -138,7 +138,7 @@ def _paste(axis: Axes, image: Tensor, at: NDArray[np.float64], color: Color) -> 
     shown = OffsetImage(
         pixels, zoom=inner / max(pixels.shape[:2]), interpolation="antialiased", resample=True
     )
-    frame = {"edgecolor": color, "facecolor": color, "linewidth": 0, "boxstyle": "square,pad=0"}
+    frame = {"edgecolor": color, "facecolor": color, "linewidth": 0}
     pad = _FRAME / TEXT  # in units of the font's size
     axis.add_artist(AnnotationBbox(shown, (at[0], at[1]), pad=pad, fontsize=TEXT, bboxprops=frame))
 

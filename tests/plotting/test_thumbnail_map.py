@@ -54,8 +54,14 @@ def test_frames_have_the_colors_of_the_classes() -> None:
     points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     drawn = thumbnail_map(points, make_images(3), labels=[0, 1, 1], classes=["cat", "_dog"])
     below = drawn.figure.axes[1]
-    frames = [a.patch.get_facecolor()[:3] for a in below.artists if isinstance(a, AnnotationBbox)]
+    assert on_page(drawn.figure)
+    boxes = [a for a in below.artists if isinstance(a, AnnotationBbox)]
+    frames = [box.patch.get_facecolor()[:3] for box in boxes]
     assert sorted(frames) == sorted(class_color(label, 2) for label in (0, 1, 1))
+    point = drawn.figure.dpi / 72
+    for box in boxes:  # a frame of one point around each image
+        assert box.patch.get_window_extent().width == pytest.approx(13 * point, abs=0.1)
+        assert box.offsetbox.get_window_extent().width == pytest.approx(11 * point, abs=0.1)
 
 
 def test_thinned_points_are_apart_and_no_other_would_fit() -> None:

@@ -9,8 +9,6 @@ Unit = Literal["fraction", "dB", "nats", ""]
 # Metrics that training and online evaluation report for every method, apart from plain numbers.
 TRAINING_UNITS: dict[str, Unit] = {"knn": "fraction", "data_wait": "fraction"}
 
-_TITLES = {"knn": "kNN accuracy"}
-
 
 def display_scale(unit: str) -> float:
     """Factor from a stored to a displayed value: fractions are displayed in percent."""
@@ -31,7 +29,7 @@ def format_value(value: float, unit: str) -> str:
             return f"{value:.4g}"
 
 
-_TITLES = {"lr": "learning rate", "grad_norm": "gradient norm"}
+_TITLES = {"knn": "kNN accuracy", "lr": "learning rate", "grad_norm": "gradient norm"}
 
 
 def metric_title(name: str) -> str:

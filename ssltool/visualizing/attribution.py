@@ -61,7 +61,7 @@ def draw_attribution(
     """Draw over images how strongly each location of a stage's map departs from its channel means.
 
     The response is the root mean square over channels of (activation - channel mean over images and
-    locations), divided by that over the locations of all images: 1 is a usual location. One scale
+    locations), divided by the same over all images. One scale
     holds for all images and stages. The map is enlarged to the image. It needs no gradient and no
     label.
 
@@ -104,7 +104,7 @@ def draw_attribution(
         f"{pretrained.title}: response of each stage",
         colors=_color_bar(),
         limits=(0, highest),
-        color_label="distance from the mean activation (1 = usual location)",
+        color_label="distance from the mean activation (1 = RMS over images)",
     )
     sides = {name: values.shape[-1] for name, values in maps.items()}
     return AttributionFigure(

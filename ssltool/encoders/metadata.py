@@ -81,6 +81,9 @@ class EncoderMetadata(BaseModel):
     format: Literal[2] = FORMAT
     method: _Name = Field(description="pretext task that trained the weights")
     backbone: _Name = Field(description="name of the backbone")
+    timm: _Name | None = Field(
+        None, description="version of timm that built the backbone; null for other backbones"
+    )
     stem: Stem = Field(
         description="imagenet: the backbone's own; small: 3x3, stride 1, without max-pool"
     )

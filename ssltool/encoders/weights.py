@@ -54,17 +54,18 @@ def describe(
 ) -> EncoderMetadata:
     """Metadata of an encoder: its architecture, and the fields given here.
 
-    See :class:`EncoderMetadata` for the arguments. A vision transformer takes images of its own
-    size only, which then replaces ``image_size``.
+    See :class:`EncoderMetadata` for the arguments. The size that a vision transformer's position
+    embeddings are for replaces ``image_size``.
     """
     return EncoderMetadata(
         method=method,
         backbone=encoder.name,
+        timm=encoder.timm_version,
         stem=encoder.stem,
         norm=encoder.norm,
         in_channels=encoder.in_channels,
         color_space=color_space,
-        image_size=encoder.image_size or image_size,
+        image_size=encoder.position_size or image_size,
         patch=patch,
         mean=mean,
         std=std,
@@ -94,9 +95,9 @@ def save_encoder(encoder: Encoder, metadata: EncoderMetadata, path: Path) -> Non
     )
     if (*described, metadata.width) != (*own, encoder.width):
         raise ValueError(f"the metadata describe {described}, not this {encoder.name}")
-    if encoder.image_size not in (None, metadata.image_size):
+    if encoder.position_size not in (None, metadata.image_size):
         raise ValueError(
-            f"{encoder.name} only takes {encoder.image_size} px images, the metadata say "
+            f"{encoder.name} was built for {encoder.position_size} px images, the metadata say "
             f"{metadata.image_size}"
         )
     tensors = {

@@ -1,8 +1,9 @@
 """`Encoder`: a backbone without its classifier, with named stages and their feature maps.
 
-The keys of ``encoder.backbone.state_dict()`` are those of torchvision (or timm, see
-`ssltool.encoders.timm_encoder`), so the weights load into the plain model. ``encoder(x)`` is the pooled feature of each image, ``encoder.map(x)`` the map that
-is pooled, ``encoder.maps(x)`` the map of every named stage.
+The keys of ``encoder.backbone.state_dict()`` are those of torchvision, or of timm
+(`ssltool.encoders.timm_encoder`), so the weights load into the plain model. ``encoder(x)`` is the
+pooled feature of each image, ``encoder.map(x)`` the map that is pooled, ``encoder.maps(x)`` the map
+of every named stage.
 
 A torchvision model calls its modules in the order in which they are defined, ending with pooling
 and a classifier. The *chain* is the list of the modules before pooling; a map is read after the
@@ -240,7 +241,7 @@ class ViTEncoder(Encoder):
     @property
     def patch(self) -> int:
         """See `Encoder.patch`."""
-        return self.backbone.patch_size
+        return int(self.backbone.patch_size)
 
     def _find_stages(self) -> tuple[dict[str, str | None], tuple[Stage, ...]]:
         blocks = self.backbone.encoder.layers

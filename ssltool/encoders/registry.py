@@ -119,9 +119,7 @@ def _timm_encoder(
     """Imports timm, which is an extra."""
     from ssltool.encoders.timm_encoder import TimmEncoder, build_backbone
 
-    backbone, side = build_backbone(
-        name, stem=stem, in_channels=in_channels, image_size=image_size
-    )
+    backbone, side = build_backbone(name, stem=stem, in_channels=in_channels, image_size=image_size)
     _replace_batch_norm(backbone, norm)
     use_small_map_convolutions(backbone)
     return TimmEncoder(

@@ -96,19 +96,19 @@ def _arguments(cls: type[nn.Module]) -> frozenset[str]:
     """Names of the constructor's arguments, as far as ``**kwargs`` hands them on."""
     names: set[str] = set()
     for each in cls.__mro__:
-        parameters = inspect.signature(each.__init__).parameters
+        parameters = inspect.signature(vars(each)["__init__"]).parameters
         names |= set(parameters)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             break
     return frozenset(names)
 
 
-def _patch(network: nn.Module) -> int | None:
+def _patch(network: Any) -> int | None:
     side = getattr(getattr(network, "patch_embed", None), "patch_size", None)
     return int(side[0] if isinstance(side, tuple) else side) if side else None
 
 
-def _positions(network: nn.Module) -> object:
+def _positions(network: Any) -> object:
     return getattr(network, "pos_embed", None)
 
 
@@ -190,8 +190,13 @@ class TimmEncoder(Encoder):
             image_size=None if network.any_size else position_size,
             family=Family(name, network.classifier),
         )
-        self.width = int(backbone.head_hidden_size)  # type: ignore[arg-type]
+        self.width = int(self._network.head_hidden_size)
         self._position_size = position_size
+
+    @property
+    def _network(self) -> Any:
+        """The backbone with the attributes of timm's networks."""
+        return self.backbone
 
     @property
     def position_size(self) -> int | None:
@@ -228,7 +233,7 @@ class TimmEncoder(Encoder):
         if position == len(names) - 1:
             return
         self._pools_map = not _isotropic(self.backbone)
-        self.backbone.prune_intermediate_layers(  # type: ignore[operator]
+        self._network.prune_intermediate_layers(
             [self._indices[position]], prune_norm=False, prune_head=False
         )
         self._indices = self._indices[: position + 1]
@@ -240,7 +245,7 @@ class TimmEncoder(Encoder):
         """See `Encoder.paths_up_to`: the owners of all parameters that the map depends on."""
         self._check_stage(stage)
         twin = copy.deepcopy(self).to("meta").eval().requires_grad_(True)
-        side = self.position_size or self.backbone.pretrained_cfg["input_size"][-1]  # type: ignore[index]
+        side = self.position_size or self._network.pretrained_cfg["input_size"][-1]
         images = torch.zeros(2, self.in_channels, side, side, device="meta")
         with torch.enable_grad():
             feature_map = next(found for name, found in twin.walk(images) if name == stage)
@@ -265,7 +270,7 @@ class TimmEncoder(Encoder):
         yield self.stages[-1].name, self._as_map(final, last)
 
     def _maps(self, x: Tensor, indices: list[int], *, stop_early: bool) -> tuple[Tensor, Any]:
-        found: tuple[Tensor, Any] = self.backbone.forward_intermediates(  # type: ignore[operator]
+        found: tuple[Tensor, Any] = self._network.forward_intermediates(
             x, indices=indices, stop_early=stop_early
         )
         return found
@@ -275,7 +280,7 @@ class TimmEncoder(Encoder):
         height, width = like.shape[2:]
         if final.dim() == 3:
             tokens = final[:, final.shape[1] - height * width :]  # without class token
-            return tokens.transpose(1, 2).unflatten(2, (height, width))
+            return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
         return final if final.shape[1] == self.stages[-1].width else final.permute(0, 3, 1, 2)
 
     def _check(self, x: Tensor) -> None:
@@ -292,7 +297,7 @@ class TimmEncoder(Encoder):
             )
 
     def _find_stages(self) -> tuple[dict[str, str | None], tuple[Stage, ...]]:
-        infos: list[dict[str, Any]] = list(self.backbone.feature_info)  # type: ignore[arg-type]
+        infos: list[dict[str, Any]] = list(self._network.feature_info)
         self._indices = list(range(len(infos)))
         names = [f"stage{number}" for number in range(1, len(infos) + 1)]
         if _isotropic(self.backbone):
@@ -301,7 +306,7 @@ class TimmEncoder(Encoder):
         elif infos[-1].get("module") == "layer4":  # a ResNet: its stages are named as torchvision's
             names = ["stem", "layer1", "layer2", "layer3", "layer4"][-len(infos) :]
         widths = [int(info["num_chs"]) for info in infos]
-        widths[-1] = int(self.backbone.num_features)  # type: ignore[arg-type]
+        widths[-1] = int(self._network.num_features)
         strides = [int(info["reduction"]) for info in infos]
         if self.stem == "small":
             pooled = hasattr(self.backbone, "maxpool")
@@ -310,28 +315,28 @@ class TimmEncoder(Encoder):
         return {}, tuple(stages[index] for index in self._indices)
 
 
-def _isotropic(network: nn.Module) -> bool:
+def _isotropic(network: Any) -> bool:
     """Whether the maps of all stages have the same shape."""
     infos: Any = network.feature_info
     return len(infos) > 4 and len({(info["num_chs"], info["reduction"]) for info in infos}) == 1
 
 
-def _first_convolution(network: nn.Module) -> nn.Conv2d | None:
-    path = network.pretrained_cfg["first_conv"]  # type: ignore[index]
+def _first_convolution(network: Any) -> nn.Conv2d | None:
+    path = network.pretrained_cfg["first_conv"]
     with suppress(AttributeError, TypeError):
         found = network.get_submodule(path)
         return found if isinstance(found, nn.Conv2d) else None
     return None
 
 
-def _takes_small_stem(network: nn.Module) -> bool:
+def _takes_small_stem(network: Any) -> bool:
     first, pool = _first_convolution(network), getattr(network, "maxpool", None)
     if first is None or first.stride != (2, 2) or (pool and any(True for _ in pool.parameters())):
         return False
     return first.kernel_size == (3, 3) or isinstance(network, timm.models.ResNet)
 
 
-def _give_small_stem(network: nn.Module) -> None:
+def _give_small_stem(network: Any) -> None:
     """Let the first convolution have stride 1, as 3x3, and remove the max-pool; keys stay."""
     first = _first_convolution(network)
     assert first is not None
@@ -339,7 +344,7 @@ def _give_small_stem(network: nn.Module) -> None:
         with torch.no_grad():
             smaller = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
             nn.init.kaiming_normal_(smaller.weight, mode="fan_out", nonlinearity="relu")
-        network.set_submodule(network.pretrained_cfg["first_conv"], smaller)  # type: ignore[index]
+        network.set_submodule(network.pretrained_cfg["first_conv"], smaller)
     else:
         first.stride = (1, 1)
     if hasattr(network, "maxpool"):

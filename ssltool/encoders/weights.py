@@ -234,11 +234,26 @@ def load_backbone(encoder: Encoder, path: Path) -> int:
             ``encoder`` is unchanged.
     """
     file = find_weights(path)
-    tensors = _read_tensors(file)
+    tensors = read_tensors(file)
     if encoder.classifier is not None:
         tensors = {
             key: t for key, t in tensors.items() if not key.startswith(f"{encoder.classifier}.")
         }
+    fill(encoder, tensors, file)
+    return len(tensors)
+
+
+def fill(encoder: Encoder, tensors: dict[str, Tensor], file: Path) -> None:
+    """Put tensors into an encoder, if they are all of its own and nothing else.
+
+    Args:
+        encoder: Changed in place.
+        tensors: By key.
+        file: Where they were read, for messages.
+
+    Raises:
+        WeightsError: As `load_backbone`.
+    """
     expected: dict[str, Tensor] = encoder.backbone.state_dict()
     faults = _faults(tensors, expected)
     if faults:
@@ -259,7 +274,6 @@ def load_backbone(encoder: Encoder, path: Path) -> int:
         encoder.backbone.load_state_dict(copies, assign=True)
     else:
         encoder.backbone.load_state_dict(tensors)
-    return len(tensors)
 
 
 def _advice(file: Path) -> str:
@@ -320,7 +334,12 @@ def _read_keys(file: Path) -> list[str]:
         return sorted(opened.keys())
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by key.
+
+    Raises:
+        WeightsError: It is damaged, or of another kind; a pickle is never read.
+    """
     try:
         with open_tensors(file) as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping

@@ -91,9 +91,7 @@ class EncoderInput:
             backbone,
             stem=stem,
             in_channels=in_channels,
-            image_size=size_to_build_for(
-                backbone, train_size=size, feature_size=self.feature_size
-            ),
+            image_size=size_to_build_for(backbone, train_size=size, feature_size=self.feature_size),
             norm=self.norm,
         )
         check_input(encoder, size, least=least, options=self.typed)

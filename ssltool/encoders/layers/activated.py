@@ -13,7 +13,7 @@ class _Activated(nn.Module):
     act: nn.Module
 
     def forward(self, maps: Tensor) -> Tensor:
-        activated: Tensor = self.act(super().forward(maps))  # type: ignore[misc]
+        activated: Tensor = self.act(super().forward(maps))
         return activated
 
 

@@ -55,9 +55,8 @@ def initialize(encoder: Encoder, path: Path | str) -> InitialWeights:
         )
     others = [key for key in tensors if not key.startswith(prefix)]
     plain = _plain_keys(encoder)
-    heads = [
-        key for key in own if key not in expected and _is_spare(key, plain, encoder.classifier)
-    ]
+    unknown = own.keys() - expected.keys()
+    heads = {key for key in unknown if _is_spare(key, plain, encoder.classifier)}
     loaded = {key: tensor for key, tensor in own.items() if key not in heads}
     converted = [
         *_convert_channels(loaded, expected, encoder),

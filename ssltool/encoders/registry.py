@@ -295,8 +295,9 @@ def _replace_batch_norm(backbone: nn.Module, norm: Norm) -> None:
             replacement: nn.Module = ChannelAffine(channels, zero=_ends_branch(owner, module))
         else:
             replacement = (MapLayerNorm if norm == "ln" else LayerNorm2d)(channels, eps)
-        if hasattr(module, "act"):  # timm's batch norm with activation
-            replacement = with_activation(replacement, module.act)
+        act: Any = getattr(module, "act", None)
+        if act is not None:  # timm's batch norm with activation
+            replacement = with_activation(replacement, act)
         backbone.set_submodule(path, replacement)
 
 

@@ -68,7 +68,7 @@ def find_network(name: str) -> TimmNetwork:
             "backbone", name, names, hint="'ssltool backbones --timm NAME*' lists them"
         )
     with torch.device("meta"):
-        network = timm.create_model(model, pretrained=False, num_classes=0)
+        network: Any = timm.create_model(model, pretrained=False, num_classes=0)
     if not hasattr(network, "forward_intermediates"):
         raise UsageError(
             f"timm gives no maps of the stages of {name}; type another --backbone, such as "
@@ -77,9 +77,9 @@ def find_network(name: str) -> TimmNetwork:
     arguments = _arguments(type(network))
     patch = _patch(network)
     if patch_size is not None:
-        if patch is None or "patch_size" not in arguments:
+        if "patch_size" not in arguments:
             raise UsageError(f"{name} has no patches; type --backbone {PREFIX}{model}")
-        patch = patch_size
+        patch = patch and patch_size  # a ConvNeXt's first convolution takes images of any size
     classifier = network.pretrained_cfg["classifier"]
     return TimmNetwork(
         arguments=arguments,

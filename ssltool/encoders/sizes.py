@@ -72,6 +72,11 @@ def check_input(
     raise misfit(encoder.name, size, f"its smallest is {smallest} px", options(advised))
 
 
+def smallest_size(encoder: Encoder, *, least: int = 1) -> int:
+    """Side in pixels of the smallest images that `check_input` lets pass; at most 512."""
+    return 1 if _fits(encoder, 1, least) else _smallest_fitting(encoder, 1, least)
+
+
 def misfit(name: str, size: int, reason: str, advice: str) -> UsageError:
     """The error that a backbone cannot take inputs of a size."""
     return UsageError(

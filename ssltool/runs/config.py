@@ -83,7 +83,8 @@ class RunConfig(BaseModel):
         values: dict[str, Any] = {}
         if preset is not None:
             values |= _preset(method, preset)
-            if (given.get("image_size") or 0) > (values.get("load_size") or math.inf):
+            size = str(given.get("image_size"))  # of the command line, as it was typed
+            if size.isdecimal() and int(size) > (values.get("load_size") or math.inf):
                 del values["load_size"]  # it was larger than the preset's own image size
         if config is not None:
             values = _over(values, _from_file(config, method))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ssltool.cli._early import announce
 from ssltool.cli._flags import command_of
 from ssltool.cli._output import JsonOption, print_json, print_table
-from ssltool.encoders.catalog import BACKBONES
+from ssltool.encoders.catalog import BACKBONES, Backbone
+from ssltool.encoders.timm_names import PREFIX, check_timm
 from ssltool.options import SMALLEST_SIDE, Options, option
 from ssltool.runs.tables import Table
 
@@ -16,11 +19,15 @@ class BackbonesOptions(Options):
     method: str | None = option(
         None, "Also list the smallest --image-size for this method, by its default options"
     )
+    timm: str | None = option(
+        None, "List timm's networks of these names instead, such as 'convnext_*' (extra timm)"
+    )
 
 
 def backbones(options: BackbonesOptions, output: JsonOption) -> None:
     """List the backbones with their parameters, stages and smallest images."""
-    sizes = _sizes(options.method) if options.method else None
+    listed = BACKBONES if options.timm is None else _of_timm(options.timm)
+    sizes = _sizes(options.method, listed) if options.method else None
     rows = [
         {
             "name": name,
@@ -29,7 +36,7 @@ def backbones(options: BackbonesOptions, output: JsonOption) -> None:
             **({} if sizes is None else {"smallest_image_size": sizes[name]}),
             "stages": list(known.stages),
         }
-        for name, known in BACKBONES.items()
+        for name, known in listed.items()
     ]
     if output.as_json:
         print_json(rows)
@@ -37,12 +44,12 @@ def backbones(options: BackbonesOptions, output: JsonOption) -> None:
     columns = ["backbone", "stages", "parameters", "smallest input"]
     cells = [
         [
-            str(row["name"]),
-            _ends(BACKBONES[str(row["name"])].stages),
-            f"{BACKBONES[str(row['name'])].parameters / 1e6:.1f} M",
-            f"{row['smallest_input']} px",
+            name,
+            _ends(known.stages),
+            f"{known.parameters / 1e6:.1f} M",
+            f"{max(SMALLEST_SIDE, known.smallest)} px",
         ]
-        for row in rows
+        for name, known in listed.items()
     ]
     if sizes is not None:
         columns.append(f"--image-size for {options.method}")
@@ -52,14 +59,22 @@ def backbones(options: BackbonesOptions, output: JsonOption) -> None:
     print_table(Table("", columns, cells, text_columns=2))
 
 
-def _sizes(method: str) -> dict[str, int | None]:
+def _of_timm(pattern: str) -> dict[str, Backbone]:
+    check_timm(f"{PREFIX}any")
+    announce()
+    from ssltool.encoders.timm_catalog import find_networks
+
+    return find_networks(pattern)
+
+
+def _sizes(method: str, listed: Mapping[str, Backbone]) -> dict[str, int | None]:
     from ssltool.methods.registry import find_options
 
     find_options(method)  # its name is checked before torch is imported
     announce()
     from ssltool.methods.backbones import smallest_image_sizes
 
-    return smallest_image_sizes(method)
+    return smallest_image_sizes(method, listed)
 
 
 def _ends(stages: tuple[str, ...]) -> str:
@@ -69,6 +84,10 @@ def _ends(stages: tuple[str, ...]) -> str:
 command = command_of(
     "backbones",
     backbones,
-    examples=["ssltool backbones", "ssltool backbones --method cpc"],
+    examples=[
+        "ssltool backbones",
+        "ssltool backbones --method cpc",
+        "ssltool backbones --timm 'convnext_*'",
+    ],
     loads_torch=False,
 )

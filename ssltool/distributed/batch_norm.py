@@ -18,7 +18,8 @@ def synchronize_batch_norm(method: nn.Module, device: torch.device) -> None:
     """Let batch norm use the statistics of all processes' batches; no change with one process.
 
     Raises:
-        UsageError: torch has no such layer for this device.
+        UsageError: torch has no such layer for this device, or for batch norm with an activation
+            inside, as EfficientNets of timm have it.
     """
     if world_size() == 1:
         return
@@ -26,6 +27,11 @@ def synchronize_batch_norm(method: nn.Module, device: torch.device) -> None:
         raise UsageError(
             "--sync-batchnorm: torch synchronizes batch norm on CUDA only, not on "
             f"{device.type}; omit it, and each process normalizes by its own batch"
+        )
+    if any(isinstance(part, nn.BatchNorm2d) and hasattr(part, "act") for part in method.modules()):
+        raise UsageError(
+            "--sync-batchnorm: this network's batch norm holds its activation, which torch would "
+            "drop; omit it, and each process normalizes by its own batch"
         )
     nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ssltool.encoders.timm_names import check_timm, is_timm
 from ssltool.errors import UnknownNameError
 
 
@@ -38,11 +39,15 @@ class Backbone(NamedTuple):
 
 
 def check_name(name: str) -> None:
-    """Make sure that there is a backbone.
+    """Make sure that there is a backbone; of a network of timm, that timm is installed.
 
     Raises:
         UnknownNameError: There is none of this name; the nearest are suggested.
+        UsageError: The name of a network of timm is malformed, or timm is not installed.
     """
+    if is_timm(name):
+        check_timm(name)
+        return
     if name not in BACKBONES:
         raise UnknownNameError("backbone", name, BACKBONES, hint="'ssltool backbones' lists them")
 

@@ -1,8 +1,9 @@
 """`Encoder`: a backbone without its classifier, with named stages and their feature maps.
 
-The keys of ``encoder.backbone.state_dict()`` are those of torchvision, so the weights load into
-the plain model. ``encoder(x)`` is the pooled feature of each image, ``encoder.map(x)`` the map that
-is pooled, ``encoder.maps(x)`` the map of every named stage.
+The keys of ``encoder.backbone.state_dict()`` are those of torchvision, or of timm
+(`ssltool.encoders.timm_encoder`), so the weights load into the plain model. ``encoder(x)`` is the
+pooled feature of each image, ``encoder.map(x)`` the map that is pooled, ``encoder.maps(x)`` the map
+of every named stage.
 
 A torchvision model calls its modules in the order in which they are defined, ending with pooling
 and a classifier. The *chain* is the list of the modules before pooling; a map is read after the
@@ -78,6 +79,26 @@ class Encoder(nn.Module):
         self._family = family
         self._chain, self.stages = self._find_stages()
         self.width = self.stages[-1].width
+
+    @property
+    def position_size(self) -> int | None:
+        """Side in pixels of the images that its position embeddings are for; None without any.
+
+        Images of another size are encoded if ``image_size`` is None: positions are interpolated.
+        """
+        return self.image_size
+
+    @property
+    def patch(self) -> int | None:
+        """Side in pixels of the patches of which sides of images are multiples; None if any side
+        will do.
+        """
+        return None
+
+    @property
+    def timm_version(self) -> str | None:
+        """Version of timm that built the backbone; None for other backbones."""
+        return None
 
     @property
     def metadata(self) -> EncoderMetadata:
@@ -216,6 +237,11 @@ class ViTEncoder(Encoder):
     """
 
     backbone: VisionTransformer
+
+    @property
+    def patch(self) -> int:
+        """See `Encoder.patch`."""
+        return int(self.backbone.patch_size)
 
     def _find_stages(self) -> tuple[dict[str, str | None], tuple[Stage, ...]]:
         blocks = self.backbone.encoder.layers

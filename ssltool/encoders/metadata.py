@@ -20,6 +20,7 @@ ColorSpace = Literal["rgb", "lightness", "lab"]
 LARGEST_GRID = 64
 """Patches along a side: each of them is encoded by itself."""
 _LARGEST_COUNT = 2**62
+_SHOWN = 6
 _Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 _Name = Annotated[str, Field(max_length=200)]
 _Mean = Annotated[float, Field(ge=-1, le=2)]  # of Lab / 100 too
@@ -70,6 +71,36 @@ class TrainingSummary(BaseModel):
     )
 
 
+class InitialWeights(BaseModel):
+    """What a run took from the file of ``--init``.
+
+    Attributes:
+        loaded: Number of tensors.
+        prefix: What stands before the encoder's keys in the file.
+        left_out: What was not loaded, with its number of tensors.
+        converted: Tensors of another shape, and how they were changed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loaded: int
+    prefix: str
+    left_out: tuple[str, ...]
+    converted: tuple[str, ...]
+
+    def line(self) -> str:
+        """All of it in one line."""
+        before = f" after the prefix {self.prefix}" if self.prefix else ""
+        parts = [f"{self.loaded} tensors{before}"]
+        if self.converted:
+            parts.append(f"converted {', '.join(self.converted)}")
+        if self.left_out:
+            more = len(self.left_out) - _SHOWN
+            some = ", ".join(self.left_out[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+            parts.append(f"left out {some}")
+        return "; ".join(parts)
+
+
 class EncoderMetadata(BaseModel):
     """What a weights file says of itself.
 
@@ -81,6 +112,9 @@ class EncoderMetadata(BaseModel):
     format: Literal[2] = FORMAT
     method: _Name = Field(description="pretext task that trained the weights")
     backbone: _Name = Field(description="name of the backbone")
+    timm: _Name | None = Field(
+        None, description="version of timm that built the backbone; null for other backbones"
+    )
     stem: Stem = Field(
         description="imagenet: the backbone's own; small: 3x3, stride 1, without max-pool"
     )

@@ -16,16 +16,17 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.models.convnext import LayerNorm2d
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ssltool.encoders.backbones.small_resnet import SMALL_RESNETS
 from ssltool.encoders.catalog import BACKBONES, check_name
 from ssltool.encoders.encoder import Encoder, ViTEncoder
 from ssltool.encoders.families import FAMILIES, PAPER_NETWORKS, VIT, Family
+from ssltool.encoders.layers.activated import with_activation
 from ssltool.encoders.layers.channel_affine import ChannelAffine
 from ssltool.encoders.layers.layer_norm import MapLayerNorm
 from ssltool.encoders.layers.small_maps import use_small_map_convolutions
 from ssltool.encoders.metadata import Norm, Stem
+from ssltool.encoders.timm_names import is_timm
 from ssltool.errors import UsageError
 
 
@@ -47,13 +48,13 @@ def build_encoder(
     """Build an encoder with random weights, sampled from torch's global generator.
 
     Args:
-        name: One of :func:`backbone_names`.
+        name: One of :func:`backbone_names`, or ``timm/NAME``.
         stem: ``"imagenet"`` for the backbone's own stem, ``"small"`` for a 3x3 stride-1 first
             convolution without max-pool (ResNet, ResNeXt and wide ResNet). The small ResNets
             always have the small stem.
         in_channels: 1 or 3. The first convolution is initialized by the backbone's own rule.
         image_size: Side of the images in pixels, a multiple of the patch; used by vision
-            transformers only, where None means 224.
+            transformers and timm's window attention only, where None means 224.
         norm: What replaces batch norm: ``"ln"`` normalizes each image over channels and positions
             together (a group norm of one group), ``"ln2d"`` over the channels at each position,
             ``"none"`` leaves its scale and offset per channel, see `ChannelAffine`, ``"batch"``
@@ -62,7 +63,8 @@ def build_encoder(
         last_stage: Remove the modules after this stage, see :meth:`Encoder.cut_after`; None
             removes none.
         empty: Initialize nothing: parameters and buffers of the state dict are on the meta device,
-            to be replaced by ``load_state_dict(..., assign=True)``.
+            to be replaced by ``load_state_dict(..., assign=True)``. Of no effect on networks of
+            timm, which compute buffers outside of it while they are built.
 
     Raises:
         UsageError: Unknown name; a stem, channel count, image size or stage the backbone cannot
@@ -71,6 +73,13 @@ def build_encoder(
     check_name(name)
     if in_channels not in (1, 3):
         raise UsageError(f"an encoder takes 1 or 3 input channels, not {in_channels}")
+    if is_timm(name):
+        encoder: Encoder = _timm_encoder(
+            name, stem=stem, in_channels=in_channels, image_size=image_size, norm=norm
+        )
+        if last_stage is not None:
+            encoder.cut_after(last_stage)
+        return encoder
     family = next(family for family in FAMILIES if re.fullmatch(family.pattern, name))
     if name in SMALL_RESNETS:
         stem = "small"
@@ -104,8 +113,60 @@ def build_encoder(
     return encoder
 
 
+def _timm_encoder(
+    name: str, *, stem: Stem, in_channels: int, image_size: int | None, norm: Norm
+) -> Encoder:
+    """Imports timm, which is an extra."""
+    from ssltool.encoders.timm_encoder import TimmEncoder, build_backbone
+
+    backbone, side = build_backbone(name, stem=stem, in_channels=in_channels, image_size=image_size)
+    _replace_batch_norm(backbone, norm)
+    use_small_map_convolutions(backbone)
+    return TimmEncoder(
+        backbone, name=name, stem=stem, in_channels=in_channels, norm=norm, position_size=side
+    )
+
+
+def check_known(name: str) -> None:
+    """Make sure that there is a backbone, by importing timm if its name is one of timm's.
+
+    Raises:
+        UsageError: There is none, or timm is not installed.
+    """
+    check_name(name)
+    if is_timm(name):
+        from ssltool.encoders.timm_encoder import find_network
+
+        find_network(name)
+
+
+def size_to_build_for(name: str, *, train_size: int, feature_size: int) -> int:
+    """Image size to build a vision transformer for.
+
+    Args:
+        name: Of the backbone.
+        train_size: Side in pixels of its input in pretraining.
+        feature_size: Side in pixels of whole images for feature extraction.
+
+    Returns:
+        ``train_size``, if it takes images of one size only, else the multiple of the patch nearest
+        to ``feature_size``: positions are learned for whole images and interpolated for parts.
+    """
+    if is_timm(name):
+        from ssltool.encoders.timm_encoder import find_network
+
+        network = find_network(name)
+        if network.any_size and network.patch:
+            return max(1, round(feature_size / network.patch)) * network.patch
+    return train_size
+
+
 def vit_patch(name: str) -> int | None:
     """Side in pixels of a vision transformer's patches; None for other backbones."""
+    if is_timm(name):
+        from ssltool.encoders.timm_encoder import find_network
+
+        return find_network(name).patch
     return int(name.rsplit("_", 1)[1]) if re.fullmatch(VIT.pattern, name) else None
 
 
@@ -123,7 +184,7 @@ def reinitialized_copy(
         encoder.name,
         stem=encoder.stem,
         in_channels=in_channels or encoder.in_channels,
-        image_size=encoder.image_size,
+        image_size=encoder.position_size,
         norm=encoder.norm,
         last_stage=encoder.stages[-1].name,
         empty=empty,
@@ -140,11 +201,10 @@ def keep_last_resolution(encoder: Encoder) -> None:
         UsageError: Not a ResNet, or its last stage has no stride.
     """
     last = getattr(encoder.backbone, encoder.stages[-1].name, None)
-    convolutions = (
-        [m for m in last.modules() if isinstance(m, nn.Conv2d)]
-        if isinstance(last, nn.Sequential)
-        else []
-    )
+    parts = list(last.modules()) if isinstance(last, nn.Sequential) else []
+    convolutions = [part for part in parts if isinstance(part, nn.Conv2d)]
+    if any(isinstance(part, nn.AvgPool2d) for part in parts):  # timm's resnet18d pools shortcuts
+        convolutions = []
     if not any(conv.stride == (2, 2) for conv in convolutions):
         raise UsageError(
             f"{encoder.name} has no stride in its last stage, only resnet* have; "
@@ -235,14 +295,20 @@ def _replace_batch_norm(backbone: nn.Module, norm: Norm) -> None:
             replacement: nn.Module = ChannelAffine(channels, zero=_ends_branch(owner, module))
         else:
             replacement = (MapLayerNorm if norm == "ln" else LayerNorm2d)(channels, eps)
+        act: Any = getattr(module, "act", None)
+        if act is not None:  # timm's batch norm with activation
+            replacement = with_activation(replacement, act)
         backbone.set_submodule(path, replacement)
 
 
 def _ends_branch(block: nn.Module, norm: nn.Module) -> bool:
-    """Whether a norm is the last module of a ResNet's residual branch."""
-    if isinstance(block, Bottleneck):
-        return norm is block.bn3
-    return isinstance(block, BasicBlock) and norm is block.bn2
+    """Whether a norm is the last module of the residual branch of a ResNet, torchvision's or
+    timm's.
+    """
+    kind = type(block).__name__
+    if kind == "Bottleneck":
+        return norm is getattr(block, "bn3", None)
+    return kind == "BasicBlock" and norm is getattr(block, "bn2", None)
 
 
 def _vit_side(name: str, side: int) -> int:

@@ -12,6 +12,7 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.errors import UsageError
 
 _LARGEST_SEARCHED = 512
+_MISFITS = (RuntimeError, AssertionError)  # of torch and of timm, for inputs that are too small
 
 
 @torch.no_grad()
@@ -29,7 +30,7 @@ def deepest_stage(encoder: Encoder, size: int, least: int) -> str | None:
                 if min(feature_map.shape[2:]) < least:
                     break
                 deepest = name
-        except RuntimeError:  # torch: the map has become too small for the next module
+        except _MISFITS:  # the map has become too small for the next module
             pass
     return deepest
 
@@ -63,12 +64,17 @@ def check_input(
         )
     if _fits(encoder, size, least):
         return
-    if encoder.image_size is not None:
+    if encoder.patch is not None:
         smallest = advised = encoder.stages[0].stride * least
     else:
         smallest = _smallest_fitting(encoder, size, least)
         advised = math.ceil(smallest / 32) * 32
     raise misfit(encoder.name, size, f"its smallest is {smallest} px", options(advised))
+
+
+def smallest_size(encoder: Encoder, *, least: int = 1) -> int:
+    """Side in pixels of the smallest images that `check_input` lets pass; at most 512."""
+    return 1 if _fits(encoder, 1, least) else _smallest_fitting(encoder, 1, least)
 
 
 def misfit(name: str, size: int, reason: str, advice: str) -> UsageError:
@@ -108,10 +114,10 @@ def _fits(encoder: Encoder, size: int, least: int) -> bool:
 
 def accepts(encoder: Encoder, size: int) -> bool:
     """Whether the encoder takes images of ``size`` by ``size`` pixels, see `check_input`."""
-    if encoder.image_size not in (None, size):
+    if encoder.image_size not in (None, size) or (encoder.patch and size % encoder.patch):
         return False
     try:
         run_on_meta(encoder, torch.zeros(2, encoder.in_channels, size, size, device="meta"))
-    except RuntimeError:
+    except _MISFITS:
         return False
     return True

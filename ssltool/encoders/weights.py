@@ -54,17 +54,18 @@ def describe(
 ) -> EncoderMetadata:
     """Metadata of an encoder: its architecture, and the fields given here.
 
-    See :class:`EncoderMetadata` for the arguments. A vision transformer takes images of its own
-    size only, which then replaces ``image_size``.
+    See :class:`EncoderMetadata` for the arguments. The size that a vision transformer's position
+    embeddings are for replaces ``image_size``.
     """
     return EncoderMetadata(
         method=method,
         backbone=encoder.name,
+        timm=encoder.timm_version,
         stem=encoder.stem,
         norm=encoder.norm,
         in_channels=encoder.in_channels,
         color_space=color_space,
-        image_size=encoder.image_size or image_size,
+        image_size=encoder.position_size or image_size,
         patch=patch,
         mean=mean,
         std=std,
@@ -94,9 +95,9 @@ def save_encoder(encoder: Encoder, metadata: EncoderMetadata, path: Path) -> Non
     )
     if (*described, metadata.width) != (*own, encoder.width):
         raise ValueError(f"the metadata describe {described}, not this {encoder.name}")
-    if encoder.image_size not in (None, metadata.image_size):
+    if encoder.position_size not in (None, metadata.image_size):
         raise ValueError(
-            f"{encoder.name} only takes {encoder.image_size} px images, the metadata say "
+            f"{encoder.name} was built for {encoder.position_size} px images, the metadata say "
             f"{metadata.image_size}"
         )
     tensors = {
@@ -233,11 +234,26 @@ def load_backbone(encoder: Encoder, path: Path) -> int:
             ``encoder`` is unchanged.
     """
     file = find_weights(path)
-    tensors = _read_tensors(file)
+    tensors = read_tensors(file)
     if encoder.classifier is not None:
         tensors = {
             key: t for key, t in tensors.items() if not key.startswith(f"{encoder.classifier}.")
         }
+    fill(encoder, tensors, file)
+    return len(tensors)
+
+
+def fill(encoder: Encoder, tensors: dict[str, Tensor], file: Path) -> None:
+    """Put tensors into an encoder, if they are all of its own and nothing else.
+
+    Args:
+        encoder: Changed in place.
+        tensors: By key.
+        file: Where they were read, for messages.
+
+    Raises:
+        WeightsError: As `load_backbone`.
+    """
     expected: dict[str, Tensor] = encoder.backbone.state_dict()
     faults = _faults(tensors, expected)
     if faults:
@@ -258,7 +274,6 @@ def load_backbone(encoder: Encoder, path: Path) -> int:
         encoder.backbone.load_state_dict(copies, assign=True)
     else:
         encoder.backbone.load_state_dict(tensors)
-    return len(tensors)
 
 
 def _advice(file: Path) -> str:
@@ -319,7 +334,12 @@ def _read_keys(file: Path) -> list[str]:
         return sorted(opened.keys())
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by key.
+
+    Raises:
+        WeightsError: It is damaged, or of another kind; a pickle is never read.
+    """
     try:
         with open_tensors(file) as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ssltool.encoders.catalog import BACKBONES
+from collections.abc import Mapping
+
+from ssltool.encoders.catalog import BACKBONES, Backbone
 from ssltool.errors import DataError, UsageError
 from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_method
@@ -11,7 +13,9 @@ from ssltool.options import LARGEST_SIDE, SMALLEST_SIDE
 _IMAGES = 10_000  # of a dataset whose automatic options are the usual ones
 
 
-def smallest_image_sizes(method: str) -> dict[str, int | None]:
+def smallest_image_sizes(
+    method: str, backbones: Mapping[str, Backbone] = BACKBONES
+) -> dict[str, int | None]:
     """The smallest ``--image-size`` in pixels of each backbone, for a method's default options.
 
     None where no image size suits, or a vision transformer would need images of other sides.
@@ -27,5 +31,5 @@ def smallest_image_sizes(method: str) -> dict[str, int | None]:
         inputs.append((size, each.train_size, each.min_map_size))
     return {
         name: next((size for size, side, least in inputs if known.takes(side, least)), None)
-        for name, known in BACKBONES.items()
+        for name, known in backbones.items()
     }

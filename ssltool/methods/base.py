@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import ColorSpace, Norm, Standardize, Stem
 from ssltool.encoders.projection import Projection
-from ssltool.encoders.registry import build_encoder, vit_patch
+from ssltool.encoders.registry import build_encoder, size_to_build_for, vit_patch
 from ssltool.encoders.sizes import check_input, deepest_stage, misfit
 from ssltool.errors import SslToolError, UsageError
 from ssltool.methods.auditing import Plan
@@ -88,7 +88,11 @@ class EncoderInput:
             advice = self.typed(patch * max(least, math.ceil(size / patch)))
             raise misfit(backbone, size, f"no multiple of its {patch} px patch", advice)
         encoder = build_encoder(
-            backbone, stem=stem, in_channels=in_channels, image_size=size, norm=self.norm
+            backbone,
+            stem=stem,
+            in_channels=in_channels,
+            image_size=size_to_build_for(backbone, train_size=size, feature_size=self.feature_size),
+            norm=self.norm,
         )
         check_input(encoder, size, least=least, options=self.typed)
         if least == 1 and self.last_stage is None:

@@ -7,6 +7,7 @@ the machine; it is what ``run.json`` holds and what the trainer is built from.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -82,7 +83,8 @@ class RunConfig(BaseModel):
         values: dict[str, Any] = {}
         if preset is not None:
             values |= _preset(method, preset)
-            if (given.get("image_size") or 0) > (values.get("load_size") or math.inf):
+            size = str(given.get("image_size"))  # of the command line, as it was typed
+            if size.isdecimal() and int(size) > (values.get("load_size") or math.inf):
                 del values["load_size"]  # it was larger than the preset's own image size
         if config is not None:
             values = _over(values, _from_file(config, method))
@@ -213,9 +215,12 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
         UsageError: The options do not fit the images or each other.
     """
     from ssltool.distributed.collectives import world_size  # imports torch
+    from ssltool.encoders.registry import check_known
 
     asked, task = config.run, config.task.with_defaults(data)
     check_probe(asked)
+    if asked.backbone is not None:
+        check_known(asked.backbone)
     inputs = find_method(config.method).inputs(task, data)
     _check_load_size(asked.load_size, config.method, inputs, data.image_size)
     _check_inputs(inputs, data.image_size)
@@ -383,8 +388,8 @@ def _stem(asked: str, backbone: str, small: bool) -> str:
         return asked
     if backbone.startswith(("resnet10_", "resnet20", "resnet32", "resnet44", "resnet56")):
         return "small"
-    has_small_stem = backbone.startswith(("resnet", "resnext", "wide_resnet"))
-    return "small" if small and has_small_stem else "imagenet"
+    resnet = re.match(r"(timm/)?(resnet|resnext|wide_resnet)\d", backbone)
+    return "small" if small and resnet else "imagenet"
 
 
 def _typed(model: type[BaseModel], name: str, value: Any) -> list[str]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ssltool.atomic import atomic_file
 from ssltool.documents import DocumentError, read_json, validated
+from ssltool.encoders.metadata import InitialWeights
 from ssltool.errors import CheckpointError
 from ssltool.methods.options import DataInfo
 from ssltool.plotting.units import Unit
@@ -137,6 +138,7 @@ class RunRecord(Record):
         environment: Versions and machine.
         extended: Every new length that the run was given, oldest first.
         budget: The wall time that decided the options; None if no time was asked for.
+        initial_weights: What was taken from the file of ``--init``; None without one.
     """
 
     format: Literal[2] = 2
@@ -151,6 +153,7 @@ class RunRecord(Record):
     environment: dict[str, str]
     extended: tuple[Extension, ...] = ()
     budget: BudgetRecord | None = None
+    initial_weights: InitialWeights | None = None
 
     @property
     def chance(self) -> dict[str, float]:

@@ -20,11 +20,16 @@ from ssltool.device import choose_device, repeat_exactly
 from ssltool.distributed.batch_norm import synchronize_batch_norm
 from ssltool.distributed.collectives import copy_from_main, from_main, rank, world_size
 from ssltool.encoders.encoder import Encoder
-from ssltool.encoders.files import find_weights
-from ssltool.encoders.metadata import LIGHTNESS_NORM, EncoderMetadata, TrainingSummary
+from ssltool.encoders.initial_weights import initialize
+from ssltool.encoders.metadata import (
+    LIGHTNESS_NORM,
+    EncoderMetadata,
+    InitialWeights,
+    TrainingSummary,
+)
 from ssltool.encoders.precision import Precision, choose_precision
 from ssltool.encoders.projection import Projection
-from ssltool.encoders.weights import describe, load_backbone
+from ssltool.encoders.weights import describe
 from ssltool.errors import CheckpointError
 from ssltool.methods.base import Method
 from ssltool.ops.per_image_rng import mix
@@ -68,6 +73,7 @@ class Trainer:
         budget: The wall time that decided the options, if one did.
         skipped_steps: Steps that the loss scaler skipped, see `ssltool.training.loop.train`.
         average: Of the encoder's weights, with ``--ema``.
+        initial: What was taken from the file of ``--init``.
     """
 
     config: ResolvedConfig
@@ -84,6 +90,7 @@ class Trainer:
     budget: BudgetRecord | None = None
     skipped_steps: int = 0
     average: MovingAverage | None = None
+    initial: InitialWeights | None = None
 
     @classmethod
     def build(
@@ -112,9 +119,10 @@ class Trainer:
         repeat_exactly(device)
         torch.manual_seed(mix(options.seed))  # initial weights
         method = _build(start)
+        initial = None
         if options.init is not None:
-            matched = load_backbone(method.encoder, find_weights(options.init))
-            console.print(f"initial weights: {matched} tensors from {options.init}")
+            initial = initialize(method.encoder, options.init)
+            console.print(f"initial weights from {options.init}: {initial.line()}")
         method.to(device)
         method.to(memory_format=torch.channels_last)  # decoders and color heads too
         precision = _precision(start, method, device)
@@ -145,6 +153,7 @@ class Trainer:
             0,
             device,
             start.extended,
+            initial=initial,
         )
         if options.ema:
             trainer.average = MovingAverage(method.encoder, method.projection, options.ema)
@@ -210,6 +219,7 @@ class Trainer:
             environment=environment(self.device),
             extended=self.extended,
             budget=self.budget,
+            initial_weights=self.initial,
         )
 
     def metadata(self, step: int) -> EncoderMetadata:

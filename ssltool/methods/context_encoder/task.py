@@ -320,7 +320,7 @@ def _use_channelwise(asked: bool | None, encoder: Encoder, channels: int, side: 
         UsageError: It was asked for where it would do nothing, or be too large.
     """
     size = channels * side**4
-    convolutional = encoder.image_size is None
+    convolutional = encoder.patch is None
     if asked and side == 1:
         raise UsageError(
             f"{encoder.name} ends in a 1x1 map, where --channelwise would only scale; "

@@ -21,7 +21,7 @@ extensions = [
     "sources",
 ]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "quality"]
 
 html_theme = "furo"
 html_title = f"ssltool {version}"

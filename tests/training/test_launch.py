@@ -268,7 +268,7 @@ def test_a_run_whose_processes_are_killed_ends_with_the_same_bytes(tmp_path: Pat
             1,
             "error: the disk of process 1 went away",
         ),
-        ('ZeroDivisionError("a fault")', 1, "error: a process failed; type"),
+        ('ZeroDivisionError("a fault")', 1, "error: a process failed; to resume"),
     ],
 )
 def test_an_error_in_one_process_is_one_line(

@@ -70,7 +70,7 @@ def is_zip(path: str) -> bool:
 
 def is_parquet(path: str) -> bool:
     """Whether a path names a Parquet file, or several by a pattern."""
-    return path.lower().endswith(".parquet") and not os.path.isdir(path)
+    return path.lower().endswith((".parquet", "*parquet")) and not os.path.isdir(path)
 
 
 def is_manifest(path: str) -> bool:
@@ -128,7 +128,7 @@ def listed_parquet(pattern: str) -> list[str]:
     """
     paths = list[str]()
     for path in expand_braces(os.path.expanduser(pattern)):
-        found = [path] if os.path.isfile(path) else sorted(glob(path))
+        found = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob(path)))
         if not found:
             raise UsageError(f"no Parquet file at {printable(path)}; {ACCEPTED}")
         paths += found

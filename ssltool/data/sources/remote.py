@@ -94,9 +94,9 @@ def _fetch_one(url: str) -> str:
         system, remote = _file_system(url)
         try:
             about = system.info(remote)
-        except FileNotFoundError as error:
-            raise DataError(f"there is no file at {shown(url)}") from error
         except Exception as error:  # of any of a dozen libraries
+            if _is_gone(error):
+                raise DataError(f"there is no file at {shown(url)}") from error
             if path.is_file():
                 echo(f"{shown(url)} cannot be reached; its copy in {path.parent} is used", err=True)
                 return str(path)
@@ -105,6 +105,17 @@ def _fetch_one(url: str) -> str:
         if not _is_copy(path, size, time_ns):
             _download(system, remote, path, url, size, time_ns)
     return str(path)
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether a server answered that there is no such file.
+
+    fsspec says so of every failure over HTTP, a lost connection among them.
+    """
+    if not isinstance(error, FileNotFoundError):
+        return False
+    of_http = type(error.__cause__).__module__.startswith("aiohttp")
+    return not of_http or getattr(error.__cause__, "status", None) in (404, 410)
 
 
 def _download(
@@ -239,5 +250,6 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _reason(error: Exception, url: str) -> str:
     """What a library says, on one line, without the URL."""
-    text = " ".join(str(error).split()).replace(url, "the URL") or type(error).__name__
+    cause = error.__cause__ or error
+    text = " ".join(str(cause).split()).replace(url, "the URL") or type(cause).__name__
     return re.sub(r"://[^/\s]*@", "://", re.sub(r"\?[^\s'\"]*", "", text))[:160]

@@ -196,8 +196,11 @@ def open_parquet(files: Sequence[str], split: str | None, where: str) -> RowSour
     """
     need("datasets", "images in a .parquet file")
     import datasets
+    from pyarrow import parquet
 
     with _quiet(where):
+        if not sum(parquet.read_metadata(file).num_rows for file in files):
+            raise DataError(f"no images in {where}: it has no rows")
         rows = datasets.Dataset.from_parquet(list(files))
     if split is not None:
         column = need_column(rows.column_names, SPLITS, "splits", where)
@@ -301,19 +304,22 @@ def _load(name: str) -> dict[str, Any]:
 
 @contextmanager
 def _quiet(what: str) -> Iterator[None]:
-    """No progress bars of ``datasets``; its errors become ours."""
+    """No progress bars and log lines of ``datasets``; its errors become ours."""
     import datasets
 
-    shown = datasets.are_progress_bars_disabled()
+    silent, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
     except (DataError, UsageError):
         raise
     except Exception as error:  # of any of the libraries that it calls
-        raise DataError(f"{what} cannot be opened: {_one_line(error)}") from error
+        reason = _one_line(error.__cause__ or error)
+        raise DataError(f"{what} cannot be opened: {reason}") from error
     finally:
-        if not shown:
+        datasets.logging.set_verbosity(level)
+        if not silent:
             datasets.enable_progress_bars()
 
 
@@ -385,5 +391,5 @@ def _selection(rows: Any) -> bytes:
     return hashlib.sha256(np.asarray(indices.column(0), np.int64).tobytes()).digest()
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_server import serving
+from made_shards import png, tar
 from PIL import Image
 
 from ssltool.data.sources.base import Source
@@ -30,51 +27,14 @@ fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
 
 
-class Handler(SimpleHTTPRequestHandler):
-    """Python's server, which knows no ranges, with what a test asks for."""
-
-    asked: list[str] = []
-    cut = False
-    ranges = False
-
-    def do_GET(self) -> None:
-        self.asked.append(f"{self.command} {self.path}")
-        if self.ranges and self.headers.get("Range"):
-            return self._part()
-        super().do_GET()
-
-    def _part(self) -> None:
-        data = Path(self.translate_path(self.path)).read_bytes()
-        first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"]).groups()  # type: ignore[union-attr]
-        part = data[int(first) : int(last or len(data)) + 1]
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        self.wfile.write(part)
-
-    def copyfile(self, source: Any, outputfile: Any) -> None:
-        data = source.read()
-        outputfile.write(data[: len(data) // 2] if self.cut else data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        del format, args
-
-
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path, Any]]:
     """URL and folder of a server, and its handler."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "site"
     root.mkdir()
-    handler = type("Own", (Handler,), {"asked": [], "cut": False, "ranges": False})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(root)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", root, handler
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(root) as (url, handler):
+        yield url, root, handler
 
 
 def images(root: Path, *names: str) -> Path:
@@ -85,14 +45,7 @@ def images(root: Path, *names: str) -> Path:
 
 
 def shard(path: Path, start: int = 0) -> None:
-    with tarfile.open(path, "w") as tar:
-        for number in range(4):
-            data = io.BytesIO()
-            Image.new("RGB", (12, 12), (start + number, 0, 0)).save(data, "PNG")
-            header = tarfile.TarInfo(f"{number}.png")
-            header.size = data.tell()
-            data.seek(0)
-            tar.addfile(header, data)
+    tar(path, {f"{number}.png": png(start + number) for number in range(4)})
 
 
 def contents(source: Source) -> list[bytes]:
@@ -129,14 +82,11 @@ def test_identity_is_that_of_the_version_not_of_the_copy(site: tuple[str, Path, 
 def test_without_a_connection_the_copy_is_used(
     site: tuple[str, Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, root, handler = site
+    _, root, _ = site
     shard(root / "0.tar")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(root)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/0.tar"
-    first = open_source(url).fingerprint()
-    server.shutdown()
-    server.server_close()
+    with serving(root) as (address, _):
+        url = f"{address}/0.tar"
+        first = open_source(url).fingerprint()
     assert open_source(url).fingerprint() == first
     assert "cannot be reached; its copy in" in capsys.readouterr().err
     with pytest.raises(DataError, match="cannot open http") as caught:

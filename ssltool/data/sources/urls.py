@@ -49,7 +49,7 @@ def check_url(url: str) -> None:
             f"{shown(url)} was typed with a user name, which run.json would show; put it into "
             "~/.netrc, or the environment variables of the service, and type the URL without it"
         )
-    for module in ("fsspec", _NEEDED[scheme]):
+    for module in (_NEEDED[scheme], "fsspec"):
         need(module, f"{scheme}://")
 
 

@@ -213,7 +213,7 @@ def test_no_credential_is_shown(user: str, path: str) -> None:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssltool.data.sources.extras.find_spec", lambda name: None)
-    for url, extra in (("https://h/x.tar", "remote"), ("s3://b/x.tar", "remote")):
+    for url, extra in (("https://h/x.tar", "remote"), ("s3://b/x.tar", "s3")):
         with pytest.raises(UsageError, match=rf"type pip install 'ssltool\[{extra}\]'"):
             check_url(url)
 

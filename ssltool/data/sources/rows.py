@@ -228,11 +228,13 @@ def parquet_has_images(files: Sequence[str]) -> bool:
         raise DataError(
             f"{printable(files[0])} is no readable Parquet file: {_one_line(error)}"
         ) from error
-    column = find_column(schema.names, PATHS)
-    if column is None:
-        return True
-    kind = schema.field(column).type
-    return not (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    encoded = any(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        for kind in schema.types
+    )
+    return encoded or find_column(schema.names, PATHS) is None
 
 
 def parquet_splits(files: Sequence[str]) -> dict[str, str]:

@@ -153,6 +153,12 @@ def test_paths_in_rows_are_relative_to_their_file(tmp_path: Path) -> None:
             source.read(index, 8)
 
 
+def test_names_beside_images_make_no_manifest(tmp_path: Path) -> None:
+    rows = [{"file_name": "gone.png", "image": {"bytes": png(3), "path": "gone.png"}}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    assert value(open_source(tmp_path / "x.parquet"), 0) == 3
+
+
 def test_an_image_folder_by_datasets(tmp_path: Path) -> None:
     for name in ("b/1.png", "a/2.png"):
         (tmp_path / "x" / name).parent.mkdir(parents=True)

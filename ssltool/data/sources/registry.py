@@ -86,11 +86,12 @@ def open_source(data: DataSpec | Sequence[DataSpec], *, split: str | None = None
         UsageError: A path does not exist or cannot be opened as images.
         DataError: There is no image in it, or it cannot be read.
     """
-    if isinstance(data, str | os.PathLike | Source | Dataset) or is_dataset(data):
+    if is_dataset(data):
+        return open_dataset(data)
+    if isinstance(data, str | os.PathLike | Source | Dataset):
         return _open_one(data, split)
     if not data:
         raise UsageError(f"no images given; {ACCEPTED}")
-    assert isinstance(data, Sequence)
     sources = [_open_one(spec, split) for spec in data]
     return sources[0] if len(sources) == 1 else JoinedSource(sources)
 

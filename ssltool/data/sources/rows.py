@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from glob import escape
@@ -306,14 +307,16 @@ def _load(name: str) -> dict[str, Any]:
 
 @contextmanager
 def _quiet(what: str) -> Iterator[None]:
-    """No progress bars and log lines of ``datasets``; its errors become ours."""
+    """No progress bars, warnings and log lines of ``datasets``; its errors become ours."""
     import datasets
 
     silent, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (DataError, UsageError):
         raise
     except Exception as error:  # of any of the libraries that it calls

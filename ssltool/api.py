@@ -52,9 +52,9 @@ def pretrain(
 
     Args:
         method: Name of a method, such as ``"jigsaw"``.
-        data: A folder of images, a name such as ``"demo:200"``, a map-style torch ``Dataset`` of
-            images or (image, label), or several of them; ``"demo"`` for synthetic images. Required
-            unless ``resume``.
+        data: Anything that ``--data`` names, such as a folder of images or ``"list.csv"``, a
+            map-style torch ``Dataset`` of images or (image, label), a ``datasets.Dataset``, or
+            several of them; ``"demo"`` for synthetic images. Required unless ``resume``.
         preset: One of the method's presets.
         config: TOML or JSON file of options, or a ``run.json`` to repeat.
         resume: Continue the run in ``out``, or the newest of the method.

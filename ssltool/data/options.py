@@ -9,7 +9,10 @@ from ssltool.errors import UsageError
 from ssltool.options import Options, option, seed_option
 
 ImageFormat = Literal["auto", "jpeg", "png"]
-_SOURCES = "Folders, tar shards, torchvision:NAME@ROOT or demo[:N]"
+_SOURCES = (
+    "Folders, tar shards, zip files, manifests, Parquet files, hf:NAME, URLs, "
+    "torchvision:NAME@ROOT or demo[:N]"
+)
 
 
 class SourceOptions(Options):

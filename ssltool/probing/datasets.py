@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ssltool.data.loader import AllImages
 from ssltool.data.sources.base import Source, class_order
-from ssltool.data.sources.registry import open_source
-from ssltool.data.sources.splits import split_folders
+from ssltool.data.sources.registry import Part, open_source, splits_of
 from ssltool.errors import DataError, UnreadableImage, UsageError
 from ssltool.probing.label_file import ClassLabel, LabelFile, Labels
 from ssltool.probing.splits import stratified_split
@@ -294,14 +293,14 @@ def _opened(
     """Open training and, if there are any, test images; and say which splits were recognized."""
     if isinstance(data, Source):
         train: Source = data
-        splits: list[dict[str, str]] = []
+        splits: list[dict[str, Part]] = []
     else:
-        splits = [split_folders(spec) or {} for spec in data]
+        splits = [splits_of(spec) for spec in data]
         train = open_source(data, split="train")
     if isinstance(test_data, Source):
         return train, test_data, []
     if test_data:
-        held = [_test_part(split_folders(spec) or {}) or spec for spec in test_data]
+        held = [_test_part(splits_of(spec)) or spec for spec in test_data]
         return train, open_source(held), []
     if splits and all(splits):
         parts = [_test_part(folders) for folders in splits]
@@ -309,9 +308,10 @@ def _opened(
     return train, None, []
 
 
-def _test_part(folders: dict[str, str]) -> str:
-    """The folder of a split layout that is tested on."""
-    return folders.get("test") or folders.get("val") or ""
+def _test_part(parts: dict[str, Part]) -> str:
+    """The split that is tested on."""
+    part = parts.get("test") or parts.get("val")
+    return part.spec if part else ""
 
 
 def _refuse_the_same_twice(sources: Sequence[Source]) -> None:

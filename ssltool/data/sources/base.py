@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import stretched
+from ssltool.data.decode import (
+    ImagePath,
+    decode,
+    dimensions,
+    fitted,
+    read_square,
+    read_stretched,
+    stretched,
+)
+from ssltool.data.sources.formats import check_file
+from ssltool.data.sources.locations import printable
 from ssltool.errors import DataError, UnreadableImage
 
 _SURVEY_SIZE = 64
@@ -155,8 +165,40 @@ class Source(ABC):
         return "" if label is None else f"/{self.classes[label]}"
 
 
-class FilePerImageSource(Source):
+class EncodedSource(Source):
+    """A source of encoded images, which `ssltool.data.decode` reads by its rules."""
+
+    @abstractmethod
+    def encoded(self, index: int) -> ImagePath:
+        """The file of an image: its path, or a stream of its bytes.
+
+        Raises:
+            UnreadableImage: It is gone, or of a format that cannot be read.
+        """
+
+    def read(self, index: int, size: int) -> NDArray[np.uint8]:
+        return read_square(self.encoded(index), size)
+
+    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
+        return read_stretched(self.encoded(index), size)
+
+    def image(self, index: int, short_side: int) -> Image.Image:
+        return fitted(decode(self.encoded(index), short_side), short_side)
+
+    def short_side(self, index: int) -> int:
+        return min(dimensions(self.encoded(index)))
+
+
+class FilePerImageSource(EncodedSource):
     """A source whose `path` is a file for each image."""
+
+    def encoded(self, index: int) -> ImagePath:
+        path = self.path(index)
+        check_file(path)
+        return path
+
+    def name(self, index: int) -> str:
+        return printable(self.path(index))
 
     def nbytes(self, index: int) -> int | None:
         return file_size(self.path(index))

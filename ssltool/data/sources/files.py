@@ -6,13 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ssltool.data.decode import dimensions, read_square, read_stretched
+from ssltool.data.decode import dimensions
 from ssltool.data.sources.base import FilePerImageSource, nfc
 from ssltool.data.sources.formats import check_file
-from ssltool.data.sources.locations import printable
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 
@@ -48,18 +44,6 @@ class FileSource(FilePerImageSource):
 
     def __len__(self) -> int:
         return len(self._paths)
-
-    def read(self, index: int, size: int) -> NDArray[np.uint8]:
-        return read_square(str(self._paths[index]), size)
-
-    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
-        return read_stretched(str(self._paths[index]), size)
-
-    def short_side(self, index: int) -> int:
-        return min(dimensions(str(self._paths[index])))
-
-    def name(self, index: int) -> str:
-        return printable(str(self._paths[index]))
 
     def label(self, index: int) -> int | None:
         del index

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from ssltool.data.decode import decode, dimensions, fitted, read_square, read_stretched
 from ssltool.data.sources.base import (
     FilePerImageSource,
     class_order,
     nfc,
 )
-from ssltool.data.sources.formats import check_file, extension_of, is_hidden, is_image
+from ssltool.data.sources.formats import extension_of, is_hidden, is_image
 from ssltool.data.sources.locations import ACCEPTED, existing_folder, printable
+from ssltool.data.sources.strings import PackedStrings
 from ssltool.documents import DocumentError, read_json
 from ssltool.errors import DataError
 
@@ -33,9 +30,7 @@ class FolderSource(FilePerImageSource):
 
     Hidden and system files and folders, run folders of ours and files without an image's extension
     are left out, and counted in ``notes``. Links are followed, each real folder once. Images of
-    formats that cannot be decoded here are images that cannot be read. Names are stored as one
-    block of bytes: a million of them take about 40 MB, which forked workers share (a list of str
-    would be copied by reference counting).
+    formats that cannot be decoded here are images that cannot be read.
 
     Args:
         path: The folder; ``~`` is expanded.
@@ -63,9 +58,7 @@ class FolderSource(FilePerImageSource):
         number = {folder: label[nfc(folder)] for folder in folders}
         labels = (number[name.partition("/")[0]] if "/" in name else -1 for name in names)
         self._labels = np.fromiter(labels, np.int32, len(names))
-        lengths = (len(name.encode("utf-8", "surrogateescape")) for name in names)
-        self._ends = np.fromiter(accumulate(lengths), np.int64, len(names))
-        self._names = "".join(names).encode("utf-8", "surrogateescape")
+        self._names = PackedStrings(names)
         self.description = f"{len(names):,} images in {printable(self._root)}"
         self.notes = left_out.notes(self.unlisted, folders)
 
@@ -120,42 +113,17 @@ class FolderSource(FilePerImageSource):
             return []
 
     def __len__(self) -> int:
-        return len(self._ends)
-
-    def read(self, index: int, size: int) -> NDArray[np.uint8]:
-        return read_square(self._checked_path(index), size)
-
-    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
-        return read_stretched(self._checked_path(index), size)
-
-    def image(self, index: int, short_side: int) -> Image.Image:
-        return fitted(decode(self._checked_path(index), short_side), short_side)
-
-    def short_side(self, index: int) -> int:
-        return min(dimensions(self._checked_path(index)))
-
-    def name(self, index: int) -> str:
-        return printable(self.path(index))
+        return len(self._names)
 
     def label(self, index: int) -> int | None:
         label = int(self._labels[index])
         return None if label < 0 else label
 
     def relative_path(self, index: int) -> str:
-        return nfc(self._relative(index))
+        return nfc(self._names[index])
 
     def path(self, index: int) -> str:
-        return os.path.join(self._root, self._relative(index))
-
-    def _relative(self, index: int) -> str:
-        start = int(self._ends[index - 1]) if index > 0 else 0
-        return self._names[start : int(self._ends[index])].decode("utf-8", "surrogateescape")
-
-    def _checked_path(self, index: int) -> str:
-        """Path of an image whose format can be read."""
-        path = self.path(index)
-        check_file(path)
-        return path
+        return os.path.join(self._root, self._names[index])
 
 
 class _LeftOut:

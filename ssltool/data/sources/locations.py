@@ -8,19 +8,26 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from glob import glob
 
+from ssltool.data.sources.extras import need
+from ssltool.data.sources.urls import check_url, is_url, zip_parts
 from ssltool.errors import UsageError
 
 ACCEPTED = (
-    "give a folder of images, shards/{0000..0099}.tar, torchvision:NAME@ROOT, demo[:N] or "
-    "demo-test[:N]"
+    "give a folder of images, shards/{0000..0099}.tar, photos.zip, manifest.csv, photos.parquet, "
+    "hf:NAME, a URL, torchvision:NAME@ROOT, demo[:N] or demo-test[:N]"
 )
 DEMO = ("demo", "demo-test")
 DEMO_COUNT = 4096
+MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
+"""Endings, in lower case, of manifests of text."""
+_WITH_SPLIT = re.compile(r"(.+\.(?:csv|tsv|jsonl|ndjson|parquet)):([^:/\\]+)", re.I | re.S)
 
 
 def check_specs(specs: Iterable[str]) -> None:
-    """Make sure that folders and shards are there; torchvision's sets are left for later.
+    """Make sure that folders and files are there; torchvision's sets, hubs and servers are left
+    for later.
 
     Args:
         specs: As `ssltool.data.sources.registry.open_source` takes them.
@@ -32,12 +39,100 @@ def check_specs(specs: Iterable[str]) -> None:
         kind = spec.partition(":")[0]
         if kind in DEMO:
             demo_count(spec)
+        elif kind == "hf":
+            hf_parts(spec)
+        elif is_url(spec):
+            check_url(spec)
+            _check_path(zip_parts(spec)[1])
         elif kind not in ("torchvision", "object"):
-            path = os.path.expanduser(spec)
-            if path.endswith(".tar"):
-                listed_shards(path)
-            else:
-                existing_folder(path)
+            _check_path(spec)
+
+
+def _check_path(spec: str) -> None:
+    path, _ = file_and_split(os.path.expanduser(spec))
+    if is_url(spec):
+        return
+    if path.endswith(".tar"):
+        listed_shards(path)
+    elif is_parquet(path):
+        need("pyarrow", "a .parquet file")
+        listed_parquet(path)
+    elif is_manifest(path) or is_zip(path):
+        existing_file(path)
+    else:
+        existing_folder(path)
+
+
+def is_zip(path: str) -> bool:
+    """Whether a path names a zip file."""
+    return path.lower().endswith(".zip") and not os.path.isdir(path)
+
+
+def is_parquet(path: str) -> bool:
+    """Whether a path names a Parquet file, or several by a pattern."""
+    return path.lower().endswith((".parquet", "*parquet")) and not os.path.isdir(path)
+
+
+def is_manifest(path: str) -> bool:
+    """Whether a path names a manifest of text."""
+    return path.lower().endswith(MANIFESTS) and not os.path.isdir(path)
+
+
+def file_and_split(spec: str) -> tuple[str, str | None]:
+    """File and split of ``manifest.csv:train``; of other specs the spec, and None."""
+    match = _WITH_SPLIT.fullmatch(spec)
+    return (match[1], match[2]) if match else (spec, None)
+
+
+def hf_parts(spec: str) -> tuple[str, str | None]:
+    """Name or path, and split or None, of ``hf:NAME_OR_PATH[:SPLIT]``.
+
+    Raises:
+        UsageError: It names nothing, or a path that does not exist, or ``datasets`` is missing.
+    """
+    need("datasets", "hf:")
+    rest = spec.partition(":")[2]
+    whole = os.path.expanduser(rest)
+    if os.path.exists(whole):
+        return whole, None
+    name, colon, split = rest.rpartition(":")
+    name, chosen = (name, split) if colon and split and "/" not in split else (rest, None)
+    path = os.path.expanduser(name)
+    if os.path.exists(path):
+        return path, chosen
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise UsageError(
+            f"{printable(spec)}: no folder at {printable(name) or 'an empty path'}; type "
+            "hf:FOLDER[:SPLIT], or hf:OWNER/NAME[:SPLIT] for one of the hub"
+        )
+    return name, chosen
+
+
+def existing_file(path: str) -> str:
+    """Expand ``~`` and make sure that the file exists.
+
+    Raises:
+        UsageError: It does not.
+    """
+    expanded = os.path.expanduser(path)
+    if not os.path.isfile(expanded):
+        raise UsageError(f"no file at {printable(path)}; {ACCEPTED}")
+    return expanded
+
+
+def listed_parquet(pattern: str) -> list[str]:
+    """The Parquet files of a pattern with ``*`` or braces.
+
+    Raises:
+        UsageError: One is missing, or none fits.
+    """
+    paths = list[str]()
+    for path in expand_braces(os.path.expanduser(pattern)):
+        found = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob(path)))
+        if not found:
+            raise UsageError(f"no Parquet file at {printable(path)}; {ACCEPTED}")
+        paths += found
+    return paths
 
 
 def demo_count(spec: str) -> int:

@@ -21,12 +21,7 @@ from io import BytesIO
 from itertools import accumulate
 from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from ssltool.data.decode import decode, dimensions, fitted, read_square, read_stretched
-from ssltool.data.sources.base import Source, class_order, fingerprint_of, nfc
+from ssltool.data.sources.base import EncodedSource, class_order, fingerprint_of, nfc
 from ssltool.data.sources.formats import check_readable
 from ssltool.data.sources.locations import listed_shards, printable
 from ssltool.data.sources.shard_index import (
@@ -47,7 +42,7 @@ _CHANGED = "its shard has changed since it was opened"
 _CACHED_IMAGES = 2**20  # images whose tables a process caches; about 40 bytes each
 
 
-class ShardSource(Source):
+class ShardSource(EncodedSource):
     """The images of tar shards, shard after shard.
 
     Args:
@@ -102,17 +97,10 @@ class ShardSource(Source):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def read(self, index: int, size: int) -> NDArray[np.uint8]:
-        return read_square(self._member(index), size)
-
-    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
-        return read_stretched(self._member(index), size)
-
-    def image(self, index: int, short_side: int) -> Image.Image:
-        return fitted(decode(self._member(index), short_side), short_side)
-
-    def short_side(self, index: int) -> int:
-        return min(dimensions(self._member(index)))
+    def encoded(self, index: int) -> BinaryIO:
+        data = self._bytes(index)
+        check_readable(self.path(index), data[:16])
+        return BytesIO(data)
 
     def name(self, index: int) -> str:
         return printable(self.path(index))
@@ -130,7 +118,7 @@ class ShardSource(Source):
         return int(self._table(shard).sizes[local])
 
     def content(self, index: int) -> bytes:
-        return hashlib.sha256(self._encoded(index)).digest()
+        return hashlib.sha256(self._bytes(index)).digest()
 
     def label(self, index: int) -> int | None:
         shard, local = self._locate(index)
@@ -167,13 +155,7 @@ class ShardSource(Source):
             self._recent.move_to_end(shard)
         return table
 
-    def _member(self, index: int) -> BinaryIO:
-        """The encoded bytes of an image whose format can be read."""
-        data = self._encoded(index)
-        check_readable(self.path(index), data[:16])
-        return BytesIO(data)
-
-    def _encoded(self, index: int) -> bytes:
+    def _bytes(self, index: int) -> bytes:
         """The encoded bytes of an image.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from ssltool.data.sources.formats import is_hidden, is_image
 from ssltool.errors import UsageError
@@ -49,6 +50,27 @@ def split_folders(path: str | os.PathLike[str]) -> dict[str, str] | None:
     if any(_holds_images(os.path.join(root, name)) for name in others):
         return None
     return _one_folder_each(root, named)
+
+
+def canonical_splits(names: Iterable[str]) -> dict[str, str]:
+    """``train``, ``val`` and ``test``, as far as names stand for them -> the names.
+
+    Returns:
+        In the order of `SPLITS`; empty unless there are training images and another split.
+
+    Raises:
+        UsageError: Two names stand for the same split, such as ``val`` and ``validation``.
+    """
+    found = dict[str, str]()
+    for name in dict.fromkeys(names):
+        split = _SPLIT_OF.get(name.lower())
+        if split and found.setdefault(split, name) != name:
+            raise UsageError(
+                f"both {found[split]} and {name} are splits; name the one to use after a colon"
+            )
+    if "train" not in found or len(found) < 2:
+        return {}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _one_folder_each(root: str, named: list[tuple[str, str]]) -> dict[str, str]:

@@ -356,7 +356,7 @@ def test_a_bad_count(spec: str) -> None:
     assert "demo:4096" in text
 
 
-@pytest.mark.parametrize("spec", ["hf:imagenet", "s3://bucket/images", "timm:CIFAR10"])
+@pytest.mark.parametrize("spec", ["hugging:imagenet", "tfds:mnist", "timm:CIFAR10"])
 def test_an_unknown_scheme(spec: str) -> None:
     assert message(UsageError, spec).startswith(f"no source of this kind at {spec}; give a folder")
 

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,27 @@ def shard(root: Path, value: int) -> Source:
         header.size = (root / "pixels.bmp").stat().st_size
         tar.addfile(header, io.BytesIO((root / "pixels.bmp").read_bytes()))
     return open_source(root / "s")
+
+
+def zipped(root: Path, value: int) -> Source:
+    bmp(root / "pixels.bmp", value)
+    with zipfile.ZipFile(root / "x.zip", "w") as archive:
+        archive.write(root / "pixels.bmp", "a/1.bmp")
+    return open_source(root / "x.zip")
+
+
+def manifest(root: Path, value: int) -> Source:
+    bmp(root / "1.bmp", value)
+    (root / "m.csv").write_text("path\n1.bmp\n")
+    return open_source(root / "m.csv")
+
+
+def rows(root: Path, value: int) -> Source:
+    datasets = pytest.importorskip("datasets")
+    bmp(root / "1.bmp", value)
+    image = {"bytes": (root / "1.bmp").read_bytes(), "path": None}
+    datasets.Dataset.from_dict({"image": [image]}).save_to_disk(root / "d")
+    return open_source(f"hf:{root}/d")
 
 
 def mnist(root: Path, value: int) -> Source:
@@ -109,7 +131,8 @@ def joined(root: Path, value: int) -> Source:
 
 
 KINDS = [
-    folder, file, shard, mnist, eurosat, caltech, tensors, subset, generic, split_root, joined,
+    folder, file, shard, zipped, manifest, rows, mnist, eurosat, caltech, tensors, subset, generic,
+    split_root, joined,
 ]  # fmt: skip
 
 

@@ -28,8 +28,8 @@ GUIDE = [
 ]
 # What makes a command take seconds; a flag that the page types itself stays as typed.
 TINY = {
-    "pretrain": "--steps 3 --log-every 1 --batch-size 8 --image-size 32 --backbone resnet10_w32_s2 --workers 0 "
-    "--device cpu",
+    "pretrain": "--steps 3 --log-every 1 --batch-size 8 --image-size 32 "
+    "--backbone resnet10_w32_s2 --workers 0 --device cpu",
     "probe": "--kind linear --grid-dim 0 --random-inits 1 --finetune-images 32 --workers 0 "
     "--device cpu",
     "compare": "--kind linear --grid-dim 0 --random-inits 1 --workers 0 --device cpu",

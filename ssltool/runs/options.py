@@ -69,8 +69,8 @@ class RunOptions(Options):
     )
     backbone: str | None = option(
         None,
-        "Network of torchvision, a small ResNet or a paper's; automatic: resnet10_w32 up to "
-        "64 px, else resnet18",
+        "Network of torchvision, timm (timm/NAME), a small ResNet or a paper's; automatic: "
+        "resnet10_w32 up to 64 px, else resnet18",
         panel="Model",
     )
     stem: Literal["auto", "imagenet", "small"] = option(
@@ -83,7 +83,10 @@ class RunOptions(Options):
         panel="Model",
     )
     init: Path | None = option(
-        None, "Initial weights: a run folder or a .safetensors file", panel="Model"
+        None,
+        "Initial weights: a run folder or a .safetensors file of ssltool, torchvision, timm or "
+        "DINO-style training",
+        panel="Model",
     )
     epochs: float | None = option(
         None,

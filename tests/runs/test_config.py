@@ -39,6 +39,14 @@ def test_larger_images_than_a_preset_reads_take_the_place_of_its_load_size() -> 
     }
 
 
+def test_an_image_size_as_typed_replaces_the_load_size_too() -> None:
+    """The command line hands values over as words."""
+    config = RunConfig.merged("npid", {"image_size": "400"}, preset="paper")
+    assert (config.run.image_size, config.run.load_size) == (400, None)
+    config = RunConfig.merged("npid", {"image_size": "300"}, preset="paper")
+    assert (config.run.image_size, config.run.load_size) == (300, 384)
+
+
 def test_typed_epochs_replace_the_presets_steps() -> None:
     config = RunConfig.merged("jigsaw", {"epochs": 3.0}, preset="paper")
     assert (config.run.epochs, config.run.steps) == (3.0, None)

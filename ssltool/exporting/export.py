@@ -124,7 +124,7 @@ def export(
     if "timm" in formats:
         timm.architecture(encoder)  # its refusal comes before any work
     images = _images(source, data)
-    similarity = None if encoder is original else _similarity(original, encoder, images)
+    similarity = _similarity(original, encoder, images) if form or fixed_norm else None
     squares, _ = sample(images, encoder.metadata.image_size, _COMPARED)
     provenance = Provenance.of(source, original)
     compared_on = f"{len(squares)} of {images.description}"

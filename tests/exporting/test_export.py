@@ -62,6 +62,8 @@ def test_torchvision_finds_everything_but_the_classifier_and_computes_the_same(
     assert result.notes == ()  # the run's own images
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_code_in_the_model_card_runs(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +98,8 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("form", "least"), [("lightness", 0.99999), ("lab", 0.99999), ("rgb", 0.9)]
 )
@@ -124,7 +128,9 @@ def test_metadata_give_the_color_space_of_training(light: Path) -> None:
     )
 
 
-def test_forms_are_for_lightness_and_fixed_norms_for_others(run: Path, light: Path, tmp_path: Path) -> None:
+def test_forms_are_for_lightness_and_fixed_norms_for_others(
+    run: Path, light: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="drop --form"):
         export(run, tmp_path / "encoder.safetensors", form="rgb")
     with pytest.raises(UsageError, match="fixed mean and deviation already"):

@@ -1,8 +1,8 @@
-"""How close other libraries come to an encoder: every backbone in every format, and files to vectors.
+"""How close other libraries come to an encoder: backbones in every format, and files to vectors.
 
-``formats`` prints a table of backbones and formats, with random weights; ``files`` computes features
-of image files with each library's own preprocessing, from the exports of one run. Both print
-Markdown::
+``formats`` prints a table of backbones and formats, with random weights; ``files`` computes
+features of image files with each library's own preprocessing, from the exports of one run. Both
+print Markdown::
 
     python benchmarks/exports.py formats resnet18 vit_b_16
     python benchmarks/exports.py files runs/npid-1 photos/ --count 100
@@ -34,13 +34,21 @@ SIDES = {"caffenet": 96, "vit_b_16": 224, "swin_t": 224}
 
 
 def randomized(name: str, side: int) -> Encoder:
-    """An encoder whose batch norms have statistics and whose scales are not all one."""
+    """An encoder with random scales, whose batch norms have the statistics of a few images."""
     torch.manual_seed(0)
     encoder = build_encoder(name, image_size=side)
+    for key, parameter in encoder.named_parameters():
+        if parameter.dim() == 1:
+            nn.init.normal_(parameter.data, mean=float(key.endswith("weight")), std=0.1)
     for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # a plain average
+    spots = torch.nn.functional.interpolate(torch.randn(16, 3, 4, 4), (side, side), mode="bilinear")
+    with torch.no_grad():
+        encoder.train()(spots)
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
+            module.running_var.clamp_min_(1e-3)  # no rounding is amplified
     encoder.metadata = describe(
         encoder,
         method="random weights",

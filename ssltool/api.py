@@ -17,7 +17,6 @@ from ssltool.data.specs import OBJECT
 from ssltool.device import choose_device
 from ssltool.distributed.collectives import launched
 from ssltool.errors import UnknownNameError, UsageError
-from ssltool.options import DeviceName
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.embed import Embedding
 from ssltool.probing.options import EmbedOptions, ProbeOptions
@@ -29,7 +28,7 @@ from ssltool.runs.probe_record import ProbeRecord
 if TYPE_CHECKING:
     from ssltool.encoders.encoder import Encoder
     from ssltool.exporting.export import ExportResult
-    from ssltool.exporting.options import InputForm
+    from ssltool.exporting.options import Format, InputForm
     from ssltool.visualizing.results import FigureResult
 
 # Paths and names as typed after --data, map-style torch datasets, or sources.
@@ -196,30 +195,41 @@ def export(
     weights: Weights,
     to: Path | str,
     *,
+    formats: Sequence[Format] = ("safetensors",),
     form: InputForm | None = None,
+    fixed_norm: bool = False,
+    uint8: bool = False,
     with_projection: bool = False,
+    license: str = "unknown",
     data: Data = (),
-    device: DeviceName = "auto",
 ) -> ExportResult:
-    """Write an encoder for other libraries, with a model card beside it; load it back and compare.
+    """Write an encoder for other libraries, with a model card; they open it and are compared.
 
     Args:
         weights: A run, a run folder or a weights file.
-        to: A .safetensors file, with torchvision's key names.
+        to: A folder to make, or one .safetensors file, with torchvision's key names.
+        formats: Of the folder: ``safetensors``, ``timm`` (which transformers opens too), ``onnx``,
+            ``torch``.
         form: Input form of an encoder trained on lightness.
+        fixed_norm: Normalize by the data's mean and deviation in place of each image's own, an
+            approximation.
+        uint8: Whether ``onnx`` and ``torch`` take uint8 RGB images.
         with_projection: Also write the projection of ``npid``, beside the encoder.
-        data: Images on which to measure how close the form comes to the weights.
-        device: Where features are computed.
+        license: Of the weights, for the model card.
+        data: Images on which features are compared; those of the run by default.
     """
     from ssltool.exporting.export import export as run_export
 
     return run_export(
         _path(weights),
         Path(to),
+        formats=formats,
         form=form,
+        fixed_norm=fixed_norm,
+        uint8=uint8,
         with_projection=with_projection,
+        license=license,
         data=data,
-        device=choose_device(device),
     )
 
 

@@ -45,7 +45,7 @@ ALLOWED = {
         "ops",
     },
     "auditing": {"runs", "methods", "plotting", "data"},
-    "exporting": {"probing", "encoders", "data"},
+    "exporting": {"probing", "runs", "encoders", "data", "ops"},
     "visualizing": {"probing", "runs", "methods", "encoders", "plotting", "data", "ops"},
     "probing": {"runs", "encoders", "plotting", "data", "ops"},
     "runs": {"methods", "encoders", "plotting", "data"},

@@ -2,52 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ssltool.atomic import atomic_file
+from ssltool.atomic import atomic_file, atomic_folder
 from ssltool.data.sample import sample
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.files import find_weights
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.projection import Projection, load_projection, save_projection
-from ssltool.encoders.weights import load_encoder
-from ssltool.errors import UsageError
-from ssltool.exporting.input_forms import convert
-from ssltool.exporting.model_card import model_card
-from ssltool.exporting.options import InputForm
-from ssltool.exporting.torchvision import save_verified
+from ssltool.encoders.weights import load_encoder, save_encoder
+from ssltool.errors import SslToolError, UsageError
+from ssltool.exporting import onnx, program, safetensors, timm
+from ssltool.exporting.comparison import Comparison, Job, compare
+from ssltool.exporting.graph import Graph
+from ssltool.exporting.input_forms import convert, with_fixed_norm
+from ssltool.exporting.model_card import CARD, Card, model_card
+from ssltool.exporting.options import Format, InputForm, check_target
+from ssltool.exporting.provenance import Provenance
+from ssltool.exporting.safetensors import torchvision_arguments
 from ssltool.probing.features import POOLED, extract
+from ssltool.runs.folder import Run
 
-_COMPARED_IMAGES, _BATCH = 512, 64
+_COMPARED, _APPROXIMATED = 16, 64  # images
+_SYNTHETIC = "demo:64"
+PLACES: dict[Format, str] = {
+    "safetensors": safetensors.WEIGHTS,
+    "timm": ".",
+    "onnx": onnx.FILE,
+    "torch": program.FILE,
+}
+"""Where each format lies in the folder."""
 
 
 class ExportResult(BaseModel):
     """What `export` wrote.
 
     Attributes:
-        path: The weights file.
-        model_card: The Markdown file beside it.
-        projection: The file of the projection beside it; None if none was asked for.
-        tensors: Number of tensors in the file.
-        parameters: Number of parameters of the encoder.
-        similarity: Mean cosine similarity between the pooled features of the exported encoder and
-            those of the weights; None without images to compare on.
-        metadata: Metadata in the file.
+        path: The weights file, or the folder.
+        files: All files, in the order in which they were written.
+        model_card: The Markdown file among them.
+        tensors: Number of tensors of the encoder.
+        parameters: Number of its parameters.
+        compared_on: The images on which features were compared, in words.
+        notes: Why they are synthetic, and the like, one line each.
+        comparisons: Each library that opened what was written, and how close its features are to
+            those of the encoder.
+        similarity: Mean cosine similarity between the pooled features of a ``form`` or of
+            ``fixed_norm`` and those of the weights as they were trained; None without one.
+        metadata: Of the exported encoder.
     """
 
     model_config = ConfigDict(frozen=True)
 
     path: Path
+    files: tuple[Path, ...]
     model_card: Path
-    projection: Path | None = None
     tensors: int
     parameters: int
+    compared_on: str
+    notes: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
     similarity: float | None
     metadata: EncoderMetadata
 
@@ -56,58 +78,151 @@ def export(
     weights: Path | str,
     to: Path | str,
     *,
+    formats: Sequence[Format] = ("safetensors",),
     form: InputForm | None = None,
+    fixed_norm: bool = False,
+    uint8: bool = False,
     with_projection: bool = False,
+    license: str = "unknown",
     data: DataSpec | Sequence[DataSpec] = (),
-    device: torch.device | str = "cpu",
 ) -> ExportResult:
-    """Write an encoder and its model card, load it back and compare.
+    """Write an encoder and its model card, and compare what other libraries make of it.
+
+    Every format is written under a temporary name, opened by the library it is for in another
+    process and compared on 16 images, see `ssltool.exporting.comparison`. Only then does it get its
+    name.
 
     Args:
         weights: A run folder or a weights file.
-        to: A ``.safetensors`` file to write; the model card goes beside it, with the suffix
-            ``.md``.
+        to: A ``.safetensors`` file to write, with the model card beside it under the suffix
+            ``.md``; or a folder, which must not exist yet.
+        formats: Of the folder: ``safetensors`` (torchvision's key names), ``timm`` (timm and
+            transformers), ``onnx``, ``torch`` (a torch.export archive).
         form: Input form of an encoder trained on lightness, see `ssltool.exporting.input_forms`;
             None exports it as it is.
+        fixed_norm: Normalize by the data's mean and deviation in place of each image's own.
+        uint8: Put the input transform into the graphs of ``onnx`` and ``torch``.
         with_projection: Also write the projection, see `ssltool.encoders.projection`.
-        data: Images on which to measure how close the form comes to the weights.
-        device: Where the features of these images are computed.
+        license: Of the weights, for the model card.
+        data: Images on which to compare; those of the run if empty, else synthetic ones.
 
     Raises:
-        UsageError: ``to`` is no ``.safetensors`` file or is the source; the form does not apply;
+        UsageError: ``to`` is not possible, or is the source; a format or a form does not apply;
             there is no projection.
-        WeightsError: The weights cannot be loaded, or the copy computes other features.
+        WeightsError: The weights cannot be loaded, or a library computes other features.
+        SslToolError: A package is missing.
     """
-    weights, to = Path(weights), Path(to)
-    if to.suffix != ".safetensors":
-        raise UsageError(
-            f"--to {to} should end in .safetensors; type --to {to.with_suffix('.safetensors')}"
-        )
-    if data and form is None:
-        raise UsageError(
-            "--data is there to compare a --form with the weights; type --form rgb, or drop --data"
-        )
+    weights, to, formats = Path(weights), Path(to), tuple(dict.fromkeys(formats))
+    check_target(to, formats)
     source = find_weights(weights)
     if to.exists() and source.resolve() == to.resolve():
         raise UsageError(f"--to {to} is the file to be exported; name another")
     original = load_encoder(source)
     projection = _projection(source, original.metadata) if with_projection else None
     encoder = convert(original, form) if form else original
-    similarity = _similarity(original, encoder, data, device) if data else None
-    copy = save_verified(encoder, to)
-    written = save_projection(projection, copy.metadata, to) if projection else None
-    card = to.with_suffix(".md")
-    with atomic_file(card) as temporary:
-        temporary.write_text(model_card(copy.metadata, to.name), encoding="utf-8")
+    encoder = with_fixed_norm(encoder) if fixed_norm else encoder
+    if "timm" in formats:
+        timm.architecture(encoder)  # its refusal comes before any work
+    images = _images(source, data)
+    similarity = _similarity(original, encoder, images) if form or fixed_norm else None
+    squares, _ = sample(images, encoder.metadata.image_size, _COMPARED)
+    provenance = Provenance.of(source, original)
+    compared_on = f"{len(squares)} of {images.description}"
+
+    def card_of(comparisons: list[Comparison]) -> str:
+        return model_card(
+            Card(
+                metadata=encoder.metadata,
+                path=to,
+                formats=formats,
+                uint8=uint8,
+                torchvision=torchvision_arguments(encoder),
+                license=license,
+                provenance=provenance,
+                comparisons=comparisons,
+                similarity=similarity,
+            )
+        )
+
+    if to.suffix == ".safetensors":
+        with atomic_file(to) as temporary:
+            comparisons = _verified(encoder, squares, {"safetensors": temporary}, uint8)
+        card = to.with_suffix(".md")
+        with atomic_file(card) as temporary:
+            temporary.write_text(card_of(comparisons), encoding="utf-8")
+        files = [to, card]
+        if projection:
+            files.append(save_projection(projection, encoder.metadata, to))
+    else:
+        card = to / CARD
+        with atomic_folder(to) as folder:
+            places = {name: folder / PLACES[name] for name in formats}
+            comparisons = _verified(encoder, squares, places, uint8)
+            (folder / CARD).write_text(card_of(comparisons), encoding="utf-8")
+            if projection:
+                save_projection(projection, encoder.metadata, folder / safetensors.WEIGHTS)
+        files = sorted(to.iterdir())
     return ExportResult(
         path=to,
+        files=tuple(files),
         model_card=card,
-        projection=written,
-        tensors=len(copy.backbone.state_dict()),
-        parameters=sum(parameter.numel() for parameter in copy.parameters()),
+        tensors=len(encoder.backbone.state_dict()),
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        compared_on=compared_on,
+        notes=images.notes,
+        comparisons=tuple(comparisons),
         similarity=similarity,
-        metadata=copy.metadata,
+        metadata=encoder.metadata,
     )
+
+
+def _verified(
+    encoder: Encoder, squares: Tensor, places: Mapping[Format, Path], uint8: bool
+) -> list[Comparison]:
+    """Write each format to its place, and compare what the libraries make of it."""
+    jobs: list[Job] = []
+    if "safetensors" in places:
+        save_encoder(encoder, encoder.metadata, places["safetensors"])
+        jobs.append(_weights_job(encoder, places["safetensors"]))
+    if "timm" in places:
+        timm.write(encoder, places["timm"])
+        readers = ["timm", *(["transformers"] if find_spec("transformers") else [])]
+        jobs += [Job(reader, places["timm"]) for reader in readers]
+    if "onnx" in places:
+        graph = onnx.write(encoder, places["onnx"], uint8=uint8)
+        jobs.append(_graph_job("onnxruntime", places["onnx"], graph))
+    if "torch" in places:
+        graph = program.write(encoder, places["torch"], uint8=uint8)
+        jobs.append(_graph_job("torch.export", places["torch"], graph))
+    return compare(encoder, squares, jobs)
+
+
+def _weights_job(encoder: Encoder, file: Path) -> Job:
+    arguments = torchvision_arguments(encoder)
+    if arguments is None:
+        return Job("ssltool", file)
+    about = {
+        "backbone": encoder.name,
+        "classifier": encoder.classifier,
+        "arguments": arguments,
+    }
+    return Job("torchvision", file, about)
+
+
+def _graph_job(reader: str, file: Path, graph: Graph) -> Job:
+    return Job(reader, file, {"uint8": graph.uint8}, graph.outputs, graph.side)
+
+
+def _images(source: Path, data: DataSpec | Sequence[DataSpec]) -> Source:
+    """The images to compare on: those given, those of the run, or synthetic ones."""
+    if not isinstance(data, Sequence) or data:
+        return open_source(data)
+    try:
+        return Run.open(source).open_images("name images with --data")
+    except SslToolError as error:
+        images = open_source(_SYNTHETIC)
+        images.notes = (f"compared on synthetic images: {error}",)
+        return images
 
 
 def _projection(weights: Path, metadata: EncoderMetadata) -> Projection:
@@ -120,21 +235,11 @@ def _projection(weights: Path, metadata: EncoderMetadata) -> Projection:
     return projection
 
 
-def _similarity(
-    original: Encoder,
-    encoder: Encoder,
-    data: DataSpec | Sequence[DataSpec],
-    device: torch.device | str,
-) -> float:
+def _similarity(original: Encoder, encoder: Encoder, images: Source) -> float:
     """Mean cosine similarity of the pooled features of two encoders, over a sample of images."""
-    images, _ = sample(open_source(data), original.metadata.image_size, _COMPARED_IMAGES)
-    expected, features = (_features(each, images, device) for each in (original, encoder))
+    squares, _ = sample(images, original.metadata.image_size, _APPROXIMATED)
+    expected, features = (
+        extract(each, torch.split(squares, _COMPARED), each.transform)[POOLED]
+        for each in (original, encoder)
+    )
     return float(torch.cosine_similarity(expected, features).mean())
-
-
-def _features(encoder: Encoder, images: Tensor, device: torch.device | str) -> Tensor:
-    """Pooled features ``[N, D]`` of images uint8 ``[N, 3, S, S]``; the encoder ends on the CPU."""
-    batches = torch.split(images.to(device), _BATCH)
-    features = extract(encoder.to(device), batches, encoder.transform)[POOLED]
-    encoder.to("cpu")
-    return features

@@ -71,6 +71,56 @@ def convert(encoder: Encoder, form: InputForm) -> Encoder:
     return copy
 
 
+def expand_gray(encoder: Encoder) -> Encoder:
+    """Give an encoder that reads the mean of R, G and B a first convolution for the three of them.
+
+    A third of each kernel is applied to each color, which computes the same features.
+
+    Args:
+        encoder: On the CPU, with one input channel of ``rgb`` and its metadata; not changed.
+
+    Returns:
+        An encoder of three channels in evaluation mode with its metadata.
+    """
+    metadata = encoder.metadata
+    with torch.random.fork_rng(devices=[]):
+        copy = reinitialized_copy(encoder, in_channels=3, empty=True)
+    state = {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
+    convolution = _first(encoder.backbone, nn.Conv2d)
+    state[f"{convolution}.weight"] = state[f"{convolution}.weight"].repeat(1, 3, 1, 1) / 3
+    copy.backbone.load_state_dict(state, assign=True)
+    changes = {"in_channels": 3, "mean": metadata.mean * 3, "std": metadata.std * 3}
+    copy.metadata = EncoderMetadata.model_validate({**metadata.model_dump(), **changes})
+    return copy.eval()
+
+
+def with_fixed_norm(encoder: Encoder) -> Encoder:
+    """Normalize by the data's mean and deviation what was normalized by each image's own.
+
+    It is an approximation: features change with the contrast of an image.
+
+    Args:
+        encoder: On the CPU, with its metadata; not changed.
+
+    Returns:
+        A copy that differs in its metadata.
+
+    Raises:
+        UsageError: The encoder is normalized by fixed values already.
+    """
+    if encoder.metadata.standardize == "data":
+        raise UsageError(
+            "--fixed-norm: these weights are normalized by a fixed mean and deviation already; "
+            "drop it"
+        )
+    with torch.random.fork_rng(devices=[]):
+        copy = reinitialized_copy(encoder, empty=True)
+    state = {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
+    copy.backbone.load_state_dict(state, assign=True)
+    copy.metadata = encoder.metadata.model_copy(update={"standardize": "data"})
+    return copy.eval()
+
+
 def _state(backbone: nn.Module, form: InputForm) -> dict[str, Tensor]:
     """State dict of the backbone with a first convolution for ``lab`` or ``rgb``."""
     state = {key: value.clone() for key, value in backbone.state_dict().items()}

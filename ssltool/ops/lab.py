@@ -84,6 +84,7 @@ def _linear(rgb: Tensor) -> Tensor:
         raise TypeError(f"images are uint8 or float in 0..1, not {rgb.dtype}")
     if (
         rgb.device.type == "cpu"
+        and not torch.compiler.is_exporting()
         and rgb.numel()
         and not -_ROUNDING <= rgb.min() <= rgb.max() <= 1 + _ROUNDING
     ):

@@ -54,8 +54,16 @@ def test_torchvision_finds_everything_but_the_classifier_and_computes_the_same(
     assert result.metadata.training.steps == 2
     assert (result.path, result.model_card) == (file, tmp_path / "encoder.md")
     assert result.similarity is None
+    (compared,) = result.comparisons
+    assert compared.reader == "torchvision"
+    assert compared.difference < 1e-5
+    assert compared.cosine > 0.999999
+    assert result.compared_on == "16 of 16 images of the demo world (seed 0)"
+    assert result.notes == ()  # the run's own images
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_code_in_the_model_card_runs(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,8 +79,12 @@ def test_the_code_in_the_model_card_runs(
 
 
 def test_the_target_must_be_safetensors_and_not_the_source(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"\.safetensors"):
+    with pytest.raises(UsageError, match="a folder is expected, or a file that ends in"):
         export(run, tmp_path / "encoder.pt")
+    with pytest.raises(UsageError, match=r"--to .*encoder$"):
+        export(run, tmp_path / "encoder.safetensors", formats=["timm"])
+    with pytest.raises(UsageError, match="exists already"):
+        export(run, run)
     with pytest.raises(UsageError, match="name another"):
         export(run, run / "encoder.safetensors")
 
@@ -86,6 +98,8 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("form", "least"), [("lightness", 0.99999), ("lab", 0.99999), ("rgb", 0.9)]
 )
@@ -114,11 +128,13 @@ def test_metadata_give_the_color_space_of_training(light: Path) -> None:
     )
 
 
-def test_forms_are_for_lightness_and_data_for_forms(run: Path, light: Path, tmp_path: Path) -> None:
+def test_forms_are_for_lightness_and_fixed_norms_for_others(
+    run: Path, light: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="drop --form"):
         export(run, tmp_path / "encoder.safetensors", form="rgb")
-    with pytest.raises(UsageError, match="drop --data"):
-        export(light, tmp_path / "encoder.safetensors", data=("demo:8",))
+    with pytest.raises(UsageError, match="fixed mean and deviation already"):
+        export(light, tmp_path / "encoder.safetensors", fixed_norm=True)
     assert not (tmp_path / "encoder.safetensors").exists()
 
 
@@ -128,12 +144,12 @@ def test_the_projection_of_npid_is_exported_on_request(run: Path, tmp_path: Path
     given |= {"workers": 0, "precision": "fp32", "out": tmp_path / "npid"}
     pretrain(RunConfig.merged("npid", given), console=Console(quiet=True))
     file = tmp_path / "a.safetensors"
-    assert export(tmp_path / "npid", file).projection is None
+    assert len(export(tmp_path / "npid", file).files) == 2
     result = export(tmp_path / "npid", file, with_projection=True)
-    assert result.projection == tmp_path / "a.projection.safetensors"
+    assert result.files[-1] == tmp_path / "a.projection.safetensors"
     own = tmp_path / "npid" / "encoder.projection.safetensors"
-    assert result.projection.read_bytes() == own.read_bytes()
-    tensors = load_file(result.projection)
+    assert result.files[-1].read_bytes() == own.read_bytes()
+    tensors = load_file(result.files[-1])
     encoder = ssltool.load_encoder(file)
     projection = load_projection(file, encoder.metadata)
     x = torch.rand(3, encoder.width)

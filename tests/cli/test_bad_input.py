@@ -75,6 +75,8 @@ def test_a_folder_with_nothing_readable(call: Callable[..., Outcome], tmp_path: 
     one_line(call("pretrain", "jigsaw", "--data", folder), 1, "none of the 3 files", "a.jpg")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_fewer_images_than_a_batch(call: Callable[..., Outcome], tmp_path: Path) -> None:
     folder = make_images(tmp_path / "few")
     one_line(
@@ -319,6 +321,8 @@ def test_one_bad_file_among_good_ones_is_skipped_and_named(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_full_disk_keeps_the_checkpoint_before(
     call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,6 +183,8 @@ def test_nothing_to_index(folder: str, tmp_path: Path) -> None:
         index(tmp_path / folder, QUIET)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_pretraining_on_shards_resumes_to_the_same_bytes(images: Path, tmp_path: Path) -> None:
     from ssltool.runs.config import RunConfig
     from ssltool.training.pretrain import pretrain

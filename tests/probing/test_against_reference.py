@@ -294,6 +294,8 @@ STEPS = st.lists(st.lists(CHANGES, max_size=3), min_size=1, max_size=2)
 
 @settings(deadline=None, max_examples=2, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**31), STEPS, st.booleans())
+@pytest.mark.slow
+@pytest.mark.ci
 def test_numbers_are_those_of_the_reference(
     weights: Path, tmp_path: Path, seed: int, steps: list[list[str]], from_csv: bool
 ) -> None:

@@ -12,6 +12,8 @@ def rings(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x * torch.tensor([1.0, 100.0]) + 5, (x.norm(dim=1) > 1.18).long()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_hidden_layer_tells_what_a_line_cannot():
     train, test = rings(600, 0), rings(300, 1)
     assert linear.fit_and_score(*train, *test, 2, 0).accuracy < 70

@@ -56,6 +56,8 @@ def test_moments_are_those_of_the_patches_vectors() -> None:
     assert PATCH_MOMENTS not in FeatureExtractor(network, transform)(images)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_separable_classes_are_told_apart_and_noise_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssltool.probing.patch_linear._MIN_STEPS", 800)
     generator = torch.Generator().manual_seed(0)

@@ -92,6 +92,8 @@ def test_equal_options_give_equal_records_with_or_without_the_cache(
     assert probed(jigsaw_run, **options, keep_features=True) == first
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_svm_and_mlp(jigsaw_run: Path, probed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssltool.probing.mlp._MIN_STEPS", 50)
     options = {"kind": ("svm", "mlp"), "baselines": False, "repeats": 2}

@@ -101,6 +101,8 @@ def test_the_same_command_gives_the_same_bytes(whole: Path, tmp_path: Path) -> N
     assert weights(tmp_path / "again") == weights(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_number_of_workers_changes_nothing(whole: Path, tmp_path: Path) -> None:
     run(tmp_path / "two", workers=2)
     assert weights(tmp_path / "two") == weights(whole)
@@ -359,6 +361,8 @@ def test_images_to_follow_by_need_classes(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_init_starts_from_the_weights_of_another_run(whole: Path, tmp_path: Path) -> None:
     result = run(tmp_path / "second", init=whole, steps=1, lr=1e-12)
     from ssltool.encoders.weights import load_encoder
@@ -584,6 +588,8 @@ def test_figures_end_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert checkpoint.newest(tmp_path / "run") is not None
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_full_disk_is_no_missing_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = writer.draw_snapshot
 

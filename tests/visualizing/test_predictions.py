@@ -72,6 +72,8 @@ def test_a_format_that_is_not_written_is_refused_before_anything_is_read(tmp_pat
         draw_predictions(tmp_path / "nothing", tmp_path / "a.jpg")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_plot_of_a_painted_hole_stands_beside_its_sheet(
     tmp_path: Path, pretrained: Any, figure_bytes: Any
 ) -> None:

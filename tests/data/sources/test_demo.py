@@ -42,6 +42,8 @@ def test_any_size(size: int) -> None:
     assert mask.dtype == np.bool_
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_another_process_draws_the_same() -> None:
     run = subprocess.run(
         [sys.executable, "-c", PRINT_DIGEST], capture_output=True, text=True, check=True

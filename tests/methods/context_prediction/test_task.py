@@ -315,6 +315,8 @@ def test_patches_have_the_scales_of_the_paper() -> None:
     assert torch.allclose(width / height, aspects, atol=0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_patches_are_cut_from_the_whole_image_where_their_corners_say() -> None:
     """Images whose red tells the column and whose green tells the row: a patch knows its box."""
     ramp = torch.linspace(0, 255, 548)

@@ -282,6 +282,8 @@ def test_chance_levels() -> None:
     assert build(32).chance["loss"] == pytest.approx(math.log(24))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_parameters_of_the_papers_network() -> None:
     """fc6 on the 3x3x256 map of a 64 px tile: 2304 -> 1024 has 2,360,320; fc7 9216 -> 4096 has
     37,752,832.

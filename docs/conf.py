@@ -43,5 +43,6 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"ssltool\.(data\.sources|runs\.(config|records|tables)|plotting\.records|encoders\.projection)\..*",
     ),
+    (r"py:class", "Format"),  # of an export: a Literal, written out where it is an option
     (r"py:.*", r"ssltool\.methods\.(auditing\..*|base\.(OptionsT|ViewT))"),
 ]

@@ -74,7 +74,7 @@ def everything(original, folder):
     ssltool.probe(own, images, kind="knn", cache=folder / "cache", **quiet)
     ssltool.embed(own, images, to=folder / "e.npz", **quiet)
     ssltool.embed(own, images, to=folder / "f.safetensors", classes_from=folder / "e.npz", **quiet)
-    ssltool.export(own, folder / "x.safetensors", device="cpu")
+    ssltool.export(own, folder / "x.safetensors")
     assert run(["report", str(own)]) == 0
     run(["report", str(folder / "broken")])
     assert run(["data", "check", str(images)]) == 0
@@ -82,7 +82,7 @@ def everything(original, folder):
         run(["data", "check", str(folder / data)])
     for name in ("pickle.safetensors", "torch.safetensors", "broken"):
         refused(ssltool.load_encoder, folder / name)
-        refused(ssltool.export, folder / name, folder / "y.safetensors", device="cpu")
+        refused(ssltool.export, folder / name, folder / "y.safetensors")
         refused(ssltool.probe, folder / name, images, **quiet)
         refused(ssltool.embed, folder / name, images, **quiet)
     refused(ssltool.embed, own, images, classes_from=folder / "classes.npz", **quiet)

@@ -62,28 +62,35 @@ def randomized(name: str, side: int) -> Encoder:
 
 def formats(names: list[str], data: str, only: tuple[str, ...]) -> None:
     """A row for each backbone: largest difference of a pooled feature, or why there is none."""
-    print("| backbone | side | largest feature | format | opened by | largest difference |")
-    print("|---|---|---|---|---|---|")
+    print("| backbone | side | largest feature | opened by | largest difference |")
+    print("|---|---|---|---|---|")
     for name in names:
         encoder = randomized(name, SIDES.get(name, 64))
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder, "weights.safetensors")
             save_encoder(encoder, encoder.metadata, weights)
-            for kind in only:
-                for row in outcomes(weights, Path(folder, kind), kind, data):
-                    print(f"| {name} | {encoder.metadata.image_size} | {row} |", flush=True)
+            for row in outcomes(weights, Path(folder, "out"), list(only), data):
+                print(f"| {name} | {encoder.metadata.image_size} | {row} |", flush=True)
 
 
-def outcomes(weights: Path, to: Path, kind: Any, data: str) -> list[str]:
-    """Cells of a format: one for each library, or the refusal."""
-    try:
-        result = export(weights, to, formats=[kind], data=data)
-    except SslToolError as error:
-        return [f"| {kind} | | {error}"]
-    return [
-        f"{each.largest:.2f} | {kind} | {each.reader} | {max(each.outputs.values()):.1e}"
-        for each in result.comparisons
-    ]
+def outcomes(weights: Path, to: Path, kinds: list[Any], data: str) -> list[str]:
+    """Cells of each library that opened the export, and of each format that was refused."""
+    refused = []
+    while kinds:
+        try:
+            result = export(weights, to, formats=kinds, data=data)
+        except SslToolError as error:
+            kind = next((kind for kind in kinds if f"--format {kind}" in str(error)), None)
+            if kind is None:
+                return [*refused, f"| | {error}"]
+            refused.append(f"| {kind} | {error}")
+            kinds.remove(kind)
+        else:
+            return refused + [
+                f"{each.largest:.2f} | {each.reader} | {max(each.outputs.values()):.1e}"
+                for each in result.comparisons
+            ]
+    return refused
 
 
 def files(run: str, data: str, count: int, fixed_norm: bool) -> None:

@@ -15,7 +15,6 @@ from ssltool.ops.lab import lightness, rgb_to_lab
 
 INPUT, POOLED = "images", "pooled"
 _LEVEL = 1 / 255  # one gray level
-_FIXED = ("vit_", "swin_")  # families whose graph is that of one image size
 
 
 class Graph(nn.Module):
@@ -38,7 +37,8 @@ class Graph(nn.Module):
         self.transform = _Transform(metadata) if uint8 else nn.Identity()
         self.outputs = (POOLED, *(stage.name for stage in encoder.stages))
         resizes = uint8 and metadata.read_size != metadata.image_size
-        fixed = resizes or encoder.name.startswith(_FIXED)
+        sized = encoder.position_size is not None or encoder.name.startswith("swin_")
+        fixed = resizes or sized
         self.side = (metadata.read_size if uint8 else metadata.image_size) if fixed else None
         self.uint8 = uint8
 

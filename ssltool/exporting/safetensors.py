@@ -21,7 +21,8 @@ def torchvision_arguments(encoder: Encoder) -> dict[str, int] | None:
     """
     name = encoder.name
     fits = (
-        encoder.stem == "imagenet"
+        name in BACKBONES
+        and encoder.stem == "imagenet"
         and encoder.norm == "batch"
         and encoder.in_channels == 3
         and tuple(stage.name for stage in encoder.stages) == BACKBONES[name].stages

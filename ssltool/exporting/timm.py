@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ssltool.encoders.catalog import BACKBONES
 from ssltool.encoders.encoder import Encoder
+from ssltool.encoders.timm_names import TimmName, is_timm
 from ssltool.errors import SslToolError, UsageError
 from ssltool.exporting.input_forms import expand_gray
 
@@ -82,6 +83,8 @@ def architecture(encoder: Encoder) -> Architecture:
         )
     if encoder.stem == "small":
         raise _refusal("timm's ResNets have no 3x3 stem without max-pool")
+    if is_timm(encoder.name):
+        return _own(encoder)
     return Architecture(_name(encoder.name), _arguments(encoder))
 
 
@@ -172,6 +175,23 @@ def _name(backbone: str) -> str:
         return _TORCHVISIONS_OWN.get(name, name)
     reasons = (reason for pattern, reason in _REASONS.items() if re.fullmatch(pattern, backbone))
     raise _refusal(next(reasons, f"timm has no {backbone}"))
+
+
+def _own(encoder: Encoder) -> Architecture:
+    """A backbone that is timm's already."""
+    name = TimmName.parse(encoder.name)
+    arguments: dict[str, Any] = {}
+    if encoder.norm != "batch":
+        raise _refusal(f"{name.model} with norm {encoder.norm!r} is none of timm's")
+    if encoder.position_size is not None:
+        arguments["img_size"] = encoder.position_size
+    if name.patch_size is not None:
+        arguments["patch_size"] = name.patch_size
+    blocks = getattr(encoder.backbone, "blocks", None)
+    last = encoder.stages[-1].name
+    if last.startswith("block") and blocks is not None:
+        arguments["depth"] = len(blocks)
+    return Architecture(name.model, arguments)
 
 
 def _arguments(encoder: Encoder) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def randomize(encoder: Encoder) -> None:
     so that features depend on them.
     """
     for name, parameter in encoder.named_parameters():
-        if "layer_scale" in name:
+        if "layer_scale" in name or name.endswith("gamma"):
             nn.init.uniform_(parameter.data, 0.1, 1)
         elif parameter.dim() == 1:
             nn.init.normal_(parameter.data, mean=float(name.endswith("weight")), std=0.1)
@@ -46,7 +46,7 @@ def randomize(encoder: Encoder) -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # a plain average
     with torch.no_grad():
-        side = encoder.image_size or SIDE
+        side = encoder.position_size or SIDE
         encoder.train()(coarse(16, side).float()[:, : encoder.in_channels] / 64 - 2)
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):  # no rounding is amplified
@@ -98,6 +98,8 @@ OF_EACH_FAMILY = [
     ("regnet_y_400mf", {}),
     ("densenet121", {}),
     ("vit_b_32", {"last_stage": "block3"}),
+    ("timm/resnet18d", {"in_channels": 1}),
+    ("timm/vit_tiny_patch16_224", {"last_stage": "block6"}),
 ]
 LARGER = [
     ("resnext50_32x4d", {}),
@@ -105,6 +107,8 @@ LARGER = [
     ("regnet_y_800mf", {}),
     ("efficientnet_v2_s", {}),
     ("convnext_tiny", {}),
+    ("timm/convnext_atto", {}),
+    ("timm/swin_tiny_patch4_window7_224", {"side": 224}),
     ("vit_b_16", {}),
     ("swin_t", {"side": 224}),
 ]

@@ -108,6 +108,8 @@ def hook(event, arguments):
     origin = {"compile": lambda a: a[1], "exec": lambda a: getattr(a[0], "co_filename", "")}
     if event in origin and str(origin[event](arguments)).startswith(PACKAGE):
         return  # the template of the report
+    if event == "subprocess.Popen" and str(arguments[1][2:3]).find(PACKAGE + "exporting") > 0:
+        return  # an export is read by its target library, in a script of ours
     if place == ast.__file__ and outer is not None and outer.f_code.co_name == "literal_eval":
         return
     sys.stderr.write(f"AUDIT {event} {str(arguments)[:200]}\n")

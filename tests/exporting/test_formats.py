@@ -132,7 +132,6 @@ def check_in_timm(name: str, options: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_timm_computes_the_features_of_each_family(tmp_path: Path) -> None:
     for number, (name, options) in enumerate(OF_EACH_FAMILY):
         folder = tmp_path / str(number)
@@ -248,7 +247,6 @@ def onnx_input(file: Path) -> tuple[list[Any], str, dict[str, str], list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_an_onnx_file_and_an_archive_compute_every_output(tmp_path: Path) -> None:
     import onnxruntime
 
@@ -321,7 +319,6 @@ def run_blocks(folder: Path, expected: set[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_one_folder_opens_in_timm_and_transformers(tmp_path: Path) -> None:
     result = export(
         saved(encoder_of("resnet18"), tmp_path),

@@ -82,7 +82,6 @@ REFUSED = {
     "probe --weights full/a.safetensors --data demo --kind linaer": "did you mean linear",
     "probe --weights full/a.safetensors": "--data is required",
     "embed --weights full/a.safetensors --data demo --to a.txt": ".npz",
-    "export --weights full/a.safetensors --to x": ".safetensors",
     "export --weights nowhere --to x.safetensors": "nowhere",
     "compare nowhere --data demo": "nowhere",
     "audit --weights nowhere": "nowhere",

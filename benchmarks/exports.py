@@ -80,7 +80,9 @@ def outcomes(weights: Path, to: Path, kinds: list[Any], data: str) -> list[str]:
         try:
             result = export(weights, to, formats=kinds, data=data)
         except SslToolError as error:
-            kind = next((kind for kind in kinds if f"--format {kind}" in str(error)), None)
+            kind = next(
+                (kind for kind in kinds if str(error).startswith(f"--format {kind}:")), None
+            )
             if kind is None:
                 return [*refused, f"| | {error}"]
             refused.append(f"| {kind} | {error}")

@@ -45,7 +45,12 @@ def _datasets(folder: Path) -> tuple[str, ...]:
 
 
 def _name(spec: str) -> str:
-    """``letters/train`` of a folder of that name, anything without folders as it is."""
+    """``letters/train`` of a folder of that name, ``user/name`` of ``hf:user/name``, anything
+    without folders as it is; nothing that follows a question mark.
+    """
+    spec = spec.partition("?")[0]
+    if spec.startswith("hf:"):
+        return spec.removeprefix("hf:")
     path = Path(spec)
     return f"{path.parent.name}/{path.name}" if path.name in _SPLITS else path.name or spec
 

@@ -261,7 +261,7 @@ class ViTEncoder(Encoder):
         """Send ``x`` through the blocks and yield name and map at the end of each stage."""
         transformer = self.backbone.encoder
         patches = self.backbone.conv_proj(x)
-        class_token = self.backbone.class_token.expand(len(x), -1, -1)
+        class_token = self.backbone.class_token.expand(x.shape[0], -1, -1)
         tokens = torch.cat([class_token, patches.flatten(2).transpose(1, 2)], dim=1)
         tokens = transformer.dropout(tokens + transformer.pos_embedding)
         last = self.stages[-1].name

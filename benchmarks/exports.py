@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ssltool
+from ssltool.data.sample import sample
 from ssltool.data.sources.registry import open_source
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.registry import build_encoder
@@ -33,7 +34,7 @@ FORMATS = ("safetensors", "timm", "onnx", "torch")
 SIDES = {"caffenet": 96, "vit_b_16": 224, "swin_t": 224}
 
 
-def randomized(name: str, side: int) -> Encoder:
+def randomized(name: str, side: int, data: str) -> Encoder:
     """An encoder with random scales, whose batch norms have the statistics of a few images."""
     torch.manual_seed(0)
     encoder = build_encoder(name, image_size=side)
@@ -43,12 +44,6 @@ def randomized(name: str, side: int) -> Encoder:
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # a plain average
-    spots = torch.nn.functional.interpolate(torch.randn(16, 3, 4, 4), (side, side), mode="bilinear")
-    with torch.no_grad():
-        encoder.train()(spots)
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
-            module.running_var.clamp_min_(1e-3)  # no rounding is amplified
     encoder.metadata = describe(
         encoder,
         method="random weights",
@@ -57,6 +52,12 @@ def randomized(name: str, side: int) -> Encoder:
         mean=(0.4, 0.5, 0.6),
         std=(0.2, 0.25, 0.3),
     )
+    squares, _ = sample(open_source(data), side, 32)
+    with torch.no_grad():
+        encoder.train()(encoder.transform(squares))
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
+            module.running_var.clamp_min_(1e-3)  # no rounding is amplified
     return encoder.eval()
 
 
@@ -65,7 +66,7 @@ def formats(names: list[str], data: str, only: tuple[str, ...]) -> None:
     print("| backbone | side | largest feature | opened by | largest difference |")
     print("|---|---|---|---|---|")
     for name in names:
-        encoder = randomized(name, SIDES.get(name, 64))
+        encoder = randomized(name, SIDES.get(name, 64), data)
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder, "weights.safetensors")
             save_encoder(encoder, encoder.metadata, weights)

@@ -280,7 +280,7 @@ class TimmEncoder(Encoder):
         height, width = like.shape[2:]
         if final.dim() == 3:
             tokens = final[:, final.shape[1] - height * width :]  # without class token
-            return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+            return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
         return final if final.shape[1] == self.stages[-1].width else final.permute(0, 3, 1, 2)
 
     def _check(self, x: Tensor) -> None:

@@ -96,6 +96,11 @@ class Encoder(nn.Module):
         return None
 
     @property
+    def usual_size(self) -> int:
+        """Side in pixels of the images that the backbone was published for."""
+        return 224
+
+    @property
     def timm_version(self) -> str | None:
         """Version of timm that built the backbone; None for other backbones."""
         return None

@@ -73,7 +73,9 @@ def check_input(
 
 
 def smallest_size(encoder: Encoder, *, least: int = 1) -> int:
-    """Side in pixels of the smallest images that `check_input` lets pass; at most 512."""
+    """Side in pixels of the smallest images that `check_input` lets pass; the usual side of
+    networks that take few sizes only, such as timm's MaxViTs.
+    """
     return 1 if _fits(encoder, 1, least) else _smallest_fitting(encoder, 1, least)
 
 
@@ -94,7 +96,9 @@ def map_shape(encoder: Encoder, size: int) -> tuple[int, int]:
 
 
 def _smallest_fitting(encoder: Encoder, size: int, least: int) -> int:
-    """The smallest size in pixels above ``size``, which does not fit, that does."""
+    """The smallest size in pixels above ``size``, which does not fit, that does; the usual one of
+    networks that take few sizes only.
+    """
     # Usually little is missing: the step doubles until a size fits, then bisection.
     low, step = size, 1
     while low + step < _LARGEST_SEARCHED and not _fits(encoder, low + step, least):
@@ -103,7 +107,7 @@ def _smallest_fitting(encoder: Encoder, size: int, least: int) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _fits(encoder, middle, least) else (middle, high)
-    return high
+    return high if _fits(encoder, high, least) else encoder.usual_size
 
 
 def _fits(encoder: Encoder, size: int, least: int) -> bool:

@@ -204,6 +204,11 @@ class TimmEncoder(Encoder):
         return self._position_size
 
     @property
+    def usual_size(self) -> int:
+        """See `Encoder.usual_size`."""
+        return int(self._network.pretrained_cfg["input_size"][-1])
+
+    @property
     def timm_version(self) -> str:
         """See `Encoder.timm_version`."""
         return str(timm.__version__)
@@ -245,7 +250,7 @@ class TimmEncoder(Encoder):
         """See `Encoder.paths_up_to`: the owners of all parameters that the map depends on."""
         self._check_stage(stage)
         twin = copy.deepcopy(self).to("meta").eval().requires_grad_(True)
-        side = self.position_size or self._network.pretrained_cfg["input_size"][-1]
+        side = self.position_size or self.usual_size
         images = torch.zeros(2, self.in_channels, side, side, device="meta")
         with torch.enable_grad():
             feature_map = next(found for name, found in twin.walk(images) if name == stage)

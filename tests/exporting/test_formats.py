@@ -100,6 +100,9 @@ OF_EACH_FAMILY = [
     ("vit_b_32", {"last_stage": "block3"}),
     ("timm/resnet18d", {"in_channels": 1}),
     ("timm/vit_tiny_patch16_224", {"last_stage": "block6"}),
+    ("timm/test_vit,patch_size=8", {}),
+    ("timm/test_efficientnet", {"in_channels": 1}),
+    ("timm/mobilenetv3_small_100", {}),
 ]
 LARGER = [
     ("resnext50_32x4d", {}),
@@ -341,6 +344,21 @@ def test_one_folder_opens_in_timm_and_transformers(tmp_path: Path) -> None:
     assert "pipeline_tag: image-feature-extraction\n" in front
     assert "license: cc-by-4.0\n" in front
     run_blocks(tmp_path, {"ssltool", "torchvision", "timm", "transformers"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm/test_vit,patch_size=8", "timm/test_convnext"])
+def test_a_network_of_timm_in_every_format(name: str, tmp_path: Path) -> None:
+    weights = saved(encoder_of(name), tmp_path)
+    result = export(
+        weights,
+        tmp_path / "out",
+        formats=["safetensors", "timm", "onnx", "torch"],
+        data="demo:8",
+    )
+    readers = {each.reader for each in result.comparisons}
+    assert {"timm", "transformers", "onnxruntime", "torch.export"} <= readers
+    assert all(each.difference < 1e-4 for each in result.comparisons)
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def test_wrong_usage(call: Callable[..., Outcome], arguments: list[str], words: 
         ("bench jigsaw --sweep 4,8 --batch-size 4", "--batch-size: no effect with --sweep"),
         ("bench jigsaw --probe-data demo:8", "--probe-data"),
         ("bench jigsaw --devices 2", "--devices"),
-        ("export --weights w --to a.safetensors --device cpu", "--device: no effect without"),
+        ("export --weights w --to a --uint8", "--uint8: no effect without --format onnx or torch"),
         ("visualize task jigsaw --data demo:8 --image a.png", "--data: no effect with --image"),
         ("visualize predictions --weights w --data a --image b", "--data: no effect with --image"),
         ("visualize neighbors --weights w --count 3 --image b", "--count: no effect with --image"),

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ssltool
+from ssltool.data.decode import decode
 from ssltool.data.sample import sample
 from ssltool.data.sources.registry import open_source
 from ssltool.encoders.encoder import Encoder
@@ -114,7 +115,8 @@ def files(run: str, data: str, count: int, fixed_norm: bool) -> None:
         squares = torch.stack([torch.from_numpy(source.read(i, side)) for i in chosen])
         with torch.inference_mode():
             expected = encoder(encoder.transform(squares.permute(0, 3, 1, 2)))
-            images = [Image.open(source.path(i)).convert("RGB") for i in chosen]
+            # The other libraries leave opacity and EXIF orientation to their user.
+            images = [decode(source.path(i)) for i in chosen]
             report("onnxruntime", onnx_features(out, squares), expected)
             if (out / "config.json").exists():
                 report("timm", timm_features(out, images), expected)

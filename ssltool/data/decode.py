@@ -84,7 +84,7 @@ except ImportError:
 
 ImagePath = str | os.PathLike[str] | BinaryIO
 
-DECODE_VERSION = 2
+DECODE_VERSION = 3
 """Version of the rules above; raised whenever they give other pixels."""
 MIN_SIDE = 8
 MAX_PIXELS = 178_956_970
@@ -95,6 +95,7 @@ RGB, 1.4 to 1.5 GB for gray, a palette and 16 bits, 2.2 GB with opacity, 2.7 GB 
 decoded at a reduced scale and takes 0.1 GB, or 0.5 GB if it is progressive.
 """
 
+_LONGEST = 16  # times the shorter side: what of an image `square` looks at
 _BAND = 2**20  # pixels that are copied at a time
 # A fixed list: Pillow would also open EPS, which starts Ghostscript, and rare formats. TGA is last
 # because it has no signature and is recognized by a plausible header only.
@@ -343,10 +344,12 @@ def _stream(file: ImagePath) -> Iterator[BinaryIO]:
 
 
 def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Crop the center square and resize it to ``size``; small images are enlarged.
+    """Resize the shorter side to ``size`` and crop the center square; small images are enlarged.
 
-    The resize is bilinear with antialiasing, as in torchvision's transforms, which users of the
-    weights will apply; on bytes torch's is three times as fast as Pillow's.
+    The geometry is that of torchvision's ``Resize`` and ``CenterCrop``, and so of timm and
+    transformers, which users of the weights will apply: the longer side is rounded down to whole
+    pixels, and the crop begins at a whole pixel. The resize is bilinear with antialiasing, as
+    theirs; on bytes torch's is three times as fast as Pillow's.
 
     Args:
         pixels: uint8 ``[H, W, 3]``.
@@ -355,10 +358,23 @@ def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     Returns:
         uint8 ``[T, T, 3]``.
     """
+    pixels = _shortened(pixels)
     height, width = pixels.shape[:2]
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return _resized(pixels[top : top + side, left : left + side], size)
+    if height < width:
+        whole = _resized(pixels, size, size * width // height)
+        left = round((whole.shape[1] - size) / 2)
+        return np.ascontiguousarray(whole[:, left : left + size])
+    whole = _resized(pixels, size * height // width, size)
+    top = round((whole.shape[0] - size) / 2)
+    return whole[top : top + size]
+
+
+def _shortened(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The middle of images of extreme shapes, which would take much memory when enlarged."""
+    height, width = pixels.shape[:2]
+    longest = _LONGEST * min(height, width)
+    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
+    return pixels[top : top + longest, left : left + longest]
 
 
 def stretched(pixels: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float]:
@@ -372,23 +388,23 @@ def stretched(pixels: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], 
         uint8 ``[T, T, 3]``, and W / H.
     """
     height, width = pixels.shape[:2]
-    return _resized(pixels, size), width / height
+    return _resized(pixels, size, size), width / height
 
 
-def _resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize uint8 ``[H, W, 3]`` to ``[size, size, 3]``, bilinear with antialiasing."""
-    height, width = pixels.shape[:2]
-    if height == width == size:
+def _resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize uint8 ``[H, W, 3]`` to ``[height, width, 3]``, bilinear with antialiasing."""
+    before = pixels.shape[:2]
+    if before == (height, width):
         return pixels
     if not pixels.flags.writeable:  # memory of Pillow's; torch would warn
         pixels = pixels.copy()
     # The batch axis is added before the permutation: otherwise torch does not recognize the memory
     # format as channels last, takes half as long again and returns channels first.
     image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-    if height > size:
+    if before[0] > height:
         # Height first: torch would begin with the width, which is three times as slow per pixel.
-        image = F.interpolate(image, (size, width), mode="bilinear", antialias=True)
-    resized = F.interpolate(image, (size, size), mode="bilinear", antialias=True)
+        image = F.interpolate(image, (height, before[1]), mode="bilinear", antialias=True)
+    resized = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
     result: NDArray[np.uint8] = resized.permute(0, 2, 3, 1)[0].numpy()
     return result
 

@@ -14,7 +14,12 @@ os.environ.setdefault(
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+
+# Time is measured in benchmarks: a test that is slow beside other work is right.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 _LONGEST = {
     f"test_{name}.py"

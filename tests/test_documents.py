@@ -24,7 +24,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(VALUES)
 def test_json_is_read_as_it_was_written(value: object) -> None:
     assert parse_json(json.dumps(value)) == value

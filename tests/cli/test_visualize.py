@@ -47,6 +47,7 @@ def test_faulty_options_are_named_all_at_once(capsys: pytest.CaptureFixture[str]
     assert "did you mean neighbors" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_by_name_to_default_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -290,7 +290,7 @@ def test_the_square_is_the_centre(wide: bool) -> None:
 
 
 @given(st.integers(8, 300), st.integers(8, 300), st.integers(4, 200), st.integers(0, 9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_square_is_that_of_torchvision(width: int, height: int, size: int, seed: int) -> None:
     assume(max(width, height) <= 16 * min(width, height))
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -445,7 +445,7 @@ SMALL = {
 }
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(kind=st.sampled_from(sorted(SMALL)), data=st.data())
 def test_damage_gives_a_square_or_a_refusal(kind: str, data: st.DataObject) -> None:
     damaged = bytearray(SMALL[kind])

@@ -112,7 +112,7 @@ lengths = st.one_of(st.floats(0, 1), st.floats(0.9, 1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12, derandomize=True, database=None)
 @given(part=lengths, short_side=sizes, fast=readers)
 def test_a_cut_file_is_whole_or_refused(
     kind: str, part: float, short_side: int | None, fast: bool
@@ -122,7 +122,7 @@ def test_a_cut_file_is_whole_or_refused(
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - UNCOMPRESSED))
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12, derandomize=True, database=None)
 @given(part=lengths, short_side=sizes, fast=readers)
 def test_a_file_filled_with_zeros_is_whole_or_refused(
     kind: str, part: float, short_side: int | None, fast: bool
@@ -134,7 +134,7 @@ def test_a_file_filled_with_zeros_is_whole_or_refused(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("jpeg")])
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, derandomize=True, database=None)
 @given(part=lengths, short_side=sizes)
 @example(part=0.5, short_side=None)
 @example(part=0.99, short_side=12)

@@ -55,7 +55,7 @@ def test_an_image_may_stand_in_from_anywhere() -> None:
     assert sample(Holed(20, set(range(20)) - {7}), 4, 4)[1].tolist() == [7]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 40), st.integers(1, 45), st.sets(st.integers(0, 39)))
 def test_as_many_as_can_be_read_and_none_is_tried_twice(
     size: int, count: int, missing: set[int]

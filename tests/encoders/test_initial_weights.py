@@ -111,7 +111,7 @@ def test_relative_position_biases_are_interpolated(tmp_path: Path) -> None:
     assert any("relative_position_bias_table from" in line for line in record.converted)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     before=st.integers(2, 9),
     after=st.integers(1, 9),
@@ -127,7 +127,7 @@ def test_interpolation_is_timms(before: int, after: int, prefix: int, seed: int)
     assert torch.allclose(own, expected[0], rtol=0, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(out=st.integers(1, 6), kernel=st.sampled_from([1, 3, 7]), seed=st.integers(0, 99))
 def test_gray_kernels_see_gray_as_color_kernels_do(out: int, kernel: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -204,9 +204,7 @@ def test_a_vit_is_rebuilt_for_its_own_size(tmp_path):
     assert load_encoder(tmp_path / "w.safetensors").image_size == 64
 
 
-@settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     mean=st.tuples(*[st.floats(-1, 2)] * 3),
     std=st.tuples(*[st.floats(1e-4, 100)] * 3),

@@ -33,6 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_torchvision_finds_everything_but_the_classifier_and_computes_the_same(
     run: Path, tmp_path: Path
 ) -> None:

@@ -202,7 +202,7 @@ def test_what_timms_transform_cannot_make_is_refused() -> None:
 
 
 @given(st.permutations([(4,), (4, 1, 1), (3, 4), (2, 2), (4,)]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_tensors_of_a_shape_keep_their_order(shapes: list[tuple[int, ...]]) -> None:
     tensors = {f"a{n}": torch.full(shape, float(n)) for n, shape in enumerate(shapes)}
     order = sorted(range(len(shapes)), key=lambda n: shapes[n] != (3, 4))  # others in order

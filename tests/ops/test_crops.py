@@ -16,7 +16,7 @@ def rng(count: int, seed: int = 0) -> PerImageRNG:
     return PerImageRNG(torch.arange(count), torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(side=st.integers(8, 80), low=st.floats(0.05, 0.9), seed=st.integers(0, 99))
 def test_boxes_lie_inside_and_have_the_areas_and_ratios_asked(
     side: int, low: float, seed: int

@@ -23,7 +23,7 @@ def in_the_image(boxes: Tensor, aspects: Tensor, side: int) -> tuple[Tensor, Ten
     return height * width / side**2, width / height * aspects
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.4, 2.5), st.floats(0.05, 0.9), st.integers(0, 99))
 def test_area_and_ratio_are_those_of_the_image(aspect: float, least: float, seed: int) -> None:
     side, aspects = 2000, torch.full((200,), aspect)
@@ -54,7 +54,7 @@ def test_distribution_is_that_of_torchvision(aspect: float) -> None:
         assert ours.std() == pytest.approx(float(theirs.std()), rel=0.1, abs=2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.4, 2.5), st.floats(0.2, 1.0))
 def test_plain_boxes_are_squares_of_one_size_anywhere(aspect: float, share: float) -> None:
     side, count = 1000, 2000

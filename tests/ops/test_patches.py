@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ssltool.ops import patches
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(2, 9), st.integers(0, 2**31))
 def test_cut_equals_slicing(batch: int, count: int, size: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -34,7 +34,7 @@ def test_mix_tells_arguments_apart() -> None:
     assert len(seeds) == 900
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(order=st.permutations(list(range(8))), split=st.integers(1, 7))
 def test_a_images_numbers_do_not_depend_on_its_batch(order: list[int], split: int) -> None:
     whole = PerImageRNG(torch.arange(8), generator()).uniform(3, 2)

@@ -19,7 +19,7 @@ def vectors(rows: int, dim: int, seed: int) -> torch.Tensor:
     return drawn @ turn + 7
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.integers(4, 60), dim=st.integers(3, 20), seed=st.integers(0, 10**6))
 def test_components_are_those_of_scikit_learn_up_to_their_sign(
     rows: int, dim: int, seed: int

@@ -59,7 +59,7 @@ def words(page: Page) -> str:
     return " ".join(line.text for line in page.lines)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(8, 300), min_size=1, max_size=7),
     st.integers(1, 4),

@@ -127,7 +127,7 @@ def test_fonts_of_boxes_and_formulas_are_not_used() -> None:
     assert not {"cmsy10", "STIXNonUnicode", "Last Resort High-Efficiency"} & names
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(max_size=20))
 def test_legible_text_is_one_printable_line(text: str) -> None:
     shown = legible(text)

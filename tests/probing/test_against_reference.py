@@ -292,7 +292,7 @@ def probe_after_changes(
 STEPS = st.lists(st.lists(CHANGES, max_size=3), min_size=1, max_size=2)
 
 
-@settings(deadline=None, max_examples=2, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**31), STEPS, st.booleans())
 @pytest.mark.slow
 @pytest.mark.ci
@@ -303,7 +303,7 @@ def test_numbers_are_those_of_the_reference(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**31), STEPS, st.booleans())
 def test_numbers_are_those_of_the_reference_at_length(
     weights: Path, tmp_path: Path, seed: int, steps: list[list[str]], from_csv: bool

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -174,7 +174,6 @@ def test_the_batch_size_changes_nothing(tmp_path: Path) -> None:
             assert all(torch.equal(a.stages[name], b.stages[name]) for name in a.stages)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), max_size=12), st.integers(1, 8))
 def test_rebatching_keeps_every_image_in_order(lengths: list[int], size: int) -> None:
     stream, start, batches = Rebatched(size), 0, []

@@ -67,7 +67,7 @@ def test_tiny_temperature_does_not_overflow():
     assert vote(torch.tensor([[1.0, 0.99]]), torch.tensor([[2, 0]]), 3, 1e-4).tolist() == [2]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 10), st.integers(1, 45), st.integers(0, 2**31 - 1))
 def test_neighbors_are_ranked_by_similarity_then_place(rows, queries, k, seed):
     # Features of -1, 0, 1 in two dimensions: full of equal similarities and of zero rows.
@@ -82,7 +82,7 @@ def test_neighbors_are_ranked_by_similarity_then_place(rows, queries, k, seed):
     assert torch.equal(similarities, full.gather(1, indices))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31 - 1), st.integers(1, 30))
 def test_one_search_for_several_k_changes_nothing(seed, k):
     g = torch.Generator().manual_seed(seed)

@@ -64,6 +64,7 @@ def test_details_are_of_the_row_chosen_on_held_out_training_images(
     assert record.details.per_class == pytest.approx(per_class)
 
 
+@pytest.mark.slow
 def test_the_record_and_its_plots_are_in_the_run_folder(jigsaw_run: Path, probed: Any) -> None:
     record = probed(jigsaw_run, grid_dim=0)
     assert ProbeRecord.read(jigsaw_run / "probe.json") == record

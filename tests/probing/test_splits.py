@@ -37,7 +37,7 @@ def test_the_seed_decides() -> None:
     assert not torch.equal(label_subset(y, 1, fraction=0.2), label_subset(y, 2, fraction=0.2))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=80), st.floats(0, 1), st.integers(0, 2**31 - 1)
 )
@@ -57,7 +57,7 @@ def test_a_split_follows_the_seed() -> None:
     assert not torch.equal(stratified_split(y, 0.1, 3)[1], stratified_split(y, 0.1, 4)[1])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=1, max_size=60))
 def test_a_group_is_on_one_side(images: list[tuple[int, int]]) -> None:
     labels, groups = (torch.tensor(column) for column in zip(*images, strict=True))

@@ -45,7 +45,7 @@ def test_same_classifiers_as_scikit_learn(weight_decay, positive):
         assert ((scores > 0) == (expected > 0)).mean() > 0.999
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 5)), min_size=1, max_size=40))
 def test_average_precision_is_scikit_learns_on_the_images_that_count(rows):
     truth, scores = (

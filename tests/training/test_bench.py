@@ -8,6 +8,7 @@ from ssltool.runs.config import RunConfig
 from ssltool.training.bench import BenchResult, bench, cpu_seconds, sweep
 
 
+@pytest.mark.slow
 def test_all_four_parts_are_measured_in_each_round() -> None:
     given = {"data": ("demo:32",), "image_size": 32, "batch_size": 8, "precision": "fp32"}
     result = bench(
@@ -30,6 +31,7 @@ def test_cpu_seconds_grow_with_work() -> None:
     assert cpu_seconds() > before
 
 
+@pytest.mark.slow
 def test_a_sweep_names_the_fastest_and_the_largest_and_why_it_ended() -> None:
     given = {
         "data": ("demo:20",),

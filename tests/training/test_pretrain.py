@@ -108,6 +108,7 @@ def test_the_number_of_workers_changes_nothing(whole: Path, tmp_path: Path) -> N
     assert weights(tmp_path / "two") == weights(whole)
 
 
+@pytest.mark.slow
 def test_run_json_repeats_the_run(whole: Path, tmp_path: Path) -> None:
     config = RunConfig.merged("jigsaw", {"out": tmp_path / "repeat"}, config=whole / "run.json")
     pretrain(config, console=QUIET)

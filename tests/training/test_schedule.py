@@ -30,7 +30,7 @@ def test_step_drops_at_each_milestone_and_by_the_factor() -> None:
     assert rates == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.008, 0.008])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0.01, 0.99), max_size=5), st.integers(20, 500))
 def test_step_agrees_with_torch(milestones: list[float], total: int) -> None:
     at = sorted({round(m * total) for m in milestones})

@@ -12,6 +12,7 @@ from ssltool.errors import DataError, UsageError
 from ssltool.visualizing.attribution import draw_attribution, overlaid, responses
 
 
+@pytest.mark.slow
 def test_responses_over_images_of_the_run_and_over_files(
     run: Path, photo: Path, tmp_path: Path, figure_bytes: Any
 ) -> None:

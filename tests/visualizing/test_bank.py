@@ -17,7 +17,7 @@ from ssltool.visualizing import bank
 from ssltool.visualizing.bank import draw_bank, near_duplicates, recognition
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 999),
     n=st.integers(2, 12),

@@ -87,6 +87,7 @@ def test_a_planted_object_is_discovered() -> None:
     assert 0 <= purity(discovered, labels) <= 1
 
 
+@pytest.mark.slow
 def test_the_figure_and_its_measures(run: Path, tmp_path: Path) -> None:
     result = draw_discovery(
         run, tmp_path / "found.png", data=("demo:40",), images=40, constellations=20, count=2

@@ -11,6 +11,7 @@ from ssltool.errors import UsageError
 from ssltool.visualizing.features import draw_features, principal_plane, umap_embedding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pca", "tsne"])
 def test_a_map_of_features(
     run: Path, tmp_path: Path, kind: Literal["pca", "tsne"], figure_bytes: Any

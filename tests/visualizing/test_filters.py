@@ -36,6 +36,7 @@ def test_a_zero_kernel_is_gray() -> None:
     assert (np.asarray(image) == 0.5).all()
 
 
+@pytest.mark.slow
 def test_the_filters_of_a_run(run: Path, tmp_path: Path, figure_bytes: Any) -> None:
     first, second = (draw_filters(run, tmp_path / name) for name in ("a.png", "b.png"))
     assert first.kernels == 32

@@ -11,6 +11,7 @@ from ssltool.visualizing import neighbors
 from ssltool.visualizing.neighbors import draw_neighbors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch", [None, 12])
 def test_neighbors_stand_beside_those_by_random_init(
     run: Path, tmp_path: Path, patch: int | None, figure_bytes: Any
@@ -34,6 +35,7 @@ def test_a_neighbor_is_never_of_the_querys_own_image() -> None:
         assert row.tolist() == similarity.argsort(descending=True)[:5].tolist()
 
 
+@pytest.mark.slow
 def test_neighbors_of_files(run: Path, photo: Path, tmp_path: Path, figure_bytes: Any) -> None:
     result = draw_neighbors(run, tmp_path / "near.png", image=[photo, photo], nearest=3)
     assert (result.searched, result.same_class) == (16, {})

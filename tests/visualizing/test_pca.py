@@ -80,6 +80,7 @@ def test_padding_leaves_no_frame_and_is_restored() -> None:
     assert all(torch.equal(again[name], values) for name, values in plain.items())
 
 
+@pytest.mark.slow
 def test_dense_features_of_a_run(run: Path, tmp_path: Path, figure_bytes: Any) -> None:
     first = draw_pca(run, tmp_path / "a.png", count=3)
     encoder = load_encoder(run / "encoder.safetensors")

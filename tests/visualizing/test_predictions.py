@@ -9,6 +9,7 @@ from ssltool.errors import CheckpointError, UsageError
 from ssltool.visualizing.predictions import draw_predictions
 
 
+@pytest.mark.slow
 def test_predictions_are_scored_on_the_images_given(run: Path, tmp_path: Path) -> None:
     result = draw_predictions(run, tmp_path / "a.png", method="jigsaw", data=("demo-test:40",))
     assert (result.method, result.images, result.path) == ("jigsaw", 40, tmp_path / "a.png")
@@ -33,6 +34,7 @@ def test_a_run_of_another_method_or_without_a_checkpoint_is_refused(
         draw_predictions(tmp_path / "new", tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_the_same_command_draws_the_same_bytes(
     run: Path, tmp_path: Path, figure_bytes: Any
 ) -> None:

@@ -53,9 +53,7 @@ FORMS = [".csv", ".tsv", ".jsonl", ".parquet"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(paths=_PATHS, data=st.data())
 def test_any_names_labels_and_splits_are_read_as_written(
     tmp_path: Path, form: str, paths: list[str], data: st.DataObject
@@ -73,9 +71,7 @@ def test_any_names_labels_and_splits_are_read_as_written(
     assert {row.split for row in found} == {"s"}
 
 
-@settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.sampled_from(["train", "test", "val", "fold 0"]), min_size=1, max_size=30))
 def test_splits_are_disjoint_and_complete(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]

@@ -194,7 +194,7 @@ NAMES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(NAMES, min_size=1, max_size=12))
 def test_every_member_is_an_image_a_label_or_counted(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from ssltool.encoders.layers.small_maps import SmallMapConv2d, use_small_map_con
 from ssltool.encoders.registry import build_encoder
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from([(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]),
     st.sampled_from([1, 255, 256, 300]),

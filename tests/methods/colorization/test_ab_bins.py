@@ -70,7 +70,7 @@ def test_other_steps(step: int, count: int) -> None:
 
 
 @given(st.integers(5, 30))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_every_color_lies_between_four_bins(step: int) -> None:
     known = {tuple(pair) for pair in ab_bins.bin_centers(step).tolist()}
     lower = (colors(2000).double() / step).floor() * step

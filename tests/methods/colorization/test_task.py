@@ -365,6 +365,7 @@ def test_one_bin_per_color_leaves_the_smoothing_to_the_prior() -> None:
     assert hard.prior.argmax() == soft.prior.argmax()
 
 
+@pytest.mark.slow
 def test_counting_stops_when_two_halves_agree_and_goes_on_while_they_do_not() -> None:
     alike = blobs(1).expand(64, -1, -1, -1)
     read = 0

@@ -67,7 +67,7 @@ def _slow(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return out
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 999), hidden=st.floats(0.1, 0.95))
 def test_interpolation_equals_a_slow_reference(seed: int, hidden: float) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -84,7 +84,7 @@ def test_depth_counts_pixels_from_the_border_of_the_hole() -> None:
     assert int(inpaint.depth(mask, 2).max()) == 2
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 999),
     hidden=st.floats(0.1, 0.8),

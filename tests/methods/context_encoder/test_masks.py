@@ -48,7 +48,7 @@ def test_the_central_hole_of_other_sides(side: int, overlap: int, inner: int, sh
     assert float(coverage(hole)) == pytest.approx(share, abs=0.0006)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(side=st.integers(12, 100), share=st.floats(0.05, 0.9), seed=st.integers(0, 99))
 def test_noise_covers_exactly_the_share_asked(side: int, share: float, seed: int) -> None:
     mask = masks.noise(rng(4, seed), side, (share, share))

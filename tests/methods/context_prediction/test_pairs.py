@@ -112,7 +112,7 @@ def test_corners_are_kept_inside_the_image() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["grid", "pair", "all8", "center"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(side=st.integers(23, 160), seed=st.integers(0, 50))
 def test_every_pair_is_where_its_place_says(sampler: Sampler, side: int, seed: int) -> None:
     sizes = geometry(side, "fit3")
@@ -150,7 +150,7 @@ def test_a_part_of_the_pairs_has_the_shares_of_all() -> None:
     assert torch.allclose(expected, torch.tensor([4, 6, 4, 6, 6, 4, 6, 4]) / 40)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.integers(254, 900), st.integers(254, 900)), min_size=1, max_size=6),
     st.integers(8, 30),

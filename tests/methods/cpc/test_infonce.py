@@ -126,7 +126,7 @@ def slow(
     return Retrieval(torch.tensor(losses), torch.tensor(ranks), torch.tensor(bests))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(2, 3),
     st.integers(2, 4),

@@ -202,7 +202,7 @@ def test_cutout_paints_at_most_a_fifth_of_the_side() -> None:
     assert int(painted) == 3 * 4 * 4
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31))
 def test_flat_patches_stay_finite(seed: int) -> None:
     for value in (0.0, 0.5, 1.0):

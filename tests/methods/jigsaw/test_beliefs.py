@@ -13,7 +13,7 @@ from ssltool.methods.jigsaw.beliefs import belief_tables, best_assignments
 from ssltool.methods.jigsaw.figures import accuracy_by_distance
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(2, 30), st.sampled_from([4, 9]))
 def test_a_belief_is_the_probability_of_the_permutations_that_agree(
     seed: int, count: int, tiles: int
@@ -33,7 +33,7 @@ def test_a_belief_is_the_probability_of_the_permutations_that_agree(
     torch.testing.assert_close(tables.sum(dim=2), ones)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**31), st.sampled_from([2, 4, 5, 6]), st.booleans())
 def test_assignments_are_the_best_of_all_permutations(seed: int, tiles: int, ties: bool) -> None:
     generator = torch.Generator().manual_seed(seed)

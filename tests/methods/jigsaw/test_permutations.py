@@ -435,7 +435,7 @@ def test_canonical_sets_start_unshuffled(mode: str):
     mode=st.sampled_from(["max_min", "code"]),
     grid=st.sampled_from([2, 3]),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_relabelling_keeps_every_distance(seed: int, mode: str, grid: int):
     canonical, relabelled = build(mode, 12, grid), build(mode, 12, grid, seed)
     assert relabelled.distances.tolist() == canonical.distances.tolist()
@@ -493,7 +493,7 @@ def test_unknown_mode_suggests_the_nearest():
 @given(
     data=st.data(), base=st.sampled_from([0, 1]), kind=st.sampled_from(["u1", "<i4", ">i8", "<u8"])
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_npy_round_trip_from_zero_or_one(tmp_path_factory, data, base: int, kind: str):
     tiles = data.draw(st.sampled_from([4, 9, 16, 25]))
     rows = data.draw(

@@ -225,7 +225,7 @@ def built(size: int) -> Jigsaw:
     return build(size).train()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.sampled_from([28, 64, 96]))
 def test_labels_are_in_range_and_standardised_tiles_are_finite(seed: int, size: int) -> None:
     method = built(size)

@@ -139,7 +139,7 @@ def slow(queries: Tensor, others: Others, temperature: float) -> Tensor:
     return torch.stack([torch.stack(row) for row in picked])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     b=st.integers(1, 5),
     n=st.integers(2, 12),

@@ -155,6 +155,7 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert len(loss["layout"]["shapes"]) == 1  # one chance level for both
 
 
+@pytest.mark.slow
 def test_runs_of_two_methods_share_no_axis_and_no_table_of_metrics(tmp_path: Path) -> None:
     folders = [
         made_run(tmp_path / name, run_record(method=method, options={"lr": lr}))

@@ -139,7 +139,6 @@ print("quiet")
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_reading_files_runs_nothing(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, check=False

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ssltool.cli import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 GUIDE = [
     ROOT / "README.md",
@@ -28,6 +28,7 @@ GUIDE = [
 ]
 # Their commands name files of many kinds: see tests/training/test_sources.py and tests/exporting.
 GUIDE = [page for page in GUIDE if page.stem not in ("sources", "weights")]
+IN_CI = ("README", "quickstart", "resume")
 # What makes a command take seconds; a flag that the page types itself stays as typed.
 TINY = {
     "pretrain": "--steps 3 --log-every 1 --batch-size 8 --image-size 32 "
@@ -109,7 +110,13 @@ def run_script(path: Path, *arguments: str) -> None:
         runpy.run_path(str(path), run_name="__main__")
 
 
-@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.ci] if page.stem in IN_CI else [], id=page.stem)
+        for page in GUIDE
+    ],
+)
 def test_the_commands_of_a_page_run(page: Path, home: Path) -> None:
     ran = 0
     for line in shown_lines(page):
@@ -127,6 +134,7 @@ def test_the_commands_of_a_page_run(page: Path, home: Path) -> None:
     assert ran
 
 
+@pytest.mark.ci
 def test_the_python_of_the_guide_runs(home: Path) -> None:
     samples = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) * 4
     Path("raw/a").mkdir(parents=True)
@@ -181,6 +189,7 @@ def test_finetune_learns_from_exported_weights(
     assert float(lines[-1].split()[2]) > 80  # percent; by chance 50
 
 
+@pytest.mark.ci
 def test_finetune_refuses_what_it_cannot_load(tmp_path: Path) -> None:
     from ssltool.encoders.registry import build_encoder
     from ssltool.encoders.weights import describe, save_encoder
@@ -210,6 +219,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if "name" in o]
 
 
+@pytest.mark.ci
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """Strictly: also for a link to a page, a heading or a name that does not exist."""
     for package in ("sphinx", "furo", "myst_parser"):

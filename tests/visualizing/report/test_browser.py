@@ -15,7 +15,7 @@ from made_runs import made_run, probed, run_record
 
 from ssltool.visualizing.report.report import write_report
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -102,6 +102,7 @@ def opened(browser: Any, page_file: Path) -> Iterator[Any]:
         one.context.close()
 
 
+@pytest.mark.ci
 def test_it_loads_without_an_error_or_a_request(opened: Any, page_file: Path) -> None:
     one = opened()
     assert one.messages == []
@@ -170,6 +171,7 @@ def test_a_chart_zooms_by_keyboard_and_says_its_numbers(opened: Any) -> None:
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone(opened: Any, scheme: str) -> None:
     one = opened(
@@ -212,6 +214,7 @@ FAINT = """() => {
   return [seen, faint]; }"""
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_words_have_enough_contrast(opened: Any, scheme: str) -> None:
     page = opened(color_scheme=scheme).page
@@ -304,6 +307,7 @@ def test_everything_is_reached_by_the_tab_key(opened: Any) -> None:
     raise AssertionError(f"only {reached}")
 
 
+@pytest.mark.ci
 def test_numbers_stay_readable_without_javascript(browser: Any, page_file: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

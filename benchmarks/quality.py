@@ -189,6 +189,7 @@ def probe(
     words += ["--data", images.train, "--test-data", images.test]
     words += ["--cache", arguments.to / "features", "--to", folder]
     kinds = ["--kind", arguments.kind, "--random-inits", arguments.random_inits]
+    kinds += ["--grid-dim", 512]
     one_thread = cell.dataset not in SUITES
     output = command([*words, *kinds], folder, one_thread=one_thread).output
     record = {"probe": _kept(json.loads(output))}

@@ -11,13 +11,13 @@ in which the features are nearly uncorrelated, which takes a third of the iterat
 Features may be memory-mapped: they are then read block by block in every iteration, so a million
 images need no million rows in memory.
 
-Shapes: N images, D dimensions, C classes. ``theta`` is ``[C, D + 1]``, the weight with the
-bias as its last column.
+Shapes: N images, D dimensions, C classes, F problems that are solved together. ``theta`` is
+``[F * C, D + 1]``, the weights with the biases as its last column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +26,8 @@ from torch import Tensor
 from ssltool.errors import DataError
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Scores ``[n, C]`` and targets ``[n, ...]`` -> sum of the losses, a scalar, and its gradient ``[n,
-C]``.
+"""Scores ``[n, F, C]`` and targets ``[n, ...]`` -> losses ``[n, F]`` and the gradient of each by
+its scores, ``[n, F, C]``.
 """
 
 BLOCK = 2048
@@ -58,10 +58,18 @@ class Rows:
         mean: float32 ``[D]``, see `moments`.
         std: float32 ``[D]``.
         indices: int64 ``[n]``: only these images, in this order.
+        exact: Use float64 for few images, whose optimum is then found to 5e-6.
     """
 
     def __init__(
-        self, x: Tensor, targets: Tensor, mean: Tensor, std: Tensor, indices: Tensor | None = None
+        self,
+        x: Tensor,
+        targets: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        indices: Tensor | None = None,
+        *,
+        exact: bool = True,
     ) -> None:
         self._x, self._targets, self._indices = x, targets, indices
         self._mean, self._std = mean, std
@@ -71,9 +79,8 @@ class Rows:
             x.device,
         )
         size = self.count * self.dim
-        self.dtype = (
-            torch.float64 if size <= EXACT and x.device.type != "mps" else torch.float32
-        )  # mps has no float64
+        exact = exact and size <= EXACT and x.device.type != "mps"  # which has no float64
+        self.dtype = torch.float64 if exact else torch.float32
         self._in_memory = list(self._blocks()) if size <= IN_MEMORY else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -95,7 +102,8 @@ class Rows:
         )
         targets = self._targets if self._indices is None else self._targets[self._indices]
         ones = torch.ones(z.shape[1], device=self.device)
-        return Rows(z, targets, torch.zeros_like(ones), ones)
+        exact = self.dtype == torch.float64
+        return Rows(z, targets, torch.zeros_like(ones), ones, exact=exact)
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, self.count, ROWS_AT_ONCE):
@@ -110,7 +118,7 @@ class Solution:
     """Result of the solver.
 
     Attributes:
-        theta: float64 ``[C, D + 1]`` on the CPU, for standardized features.
+        theta: float64 ``[F * C, D + 1]`` on the CPU, for standardized features.
         converged: Whether the optimum was reached, not just the last iteration.
         iterations: Iterations of L-BFGS it took.
     """
@@ -121,7 +129,8 @@ class Solution:
 
 
 class Problem:
-    """A loss on rows, preconditioned by the covariance of the features.
+    """A loss on rows, preconditioned by the covariance of the features; or several such problems
+    on parts of the same rows, such as folds, which take little more time together than one alone.
 
     Args:
         rows: The images.
@@ -129,10 +138,20 @@ class Problem:
         loss: Minimized.
         curvature: Second derivative of one image's loss by a score at 0, averaged over images: it
             scales the coordinates of the solver and does not move the optimum.
+        parts: Indices of the images of each problem, int64; all images if not given.
     """
 
-    def __init__(self, rows: Rows, classes: int, loss: Loss, curvature: float) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        classes: int,
+        loss: Loss,
+        curvature: float,
+        parts: Sequence[Tensor] | None = None,
+    ) -> None:
         self._classes, self._loss, self._curvature = classes, loss, curvature
+        self._weights = _weights(rows, parts)
+        self._scores = self._weights.shape[1] * classes
         # The optimum lies in the span of the images: with fewer images than dimensions, their span
         # is enough.
         self._basis: Tensor | None = None
@@ -149,13 +168,13 @@ class Problem:
         """Mean loss + weight_decay / 2 * ||W||^2, and its gradient.
 
         Args:
-            theta: float64 ``[C, D + 1]`` on the CPU.
-            weight_decay: Not applied to the bias; one for all classes, or ``[C, 1]``.
+            theta: float64 ``[F * C, D + 1]`` on the CPU.
+            weight_decay: Not applied to the bias; one for all classes, or ``[F * C, 1]``.
 
         Returns:
-            The value, and the gradient, float64 like ``theta``. With fewer images than dimensions,
-            both leave out the part of ``theta`` outside of the images' span, where the optimum is
-            zero.
+            The value, summed over the problems, and the gradient, float64 like ``theta``. With
+            fewer images than dimensions, both leave out the part of ``theta`` outside of the
+            images' span, where the optimum is zero.
         """
         value, gradient = self._objective(self._inside(theta), weight_decay)
         return value, self._outside(gradient)
@@ -165,16 +184,19 @@ class Problem:
         weight, bias = (
             part.to(self._rows.device, self._rows.dtype) for part in (theta[:, :-1], theta[:, -1])
         )
-        total, gradient = 0.0, torch.zeros_like(theta)
+        total, gradient, start = 0.0, torch.zeros_like(theta), 0
         for z, targets in self._rows:
-            loss, by_score = self._loss(torch.addmm(bias, z, weight.T), targets)
-            total += float(loss)
+            weights = self._weights[start : start + len(z)]
+            scores = torch.addmm(bias, z, weight.T).view(*weights.shape, self._classes)
+            losses, by_score = self._loss(scores, targets)
+            total += float((losses.cpu().double() * weights.cpu().double()).sum())
+            by_score = by_score.mul_(weights[..., None]).view(len(z), -1)
             gradient[:, :-1] += (by_score.T @ z).cpu()
             gradient[:, -1] += by_score.sum(0).cpu()
-        gradient /= self._rows.count
+            start += len(z)
         gradient[:, :-1] += weight_decay * theta[:, :-1]
         penalty = float((weight_decay * theta[:, :-1].square()).sum()) / 2
-        return total / self._rows.count + penalty, gradient
+        return total + penalty, gradient
 
     def minimize(
         self,
@@ -196,7 +218,7 @@ class Problem:
         """
         factors, inverses = self._coordinates(weight_decay)
         transposed = [inverse.T if inverse.dim() > 1 else inverse for inverse in inverses]
-        u = torch.zeros(self._classes, self._rows.dim + 1, dtype=torch.float64)
+        u = torch.zeros(self._scores, self._rows.dim + 1, dtype=torch.float64)
         if start is not None:
             u = _times(self._inside(start), factors)
         u.requires_grad_()
@@ -268,6 +290,16 @@ class Problem:
         return factors, inverses
 
 
+def _weights(rows: Rows, parts: Sequence[Tensor] | None) -> Tensor:
+    """Weights of the images in the mean loss of each problem, ``[N, F]``."""
+    if parts is None:
+        return torch.full((rows.count, 1), 1 / rows.count, dtype=rows.dtype, device=rows.device)
+    weights = torch.zeros(rows.count, len(parts), dtype=rows.dtype, device=rows.device)
+    for column, part in enumerate(parts):
+        weights[part.to(rows.device), column] = 1 / len(part)
+    return weights
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population deviation of each feature, float32 ``[D]``, summed in float64.
 
@@ -318,7 +350,7 @@ def _span(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _times(theta: Tensor, blocks: list[Tensor]) -> Tensor:
-    """``theta [C, D + 1]`` times the block-diagonal matrix of ``blocks``, matrices or diagonals."""
+    """``theta`` times the block-diagonal matrix of ``blocks``, matrices or diagonals."""
     parts = theta.split_with_sizes([len(block) for block in blocks], dim=1)
     return torch.cat(
         [

@@ -189,18 +189,19 @@ def fit(
     return LinearClassifier(weight, bias, mean, std, solution.converged, solution.iterations)
 
 
-def problem(rows: Rows, classes: int) -> Problem:
-    """Cross-entropy on rows whose targets are classes, int64 ``[n]``."""
-    return Problem(rows, classes, cross_entropy, 1 / classes)
+def problem(rows: Rows, classes: int, parts: Sequence[Tensor] | None = None) -> Problem:
+    """Cross-entropy on rows whose targets are classes, int64 ``[n]``; ``parts`` as in `Problem`."""
+    return Problem(rows, classes, cross_entropy, 1 / classes, parts)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of logits ``[n, C]``, float64, and its gradient ``[n, C]``."""
-    log_p = logits.log_softmax(1)
-    loss = -log_p.gather(1, labels[:, None]).cpu().double().sum()
+    """Cross-entropies ``[n, F]`` of logits ``[n, F, C]``, and their gradients ``[n, F, C]``."""
+    log_p = logits.log_softmax(-1)
+    place = labels[:, None, None].expand(-1, log_p.shape[1], 1)
+    losses = -log_p.gather(2, place)[..., 0]
     residual = log_p.exp_()
-    residual[torch.arange(len(labels), device=logits.device), labels] -= 1
-    return loss, residual
+    residual.scatter_add_(2, place, residual.new_full((1, 1, 1), -1.0).expand(place.shape))
+    return losses, residual
 
 
 def choose_weight_decay(
@@ -239,37 +240,27 @@ def _search(
     if not splits:
         return sorted(grid)[len(grid) // 2], {}, None
     mean, std = moments(x)  # of all training images: a few more or less of them move no choice
-    searches = [
-        (
-            problem(Rows(x, labels, mean, std, kept.to(x.device)), len(present)),
-            Rows(x, labels, mean, std, held.to(x.device)),
-        )
-        for kept, held in splits
-    ]
-    images = sum(held_out.count for _, held_out in searches)
+    rows = Rows(x, labels, mean, std, exact=False)
+    search = problem(rows, len(present), [kept for kept, _ in splits])
+    held_out = [Rows(x, labels, mean, std, held.to(x.device)) for _, held in splits]
+    images = sum(rows.count for rows in held_out)
     # Which value is best shows long before convergence, with many images earlier still.
     tolerance = 5e-4 if len(y) <= PRECISE_SEARCH else 2e-3
-    thetas: dict[float, list[Tensor]] = {}
+    thetas: dict[float, Tensor] = {}
     table: dict[float, float] = {}
     # From strong to weak, each fit starts near its optimum.
-    path, starts = sorted(set(grid), reverse=True), list[Tensor | None]([None] * len(splits))
+    path, start = sorted(set(grid), reverse=True), None
     while path:
         value = path.pop(0)
-        thetas[value] = [
-            search.minimize(value, start, tolerance, max_iterations=200).theta
-            for (search, _), start in zip(searches, starts, strict=True)
-        ]
-        correct = sum(
-            _correct(theta, held_out)
-            for theta, (_, held_out) in zip(thetas[value], searches, strict=True)
-        )
+        start = search.minimize(value, start, tolerance, max_iterations=200).theta
+        thetas[value] = start
+        correct = sum(map(_correct, start.chunk(len(splits)), held_out))
         table[value] = 100 * correct / images
-        starts = list(thetas[value])
         if not path and len(table) < len(set(grid)) + EXTENSIONS:
             path = _beyond_the_end(table)
-            starts = list(thetas[_best(table)])
+            start = thetas[_best(table)]
     best = _best(table)
-    return best, {value: table[value] for value in sorted(table)}, thetas[best][0]
+    return best, {value: table[value] for value in sorted(table)}, thetas[best][: len(present)]
 
 
 def _correct(theta: Tensor, rows: Rows) -> int:

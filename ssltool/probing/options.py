@@ -72,9 +72,9 @@ class Probes(Options):
         comma=True,
     )
     grid_dim: int = option(
-        512,
-        "Largest dimension of the grid features of each stage; 0 for none, about 9000 in the "
-        "papers",
+        0,
+        "Also probe each stage's map averaged over a grid of at most this dimension, such as 512; "
+        "about 9000 in the papers; 0 for none",
         panel="Probes",
         ge=0,
     )
@@ -88,8 +88,9 @@ class Probes(Options):
         True, "Also measure random init, raw pixels and the majority class", panel="Probes"
     )
     random_inits: int = option(
-        3,
-        "Random initializations of that baseline; the table has their mean and deviation",
+        1,
+        "Random initializations of that baseline; of several, such as 3, the table has mean and "
+        "deviation",
         panel="Probes",
         ge=1,
         le=100,

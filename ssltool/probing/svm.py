@@ -190,16 +190,17 @@ def choose_weight_decays(
     path = sorted(grid, reverse=True)
     totals = torch.zeros(len(path), targets.shape[1], dtype=torch.float64)
     counts = torch.zeros_like(totals)
-    for kept, held in folds((targets == 1).float().argmax(1), seed, FOLDS):
-        search = _problem(
-            Rows(x, targets, mean, std, kept.to(x.device)), targets.shape[1], positive
-        )
-        theta: Tensor | None = None
-        held_x, held_t = x[held.to(x.device)], targets[held.to(x.device)]
-        for row, decay in enumerate(path):
-            theta = search.minimize(decay, theta, tolerance=2e-3, max_iterations=200).theta
-            held_scores = scores(held_x, *_weight_and_bias(theta, x.device), mean, std)
-            for c, value in enumerate(average_precisions(held_scores, held_t)):
+    splits = folds((targets == 1).float().argmax(1), seed, FOLDS)
+    search = _problem(
+        Rows(x, targets, mean, std), targets.shape[1], positive, [kept for kept, _ in splits]
+    )
+    theta: Tensor | None = None
+    for row, decay in enumerate(path):
+        theta = search.minimize(decay, theta, tolerance=2e-3, max_iterations=200).theta
+        for part, (_, held) in zip(theta.chunk(FOLDS), splits, strict=True):
+            chosen = held.to(x.device)
+            held_scores = scores(x[chosen], *_weight_and_bias(part, x.device), mean, std)
+            for c, value in enumerate(average_precisions(held_scores, targets[chosen])):
                 if value is not None:
                     totals[row, c] += value
                     counts[row, c] += 1
@@ -261,12 +262,16 @@ def _weight_and_bias(theta: Tensor, device: torch.device) -> tuple[Tensor, Tenso
     return theta[:, :-1].to(device, torch.float32), theta[:, -1].to(device, torch.float32)
 
 
-def _problem(rows: Rows, classes: int, positive: float) -> Problem:
+def _problem(
+    rows: Rows, classes: int, positive: float, parts: Sequence[Tensor] | None = None
+) -> Problem:
     def squared_hinge(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted sum of max(0, 1 - target * score)^2 and its gradient; targets 0 are left out."""
-        targets = targets.to(scores)
+        """Weighted sums of max(0, 1 - target * score)^2 and their gradients; targets 0 are left
+        out.
+        """
+        targets = targets.to(scores)[:, None]
         slack = (1 - targets * scores).clamp_min_(0)
         weighted = slack * torch.where(targets > 0, positive, 1.0) * targets.abs()
-        return (weighted * slack).sum(1).cpu().double().sum(), -2 * targets * weighted
+        return (weighted * slack).sum(-1), -2 * targets * weighted
 
-    return Problem(rows, classes, squared_hinge, 2.0)
+    return Problem(rows, classes, squared_hinge, 2.0, parts)

@@ -230,3 +230,21 @@ def test_fewer_images_than_dimensions_have_the_same_optimum_as_scikit_learn(coun
     fitted = linear.fit(x, y, 3, 1e-2, tolerance=1e-6)
     assert fitted.converged
     assert torch.allclose(fitted.weight.double(), torch.from_numpy(reference.coef_), atol=2e-4)
+
+
+@pytest.mark.parametrize("width", [6, 200])  # more and fewer images than dimensions
+@pytest.mark.parametrize("block", [50, 4096])
+def test_folds_solved_together_have_the_optima_of_each_alone(monkeypatch, width, block):
+    monkeypatch.setattr(convex, "ROWS_AT_ONCE", block)
+    x = torch.randn(120, width, generator=torch.Generator().manual_seed(1))
+    y = (x[:, 0] + 0.5 * x[:, 1] > 0).long() + (x[:, 2] > 1)
+    kept = [torch.arange(120)[torch.arange(120) % 3 != fold] for fold in range(3)]
+    mean, std = convex.moments(x)
+    rows = convex.Rows(x, y, mean, std)
+    together = linear.problem(rows, 3, kept).minimize(0.01, None, 5e-6, 1000)
+    assert together.converged
+    for part, indices in zip(together.theta.chunk(3), kept, strict=True):
+        alone = linear.problem(convex.Rows(x, y, mean, std, indices), 3)
+        expected = alone.minimize(0.01, None, 5e-6, 1000)
+        assert expected.converged
+        torch.testing.assert_close(part, expected.theta, atol=2e-3, rtol=0)

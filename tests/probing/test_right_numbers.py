@@ -173,7 +173,7 @@ def test_a_stage_is_not_chosen_by_its_test_accuracy() -> None:
 
 def test_random_inits_are_several_and_have_a_deviation(encoder_file: Path, tmp_path: Path) -> None:
     train = two_colors(tmp_path / "train")
-    record = probed(encoder_file, train, baselines=True)
+    record = probed(encoder_file, train, baselines=True, random_inits=3)
     baseline = next(row for row in record.rows if row.source.kind == "random_init")
     assert baseline.seeds == 3
     assert set(baseline.std) == set(baseline.accuracy)

@@ -22,6 +22,7 @@ _PUBLIC = {
     "embed": "ssltool.api",
     "export": "ssltool.api",
     "load_encoder": "ssltool.api",
+    "predict": "ssltool.api",
     "pretrain": "ssltool.api",
     "probe": "ssltool.api",
     "visualize": "ssltool.api",
@@ -54,13 +55,23 @@ __all__ = [
     "embed",
     "export",
     "load_encoder",
+    "predict",
     "pretrain",
     "probe",
     "visualize",
 ]
 
 if TYPE_CHECKING:
-    from ssltool.api import audit, embed, export, load_encoder, pretrain, probe, visualize
+    from ssltool.api import (
+        audit,
+        embed,
+        export,
+        load_encoder,
+        predict,
+        pretrain,
+        probe,
+        visualize,
+    )
     from ssltool.encoders.transform import InputTransform
     from ssltool.errors import SslToolError
     from ssltool.methods.base import EncoderInput, Loss, Method, Metric

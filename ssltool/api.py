@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ssltool.encoders.encoder import Encoder
     from ssltool.exporting.export import ExportResult
     from ssltool.exporting.options import Format, InputForm
+    from ssltool.predicting.predict import PredictResult
     from ssltool.visualizing.results import FigureResult
 
 # Paths and names as typed after --data, map-style torch datasets, or sources.
@@ -200,6 +201,7 @@ def export(
     fixed_norm: bool = False,
     uint8: bool = False,
     with_projection: bool = False,
+    with_head: bool = False,
     license: str = "unknown",
     data: Data = (),
 ) -> ExportResult:
@@ -215,6 +217,8 @@ def export(
             approximation.
         uint8: Whether ``onnx`` and ``torch`` take uint8 RGB images.
         with_projection: Also write the projection of ``npid``, beside the encoder.
+        with_head: Also write the whole model of ``colorization`` or ``context-encoder``, for
+            `predict`.
         license: Of the weights, for the model card.
         data: Images on which features are compared; those of the run by default.
     """
@@ -228,9 +232,48 @@ def export(
         fixed_norm=fixed_norm,
         uint8=uint8,
         with_projection=with_projection,
+        with_head=with_head,
         license=license,
         data=data,
     )
+
+
+def predict(
+    what: str,
+    weights: Weights,
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    to: Path | str,
+    *,
+    progress: bool = False,
+    **options: Any,
+) -> PredictResult:
+    """Make images of images, as PNG files: what the task of a run predicts.
+
+    Args:
+        what: ``"colorize"`` or ``"inpaint"``.
+        weights: A run of ``colorization`` or ``context-encoder``, its folder, or what `export`
+            wrote with ``with_head``.
+        images: One image file or several.
+        to: Folder to write to.
+        progress: Whether to print progress and skipped files to stderr.
+        **options: Options of ``ssltool predict WHAT``, with underscores: ``box=(40, 20, 64, 64)``;
+            ``mask_file`` for ``--mask``.
+
+    Raises:
+        UsageError: An option cannot be used, or a file would be overwritten.
+        SslToolError: The weights are damaged.
+    """
+    from ssltool.predicting.options import COMMANDS
+    from ssltool.predicting.predict import predict as run_predict
+
+    if what not in COMMANDS:
+        raise UnknownNameError("prediction", what, COMMANDS)
+    given = dict(options)
+    device = given.pop("device", "auto")
+    single = isinstance(images, str | os.PathLike)
+    files = (images,) if single else tuple(images)
+    asked = COMMANDS[what].options.checked(**given, files=files, weights=_path(weights), to=to)
+    return run_predict(asked, device, _console(progress))
 
 
 def load_encoder(weights: Weights) -> Encoder:
@@ -293,4 +336,13 @@ def _console(progress: bool) -> Console:
     return stderr_console(quiet=not progress)
 
 
-__all__ = ["audit", "embed", "export", "load_encoder", "pretrain", "probe", "visualize"]
+__all__ = [
+    "audit",
+    "embed",
+    "export",
+    "load_encoder",
+    "predict",
+    "pretrain",
+    "probe",
+    "visualize",
+]

@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": "Probe several runs alike and rank them in one table",
     "embed": "Write the features of images to a file",
     "export": "Write an encoder for other libraries",
+    "predict": "Color images, or inpaint a region of them",
     "visualize": "Draw tasks, predictions, features, filters and curves",
     "report": "Write one HTML page on a run, or on several",
     "bench": "Measure training speed against the bare network",
@@ -42,7 +43,7 @@ COMMANDS = {
 _PANELS = {
     "Train": ("pretrain", "bench"),
     "Measure": ("probe", "audit", "compare"),
-    "Use": ("embed", "export"),
+    "Use": ("embed", "export", "predict"),
     "Draw": ("visualize", "report"),
     "Data and options": ("data", "methods", "backbones", "config", "doctor"),
 }

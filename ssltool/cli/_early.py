@@ -52,6 +52,14 @@ def _check_images(paths: tuple[Path, ...]) -> None:
             )
 
 
+def _check_files(paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        if path.expanduser().is_dir():
+            raise UsageError(f"{path} is a folder; name the images in it, such as {path}/*.jpg")
+        if not path.expanduser().is_file():
+            raise UsageError(f"there is no file {path}; name image files")
+
+
 def _there(flag: str) -> Callable[[Path], None]:
     def check(path: Path) -> None:
         if not path.exists():
@@ -69,9 +77,11 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "init": find_weights,
     "runs": _check_runs,
     "image": _check_images,
+    "files": _check_files,  # of ``ssltool predict``
     "backbone": check_name,
     "permutation_file": _there("--permutation-file"),
     "mask_files": _there("--mask-files"),
+    "mask_file": _there("--mask"),  # of ``ssltool predict inpaint``
     "label_file": _there("--label-file"),
     "classes_from": _there("--classes-from"),
     "file": _there("--file"),  # of ``visualize permutations``

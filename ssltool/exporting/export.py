@@ -30,6 +30,8 @@ from ssltool.exporting.provenance import Provenance
 from ssltool.exporting.safetensors import torchvision_arguments
 from ssltool.probing.features import POOLED, extract
 from ssltool.runs.folder import Run
+from ssltool.runs.task_files import PREDICTIONS, task_path
+from ssltool.runs.task_model import save_task
 
 _COMPARED, _APPROXIMATED = 16, 64  # images
 _SYNTHETIC = "demo:64"
@@ -83,6 +85,7 @@ def export(
     fixed_norm: bool = False,
     uint8: bool = False,
     with_projection: bool = False,
+    with_head: bool = False,
     license: str = "unknown",
     data: DataSpec | Sequence[DataSpec] = (),
 ) -> ExportResult:
@@ -103,12 +106,14 @@ def export(
         fixed_norm: Normalize by the data's mean and deviation in place of each image's own.
         uint8: Put the input transform into the graphs of ``onnx`` and ``torch``.
         with_projection: Also write the projection, see `ssltool.encoders.projection`.
+        with_head: Also write the whole model of the task, encoder and head as they were trained,
+            see `ssltool.runs.task_files`; of a run alone.
         license: Of the weights, for the model card.
         data: Images on which to compare; those of the run if empty, else synthetic ones.
 
     Raises:
         UsageError: ``to`` is not possible, or is the source; a format or a form does not apply;
-            there is no projection.
+            there is no projection, or no head.
         WeightsError: The weights cannot be loaded, or a library computes other features.
         SslToolError: A package is missing.
     """
@@ -119,6 +124,7 @@ def export(
         raise UsageError(f"--to {to} is the file to be exported; name another")
     original = load_encoder(source)
     projection = _projection(source, original.metadata) if with_projection else None
+    task = _task(source, original.metadata.method) if with_head else None
     encoder = convert(original, form) if form else original
     encoder = with_fixed_norm(encoder) if fixed_norm else encoder
     if "timm" in formats:
@@ -137,6 +143,7 @@ def export(
                 formats=formats,
                 uint8=uint8,
                 torchvision=torchvision_arguments(encoder),
+                prediction=PREDICTIONS[task.config.method] if task else None,
                 license=license,
                 provenance=provenance,
                 comparisons=comparisons,
@@ -153,6 +160,8 @@ def export(
         files = [to, card]
         if projection:
             files.append(save_projection(projection, encoder.metadata, to))
+        if task:
+            files.append(save_task(task, task_path(to)))
     else:
         card = to / CARD
         with atomic_folder(to) as folder:
@@ -161,6 +170,8 @@ def export(
             (folder / CARD).write_text(card_of(comparisons), encoding="utf-8")
             if projection:
                 save_projection(projection, encoder.metadata, folder / safetensors.WEIGHTS)
+            if task:
+                save_task(task, task_path(folder / safetensors.WEIGHTS))
         files = sorted(to.iterdir())
     return ExportResult(
         path=to,
@@ -233,6 +244,21 @@ def _projection(weights: Path, metadata: EncoderMetadata) -> Projection:
             "option"
         )
     return projection
+
+
+def _task(weights: Path, method: str) -> Run:
+    """The run whose whole model is written."""
+    if method not in PREDICTIONS:
+        raise UsageError(
+            f"--with-head: {weights} is of {method}, whose task makes no images; only "
+            f"{' and '.join(PREDICTIONS)} do, so drop the option"
+        )
+    try:
+        return Run.open(weights)
+    except UsageError as error:
+        raise UsageError(
+            f"--with-head: {weights} is an encoder alone; name the run folder that it comes from"
+        ) from error
 
 
 def _similarity(original: Encoder, encoder: Encoder, images: Source) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class Card:
         formats: What the folder holds.
         uint8: Whether the graphs take uint8 images.
         torchvision: Arguments of torchvision's own model; None if none fits.
+        prediction: What ``ssltool predict`` makes with the model of the task beside the weights;
+            None without one.
         license: Of the weights.
         provenance: What is known of their origin.
         comparisons: How close other libraries came.
@@ -53,6 +56,7 @@ class Card:
     formats: Sequence[Format]
     uint8: bool
     torchvision: dict[str, int] | None
+    prediction: str | None
     license: str
     provenance: Provenance
     comparisons: Sequence[Comparison]
@@ -79,6 +83,7 @@ def model_card(card: Card) -> str:
         f"method `{metadata.method}`.\n\n{_bullets(list(_facts(card)))}",
         "## Use\n\nThe folder of this export is the working directory.\n\n"
         + "\n\n".join(f"{title}:\n\n```python\n{code}\n```" for title, code in _blocks(card)),
+        _predicting(card),
         _compared(card.comparisons),
         _table(
             "Stages",
@@ -192,6 +197,18 @@ features = model.eval()(**inputs).pooler_output  # [1, {card.metadata.width}]"""
         yield "onnxruntime", _graph_code(card, _onnx_lines(card))
     if "torch" in card.formats:
         yield "torch.export", _graph_code(card, _program_lines(card))
+
+
+def _predicting(card: Card) -> str:
+    """How the model of the task is used."""
+    if card.prediction is None:
+        return ""
+    weights = shlex.quote(card.weights)
+    return (
+        "## The task\n\nThe whole network of the task, encoder and head, lies beside the encoder "
+        f"(`.task.safetensors`):\n\n```console\n$ ssltool predict {card.prediction} "
+        f"--weights {weights} photo.jpg --to predicted\n```"
+    )
 
 
 def _torchvision(card: Card) -> str:

@@ -59,6 +59,12 @@ class ExportOptions(Options):
         "Also write the projection of npid, beside the encoder: FILE.projection.safetensors",
         panel="Output",
     )
+    with_head: bool = option(
+        False,
+        "Also write the whole model of colorization or context-encoder, for 'ssltool predict': "
+        "FILE.task.safetensors",
+        panel="Output",
+    )
     license: str = option(
         "unknown",
         "License of the weights that the model card states, such as apache-2.0 or cc-by-4.0",
@@ -78,7 +84,8 @@ class ExportOptions(Options):
         if not {"onnx", "torch"} & set(self.formats):
             refuse_unused(self, ["uint8"], "without --format onnx or torch")
         if "safetensors" not in self.formats:
-            refuse_unused(self, ["with_projection"], "without --format safetensors")
+            unused = ["with_projection", "with_head"]
+            refuse_unused(self, unused, "without --format safetensors")
         check_target(self.to, self.formats)
 
 

@@ -66,16 +66,41 @@ def normalize_contrast(images: Tensor, visible: Tensor | None = None) -> Tensor:
     Returns:
         float ``[B, C, H, W]`` in 0..1; 0.5 everywhere where what decides is constant.
     """
+    mean, deviation = mean_and_deviation(images, visible)
+    # Less than a gray level is rounding.
+    scale = torch.where(deviation < 1e-3 / 255, 0.0, NORMALIZED_STD / deviation.clamp_min(1 / 255))
+    return (images - mean).mul_(scale).add_(NORMALIZED_MEAN).clamp_(0, 1)
+
+
+def restore_contrast(normalized: Tensor, images: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Undo `normalize_contrast`: give what was painted the colors of the images.
+
+    Args:
+        normalized: float ``[B, C, H, W]`` in 0..1.
+        images: float ``[B, C, H, W]`` in 0..1, as they were before.
+        visible: As for `normalize_contrast`.
+
+    Returns:
+        float ``[B, C, H, W]`` in 0..1.
+    """
+    mean, deviation = mean_and_deviation(images, visible)
+    scale = deviation.clamp_min(1 / 255) / NORMALIZED_STD
+    return ((normalized - NORMALIZED_MEAN) * scale + mean).clamp_(0, 1)
+
+
+def mean_and_deviation(images: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean of each channel ``[B, C, 1, 1]`` and deviation over all channels ``[B, 1, 1, 1]``.
+
+    Args:
+        images: float ``[B, C, H, W]``.
+        visible: bool ``[B, 1, H, W]``, the pixels that count; None for all.
+    """
     seen = images.new_ones(len(images), 1, 1, 1) if visible is None else visible.to(images.dtype)
     seen = seen.expand(-1, 1, *images.shape[2:])
     count = seen.sum(dim=(2, 3), keepdim=True).clamp_min(1)
     mean = (images * seen).sum(dim=(2, 3), keepdim=True) / count
-    centered = images - mean
-    variance = (centered.square() * seen).sum(dim=(2, 3), keepdim=True) / count
-    deviation = variance.mean(dim=1, keepdim=True).sqrt()
-    # Less than a gray level is rounding.
-    scale = torch.where(deviation < 1e-3 / 255, 0.0, NORMALIZED_STD / deviation.clamp_min(1 / 255))
-    return centered.mul_(scale).add_(NORMALIZED_MEAN).clamp_(0, 1)
+    variance = ((images - mean).square() * seen).sum(dim=(2, 3), keepdim=True) / count
+    return mean, variance.mean(dim=1, keepdim=True).sqrt()
 
 
 def standardize_colors(

@@ -29,8 +29,10 @@ from ssltool.atomic import translated_os_errors
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
 from ssltool.data.specs import OBJECT
+from ssltool.encoders.metadata import Stem
 from ssltool.errors import CheckpointError, DataError, SslToolError, UsageError
 from ssltool.methods.base import Method
+from ssltool.methods.options import DataInfo, MethodOptions
 from ssltool.methods.registry import find_method
 from ssltool.plotting.units import format_value
 from ssltool.runs import checkpoint, metrics
@@ -170,10 +172,20 @@ def configuration(record: RunRecord, folder: Path) -> ResolvedConfig:
 
 def build_method(config: ResolvedConfig) -> Method[Any, Any]:
     """Build the untrained method; weights are sampled from torch's global generator."""
-    run, method = config.run, find_method(config.method)
-    inputs = method.inputs(config.task, config.data)
-    encoder = inputs.build_encoder(run.backbone, stem=run.stem, in_channels=run.channels)
-    return method(config.task, encoder, config.data)
+    run = config.run
+    return build_task(
+        config.method, config.task, config.data, run.backbone, stem=run.stem, channels=run.channels
+    )
+
+
+def build_task(
+    name: str, task: MethodOptions, data: DataInfo, backbone: str, *, stem: Stem, channels: int
+) -> Method[Any, Any]:
+    """Build the untrained method from what decides its architecture; see `build_method`."""
+    method = find_method(name)
+    inputs = method.inputs(task, data)
+    encoder = inputs.build_encoder(backbone, stem=stem, in_channels=channels)
+    return method(task, encoder, data)
 
 
 def resume_command(method: str, folder: Path) -> str:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from ssltool.methods.base import Predictions
 from ssltool.methods.colorization import ab_bins
-from ssltool.ops.lab import lab_to_rgb, lightness
+from ssltool.methods.colorization.recolor import with_colors
+from ssltool.ops.lab import lab_to_rgb
 from ssltool.plotting.records import Lines, Plot, Points
 from ssltool.plotting.sheet import Column, Sheet
 
@@ -32,7 +33,7 @@ def draw_task(
             "image": Column(view.image),
             "network input": Column(_gray(view)),
             f"target colors, {side} x {side}": Column(_swatch(view.ab, images.shape[-1])),
-            "input in target colors": Column(_colorized(view.image, view.ab)),
+            "input in target colors": Column(with_colors(view.image, view.ab)),
         },
         "Colorization: predict the colors of an image from its lightness",
     )
@@ -51,7 +52,7 @@ def draw_predictions(
     constant = best_constant(method.prior, method.centers)[:, None, None].expand_as(view.ab)
     columns = {
         "gray input": Column(_gray(view)),
-        "prediction": Column(_colorized(view.image, decoded)),
+        "prediction": Column(with_colors(view.image, decoded)),
         "ground truth": Column(view.image),
     }
     errors = [(ab - view.ab).norm(dim=1).mean(dim=(1, 2)).tolist() for ab in (decoded, constant)]
@@ -158,16 +159,9 @@ def _temperatures(method: Colorization) -> dict[str, float]:
     return {"mean (T = 1)": 1.0, f"annealed (T = {annealed:g})": annealed, "mode (T = 0)": 0.0}
 
 
-def _colorized(image: Tensor, ab: Tensor) -> Tensor:
-    """Images uint8 ``[B, 3, S, S]`` with their colors replaced by ``[B, 2, t, t]``, upsampled."""
-    light = lightness(image)
-    wide = F.interpolate(ab, light.shape[-2:], mode="bilinear")
-    return (lab_to_rgb(torch.cat([light, wide], dim=1)) * 255).round().byte()
-
-
 def _gray(view: ColorizationView) -> Tensor:
     """The images without their colors, uint8 ``[B, 3, S, S]``."""
-    return _colorized(view.image, torch.zeros_like(view.ab))
+    return with_colors(view.image, torch.zeros_like(view.ab))
 
 
 def _swatch(ab: Tensor, side: int) -> Tensor:

@@ -256,6 +256,17 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
             return predicted * _SCALE
         return ab_bins.decode_logits(predicted, self.centers, temperature)
 
+    def colorize(self, images: Tensor, temperature: float | None = None) -> Tensor:
+        """Colors a, b ``[B, 2, t, t]`` predicted from the lightness of whole images.
+
+        Args:
+            images: uint8 ``[B, 3, S, S]``, whose own colors are not looked at.
+            temperature: Of the annealed mean (section 2.3), 0 to 1; None for that of the options.
+        """
+        annealed = self.options.temperature if temperature is None else temperature
+        light = (lightness(images) - 50) / 50
+        return self.colors(self.predict(light, -(-self.side // self.stride)), annealed)
+
     @property
     def weights(self) -> Tensor:
         """Weight of each bin in the loss at this step of the ramp, ``[Q]``; 1 on average over the

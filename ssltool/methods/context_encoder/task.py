@@ -49,6 +49,7 @@ from ssltool.ops.color import (
     NORMALIZED_MEAN,
     NORMALIZED_STD,
     normalize_contrast,
+    restore_contrast,
     standardize_colors,
 )
 from ssltool.ops.crops import crop_boxes, resized_crop
@@ -199,7 +200,10 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         image = images.to(torch.float32).div_(255)
         if self.encoder.in_channels == 1:
             image = image.mean(dim=1, keepdim=True)
-        mask = self._mask(rng)
+        return self._without(image, self._mask(rng), index)
+
+    def _without(self, image: Tensor, mask: Tensor, index: Tensor) -> ContextEncoderView:
+        """The view of images float ``[B, C, S, S]`` in 0..1 with given regions removed."""
         if self.options.standardize:
             image = normalize_contrast(image, visible=~mask)
         mean, std = (cached_tensor(values, image.device) for values in (self._mean, self._std))
@@ -260,6 +264,27 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         start = self.side // 4 if self.options.mask == "center" else 0
         end = self.side - self.window - start
         return torch.where(view.mask, F.pad(window, (start, end, start, end)), view.image)
+
+    def paint(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Inpaint given regions, in the images' own colors and contrast.
+
+        Args:
+            images: float ``[B, 3, S, S]`` in 0..1; an encoder with one channel reads their mean and
+                paints gray.
+            mask: bool ``[B, 1, S, S]``, true where to paint; for a central hole within `hole`,
+                all of which is then hidden from the network.
+
+        Returns:
+            float ``[B, 3, S, S]`` in 0..1: the images, or their mean, and the regions painted.
+        """
+        image = images.mean(dim=1, keepdim=True) if self.encoder.in_channels == 1 else images
+        if self.options.mask == "center":
+            mask = self.hole | mask
+        index = torch.arange(len(images), device=images.device)
+        painted = self.inpaint(self._without(image, mask, index))
+        if self.options.standardize:
+            painted = restore_contrast(painted, image, visible=~mask)
+        return painted.expand(-1, 3, -1, -1)
 
     @torch.no_grad()
     def _errors(self, predicted: Tensor, view: ContextEncoderView) -> dict[str, Tensor]:

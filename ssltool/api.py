@@ -270,8 +270,7 @@ def predict(
         raise UnknownNameError("prediction", what, COMMANDS)
     given = dict(options)
     device = given.pop("device", "auto")
-    single = isinstance(images, str | os.PathLike)
-    files = (images,) if single else tuple(images)
+    files = (images,) if isinstance(images, str | os.PathLike) else tuple(images)
     asked = COMMANDS[what].options.checked(**given, files=files, weights=_path(weights), to=to)
     return run_predict(asked, device, _console(progress))
 

@@ -65,10 +65,9 @@ class Inpainter:
     def predict(self, images: Sequence[Tensor], inputs: Sequence[_Prepared]) -> list[Tensor]:
         """Painted images uint8 ``[3, H, W]``, from the images and what `prepare` made of them."""
         device = self.method.hole.device
-        squares, masks = (
-            torch.stack([each.context[part] for each in inputs]).to(device) for part in (1, 2)
-        )
-        painted = self.method.paint(squares, masks).cpu()
+        squares = torch.stack([each.context.image for each in inputs])
+        masks = torch.stack([each.context.mask for each in inputs])
+        painted = self.method.paint(squares.to(device), masks.to(device)).cpu()
         return [
             paste(image, each.mask, each.context.window, square)
             for image, each, square in zip(images, inputs, painted, strict=True)

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ssltool.arrays import open_tensors
 from ssltool.documents import DocumentError, parse_json, validated
 from ssltool.encoders.files import FILE_NAME, find_weights
 from ssltool.encoders.metadata import Stem
@@ -69,6 +68,8 @@ def read_task_metadata(file: Path) -> TaskMetadata:
     Raises:
         WeightsError: It is damaged, or none.
     """
+    from ssltool.arrays import open_tensors  # as the command line needs it for such files alone
+
     try:
         with open_tensors(file, "numpy") as opened:
             text = (opened.metadata() or {}).get(METADATA_KEY, "")

@@ -83,6 +83,24 @@ REFUSED = {
     "probe --weights full/a.safetensors": "--data is required",
     "embed --weights full/a.safetensors --data demo --to a.txt": ".npz",
     "export --weights nowhere --to x.safetensors": "nowhere",
+    "export --weights full/a.safetensors --to x --format timm --with-head": "no effect without",
+    "predict colorise": "did you mean colorize",
+    "predict colorize full/a.png --to x": "--weights is required",
+    "predict colorize --weights full/a.safetensors --to x": "IMAGE is required",
+    "predict colorize full/a.png --weights full/a.safetensors": "--to is required",
+    "predict colorize full/a.png --weights nowhere --to x": "nowhere",
+    "predict colorize full/a.png --weights full/a.safetensors --to x": "without the head",
+    "predict colorize no.png --weights full/a.safetensors --to x": "there is no file no.png",
+    "predict colorize full --weights full/a.safetensors --to x": "full is a folder",
+    "predict colorize full/a.png --weights full/a.safetensors --to full": "is one of the images",
+    "predict colorize full/a.safetensors --weights full/a.safetensors --to full": "--overwrite",
+    "predict colorize full/a.png full/a.jpg --weights full/a.safetensors --to x": "both be written",
+    "predict colorize full/a.png --weights full/a.safetensors --to full/a.jpg": "is no folder",
+    "predict inpaint full/a.png --weights full/a.safetensors --to x --box 1,2,3": "at least 4",
+    "predict inpaint full/a.png --weights full/a.safetensors --to x --box 1,2,0,4": "at least 1",
+    "predict inpaint full/a.png --weights full/a.safetensors --to x --box a,2,3,4": "an integer",
+    "predict inpaint full/a.png --weights full/a.safetensors --to x --mask no.png": "--mask no.png",
+    "predict inpaint full/a.png --weights full --to x --mask full/a.png --box 1,2,3,4": "with --mask",
     "compare nowhere --data demo": "nowhere",
     "audit --weights nowhere": "nowhere",
     "visualize predictions --weights nowhere": "nowhere",
@@ -103,7 +121,8 @@ REFUSED = {
 
 def test_usage_errors_import_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "a.safetensors").touch()
+    for name in ("a.safetensors", "a.png", "a.jpg"):
+        (tmp_path / "full" / name).touch()
     # In one process: what any of them imports shows after it.
     code = f"""
 import contextlib, io, json, sys

@@ -27,7 +27,7 @@ def with_colors(images: Tensor, ab: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     wide = F.interpolate(ab, (height, width), mode="bilinear")
     rows = max(1, _AT_ONCE // (len(images) * width))
-    bands = zip(images.split(rows, dim=2), wide.split(rows, dim=2), strict=True)
+    bands = zip(torch.split(images, rows, 2), torch.split(wide, rows, 2), strict=True)
     return torch.cat([_recolored(*band) for band in bands], dim=2)
 
 

@@ -33,6 +33,8 @@ def _build(name: str) -> TyperCommand:
         if output.as_json:
             print_json(result.model_dump(mode="json"))
         else:
+            for note in result.notes:
+                echo(note, err=True)
             for file in result.files:
                 echo(file)
         if result.skipped:

@@ -27,6 +27,8 @@ class Colorizer:
         UsageError: A temperature for a network that predicts one color and no distribution.
     """
 
+    notes: tuple[str, ...]
+
     def __init__(self, method: Colorization, temperature: float | None = None) -> None:
         if temperature is not None and method.options.loss == "euclidean":
             raise UsageError(
@@ -34,6 +36,7 @@ class Colorizer:
                 "color; drop it"
             )
         self.method, self.temperature = method, temperature
+        self.notes = ()
 
     def prepare(self, pixels: Tensor) -> Tensor:
         """What the network reads of an image uint8 ``[3, H, W]``: uint8 ``[3, S, S]``."""

@@ -42,10 +42,14 @@ class Inpainter:
             the image, or what a network of central holes paints.
     """
 
+    notes: tuple[str, ...]
+
     def __init__(
         self, method: ContextEncoder, box: Box | None = None, mask: Tensor | None = None
     ) -> None:
         self.method, self.box, self.mask = method, box, mask
+        gray = method.encoder.in_channels == 1
+        self.notes = ("the network reads gray levels and paints gray",) if gray else ()
         self.hole = hole_fraction(method.hole) if method.options.mask == "center" else None
 
     def prepare(self, pixels: Tensor) -> _Prepared:

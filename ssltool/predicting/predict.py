@@ -44,16 +44,24 @@ class PredictResult(BaseModel):
     Attributes:
         files: The images, in the order of those that were given.
         skipped: Images that could not be used, and why.
+        notes: What else there is to say of them, one line each.
     """
 
     model_config = ConfigDict(frozen=True)
 
     files: tuple[Path, ...]
     skipped: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 class Painter(Protocol):
-    """Makes images of images, in batches."""
+    """Makes images of images, in batches.
+
+    Attributes:
+        notes: What a user should know of what it makes.
+    """
+
+    notes: tuple[str, ...]
 
     def prepare(self, pixels: Tensor) -> Any:
         """What the network needs of an image uint8 ``[3, H, W]``, apart from others.
@@ -97,7 +105,7 @@ def predict(
         for item, image in zip(batch, images, strict=True):
             _save(image, item.target)
             written.append(item.target)
-    return PredictResult(files=tuple(written), skipped=skipped)
+    return PredictResult(files=tuple(written), skipped=skipped, notes=painter.notes)
 
 
 def _painter(options: PredictOptions, device: torch.device) -> Painter:

@@ -100,7 +100,7 @@ REFUSED = {
     "predict inpaint full/a.png --weights full/a.safetensors --to x --box 1,2,0,4": "at least 1",
     "predict inpaint full/a.png --weights full/a.safetensors --to x --box a,2,3,4": "an integer",
     "predict inpaint full/a.png --weights full/a.safetensors --to x --mask no.png": "--mask no.png",
-    "predict inpaint full/a.png --weights full --to x --mask full/a.png --box 1,2,3,4": "with --mask",
+    "predict inpaint full/a.png --weights full --to x --mask a --box 1,2,3,4": "--box: no effect",
     "compare nowhere --data demo": "nowhere",
     "audit --weights nowhere": "nowhere",
     "visualize predictions --weights nowhere": "nowhere",

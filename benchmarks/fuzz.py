@@ -57,6 +57,8 @@ from ssltool.runs import checkpoint, metrics
 from ssltool.runs.config import RunConfig
 from ssltool.runs.folder import Run, build_method
 from ssltool.runs.probe_record import ProbeRecord
+from ssltool.runs.task_files import find_task
+from ssltool.runs.task_model import load_task, save_task
 from ssltool.training.optim import build_optimizer
 
 SECONDS = 20.0
@@ -183,6 +185,22 @@ def run_documents(folder: Path) -> Iterator[Target]:
     for end, rewrite in (("safetensors", damage_safetensors), ("npz", None)):
         path = folder / f"embedding.{end}"
         yield target(path, lambda path=path: read_classes(path), rewrite)
+
+
+def task_documents(folder: Path) -> Iterator[Target]:
+    """The whole network of a task, of a run of two steps."""
+    out, file = folder / "colorization", folder / "encoder.task.safetensors"
+    run = ssltool.pretrain(
+        "colorization", "demo:8", out=out, steps=2, batch_size=4, image_size=32, workers=0,
+        device="cpu", backbone="resnet10_w32",
+    )  # fmt: skip
+    save_task(run, file)
+
+    def color() -> None:
+        method = load_task(find_task(file, "colorize"))
+        method.colorize(torch.zeros(1, 3, method.side, method.side, dtype=torch.uint8))
+
+    yield Target(file.name, file, [file.read_bytes()], color, damage_safetensors)
 
 
 def data_documents(folder: Path) -> Iterator[Target]:
@@ -355,7 +373,7 @@ def main() -> None:
         folder = Path(temporary)
         formats = list(images(folder))
         kinds = [(target, -(-arguments.images // len(formats))) for target in formats]
-        for make in (typed_documents, data_documents, run_documents):
+        for make in (typed_documents, data_documents, run_documents, task_documents):
             kinds += [(target, arguments.documents) for target in make(folder)]
         for target, count in kinds:
             if arguments.only in target.name:

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssltool.arrays import open_tensors
+from ssltool.arrays import DAMAGED, open_tensors
 from ssltool.atomic import atomic_file
 from ssltool.documents import DocumentError, validated
-from ssltool.errors import CheckpointError, UsageError, WeightsError
+from ssltool.errors import SslToolError, WeightsError
 from ssltool.methods.base import Method
 from ssltool.methods.options import MethodOptions
 from ssltool.methods.registry import find_options
@@ -69,8 +69,9 @@ def load_task(path: Path) -> Method[Any, Any]:
         try:
             method = _built(metadata)
             _fill(method, path)
-        except (DocumentError, UsageError, CheckpointError) as error:
-            raise WeightsError(f"{path} cannot be rebuilt: {error}; {_AGAIN}") from error
+        except (*DAMAGED, DocumentError, SslToolError, AssertionError) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise WeightsError(f"{path} cannot be rebuilt: {reason}; {_AGAIN}") from error
     return method.eval()
 
 

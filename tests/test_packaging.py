@@ -170,6 +170,7 @@ def test_the_container_runs_the_command_as_a_plain_user() -> None:
             assert f'"{dependency}"' in runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

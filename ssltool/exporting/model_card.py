@@ -79,7 +79,7 @@ def model_card(card: Card) -> str:
     parts = [
         _front_matter(card),
         f"# {metadata.backbone} pretrained with {metadata.method}\n\n"
-        "An image encoder trained without labels by [ssltool](https://pypi.org/project/ssltool/), "
+        "An image encoder trained without labels by ssltool, "
         f"method `{metadata.method}`.\n\n{_bullets(list(_facts(card)))}",
         "## Use\n\nThe folder of this export is the working directory.\n\n"
         + "\n\n".join(f"{title}:\n\n```python\n{code}\n```" for title, code in _blocks(card)),

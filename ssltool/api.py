@@ -301,8 +301,9 @@ def visualize(what: str, weights: Weights | None = None, **options: Any) -> Figu
     Returns:
         The path of the figure, which notebooks display, and what was measured.
     """
+    from ssltool.plotting.channels import showing
     from ssltool.visualizing.commands import draw
-    from ssltool.visualizing.options import FIGURES
+    from ssltool.visualizing.options import FIGURES, ShownOption
 
     if what not in FIGURES:
         raise UnknownNameError("figure", what, FIGURES)
@@ -312,7 +313,9 @@ def visualize(what: str, weights: Weights | None = None, **options: Any) -> Figu
         path = _path(weights)
         given |= {"runs": (path,)} if "runs" in model.model_fields else {"weights": path}
     device = given.pop("device", "auto")
-    return draw(what, model.checked(**given), device)
+    shown = ShownOption.checked(show_channels=given.pop("show_channels", ()))
+    with showing(shown.show_channels):
+        return draw(what, model.checked(**given), device)
 
 
 def _named(data: Data | None) -> tuple[tuple[str, ...], Source | None]:

@@ -28,6 +28,9 @@ LARGEST_SEED = 2**62
 SMALLEST_SIDE, LARGEST_SIDE = 8, 1024
 """Sides in pixels of the squares that images are read and encoded at."""
 
+LARGEST_CHANNELS = 256
+"""Of images that are read as they are."""
+
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 

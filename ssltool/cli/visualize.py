@@ -15,14 +15,16 @@ from ssltool.cli._lazy import Command, group, methods_group
 from ssltool.cli._output import JsonOption, print_json
 from ssltool.console import echo
 from ssltool.options import DeviceOption, Options, refuse_unused
-from ssltool.visualizing.options import FIGURES, TaskOptions
+from ssltool.visualizing.options import FIGURES, ShownOption, TaskOptions
 
 if TYPE_CHECKING:
     from ssltool.visualizing.results import FigureResult
 
 _TASK = "Draw the task that a method gives to its network."
 # Options of a run that shape a task.
-_OF_RUN = frozenset({"data", "image_size", "load_size", "seed", "device"})
+_OF_RUN = frozenset(
+    {"data", "image_size", "load_size", "channels", "value_range", "seed", "device"}
+)
 
 
 def _summaries() -> dict[str, str]:
@@ -39,16 +41,18 @@ def _build_figure(name: str) -> TyperCommand:
 
     def run(typed: dict[str, Any]) -> None:
         options, output = take(figure.options, typed), take(JsonOption, typed)
-        device = take(DeviceOption, typed).device
-        check(options)
+        device, shown = take(DeviceOption, typed).device, take(ShownOption, typed)
+        check(options, shown)
         announce()
+        from ssltool.plotting.channels import showing
         from ssltool.visualizing.commands import draw
 
-        _print(draw(name, options, device), output)
+        with showing(shown.show_channels):
+            _print(draw(name, options, device), output)
 
     models: list[type[Options]] = [figure.options, JsonOption]
     if figure.computes:
-        models.insert(1, DeviceOption)
+        models[1:1] = [ShownOption, DeviceOption]
     return command_from(name, run, models, help=figure.summary, examples=[figure.example])
 
 
@@ -63,23 +67,26 @@ def _build_task(name: str) -> TyperCommand:
         from ssltool.runs.config import RunConfig
 
         options, output = take(TaskOptions, typed), take(JsonOption, typed)
+        shown = take(ShownOption, typed)
         config = RunConfig.merged(name, typed)
         if options.image:
             refuse_unused(config.run, ["data"], "with --image, which is drawn instead")
         else:
             config.require_data()
-        check(config.run, config.task, options)
+        check(config.run, config.task, options, shown)
         announce()
+        from ssltool.plotting.channels import showing
         from ssltool.visualizing.task import draw_task
 
-        result = draw_task(
-            config,
-            options.to or Path(f"task-{name}.png"),
-            image=options.image,
-            count=options.count,
-            seed=config.run.seed,
-            device=config.run.device,
-        )
+        with showing(shown.show_channels):
+            result = draw_task(
+                config,
+                options.to or Path(f"task-{name}.png"),
+                image=options.image,
+                count=options.count,
+                seed=config.run.seed,
+                device=config.run.device,
+            )
         _print(result, output)
 
     from ssltool.runs.config import unknown_option
@@ -87,7 +94,7 @@ def _build_task(name: str) -> TyperCommand:
     return command_from(
         name,
         run,
-        [RunOptions, task, TaskOptions, JsonOption],
+        [RunOptions, task, TaskOptions, ShownOption, JsonOption],
         help=f"Draw the task that {name} gives to its network.",
         examples=[f"ssltool visualize task {name} --data photos/"],
         panels={task: f"Task: {name}"},

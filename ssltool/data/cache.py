@@ -15,14 +15,14 @@ class SharedCache:
     not limited by a container's small /dev/shm.
     """
 
-    def __init__(self, count: int, size: int) -> None:
-        pixels = mmap.mmap(-1, count * 3 * size * size)
-        self._pixels = np.frombuffer(pixels, np.uint8).reshape(count, size, size, 3)
+    def __init__(self, count: int, size: int, channels: int = 3) -> None:
+        pixels = mmap.mmap(-1, count * channels * size * size)
+        self._pixels = np.frombuffer(pixels, np.uint8).reshape(count, size, size, channels)
         self._aspects = np.frombuffer(mmap.mmap(-1, 4 * count), np.float32)
         self._filled = np.frombuffer(mmap.mmap(-1, count), np.uint8)
 
     def get(self, index: int) -> tuple[NDArray[np.uint8], float] | None:
-        """The square ``[S, S, 3]`` of an image and its aspect, if it was decoded before."""
+        """The square ``[S, S, C]`` of an image and its aspect, if it was decoded before."""
         if not self._filled[index]:
             return None
         return self._pixels[index], float(self._aspects[index])

@@ -8,7 +8,7 @@ Pixels are uint8 sRGB ``[H, W, 3]``. Rules, the same for every format and in `Da
   sRGB, relative colorimetric with black point compensation; one within 2 of 255 levels of sRGB is
   sRGB. A profile that is broken, or of another color space than the image, is ignored, as are
   profiles in other formats and other statements about color (gAMA, cHRM, cICP, nclx): without a
-  usable profile colors are sRGB.
+  usable profile colors are sRGB. HEIC (the extra ``heic``) is treated as AVIF is.
 - Transparent images (palette, gray or color with alpha, a transparent color) are pasted on white.
   Refused: images that are transparent everywhere, and a transparent color in more than 8 bits.
 - Samples of more than 8 bits keep their 8 highest bits: white is ``2**bits - 1``. The file gives
@@ -60,9 +60,10 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import BinaryIO
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
@@ -114,6 +115,8 @@ _FORMATS = (
     "TGA",
 )
 
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
 # Exceptions that Pillow and its plugins raise on damaged data.
 _CORRUPT = (
     OSError,
@@ -136,7 +139,7 @@ _TOO_LARGE = f"more than {MAX_PIXELS / 1e6:.0f} megapixels"
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+_UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
     4: lambda x: x[::-1],
@@ -145,7 +148,8 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: x.swapaxes(0, 1)[::-1],
 }
-"""For each EXIF orientation, the transposition of pixels ``[H, W, 3]`` to upright."""
+"""For each EXIF orientation, the transposition of pixels ``[H, W, C]`` to upright."""
+_STORED_MODES = {"L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "F"}
 
 
 def decode_identity() -> str:
@@ -156,10 +160,20 @@ def decode_identity() -> str:
     """
     libraries = {"Pillow": PIL.__version__, "torch": torch.__version__}
     libraries["simplejpeg"] = getattr(simplejpeg, "__version__", "none")
+    libraries |= _installed("pillow-heif", "tifffile", "imagecodecs", "pydicom")
     for name in ("libjpeg_turbo", "jpg_2000", "libtiff", "webp", "avif", "zlib", "littlecms2"):
         libraries[name] = str(features.version(name) or "none")
     versions = (f"{name} {version}" for name, version in libraries.items())
     return "; ".join((f"decode rules {DECODE_VERSION}", *versions))
+
+
+def _installed(*names: str) -> dict[str, str]:
+    """Versions of the packages that are installed, without importing them."""
+    versions: dict[str, str] = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def read_square(file: ImagePath, size: int) -> NDArray[np.uint8]:
@@ -211,6 +225,11 @@ def decode(file: ImagePath, short_side: int | None = None) -> Image.Image:
 def _pixels(file: ImagePath, short_side: int | None) -> NDArray[np.uint8]:
     """As `decode`, but uint8 ``[H, W, 3]``."""
     pixels, orientation = _fast_jpeg(file, short_side) or _pillow(file, short_side)
+    return upright(pixels, orientation)
+
+
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn pixels ``[H, W, C]`` of any type as their EXIF orientation says; 1 leaves them."""
     if orientation not in _UPRIGHT:
         return pixels
     return np.ascontiguousarray(_UPRIGHT[orientation](pixels))
@@ -219,16 +238,41 @@ def _pixels(file: ImagePath, short_side: int | None) -> NDArray[np.uint8]:
 def _pillow(file: ImagePath, short_side: int | None) -> tuple[NDArray[np.uint8], int]:
     """Pixels ``[H, W, 3]`` as stored, and EXIF orientation, by Pillow."""
     with _open(file) as image:
-        with _stream(file) as stream:
-            check_complete(image, stream)
         samples = read_samples(image)
-        scale = _scale(image.size, short_side)
-        _load(image, scale)
-        if image.format in ("JPEG", "MPO"):
-            _check_jpeg(file, image, scale)
+        _load_complete(file, image, _scale(image.size, short_side))
         pixels = _array(to_rgb(image, samples))
         # After loading: PNG may store EXIF after the pixels, and TIFF is turned and loses its tag.
         return pixels, _orientation(image)
+
+
+def stored_values(file: ImagePath) -> NDArray[Any]:
+    """Values of an image that Pillow opens, without conversion, upright: see
+    `ssltool.data.values`.
+
+    Returns:
+        ``[H, W, C]``: uint8, of gray also uint16 or float32.
+
+    Raises:
+        UnreadableImage: With a short reason that does not repeat the path.
+    """
+    with _open(file) as image:
+        stored = {str(part) for tile in image.tile for part in tile[3:]} if image.tile else set()
+        _load_complete(file, image, 1)
+        if image.mode not in _STORED_MODES:
+            raise UnreadableImage(f"colors of mode {image.mode}; expected channels of values")
+        if len(image.getbands()) > 1 and any(";16" in part for part in stored):
+            raise UnreadableImage("color in 16 bits, which is read of TIFF and NumPy files only")
+        values = np.asarray(image).reshape(image.height, image.width, -1)
+        return upright(values, _orientation(image))
+
+
+def _load_complete(file: ImagePath, image: Image.Image, scale: int) -> None:
+    """Decode an opened image; refuse one that is not complete."""
+    with opened_stream(file) as stream:
+        check_complete(image, stream)
+    _load(image, scale)
+    if image.format in ("JPEG", "MPO"):
+        _check_jpeg(file, image, scale)
 
 
 def _array(image: Image.Image) -> NDArray[np.uint8]:
@@ -321,7 +365,7 @@ def _jpeg_bytes(file: ImagePath) -> bytes | None:
     Raises:
         OSError: It cannot be read.
     """
-    with _stream(file) as stream:
+    with opened_stream(file) as stream:
         stream.seek(0)
         if stream.read(3) != b"\xff\xd8\xff":
             return None
@@ -330,7 +374,7 @@ def _jpeg_bytes(file: ImagePath) -> bytes | None:
 
 
 @contextmanager
-def _stream(file: ImagePath) -> Iterator[BinaryIO]:
+def opened_stream(file: ImagePath) -> Iterator[BinaryIO]:
     """A binary stream of a file; a stream keeps its position."""
     if isinstance(file, str | os.PathLike):
         with open(file, "rb", buffering=0) as stream:  # unbuffered: one read, no copy
@@ -438,7 +482,7 @@ def _open(file: ImagePath) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             # Set by some libraries: Pillow would then fill up what is missing.
             ImageFile.LOAD_TRUNCATED_IMAGES = False
-            with Image.open(file, formats=_formats()) as image:
+            with Image.open(file, formats=_formats_of(file)) as image:
                 check_size(*image.size)
                 yield image
     except UnreadableImage:
@@ -447,6 +491,25 @@ def _open(file: ImagePath) -> Iterator[Image.Image]:
         raise UnreadableImage(_reason(error, file)) from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = truncated_allowed
+
+
+def _formats_of(file: ImagePath) -> tuple[str, ...]:
+    """The formats that a file may be of; the decoder of HEIC is imported for its files alone.
+
+    Raises:
+        UnreadableImage: It is a HEIC file, and the decoder is not installed.
+    """
+    with opened_stream(file) as stream:
+        stream.seek(0)
+        head = stream.read(12)
+    if head[4:8] != b"ftyp" or head[8:] not in _HEIF_BRANDS:
+        return _formats()
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UnreadableImage("HEIC needs pillow-heif; type pip install 'ssltool[heic]'") from error
+    pillow_heif.register_heif_opener()
+    return ("HEIF", *_formats())
 
 
 @cache
@@ -487,9 +550,11 @@ def _reason(error: BaseException, file: ImagePath) -> str:
 
 def _unidentified(file: ImagePath) -> str:
     """Why Pillow has opened a file as nothing."""
-    with _stream(file) as stream:
+    with opened_stream(file) as stream:
         stream.seek(0)
-        start = stream.read(4)
+        start, signature = stream.read(4), stream.read(128)[124:]
+    if signature == b"DICM":
+        return "a DICOM file: type --channels 1 --value-range auto to read its values"
     if start in (b"II*\0", b"MM\0*"):
         return "a damaged TIFF file, or with samples of a kind that cannot be read"
     return "not an image in a known format" if start else "empty file"

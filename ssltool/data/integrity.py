@@ -93,7 +93,7 @@ def _check_webp(data: bytes) -> None:
 
 
 def _check_avif(data: bytes) -> None:
-    """The boxes with pixels are complete and do not end in zeros."""
+    """Of AVIF and HEIC: the boxes with pixels are complete and do not end in zeros."""
     offset = 0
     while offset + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, offset)
@@ -118,6 +118,7 @@ _CHECKS: dict[str, Callable[[bytes], None]] = {
     "ICO": _check_ico,
     "WEBP": _check_webp,
     "AVIF": _check_avif,
+    "HEIF": _check_avif,
 }
 
 

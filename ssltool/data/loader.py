@@ -43,7 +43,8 @@ class Batch(NamedTuple):
     """A batch on the device.
 
     Attributes:
-        images: uint8 ``[B, 3, S, S]``, RGB squares, channels last in memory.
+        images: uint8 ``[B, C, S, S]``, squares, channels last in memory: RGB, or the N channels of
+            images that are read as they are.
         indices: int64 ``[B]``, index of each image in the source.
         epoch: Number of the pass over the data, from 0.
         wait: Seconds spent waiting for the batch.
@@ -156,8 +157,8 @@ class TrainBatches(_Loader):
             )
         self._source, self._batch_size, self._seed = source, batch_size, seed
         self._rank, self._world = rank, world
-        decoded = len(source) * size * size * 3
-        cache = SharedCache(len(source), size) if decoded <= cache_bytes else None
+        decoded = len(source) * size * size * source.channels
+        cache = SharedCache(len(source), size, source.channels) if decoded <= cache_bytes else None
         self._batches = _Batches(source, size, cache, replace=True, whole=whole)
         super().__init__(workers, cache is not None and decoded <= _TINY, device)
 
@@ -219,7 +220,7 @@ class AllImages(_Loader):
         self._indices = range(len(source)) if indices is None else indices
         self._batch_size = batch_size
         self._batches = _Batches(source, size, cache=None, replace=False)
-        super().__init__(workers, len(self._indices) * size * size * 3 <= _TINY // 8, device)
+        super().__init__(workers, len(self._indices) * size * size * source.channels <= _TINY // 8, device)
 
     def __len__(self) -> int:
         """Number of images, unreadable ones included."""
@@ -277,7 +278,8 @@ class _Batches(Dataset[_Loaded]):
     def __getitem__(self, request: _Request) -> _Loaded:
         skipped: dict[str, str] = {}
         # Channels last, as images are decoded and as torch resizes bytes three times as fast.
-        images = torch.empty(len(request.indices), self._size, self._size, 3, dtype=torch.uint8)
+        shape = (len(request.indices), self._size, self._size, self._source.channels)
+        images = torch.empty(shape, dtype=torch.uint8)
         pixels, indices, aspects = images.numpy(), list[int](), list[float]()
         for index in request.indices:
             readable = self._read_or_replace(index, skipped)

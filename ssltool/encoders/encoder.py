@@ -47,7 +47,7 @@ class Encoder(nn.Module):
             keys unchanged.
         name: Name of the backbone.
         stem: ``"imagenet"``, the backbone's own, or ``"small"``: 3x3, stride 1, no max-pool.
-        in_channels: C, 1 or 3.
+        in_channels: C.
         norm: What replaces batch norm; ``"batch"`` if the backbone is as published.
         image_size: Side in pixels of the only images it takes (vision transformers), else None.
         classifier: Path in the plain model of the classifier that was removed; None if there is

@@ -2,7 +2,7 @@
 
 The keys may have a prefix, such as ``module.``, ``encoder_q.`` or ``teacher.backbone.``; of several
 copies the teacher is taken. Position embeddings and relative position biases of another size are
-interpolated, and the first convolution is converted between color and gray. Every tensor of the
+interpolated, and the first convolution is converted to another number of channels. Every tensor of the
 encoder must be in the file. What else is in it may be left out if it is a classifier or another
 head, belongs to stages that were cut off, or to batch norm that was replaced.
 """
@@ -141,10 +141,10 @@ def _convert_channels(
     if kernels is None or wanted is None or kernels.dim() != 4:
         return []
     before, after = kernels.shape[1], wanted.shape[1]
-    if before == after or {before, after} != {1, 3}:
+    if before == after:
         return []
     gray = gray_kernels(kernels)
-    tensors[key] = gray if after == 1 else gray.expand(-1, after, -1, -1) / after
+    tensors[key] = gray.expand(-1, after, -1, -1) / after
     return [f"{key} from {before} to {after} channels"]
 
 

@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ssltool.documents import DocumentError, parse_json, validated
 from ssltool.errors import WeightsError
-from ssltool.options import LARGEST_SEED, LARGEST_SIDE, SMALLEST_SIDE
+from ssltool.options import LARGEST_CHANNELS, LARGEST_SEED, LARGEST_SIDE, SMALLEST_SIDE
 
 FORMAT: Final = 2
 Stem = Literal["imagenet", "small"]
 Norm = Literal["batch", "ln", "ln2d", "none"]
 Standardize = Literal["data", "channels", "image"]
-ColorSpace = Literal["rgb", "lightness", "lab"]
+ColorSpace = Literal["rgb", "lightness", "lab", "channels"]
 
 LARGEST_GRID = 64
 """Patches along a side: each of them is encoded by itself."""
@@ -121,9 +121,10 @@ class EncoderMetadata(BaseModel):
     norm: Norm = Field(
         "batch", description="what replaces batch norm; batch: the backbone as published"
     )
-    in_channels: Literal[1, 3] = Field(description="input channels")
+    in_channels: int = Field(ge=1, le=LARGEST_CHANNELS, description="input channels")
     color_space: ColorSpace = Field(
-        description="what the channels are; lightness is L / 100, lab is Lab / 100"
+        description="what the channels are; lightness is L / 100, lab is Lab / 100, channels are "
+        "those of files that are read as they are"
     )
     converted_from: ColorSpace | None = Field(
         None, description="color space of training, if the first convolution was converted since"
@@ -133,6 +134,14 @@ class EncoderMetadata(BaseModel):
         None,
         description="side and stride in pixels of the patches the encoder was trained on; null if "
         "it was trained on whole images",
+    )
+    value_range: tuple[tuple[float, float], ...] | None = Field(
+        None,
+        description="of color space channels: values of each channel that became 0 and 255; null "
+        "for other color spaces",
+    )
+    value_type: _Name | None = Field(
+        None, description="type of these values in the files, such as uint16; null likewise"
     )
     mean: tuple[_Mean, ...] = Field(description="per channel, on a 0..1 scale, subtracted")
     std: tuple[_Deviation, ...] = Field(description="per channel, divided by")
@@ -156,6 +165,19 @@ class EncoderMetadata(BaseModel):
     def _one_value_per_channel(self) -> Self:
         if not len(self.mean) == len(self.std) == self.in_channels:
             raise ValueError(f"mean and std need {self.in_channels} values, one per input channel")
+        return self
+
+    @model_validator(mode="after")
+    def _channels_fit(self) -> Self:
+        if self.color_space != "channels":
+            if self.in_channels not in (1, 3):
+                raise ValueError(f"{self.color_space} has 1 or 3 channels, not {self.in_channels}")
+            if self.value_range is not None:
+                raise ValueError(f"value_range is not of {self.color_space}")
+        elif self.value_range is None or len(self.value_range) != self.in_channels:
+            raise ValueError(f"value_range needs {self.in_channels} pairs, one per input channel")
+        elif not all(low < high for low, high in self.value_range) or self.value_type is None:
+            raise ValueError("value_range needs ascending pairs and a value_type")
         return self
 
     @model_validator(mode="after")

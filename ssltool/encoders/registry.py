@@ -28,6 +28,7 @@ from ssltool.encoders.layers.small_maps import use_small_map_convolutions
 from ssltool.encoders.metadata import Norm, Stem
 from ssltool.encoders.timm_names import is_timm
 from ssltool.errors import UsageError
+from ssltool.options import LARGEST_CHANNELS
 
 
 def backbone_names() -> tuple[str, ...]:
@@ -52,7 +53,8 @@ def build_encoder(
         stem: ``"imagenet"`` for the backbone's own stem, ``"small"`` for a 3x3 stride-1 first
             convolution without max-pool (ResNet, ResNeXt and wide ResNet). The small ResNets
             always have the small stem.
-        in_channels: 1 or 3. The first convolution is initialized by the backbone's own rule.
+        in_channels: 3, 1 or any other number. The first convolution is initialized by the
+            backbone's own rule.
         image_size: Side of the images in pixels, a multiple of the patch; used by vision
             transformers and timm's window attention only, where None means 224.
         norm: What replaces batch norm: ``"ln"`` normalizes each image over channels and positions
@@ -71,8 +73,10 @@ def build_encoder(
             have.
     """
     check_name(name)
-    if in_channels not in (1, 3):
-        raise UsageError(f"an encoder takes 1 or 3 input channels, not {in_channels}")
+    if not 1 <= in_channels <= LARGEST_CHANNELS:
+        raise UsageError(
+            f"an encoder takes 1 to {LARGEST_CHANNELS} input channels, not {in_channels}"
+        )
     if is_timm(name):
         encoder: Encoder = _timm_encoder(
             name, stem=stem, in_channels=in_channels, image_size=image_size, norm=norm
@@ -94,8 +98,8 @@ def build_encoder(
         _adapt(backbone, family)
         if stem == "small" and family.small_stem:
             _give_small_stem(backbone)
-        if in_channels == 1:
-            _make_gray(backbone, family)
+        if in_channels != 3:
+            _give_channels(backbone, family, in_channels)
         _replace_batch_norm(backbone, norm)
     use_small_map_convolutions(backbone)
     kind = ViTEncoder if family is VIT else Encoder
@@ -177,7 +181,7 @@ def reinitialized_copy(
 
     Args:
         encoder: The encoder, which is not changed.
-        in_channels: 1 or 3; None for as many as ``encoder`` has.
+        in_channels: How many; None for as many as ``encoder`` has.
         empty: Initialize nothing, see :func:`build_encoder`.
     """
     return build_encoder(
@@ -263,16 +267,24 @@ def _give_small_stem(backbone: nn.Module) -> None:
     backbone.set_submodule("maxpool", nn.Identity())
 
 
-def _make_gray(backbone: nn.Module, family: Family) -> None:
-    """Reduce the first convolution to one input channel, initialized as it was for three.
+def _give_channels(backbone: nn.Module, family: Family, channels: int) -> None:
+    """Give the first convolution another number of input channels, initialized as it was for three.
 
     The weights are independent samples, so one of the three channels has the right distribution, up
-    to its scale where initialization divides by the square root of the fan-in.
+    to its scale where initialization divides by the square root of the fan-in. More channels than
+    three are samples of the samples.
     """
     conv = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
-    gain = math.sqrt(conv.in_channels) if family.scaled_by_fan_in else 1.0
-    conv.in_channels = 1
-    conv.weight = nn.Parameter(conv.weight.detach()[:, :1] * gain)
+    gain = math.sqrt(conv.in_channels / channels) if family.scaled_by_fan_in else 1.0
+    weight = conv.weight.detach()
+    if channels > conv.in_channels:
+        shape = (weight.shape[0], channels, *weight.shape[2:])
+        if weight.is_meta:
+            weight = weight.new_empty(shape)
+        else:
+            weight = weight.flatten()[torch.randint(weight.numel(), shape)]
+    conv.in_channels = channels
+    conv.weight = nn.Parameter(weight[:, :channels] * gain)
     if conv.bias is not None:
         conv.bias = nn.Parameter(conv.bias.detach() * gain)
 

@@ -120,7 +120,7 @@ def build_backbone(
     Args:
         name: As for `find_network`.
         stem: ``small``: the first convolution has stride 1, and there is no max-pool.
-        in_channels: 1 or 3.
+        in_channels: How many.
         image_size: Side in pixels that its position embeddings or windows are for; 224 if None. Of
             no effect on convolutional networks.
 

@@ -23,7 +23,8 @@ class InputTransform:
         size: Side in pixels of the output.
         mean: Per channel of the output, subtracted (0..1 scale).
         std: Per channel of the output, divided by.
-        color_space: ``rgb``; ``lightness``, L / 100; or ``lab``, L, a and b / 100.
+        color_space: ``rgb``; ``lightness``, L / 100; ``lab``, L, a and b / 100; or ``channels``,
+            of files that were read as they are.
         standardize: ``data`` applies ``mean`` and ``std``; ``channels`` and ``image`` give each
             image zero mean and unit deviation in their place, as a task did with its tiles or
             patches: each channel by its own deviation, or all by one.
@@ -58,7 +59,7 @@ class InputTransform:
         """Transform a batch of images.
 
         Args:
-            images: uint8 ``[B, 3, S, S]``, RGB, 0..255.
+            images: uint8 ``[B, 3, S, S]``, RGB, 0..255; of ``channels``, uint8 ``[B, N, S, S]``.
 
         Returns:
             float32 ``[B, C, size, size]``, channels last in memory. One channel of ``rgb`` is the
@@ -68,13 +69,13 @@ class InputTransform:
             UsageError: The images are of another type or shape, such as floats in 0..1, which
                 would be divided by 255 once more.
         """
-        _check(images)
+        _check(images, self._mean.shape[1] if self.color_space == "channels" else 3)
         x = resize(images, self.size)
         if self.color_space == "lightness":
             x = lightness(x) / 100
         elif self.color_space == "lab":
             x = rgb_to_lab(x) / 100
-        elif self._mean.shape[1] == 1:
+        elif self.color_space == "rgb" and self._mean.shape[1] == 1:
             x = x.mean(dim=1, keepdim=True)
         if self.standardize == "data":
             x = (x - self._mean.to(x.device)) / self._std.to(x.device)
@@ -83,16 +84,17 @@ class InputTransform:
         return x.contiguous(memory_format=torch.channels_last)
 
 
-def _check(images: Tensor) -> None:
+def _check(images: Tensor, channels: int) -> None:
     shape = list(images.shape)
-    expected = "expected uint8 [B, 3, S, S], RGB, 0..255"
+    kind = "RGB, 0..255" if channels == 3 else "0..255"
+    expected = f"expected uint8 [B, {channels}, S, S], {kind}"
     if images.dtype != torch.uint8:
         dtype = str(images.dtype).removeprefix("torch.")
         raise UsageError(
             f"images are {dtype} {shape}; {expected}: convert floats in 0..1 with "
             "(images * 255).round().to(torch.uint8)"
         )
-    if images.dim() != 4 or shape[1] != 3:
+    if images.dim() != 4 or shape[1] != channels:
         raise UsageError(f"images are uint8 {shape}; {expected}")
     if shape[2] != shape[3]:
         raise UsageError(

@@ -51,6 +51,8 @@ def describe(
     training: TrainingSummary | None = None,
     patch: tuple[int, int] | None = None,
     standardize: Standardize = "data",
+    value_range: tuple[tuple[float, float], ...] | None = None,
+    value_type: str | None = None,
 ) -> EncoderMetadata:
     """Metadata of an encoder: its architecture, and the fields given here.
 
@@ -65,6 +67,8 @@ def describe(
         norm=encoder.norm,
         in_channels=encoder.in_channels,
         color_space=color_space,
+        value_range=value_range,
+        value_type=value_type,
         image_size=encoder.position_size or image_size,
         patch=patch,
         mean=mean,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ssltool.atomic import atomic_file, atomic_folder
+from ssltool.data.channels import Channels, as_they_are
 from ssltool.data.sample import sample
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source
@@ -129,7 +130,7 @@ def export(
     encoder = with_fixed_norm(encoder) if fixed_norm else encoder
     if "timm" in formats:
         timm.architecture(encoder)  # its refusal comes before any work
-    images = _images(source, data)
+    images = _images(source, data, Channels.of(original.metadata))
     similarity = _similarity(original, encoder, images) if form or fixed_norm else None
     squares, _ = sample(images, encoder.metadata.image_size, _COMPARED)
     provenance = Provenance.of(source, original)
@@ -198,7 +199,8 @@ def _verified(
     if "timm" in places:
         timm.write(encoder, places["timm"])
         readers = ["timm", *(["transformers"] if find_spec("transformers") else [])]
-        jobs += [Job(reader, places["timm"]) for reader in readers]
+        about = {"channels": encoder.metadata.color_space == "channels"}
+        jobs += [Job(reader, places["timm"], about) for reader in readers]
     if "onnx" in places:
         graph = onnx.write(encoder, places["onnx"], uint8=uint8)
         jobs.append(_graph_job("onnxruntime", places["onnx"], graph))
@@ -224,13 +226,17 @@ def _graph_job(reader: str, file: Path, graph: Graph) -> Job:
     return Job(reader, file, {"uint8": graph.uint8}, graph.outputs, graph.side)
 
 
-def _images(source: Path, data: DataSpec | Sequence[DataSpec]) -> Source:
-    """The images to compare on: those given, those of the run, or synthetic ones."""
+def _images(
+    source: Path, data: DataSpec | Sequence[DataSpec], channels: Channels | None
+) -> Source:
+    """The images to compare on: those given, those of the run, or synthetic ones of RGB."""
     if not isinstance(data, Sequence) or data:
-        return open_source(data)
+        return as_they_are(open_source(data, arrays=channels is not None), channels)
     try:
         return Run.open(source).open_images("name images with --data")
     except SslToolError as error:
+        if channels is not None:
+            raise
         images = open_source(_SYNTHETIC)
         images.notes = (f"compared on synthetic images: {error}",)
         return images

@@ -46,7 +46,8 @@ class Graph(nn.Module):
         """Pooled feature ``[B, D]`` and maps ``[B, C_s, h_s, w_s]``.
 
         Args:
-            images: float ``[B, C, H, W]``, the encoder's input, or uint8 ``[B, 3, H, W]``, RGB.
+            images: float ``[B, C, H, W]``, the encoder's input, or uint8 ``[B, 3, H, W]``, RGB;
+                of files read as they are, uint8 ``[B, C, H, W]``.
         """
         x = self.transform(images)
         return self.encoder(x), *self.encoder.maps(x).values()
@@ -56,7 +57,8 @@ class Graph(nn.Module):
         metadata = self.encoder.metadata
         if self.uint8:
             side = self.side or metadata.read_size
-            return torch.zeros(2, 3, side, side, dtype=torch.uint8)
+            channels = metadata.in_channels if metadata.color_space == "channels" else 3
+            return torch.zeros(2, channels, side, side, dtype=torch.uint8)
         side = self.side or metadata.image_size
         return torch.zeros(2, metadata.in_channels, side, side)
 
@@ -87,7 +89,7 @@ class _Transform(nn.Module):
             x = lightness(x) / 100
         elif self._metadata.color_space == "lab":
             x = rgb_to_lab(x) / 100
-        elif self._metadata.in_channels == 1:
+        elif self._metadata.color_space == "rgb" and self._metadata.in_channels == 1:
             x = x.mean(dim=1, keepdim=True)
         if self._metadata.standardize == "data":
             return (x - self.mean) / self.std

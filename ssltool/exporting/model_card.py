@@ -26,6 +26,7 @@ _INPUT = {
     "rgb": "RGB",
     "lightness": "lightness L / 100 of CIE Lab (D65)",
     "lab": "CIE Lab (D65), L / 100, a / 100, b / 100",
+    "channels": "of files as they are",
 }
 _STANDARDIZED = {
     "channels": "each channel of each image by its own mean and deviation",
@@ -126,6 +127,12 @@ def _facts(card: Card) -> Iterator[str]:
         f"stem: {metadata.stem}, norm: {metadata.norm}, input: {channels}, "
         + _INPUT[metadata.color_space]
     )
+    if metadata.value_range is not None:
+        ends = ", ".join(f"{low:g} to {high:g}" for low, high in metadata.value_range)
+        yield (
+            f"values are {metadata.value_type}; those that become 0 and 1 in each channel, others "
+            f"are cut there: {ends}"
+        )
     yield f"image size for feature extraction: {metadata.image_size} px"
     if metadata.read_size != metadata.image_size:
         yield (
@@ -143,7 +150,7 @@ def _facts(card: Card) -> Iterator[str]:
             f"{_STANDARDIZED[metadata.standardize]}; those above are the data's, for code that "
             "needs fixed ones"
         )
-    if "timm" in card.formats and metadata.in_channels == 1:
+    if "timm" in card.formats and metadata.in_channels == 1 and metadata.value_range is None:
         yield (
             "trained on the mean of R, G and B; in `model.safetensors` each kernel is divided "
             "among three channels, which computes the same"
@@ -160,6 +167,9 @@ def _facts(card: Card) -> Iterator[str]:
 
 def _blocks(card: Card) -> Iterator[tuple[str, str]]:
     """Library and code, for each that opens the export."""
+    if card.metadata.color_space == "channels":
+        yield from _channel_blocks(card)
+        return
     if "safetensors" in card.formats:
         yield (
             "ssltool",
@@ -211,6 +221,47 @@ def _predicting(card: Card) -> str:
     )
 
 
+def _channel_blocks(card: Card) -> Iterator[tuple[str, str]]:
+    """As `_blocks`, of images that are read as they are, here an array ``[S, S, N]``."""
+    metadata = card.metadata
+    side, count = metadata.image_size, metadata.in_channels
+    low, high = (list(ends) for ends in zip(*(metadata.value_range or ()), strict=True))
+    head = f"""import numpy as np
+import torch
+
+values = np.load("image.npy")  # [{side}, {side}, {count}], {metadata.value_type}
+low, high = (np.array(v, np.float32) for v in ({low}, {high}))
+x = np.clip((values - low) / (high - low), 0, 1).transpose(2, 0, 1)[None].astype(np.float32)"""
+    normalized = "\n".join([head, _normalizing_lines(metadata)])
+    if "safetensors" in card.formats:
+        run = "images = torch.from_numpy((x * 255).round().astype(np.uint8))"
+        yield (
+            "ssltool",
+            f"import ssltool\n{head}\n{run}\nencoder = ssltool.load_encoder("
+            f"{json.dumps(card.weights)})\nfeatures = encoder(encoder.transform(images))",
+        )
+    if "timm" in card.formats:
+        name = json.dumps(f"local-dir:{card.path.name}")
+        yield (
+            "timm",
+            f"import timm\n{normalized}\nmodel = timm.create_model({name}, pretrained=True, "
+            "num_classes=0).eval()\nfeatures = model(torch.from_numpy(x))",
+        )
+        name = json.dumps(card.path.name)
+        yield (
+            "transformers",
+            f"from transformers import AutoModel\n{normalized}\nmodel = "
+            f"AutoModel.from_pretrained({name}).eval()\n"
+            "features = model(pixel_values=torch.from_numpy(x)).pooler_output",
+        )
+    of_graph = f"{head}\nx = (x * 255).round().astype(np.uint8)" if card.uint8 else normalized
+    readers = {"onnx": ("onnxruntime", _onnx_lines), "torch": ("torch.export", _program_lines)}
+    for name, (title, lines) in readers.items():
+        if name in card.formats:
+            imports, run = lines(card)
+            yield title, f"{imports}\n{of_graph}\n{run}"
+
+
 def _torchvision(card: Card) -> str:
     metadata = card.metadata
     arguments = ", ".join(f"{name}={value}" for name, value in (card.torchvision or {}).items())
@@ -251,19 +302,22 @@ def _normalization(card: Card) -> str:
     lines = ["x = x.astype(np.float32) / 255"]
     if metadata.in_channels == 1:
         lines.append("x = x.mean(axis=1, keepdims=True)")
+    return "\n".join([*lines, _normalizing_lines(metadata)])
+
+
+def _normalizing_lines(metadata: EncoderMetadata) -> str:
+    """Code that normalizes the channels of ``x``, on a 0..1 scale."""
     if metadata.standardize == "data":
         mean, std = (json.dumps([round(v, 6) for v in m]) for m in (metadata.mean, metadata.std))
-        lines += [
-            f"mean, std = (np.array(v, np.float32)[:, None, None] for v in ({mean}, {std}))",
-            "x = (x - mean) / std",
-        ]
-    else:
-        axes = "(1, 2, 3)" if metadata.standardize == "image" else "(2, 3)"
-        lines += [
-            "x = x - x.mean(axis=(2, 3), keepdims=True)",
-            f"x = x / np.maximum(np.sqrt((x**2).mean(axis={axes}, keepdims=True)), 1 / 255)",
-        ]
-    return "\n".join(lines)
+        return (
+            f"mean, std = (np.array(v, np.float32)[:, None, None] for v in ({mean}, {std}))\n"
+            "x = (x - mean) / std"
+        )
+    axes = "(1, 2, 3)" if metadata.standardize == "image" else "(2, 3)"
+    return (
+        "x = x - x.mean(axis=(2, 3), keepdims=True)\n"
+        f"x = x / np.maximum(np.sqrt((x**2).mean(axis={axes}, keepdims=True)), 1 / 255)"
+    )
 
 
 def _onnx_lines(card: Card) -> tuple[str, str]:

@@ -49,6 +49,10 @@ def timm(job: Job, images: Tensor, inputs: Tensor) -> Outputs:
     from timm.data import create_transform, resolve_data_config
 
     model = timm.create_model(f"local-dir:{job['path']}", pretrained=True, num_classes=0).eval()
+    if job["channels"]:  # Pillow has no such images
+        own = resolve_data_config({}, model=model)
+        mean, std = (torch.tensor(own[name])[:, None, None] for name in ("mean", "std"))
+        return {"pooled": model((images / 255 - mean) / std)}
     transform = create_transform(**resolve_data_config({}, model=model))
     batch = [transform(Image.fromarray(array)) for array in _arrays(images)]
     return {"pooled": model(torch.stack(batch))}
@@ -60,6 +64,8 @@ def transformers(job: Job, images: Tensor, inputs: Tensor) -> Outputs:
     from transformers import AutoImageProcessor, AutoModel
 
     model = AutoModel.from_pretrained(job["path"]).eval()
+    if job["channels"]:
+        return {"pooled": model(pixel_values=inputs).pooler_output.flatten(1)}
     processor = AutoImageProcessor.from_pretrained(job["path"])
     batch = processor([Image.fromarray(array) for array in _arrays(images)], return_tensors="pt")
     return {"pooled": model(**batch).pooler_output.flatten(1)}

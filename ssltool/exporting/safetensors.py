@@ -25,6 +25,7 @@ def torchvision_arguments(encoder: Encoder) -> dict[str, int] | None:
         and encoder.stem == "imagenet"
         and encoder.norm == "batch"
         and encoder.in_channels == 3
+        and encoder.metadata.color_space != "channels"
         and tuple(stage.name for stage in encoder.stages) == BACKBONES[name].stages
         and name not in PAPER_NETWORKS
         and not name.startswith(("alexnet", "vgg"))

@@ -71,7 +71,7 @@ def architecture(encoder: Encoder) -> Architecture:
             says why and which formats work.
     """
     metadata = encoder.metadata
-    if metadata.color_space != "rgb":
+    if metadata.color_space not in ("rgb", "channels"):
         form = "type --form rgb for an approximation" if metadata.in_channels == 1 else "export rgb"
         raise _refusal(
             f"these weights read {metadata.color_space}, which timm's transform cannot make; {form}"
@@ -84,8 +84,12 @@ def architecture(encoder: Encoder) -> Architecture:
     if encoder.stem == "small":
         raise _refusal("timm's ResNets have no 3x3 stem without max-pool")
     if is_timm(encoder.name):
-        return _own(encoder)
-    return Architecture(_name(encoder.name), _arguments(encoder))
+        found = _own(encoder)
+    else:
+        found = Architecture(_name(encoder.name), _arguments(encoder))
+    if metadata.color_space == "channels" and encoder.in_channels != 3:
+        found.arguments["in_chans"] = encoder.in_channels
+    return found
 
 
 def write(encoder: Encoder, folder: Path) -> Architecture:
@@ -104,7 +108,7 @@ def write(encoder: Encoder, folder: Path) -> Architecture:
     """
     found = architecture(encoder)
     model = _build(found)
-    if encoder.in_channels == 1:
+    if encoder.in_channels == 1 and encoder.metadata.color_space == "rgb":
         encoder = expand_gray(encoder)
     tensors = renamed(encoder.backbone.state_dict(), model.state_dict())
     if tensors is None:
@@ -274,9 +278,10 @@ def _config(encoder: Encoder, found: Architecture, model: nn.Module) -> dict[str
         "classifier": own.get("classifier"),
         "crop_mode": "center",
         "crop_pct": 1.0,
-        "first_conv": own.get("first_conv"),
+        # Named, timm would convert the weights to in_chans once more.
+        "first_conv": None if "in_chans" in found.arguments else own.get("first_conv"),
         "fixed_input_size": "img_size" in found.arguments,
-        "input_size": [3, side, side],
+        "input_size": [found.arguments.get("in_chans", 3), side, side],
         "interpolation": "bilinear",
         "mean": list(metadata.mean),
         "num_classes": 0,

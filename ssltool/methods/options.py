@@ -42,19 +42,34 @@ class DataInfo:
     Attributes:
         count: Number of images; the ``index`` of an image is in 0..count-1.
         image_size: Side S in pixels of the squares that `Method.view` receives.
-        gray: True if every sampled image is gray (R = G = B).
+        gray: True if every sampled image is gray (R = G = B), or has a single channel.
         mean: Mean of each channel over a sample, 0..1.
         std: Standard deviation of each channel over a sample, 0..1.
         batch_size: Images per batch over all processes; 0 = not decided yet. Chance levels may
             depend on it, the task must not.
+        value_range: Of images that are read as they are: values of each channel that became 0 and
+            255; None for RGB.
+        value_type: Type of those values.
     """
 
     count: Annotated[int, Field(ge=0)]
     image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
     gray: bool = False
-    mean: tuple[_Share, _Share, _Share] = (0.485, 0.456, 0.406)
-    std: tuple[_Share, _Share, _Share] = (0.229, 0.224, 0.225)
+    mean: tuple[_Share, ...] = (0.485, 0.456, 0.406)
+    std: tuple[_Share, ...] = (0.229, 0.224, 0.225)
     batch_size: Annotated[int, Field(ge=0)] = 0
+    value_range: tuple[tuple[float, float], ...] | None = None
+    value_type: str | None = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: 3 for RGB."""
+        return len(self.mean)
+
+    @property
+    def rgb(self) -> bool:
+        """Whether the images are RGB, and not read as they are."""
+        return self.value_range is None
 
     def for_batches_of(self, batch_size: int) -> DataInfo:
         """A copy with another batch size."""
@@ -66,9 +81,14 @@ class MethodOptions(Options):
 
     Attributes:
         presets: Named sets of defaults.
+        of_color: Options that change colors of RGB, with the values that switch them off: they are,
+            for images that are read as they are.
+        needs_color: Whether the method is of RGB images alone.
     """
 
     presets: ClassVar[Presets] = {}
+    of_color: ClassVar[Mapping[str, Any]] = {}
+    needs_color: ClassVar[bool] = False
 
     def with_defaults(self, data: DataInfo) -> Self:
         """Return a copy with every `Auto` field decided for this data.
@@ -79,6 +99,11 @@ class MethodOptions(Options):
         """
         del data
         return self
+
+    def without_color(self) -> tuple[Self, tuple[str, ...]]:
+        """A copy with `of_color` switched off, and the names of what was on."""
+        on = tuple(name for name, off in self.of_color.items() if getattr(self, name) != off)
+        return self.model_copy(update={name: self.of_color[name] for name in on}), on
 
     def open_fields(self) -> list[str]:
         """Names of the `Auto` fields that are not decided yet."""

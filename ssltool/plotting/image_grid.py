@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssltool.plotting.channels import as_rgb
 from ssltool.plotting.style import COLUMN, LINE, POINT, SMALL, TEXT, new_figure, styled
 from ssltool.plotting.text import legible, wrap
 
@@ -77,8 +78,8 @@ def image_grid(
 
 
 def as_rows(images: Tensor) -> NDArray[np.uint8]:
-    """Images uint8 ``[R, 3, H, W]`` as a column of `image_grid`."""
-    rows: NDArray[np.uint8] = images.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    """Images uint8 ``[R, 3, H, W]``, or of other channels, as a column of `image_grid`."""
+    rows: NDArray[np.uint8] = as_rgb(images).permute(0, 2, 3, 1).cpu().contiguous().numpy()
     return rows
 
 

@@ -27,6 +27,7 @@ from ssltool.plotting.page import (
     paragraph,
     save_page,
 )
+from ssltool.plotting.channels import as_rgb
 from ssltool.plotting.sheet import WHOLE, Column, Key, Mark, Scale, Sheet
 from ssltool.plotting.text import legible, text_width
 
@@ -109,8 +110,8 @@ class _Drawn(NamedTuple):
 
 
 def to_image(image: Tensor) -> Image.Image:
-    """One uint8 ``[3, h, w]`` image as a PIL image."""
-    return Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy())
+    """One uint8 image ``[3, h, w]``, or of other channels, as a PIL image; see `as_rgb`."""
+    return Image.fromarray(as_rgb(image).permute(1, 2, 0).cpu().contiguous().numpy())
 
 
 def _scaled(columns: Iterable[Column], room: int) -> list[_Drawn]:

@@ -16,6 +16,7 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssltool.plotting.channels import as_rgb
 from ssltool.plotting.colors import PALETTE
 from ssltool.plotting.style import (
     COLUMN,
@@ -132,7 +133,7 @@ def _spread(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _paste(axis: Axes, image: Tensor, at: NDArray[np.float64], color: Color) -> None:
     """Draw an image around its point with a frame in its color."""
-    pixels = image.permute(1, 2, 0).cpu().numpy()
+    pixels = as_rgb(image).permute(1, 2, 0).cpu().numpy()
     inner = _THUMBNAIL - 2 * _FRAME
     # Without a rendering of its own, an offset image has a pixel per point, times the zoom.
     shown = OffsetImage(

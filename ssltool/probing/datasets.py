@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ssltool.data.channels import Channels, as_they_are
 from ssltool.data.loader import AllImages
 from ssltool.data.sources.base import Source, class_order
 from ssltool.data.sources.registry import Part, open_source, splits_of
@@ -75,6 +76,7 @@ class LabeledImages:
         device: Where batches go.
         max_images: Use at most about this many images of ``data``, evenly spread.
         content_hash: Identify images by their content, not by size and modification time.
+        channels: How files are read as they are; None for RGB.
 
     Attributes:
         classes: Class names, in `class_order`.
@@ -99,14 +101,15 @@ class LabeledImages:
         device: torch.device | str = "cpu",
         max_images: int | None = None,
         content_hash: bool = False,
+        channels: Channels | None = None,
     ) -> None:
         self._batch_size, self._workers, self._device = batch_size, workers, device
         self._content_hash = content_hash
         self._unreadable: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
         self._identities: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
-        train_source, test_source, notes = _opened(data, test_data)
-        sources = [train_source] if test_source is None else [train_source, test_source]
+        *opened, notes = _opened(data, test_data, arrays=channels is not None)
+        sources = [as_they_are(source, channels) for source in opened if source is not None]
         _refuse_the_same_twice(sources)
         subsets, label_notes = _labeled(sources, label_file)
         self.notes = (*notes, *(note for s in sources for note in s.notes), *label_notes)
@@ -123,7 +126,7 @@ class LabeledImages:
                 "own, or name a --label-file"
             )
         self.multilabel = any(_is_multilabel(subset) for subset in subsets)
-        if test_source is None:
+        if len(subsets) == 1:
             train, test = self._held_out(train, seed)
         else:
             test = subsets[1]
@@ -288,7 +291,7 @@ class LabeledImages:
 
 
 def _opened(
-    data: Sequence[str] | Source, test_data: Sequence[str] | Source
+    data: Sequence[str] | Source, test_data: Sequence[str] | Source, *, arrays: bool
 ) -> tuple[Source, Source | None, list[str]]:
     """Open training and, if there are any, test images; and say which splits were recognized."""
     if isinstance(data, Source):
@@ -296,15 +299,15 @@ def _opened(
         splits: list[dict[str, Part]] = []
     else:
         splits = [splits_of(spec) for spec in data]
-        train = open_source(data, split="train")
+        train = open_source(data, split="train", arrays=arrays)
     if isinstance(test_data, Source):
         return train, test_data, []
     if test_data:
         held = [_test_part(splits_of(spec)) or spec for spec in test_data]
-        return train, open_source(held), []
+        return train, open_source(held, arrays=arrays), []
     if splits and all(splits):
         parts = [_test_part(folders) for folders in splits]
-        return train, open_source(parts), [f"test images are those of {' + '.join(parts)}"]
+        return train, open_source(parts, arrays=arrays), [f"test images are those of {' + '.join(parts)}"]
     return train, None, []
 
 

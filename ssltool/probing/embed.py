@@ -19,6 +19,7 @@ from torch import Tensor
 from ssltool.arrays import DAMAGED, open_tensors, parse_array
 from ssltool.atomic import atomic_file
 from ssltool.console import stderr_console
+from ssltool.data.channels import Channels, as_they_are
 from ssltool.data.loader import AllImages
 from ssltool.data.sources.base import Source, class_order
 from ssltool.data.sources.registry import open_source
@@ -125,7 +126,8 @@ def compute(
         raise UsageError(f"--stage {stage}: one of {', '.join(stages)} is expected")
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     extractor = FeatureExtractor(encoder, encoder.transform)
-    source = source or open_source(options.data)
+    how = Channels.of(encoder.metadata)
+    source = as_they_are(source or open_source(options.data, arrays=how is not None), how)
     for note in source.notes:
         console.print(note)
     classes = _classes(options, source, console)

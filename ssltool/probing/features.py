@@ -246,7 +246,7 @@ def pixels(images: Tensor, side: int, channels: int) -> Tensor:
     Args:
         images: uint8 ``[B, 3, S, S]``.
         side: Side to which images are resized.
-        channels: 3, or 1 for the mean of R, G and B.
+        channels: As many as the images have, or 1 for their mean.
 
     Returns:
         float32 ``[B, channels * side * side]`` in 0..1.
@@ -267,7 +267,7 @@ def pixel_format(batches: Iterable[Tensor]) -> tuple[int, int]:
     for images in batches:
         side = min(_PIXEL_SIDE, images.shape[-1])
         if not bool((images == images[:, :1]).all()):
-            channels = 3
+            channels = images.shape[1]
     if not side:
         raise no_images()
     return side, channels

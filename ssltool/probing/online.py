@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssltool.data.channels import Channels
 from ssltool.distributed.batch_norm import copy_alone
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
@@ -33,10 +34,16 @@ class OnlineKNN:
         batch_size: Images per batch.
         seed: Of the split.
         device: Where features are computed.
+        channels: How files are read as they are; None for RGB.
     """
 
     def __init__(
-        self, data: tuple[str, ...], batch_size: int, seed: int, device: torch.device
+        self,
+        data: tuple[str, ...],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        channels: Channels | None = None,
     ) -> None:
         self._device, self._seed = device, seed
         self._images = LabeledImages(
@@ -46,6 +53,7 @@ class OnlineKNN:
             workers=0,
             device=device,
             max_images=_MAX_IMAGES,
+            channels=channels,
         )
 
     @property

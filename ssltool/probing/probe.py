@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from ssltool.console import stderr_console
+from ssltool.data.channels import Channels
 from ssltool.device import choose_device
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.files import find_weights
@@ -122,6 +123,7 @@ def open_inputs(
         workers=options.workers,
         device=device,
         content_hash=options.content_hash,
+        channels=Channels.of(metadata),
     )
     for note in data.notes:
         console.print(note)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ssltool.data.ranges import AUTO, parse_range
 from ssltool.data.specs import absolute_path, absolute_spec
 from ssltool.documents import DocumentError, cut, read_json, read_toml
 from ssltool.encoders.catalog import check_name
@@ -117,6 +118,7 @@ class RunConfig(BaseModel):
             raise UsageError(f"{' and '.join(lengths)} say how long to train; type one of them")
         if config.run.backbone is not None:
             check_name(config.run.backbone)
+        _check_channels(config)
         return config
 
     def require_data(self) -> None:
@@ -218,6 +220,8 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     from ssltool.encoders.registry import check_known
 
     asked, task = config.run, config.task.with_defaults(data)
+    if not data.rgb:
+        task, _ = task.without_color()
     check_probe(asked)
     if asked.backbone is not None:
         check_known(asked.backbone)
@@ -238,6 +242,7 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
         "backbone": backbone,
         "framing": _framing(asked.framing, config.method, inputs),
         "channels": _channels(asked.channels, config.method, inputs),
+        "value_range": asked.value_range or (AUTO if asked.as_they_are else None),
         "stem": _stem(asked.stem, backbone, small),
         "batch_size": batch,
         "devices": processes,
@@ -381,6 +386,27 @@ def _channels(asked: int | None, name: str, inputs: EncoderInput) -> int:
             "--channels 1"
         )
     return 1
+
+
+def _check_channels(config: RunConfig) -> None:
+    """Refuse ranges without channels, and files read as they are by a method of colors.
+
+    Raises:
+        UsageError: With what to type.
+    """
+    run = config.run
+    if run.value_range is not None:
+        if run.channels is None:
+            raise UsageError(
+                f"--value-range {run.value_range}: type --channels N too, the number of channels "
+                "that the files have"
+            )
+        parse_range(run.value_range, run.channels)
+    if run.as_they_are and config.task.needs_color:
+        raise UsageError(
+            f"--channels {run.channels}: {config.method} learns from the colors of RGB images; "
+            "type 'ssltool pretrain npid' or another method"
+        )
 
 
 def _stem(asked: str, backbone: str, small: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssltool.data.channels import ChannelSource
 from ssltool.data.sources.base import Source, survey
 from ssltool.methods.options import DataInfo
 
@@ -18,13 +19,15 @@ def inspect(source: Source, image_size: int | None) -> DataInfo:
             typical image, 28 to 256.
     """
     statistics = survey(source)
-    red, green, blue = statistics.std
+    how = source.how if isinstance(source, ChannelSource) else None
     return DataInfo(
         count=statistics.count,
         image_size=image_size or automatic_size(statistics.short_side),
-        gray=statistics.gray_fraction == 1.0,
+        gray=source.channels == 1 or (how is None and statistics.gray_fraction == 1.0),
         mean=statistics.mean,
-        std=(max(red, _LEAST_STD), max(green, _LEAST_STD), max(blue, _LEAST_STD)),
+        std=tuple(max(value, _LEAST_STD) for value in statistics.std),
+        value_range=how and how.ranges,
+        value_type=how and how.value_type,
     )
 
 

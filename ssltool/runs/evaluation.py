@@ -64,7 +64,7 @@ class Evaluation:
                 f"{weights} is a run of {run.config.method}, not of {method}; type "
                 f"{run.config.method} in its place"
             )
-        source = source or run.open_images("name images with --data")
+        source = run.reading(source or run.open_images("name images with --data"))
         parts = sample(source, run.config.data.image_size, count)
         images, index = (part.to(device) for part in parts)
         if not run.trained_on(source):

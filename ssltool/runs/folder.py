@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ssltool.atomic import translated_os_errors
+from ssltool.data.channels import Channels, as_they_are
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
 from ssltool.data.specs import OBJECT
@@ -96,11 +97,16 @@ class Run:
         if data[0].startswith(OBJECT):
             raise UsageError(f"{self.folder} was trained on a dataset object; {advice}")
         try:
-            return open_source(data, split="train")
+            source = open_source(data, split="train", arrays=self.config.run.as_they_are)
+            return self.reading(source)
         except (UsageError, DataError) as error:
             kind = UsageError if isinstance(error, UsageError) else DataError
             reason = str(error).partition(";")[0]
             raise kind(f"the images of {self.folder} are gone: {reason}; {advice}") from error
+
+    def reading(self, source: Source) -> Source:
+        """A source whose images are read as the run reads its own."""
+        return as_they_are(source, Channels.of(self.config.data))
 
     def trained_on(self, source: Source) -> bool:
         """Whether a source has the run's own images, unchanged and in their order, so that image i

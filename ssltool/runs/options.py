@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from ssltool.options import (
+    LARGEST_CHANNELS,
     LARGEST_SIDE,
     SMALLEST_SIDE,
     DeviceName,
@@ -76,11 +77,22 @@ class RunOptions(Options):
     stem: Literal["auto", "imagenet", "small"] = option(
         "auto", "First layers of a ResNet; small is 3x3, stride 1, no max-pool", panel="Model"
     )
-    channels: Literal[1, 3] | None = option(
+    channels: int | None = option(
         None,
-        "Input channels of the encoder; 1 reads the mean of R, G and B; automatic: 3, or 1 for "
-        "methods that read lightness",
-        panel="Model",
+        "Channels of the images: 3 for RGB, 1 for an encoder that reads the mean of R, G and B; "
+        "any other number reads files as they are (TIFF of many bands or 16 bits, .npy, DICOM), "
+        "and so do 1 and 3 with --value-range; automatic: 3, or 1 for methods that read lightness",
+        panel="Data",
+        ge=1,
+        le=LARGEST_CHANNELS,
+    )
+    value_range: str | None = option(
+        None,
+        "Values that become 0 and 255 where files are read as they are: LOW,HIGH, or such a pair "
+        "for each channel in turn; auto: the percentiles 0.1 and 99.9 of a sample of the images; "
+        "automatic: auto where --channels is not 1 or 3",
+        panel="Data",
+        metavar="RANGE",
     )
     init: Path | None = option(
         None,
@@ -242,6 +254,11 @@ class RunOptions(Options):
             raise ValueError("ascending fractions of the run, such as 0.6,0.8")
         return value
 
+    @property
+    def as_they_are(self) -> bool:
+        """Whether images are read as they are, and not as RGB."""
+        return self.value_range is not None or self.channels not in (None, 1, 3)
+
     @field_validator("budget")
     @classmethod
     def _is_duration(cls, value: str | None) -> str | None:
@@ -277,7 +294,7 @@ class ResolvedOptions(RunOptions):
     backbone: str
     stem: Literal["imagenet", "small"]
     framing: Literal["square", "whole"]
-    channels: Literal[1, 3]
+    channels: Annotated[int, Field(ge=1, le=LARGEST_CHANNELS)]
     epochs: None = None
     budget: None = None
     steps: _Positive

@@ -293,7 +293,7 @@ def time_steps(
     # On a CPU the decoders and the steps share the cores.
     first = later + reading if trainer.device.type == "cpu" else max(later, reading)
     side = options.load_size or options.image_size
-    cached = data.count * side * side * 3 <= CACHE_BYTES
+    cached = data.count * side * side * data.channels <= CACHE_BYTES
     return Pace(first, later if cached else first, max(1, data.count // batch), batch)
 
 

@@ -109,12 +109,18 @@ def _new_run(
     config: RunConfig, source: Source | None, folder: Path | None, began: float, console: Console
 ) -> tuple[start.Start, budget.Plan | None]:
     """A run with every option decided, and how it is to fill its budget, if it has one."""
-    source = source or start.open_images(config)
+    source = start.open_images(config, source)
     data = start.inspected(config, source)
     plan = budget.plan(config, source, data, began, console)
     if plan:
         config, data = plan.config, plan.data
-    return start.new_run(config, source, folder, data), plan
+    beginning = start.new_run(config, source, folder, data)
+    if beginning.left_out:
+        console.print(
+            f"left out, of {source.channels} channels that are no RGB: "
+            f"{', '.join('--' + name.replace('_', '-') for name in beginning.left_out)}"
+        )
+    return beginning, plan
 
 
 def _run(trainer: Trainer, folder: Path, console: Console, *, overwrite: bool) -> RunSummary:

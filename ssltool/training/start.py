@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from ssltool.data.sources.base import Source
-from ssltool.data.sources.registry import open_source
 from ssltool.distributed.collectives import from_main, is_main, rank, world_size
 from ssltool.errors import CheckpointError, DataError, UsageError
 from ssltool.methods.options import DataInfo
@@ -19,10 +20,12 @@ from ssltool.runs.claim import claim_new, claim_to_resume
 from ssltool.runs.config import ResolvedConfig, RunConfig, check_probe, resolve, steps_of
 from ssltool.runs.data_info import inspect
 from ssltool.runs.folder import Run
+from ssltool.runs.images import open_training_images
 from ssltool.runs.lock import FolderLock
 from ssltool.runs.options import FREE_ON_RESUME
 from ssltool.runs.records import RUN_FILE, Extension, RunRecord
 
+_data_info = TypeAdapter(DataInfo)
 _PATIENCE = 120.0  # seconds until a file system shared by hosts notices that one is lost
 
 
@@ -37,6 +40,7 @@ class Start:
         folder: The run folder; None for a run that is never written.
         resumed: The record of the run that is continued; None for a new one.
         extended: Every new length that the run was given.
+        left_out: Options of colors that were on and do not apply, see `MethodOptions.of_color`.
     """
 
     config: ResolvedConfig
@@ -45,22 +49,24 @@ class Start:
     folder: Path | None = None
     resumed: RunRecord | None = None
     extended: tuple[Extension, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
-def open_images(config: RunConfig) -> Source:
-    """The images of a new run.
+def open_images(config: RunConfig, source: Source | None = None) -> Source:
+    """The images of a new run; opened from the configuration unless given.
 
     Raises:
         UsageError: None were named, or they are not there.
     """
-    config.require_data()
-    return open_source(config.run.data, split="train")
+    if source is None:
+        config.require_data()
+    return open_training_images(config.run, source)
 
 
 def inspected(config: RunConfig, source: Source) -> DataInfo:
     """Statistics of the images, the same in all processes."""
     seen = from_main(lambda: asdict(inspect(source, config.run.image_size)))
-    return DataInfo(**{**seen, "mean": tuple(seen["mean"]), "std": tuple(seen["std"])})
+    return _data_info.validate_python(seen)
 
 
 def new_run(
@@ -73,14 +79,15 @@ def new_run(
 
     Args:
         config: What was asked for.
-        source: The images; opened from the configuration unless given.
+        source: The images, as `open_images` gives them; opened from the configuration unless given.
         folder: The run folder; None for a run that is never written.
         data: Statistics of the images; computed unless given.
     """
     source = source or open_images(config)
     data = data or inspected(config, source)
     fingerprint = _fingerprint(source, content=config.run.content_hash)
-    return Start(resolve(config, data), source, fingerprint, folder)
+    left_out = () if data.rgb else config.task.with_defaults(data).without_color()[1]
+    return Start(resolve(config, data), source, fingerprint, folder, left_out=left_out)
 
 
 def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -> Start:
@@ -123,7 +130,9 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
     length = {"steps": extension.steps} if extension else {}
     options = run.config.run.model_copy(update={**free, **shared, **length})
     check_probe(options)
-    source = source or run.open_images(f"restore them, or start a new run with --init {folder}")
+    if source is None:
+        source = run.open_images(f"restore them, or start a new run with --init {folder}")
+    source = run.reading(source)
     began, now = (
         run.record.source.fingerprint,
         _fingerprint(source, content=options.content_hash),

@@ -23,6 +23,7 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.initial_weights import initialize
 from ssltool.encoders.metadata import (
     LIGHTNESS_NORM,
+    ColorSpace,
     EncoderMetadata,
     InitialWeights,
     TrainingSummary,
@@ -231,14 +232,17 @@ class Trainer:
         inputs = method.inputs(config.task, config.data)
         mean: tuple[float, ...] = config.data.mean
         std: tuple[float, ...] = config.data.std
-        if inputs.color_space == "lightness":
+        color_space: ColorSpace = inputs.color_space if config.data.rgb else "channels"
+        if color_space == "lightness":
             mean, std = LIGHTNESS_NORM
-        elif method.encoder.in_channels == 1:  # it reads the mean of R, G and B
+        elif config.data.rgb and method.encoder.in_channels == 1:  # it reads the mean of R, G and B
             mean, std = (sum(mean) / 3,), (sum(std) / 3,)
         return describe(
             method.encoder,
             method=config.method,
-            color_space=inputs.color_space,
+            color_space=color_space,
+            value_range=config.data.value_range,
+            value_type=config.data.value_type,
             image_size=inputs.feature_size,
             patch=inputs.patch_grid,
             mean=mean,

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ssltool import atomic
 from ssltool.atomic import atomic_file
+from ssltool.data.channels import Channels
 from ssltool.data.sample import sample
 from ssltool.distributed.collectives import any_of, from_all, is_main, world_size
 from ssltool.encoders.projection import save_projection
@@ -189,7 +190,11 @@ class RunWriter:
         online: tuple[MetricRecord, ...] = ()
         if options.probe_data:
             self._knn = OnlineKNN(
-                options.probe_data, options.batch_size, options.seed, trainer.device
+                options.probe_data,
+                options.batch_size,
+                options.seed,
+                trainer.device,
+                Channels.of(trainer.config.data),
             )
             online = (MetricRecord(name="knn", unit="fraction", chance=self._knn.chance),)
         images, _ = sample(trainer.source, options.image_size, _MONITORED)

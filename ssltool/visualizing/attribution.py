@@ -20,6 +20,7 @@ from ssltool.encoders.transform import InputTransform
 from ssltool.errors import UsageError
 from ssltool.options import DeviceName
 from ssltool.plotting import frames
+from ssltool.plotting.channels import as_rgb
 from ssltool.plotting.figures import require_format, save_figure
 from ssltool.plotting.image_grid import as_rows, image_grid
 from ssltool.probing.features import recalibrate_batch_norm
@@ -92,7 +93,7 @@ def draw_attribution(
         background = torch.cat([images, sample(more, size, _BACKGROUND)[0]])
     drawn = images if image else images[spread_indices(images, count)]
     recalibrate_batch_norm(encoder, background, transform)
-    large = frames.enlarged(drawn, max(1, round(_TILE / drawn.shape[-1])))
+    large = frames.enlarged(as_rgb(drawn), max(1, round(_TILE / drawn.shape[-1])))
     columns = {"image": as_rows(large)}
     maps = responses(encoder.eval(), transform, background, drawn)
     maps = {name: maps[name] for name in names if name in stages or not stages}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from ssltool.data.channels import Channels, as_they_are
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
@@ -15,7 +16,7 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.files import find_weights
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.transform import InputTransform
-from ssltool.encoders.weights import load_encoder
+from ssltool.encoders.weights import has_metadata, load_encoder, read_metadata
 from ssltool.errors import UsageError
 from ssltool.runs.folder import Run
 
@@ -90,14 +91,27 @@ def open_images(
     Raises:
         UsageError: The weights belong to no run, and no data was named.
     """
+    how = _channels(weights)
+    files = [FileSource(image, as_they_are=how is not None)] if image else []
+    drawn = [as_they_are(source, how) for source in files]
     try:
-        background = open_source(data) if data else Run.open(weights).open_images(_NAME_IMAGES)
+        background = (
+            as_they_are(open_source(data, arrays=how is not None), how)
+            if data
+            else Run.open(weights).open_images(_NAME_IMAGES)
+        )
     except UsageError as error:
         if data:
             raise
         if image and not background_required:
-            return Images(FileSource(image), None)
+            return Images(drawn[0], None)
         find_weights(weights)  # its own error comes first
         text = str(error)
         raise UsageError(text if _NAME_IMAGES in text else f"{text}; {_NAME_IMAGES}") from error
-    return Images(FileSource(image), background) if image else Images(background, None)
+    return Images(drawn[0], background) if drawn else Images(background, None)
+
+
+def _channels(weights: Path) -> Channels | None:
+    """How the weights' images are read; None for RGB."""
+    file = find_weights(weights)
+    return Channels.of(read_metadata(file)) if has_metadata(file) else None

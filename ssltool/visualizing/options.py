@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+from pydantic import Field, field_validator
+
 from ssltool.options import FigurePath, Options, ending_in, option, refuse_unused, seed_option
 
 Mode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all"]
@@ -20,6 +22,25 @@ _WEIGHTS: Any = option(
 )
 _COUNT: Any = option(6, "Images to draw", panel="Figure", ge=1, le=64)
 _SEED: Any = seed_option("Seed of what is sampled", panel="Figure")
+class ShownOption(Options):
+    """The option of figures that show images."""
+
+    show_channels: tuple[Annotated[int, Field(ge=1)], ...] = option(
+        (),
+        "Of images with other channels than R, G and B: those drawn as red, green and blue, such "
+        "as 3,2,1, or one in gray; automatic: the first three",
+        panel="Figure",
+        comma=True,
+    )
+
+    @field_validator("show_channels")
+    @classmethod
+    def _one_or_three(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(value) not in (0, 1, 3):
+            raise ValueError("one channel or three, such as 3,2,1")
+        return value
+
+
 _TO: Any = option(None, "File to write: .png, .svg or .pdf", panel="Output")
 _RUNS: Any = option(
     ...,

@@ -93,7 +93,10 @@ def draw_predictions(
     """
     require_format(path)
     where = choose_device(device)
-    source = FileSource(image) if image else open_source(data) if data else None
+    as_they_are = Run.open(weights).config.run.as_they_are
+    source = FileSource(image, as_they_are=as_they_are) if image else None
+    if data:
+        source = open_source(data, arrays=as_they_are)
     opened = Evaluation.open(weights, source, SAMPLE, where, method)
     trained, images, index = opened.method, opened.images, opened.index
     scores = score(trained, images, index, seed)

@@ -86,7 +86,7 @@ def images_at(source: Source, indices: Mapping[str, Tensor], size: int) -> dict[
             for batch in batches
             for index, image in zip(batch.indices.tolist(), batch.images, strict=True)
         }
-    gray = torch.full((3, size, size), 128, dtype=torch.uint8)
+    gray = torch.full((source.channels, size, size), 128, dtype=torch.uint8)
     return {
         title: torch.stack([images.get(index, gray) for index in column.tolist()])
         for title, column in indices.items()

@@ -9,7 +9,6 @@ import torch
 
 from ssltool.data.sample import sample
 from ssltool.data.sources.files import FileSource
-from ssltool.data.sources.registry import open_source
 from ssltool.device import choose_device
 from ssltool.ops.per_image_rng import mix
 from ssltool.options import DeviceName
@@ -18,6 +17,7 @@ from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.runs.config import RunConfig, resolve
 from ssltool.runs.data_info import inspect
 from ssltool.runs.folder import build_method
+from ssltool.runs.images import open_training_images
 from ssltool.visualizing.results import FigureResult
 from ssltool.visualizing.sampling import SAMPLE, spread_indices
 from ssltool.visualizing.task_plots import save_task_plots
@@ -56,7 +56,8 @@ def draw_task(
     """
     require_format(path)
     where = choose_device(device)
-    source = FileSource(image) if image else open_source(config.run.data, split="train")
+    files = FileSource(image, as_they_are=config.run.as_they_are) if image else None
+    source = open_training_images(config.run, files)
     resolved = resolve(config, inspect(source, config.run.image_size))
     size, load_size = resolved.run.image_size, resolved.run.load_size
     torch.manual_seed(mix(seed))

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from ssltool.data.decode import (
 )
 from ssltool.data.sources.formats import check_file
 from ssltool.data.sources.locations import printable
+from ssltool.data.values import read_values
 from ssltool.errors import DataError, UnreadableImage
 
 _SURVEY_SIZE = 64
@@ -50,6 +52,9 @@ class Source(ABC):
     unlisted: Mapping[str, str] = {}
     """Reason by path of the folders that cannot be listed; their images are not in the source."""
 
+    channels: int = 3
+    """Channels of what is read: R, G and B, unless files are read as they are."""
+
     notes: tuple[str, ...] = ()
     """What was left out or decided when the source was opened, one line each, for people."""
 
@@ -68,6 +73,8 @@ class Source(ABC):
     @abstractmethod
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
         """The center square of one image, uint8 ``[size, size, 3]``, RGB.
+
+        With `ssltool.data.channels.ChannelSource` it has N channels, here and below.
 
         Raises:
             UnreadableImage: With a short reason that does not name the image.
@@ -88,6 +95,15 @@ class Source(ABC):
             UnreadableImage: As ``read``.
         """
         return Image.fromarray(self.read(index, short_side))
+
+    def values(self, index: int) -> NDArray[Any]:
+        """The values of one image as they are stored, ``[H, W, C]`` of the file's own type.
+
+        Raises:
+            UnreadableImage: As ``read``; also if the source holds no such values.
+        """
+        del index
+        raise UnreadableImage("images of this source have no values but RGB; omit --channels")
 
     @abstractmethod
     def short_side(self, index: int) -> int:
@@ -185,6 +201,9 @@ class EncodedSource(Source):
     def image(self, index: int, short_side: int) -> Image.Image:
         return fitted(decode(self.encoded(index), short_side), short_side)
 
+    def values(self, index: int) -> NDArray[Any]:
+        return read_values(self.encoded(index))
+
     def short_side(self, index: int) -> int:
         return min(dimensions(self.encoded(index)))
 
@@ -262,6 +281,10 @@ class JoinedSource(Source):
         part, local = self._locate(index)
         return self._parts[part].image(local, short_side)
 
+    def values(self, index: int) -> NDArray[Any]:
+        part, local = self._locate(index)
+        return self._parts[part].values(local)
+
     def short_side(self, index: int) -> int:
         part, local = self._locate(index)
         return self._parts[part].short_side(local)
@@ -317,10 +340,10 @@ class Survey:
     """Median length in pixels of the sampled images' shorter sides."""
     gray_fraction: float
     """Fraction of the sampled images without color, 0..1."""
-    mean: tuple[float, float, float]
-    """Mean of red, green and blue, each 0..1."""
-    std: tuple[float, float, float]
-    """Standard deviation of red, green and blue over all sampled pixels, each 0..1."""
+    mean: tuple[float, ...]
+    """Mean of each channel, such as red, green and blue, 0..1."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel over all sampled pixels, 0..1."""
     unreadable: dict[str, str]
     """Reason by name of the images that cannot be read and folders that cannot be listed."""
 
@@ -345,22 +368,15 @@ def survey(source: Source, sample: int = 64) -> Survey:
     if not readable:
         readable = list(islice(_read_some(source, range(len(source)), unreadable), sample))
     if not readable:
-        name, reason = next(
-            (name, reason) for name, reason in unreadable.items() if name not in source.unlisted
-        )
-        where = source.description.partition(" in ")[2] or source.description
-        raise DataError(
-            f"none of the {len(source)} files in {where} can be read as an image; first: {name}: "
-            f"{reason}"
-        )
+        raise unreadable_set(source, unreadable)
     images = np.stack([image for _, image in readable])
     gray = (images == images[..., :1]).all(axis=(1, 2, 3))
     return Survey(
         count=len(source),
         short_side=int(np.median([side for side, _ in readable])),
         gray_fraction=float(gray.mean()),
-        mean=_rgb(images.mean(axis=(0, 1, 2)) / 255),
-        std=_rgb(images.std(axis=(0, 1, 2)) / 255),
+        mean=tuple((images.mean(axis=(0, 1, 2)) / 255).tolist()),
+        std=tuple((images.std(axis=(0, 1, 2)) / 255).tolist()),
         unreadable=unreadable,
     )
 
@@ -376,9 +392,16 @@ def _read_some(
             unreadable[source.name(index)] = str(error)
 
 
-def _rgb(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    red, green, blue = values.tolist()
-    return red, green, blue
+def unreadable_set(source: Source, unreadable: Mapping[str, str]) -> DataError:
+    """The error that no image of a source can be read; ``unreadable`` holds reason by name."""
+    name, reason = next(
+        (name, reason) for name, reason in unreadable.items() if name not in source.unlisted
+    )
+    where = source.description.partition(" in ")[2] or source.description
+    return DataError(
+        f"none of the {len(source)} files in {where} can be read as an image; first: {name}: "
+        f"{reason}"
+    )
 
 
 def class_order(name: str) -> tuple[int, int, str, str]:

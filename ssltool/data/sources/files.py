@@ -9,6 +9,7 @@ from pathlib import Path
 from ssltool.data.decode import dimensions
 from ssltool.data.sources.base import FilePerImageSource, nfc
 from ssltool.data.sources.formats import check_file
+from ssltool.data.values import read_values
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 
@@ -17,13 +18,14 @@ class FileSource(FilePerImageSource):
 
     Args:
         paths: At least one; ``~`` is expanded.
+        as_they_are: Whether their values are read as they are stored.
 
     Raises:
         UsageError: A path is no file.
         DataError: A file cannot be read as an image; a file given by name is not skipped.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], *, as_they_are: bool = False) -> None:
         self._paths = [path.expanduser() for path in paths]
         for path in self._paths:
             if not path.is_file():
@@ -32,7 +34,7 @@ class FileSource(FilePerImageSource):
                 )
             try:
                 check_file(str(path))
-                dimensions(str(path))
+                read_values(str(path)) if as_they_are else dimensions(str(path))
             except UnreadableImage as error:
                 raise DataError(f"--image {path} cannot be read as an image: {error}") from error
         self._absolute = [os.path.realpath(path) for path in self._paths]

@@ -14,7 +14,7 @@ from ssltool.data.sources.base import (
     class_order,
     nfc,
 )
-from ssltool.data.sources.formats import extension_of, is_hidden, is_image
+from ssltool.data.sources.formats import ARRAYS, extension_of, is_hidden, is_image
 from ssltool.data.sources.locations import ACCEPTED, existing_folder, printable
 from ssltool.data.sources.strings import PackedStrings
 from ssltool.documents import DocumentError, read_json
@@ -34,13 +34,15 @@ class FolderSource(FilePerImageSource):
 
     Args:
         path: The folder; ``~`` is expanded.
+        arrays: Whether ``.npy`` files are images.
 
     Raises:
         UsageError: There is no such folder.
         DataError: The folder holds no image file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, arrays: bool = False) -> None:
+        self._further = ARRAYS if arrays else frozenset[str]()
         self._root = existing_folder(os.fspath(path))
         self.location = os.path.realpath(self._root)
         self.unlisted = {}
@@ -82,7 +84,7 @@ class FolderSource(FilePerImageSource):
                     if not folder and not entry.is_symlink():
                         left_out.first_level.add(entry.name)
                     (linked if entry.is_symlink() else real).append(f"{folder}{entry.name}/")
-                elif not is_image(entry.name):
+                elif not is_image(entry.name, self._further):
                     left_out.files[extension_of(entry.name)] += 1
                 # A dead link counts as an image, reported as unreadable later; pipes and devices do
                 # not.

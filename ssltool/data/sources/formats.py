@@ -6,14 +6,17 @@ from ssltool.errors import UnreadableImage
 
 # fmt: off
 EXTENSIONS = frozenset([
-    "avif", "bmp", "dib", "gif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpf", "jpg", "jpx",
+    "avif", "bmp", "dcm", "dib", "dicom", "gif", "heic", "heif", "hif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpf", "jpg", "jpx",
     "mpo", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp",
 ])
-"""Extensions, in lower case, of images that can be decoded."""
+"""Extensions, in lower case, of images that can be decoded, some by a library that is an extra."""
+
+ARRAYS = frozenset(["npy"])
+"""Extensions of arrays, which are images where files are read as they are."""
 
 _FOREIGN = frozenset([
-    "3fr", "arw", "cr2", "cr3", "crw", "dcm", "dcr", "dds", "dicom", "dng", "emf", "eps", "erf",
-    "exr", "hdr", "heic", "heics", "heif", "heifs", "hif", "iiq", "jng", "jxl", "jxr", "kdc", "mef",
+    "3fr", "arw", "cr2", "cr3", "crw", "dcr", "dds", "dng", "emf", "eps", "erf",
+    "exr", "hdr", "heics", "heifs", "iiq", "jng", "jxl", "jxr", "kdc", "mef",
     "mos", "mrw", "nef", "nrw", "orf", "pcx", "pef", "psb", "psd", "qoi", "raf", "raw", "rw2",
     "rwl", "sgi", "sr2", "srf", "srw", "svg", "svgz", "wdp", "wmf", "x3f", "xbm", "xcf", "xpm",
 ])
@@ -44,10 +47,15 @@ def extension_of(name: str) -> str:
     return extension.lower() if dot else ""
 
 
-def is_image(name: str) -> bool:
-    """Whether a file is taken for an image, one that cannot be read here included."""
+def is_image(name: str, further: frozenset[str] = frozenset()) -> bool:
+    """Whether a file is taken for an image, one that cannot be read here included.
+
+    Args:
+        name: Of the file.
+        further: Extensions of images beside the usual ones.
+    """
     extension = extension_of(name)
-    return extension in EXTENSIONS or extension in _FOREIGN
+    return extension in EXTENSIONS or extension in _FOREIGN or extension in further
 
 
 def is_hidden(name: str) -> bool:

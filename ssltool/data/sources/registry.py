@@ -56,7 +56,9 @@ class Part(NamedTuple):
     spec: str
 
 
-def open_source(data: DataSpec | Sequence[DataSpec], *, split: str | None = None) -> Source:
+def open_source(
+    data: DataSpec | Sequence[DataSpec], *, split: str | None = None, arrays: bool = False
+) -> Source:
     """Open images, as typed after ``--data`` or as a dataset.
 
     Args:
@@ -78,6 +80,7 @@ def open_source(data: DataSpec | Sequence[DataSpec], *, split: str | None = None
             - a map-style torch dataset, see `DatasetSource`, a ``datasets.Dataset``, or a `Source`.
         split: Of what is divided into splits, open this one alone: ``"train"``, ``"val"`` or
             ``"test"``; others are opened as a whole.
+        arrays: Whether ``.npy`` files of a folder are images, where values are read as they are.
 
     Returns:
         One source of all the images, in the order given.
@@ -89,10 +92,10 @@ def open_source(data: DataSpec | Sequence[DataSpec], *, split: str | None = None
     if is_dataset(data):
         return open_dataset(data)
     if isinstance(data, str | os.PathLike | Source | Dataset):
-        return _open_one(data, split)
+        return _open_one(data, split, arrays)
     if not data:
         raise UsageError(f"no images given; {ACCEPTED}")
-    sources = [_open_one(spec, split) for spec in data]
+    sources = [_open_one(spec, split, arrays) for spec in data]
     return sources[0] if len(sources) == 1 else JoinedSource(sources)
 
 
@@ -176,7 +179,7 @@ def _find(spec: str) -> _Place:
     return _Place(fetch(url), split, url=url)
 
 
-def _open_one(spec: DataSpec, split: str | None) -> Source:
+def _open_one(spec: DataSpec, split: str | None, arrays: bool) -> Source:
     if isinstance(spec, Source):
         return spec
     if isinstance(spec, Dataset):
@@ -192,10 +195,10 @@ def _open_one(spec: DataSpec, split: str | None) -> Source:
 
         return TorchvisionSource(spec)
     parts = splits_of(spec)
-    return _open_split(spec, parts, split) if parts else _open_whole(spec)
+    return _open_split(spec, parts, split, arrays) if parts else _open_whole(spec, arrays)
 
 
-def _open_whole(spec: str) -> Source:
+def _open_whole(spec: str, arrays: bool) -> Source:
     """The images of a spec that are not divided into splits, or one split of them."""
     if spec.startswith("hf:"):
         return open_hf(spec)
@@ -214,28 +217,28 @@ def _open_whole(spec: str) -> Source:
     if patterns:
         return open_parquet(listed_parquet(patterns[""]), None, printable(place.path))
     shards = shard_paths(place.path)
-    return ShardSource(shards, place.path) if shards else FolderSource(place.path)
+    return ShardSource(shards, place.path) if shards else FolderSource(place.path, arrays=arrays)
 
 
 def _holds_images(place: _Place) -> bool:
     return is_parquet(place.path) and parquet_has_images(place.parquet)
 
 
-def _open_split(spec: str, parts: dict[str, Part], split: str | None) -> Source:
+def _open_split(spec: str, parts: dict[str, Part], split: str | None, arrays: bool) -> Source:
     """The images of all splits, or of one of them."""
     names = [part.name for part in parts.values()]
     where, found = shown(os.path.expanduser(spec)), ", ".join(map(printable, names))
     if split is None and _has_split_column(spec):
-        source = _open_whole(spec)
+        source = _open_whole(spec, arrays)
         note = f"{where} is divided into {found}: all are read; type {parts['train'].spec} for one"
     elif split is None:
-        source = JoinedSource([_open_whole(part.spec) for part in parts.values()], names)
+        source = JoinedSource([_open_whole(part.spec, arrays) for part in parts.values()], names)
         note = (
             f"{where} is divided into {found}: all are read, and the classes are the folders "
             f"inside; name {shown(next(iter(parts.values())).spec)} to read it alone"
         )
     elif split in parts:
-        source = _open_whole(parts[split].spec)
+        source = _open_whole(parts[split].spec, arrays)
         note = f"{where} is divided into {found}: only {printable(parts[split].name)} is read"
     else:
         raise UsageError(f"{where} has no {split} images; it is divided into {found}")

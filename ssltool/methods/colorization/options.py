@@ -101,6 +101,7 @@ class ColorizationOptions(MethodOptions):
         description="Temperature of the decoded colors: 1 = mean, 0 = mode; not of the loss",
     )
 
+    needs_color: ClassVar[bool] = True
     presets: ClassVar[Presets] = {
         "paper": {
             "backbone": "colornet",

@@ -110,7 +110,7 @@ def _l1(filled: Tensor, view: ContextEncoderView) -> list[float]:
 
 
 def _context(view: ContextEncoderView) -> Tensor:
-    """Images uint8 ``[B, 3, S, S]`` with a checkerboard in the hole, which no image looks like."""
+    """Images uint8 ``[B, C, S, S]`` with a checkerboard in the hole, which no image looks like."""
     side = view.image.shape[-1]
     steps = torch.arange(side, device=view.image.device) // max(1, side // 24)
     board = 0.75 + 0.2 * ((steps[:, None] + steps) % 2)
@@ -132,5 +132,5 @@ def _heat(filled: Tensor, view: ContextEncoderView) -> tuple[Tensor, Scale]:
 
 
 def _to_uint8(images: Tensor) -> Tensor:
-    """Images ``[B, 1 or 3, h, w]`` in 0..1 as uint8 ``[B, 3, h, w]``."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    """Images ``[B, C, h, w]`` in 0..1 as uint8."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -93,9 +93,9 @@ class ContextEncoder(Method[ContextEncoderOptions, ContextEncoderView]):
         gray = encoder.in_channels == 1
         mean, std = data.mean, data.std
         if options.standardize:
-            mean, std = (NORMALIZED_MEAN,) * 3, (NORMALIZED_STD,) * 3
-        self._std = (sum(std) / 3,) if gray else std
-        self._mean = (sum(mean) / 3,) if gray else mean
+            mean, std = (NORMALIZED_MEAN,) * len(mean), (NORMALIZED_STD,) * len(mean)
+        self._std = (sum(std) / len(std),) if gray else std
+        self._mean = (sum(mean) / len(mean),) if gray else mean
         channels, map_side = map_shape(encoder, self.side)
         if _use_channelwise(options.channelwise, encoder, channels, map_side):
             self.channelwise: nn.Module = nn.Sequential(

@@ -35,7 +35,7 @@ def draw_task(
     wanted = torch.arange(len(images), device=images.device) * 3 % 8
     chosen = (view.target == wanted[:, None]).to(torch.uint8).argmax(dim=1)
     pair = _pair(view, chosen)
-    inputs = frames.to_uint8(_taken(view.patches, pair)).expand(-1, -1, 3, -1, -1)
+    inputs = frames.to_uint8(_taken(view.patches, pair))
     location = view.target.gather(1, chosen[:, None])[:, 0]
     return Sheet(
         {
@@ -136,7 +136,7 @@ def _field(pair: Tensor, shown: Tensor, true: Tensor, probability: Tensor | None
     count, size, gap = len(pair), pair.shape[-1], tile_gap(pair.shape[-1])
     levels = pair.new_zeros(count, 8, dtype=torch.float32) if probability is None else probability
     cells = torch.tensor(_CELLS, device=pair.device)
-    field = pair.new_full((count, 9, 3, size, size), 255)
+    field = pair.new_full((count, 9, pair.shape[2], size, size), 255)
     field[:, cells] = _shade(levels)[:, :, None, None, None]
     field[:, 4] = pair[:, 0]
     field[torch.arange(count, device=pair.device), cells[shown]] = pair[:, 1]

@@ -16,27 +16,28 @@ from ssltool.ops.per_image_rng import PerImageRNG
 
 
 def replace_other_channels(
-    rng: PerImageRNG, planes: Tensor, kept: Tensor, noise: float = 0.01
+    rng: PerImageRNG, planes: Tensor, kept: Tensor, channels: int = 3, noise: float = 0.01
 ) -> Tensor:
-    """Fill the two channels of each patch that are not kept with noise (section 3.1).
+    """Fill the other channels of each patch, those that are not kept, with noise (section 3.1).
 
     Args:
         rng: Random streams of the images.
         planes: float ``[B, N, 1, h, w]``, the kept channels, of unit standard deviation.
-        kept: int64 ``[B, N]`` in 0..2, which channel they are.
+        kept: int64 ``[B, N]`` in 0..C-1, which channel they are.
+        channels: C, of the patch.
         noise: Standard deviation of the noise; the paper's is 1/100 of the kept channel's.
 
     Returns:
-        float ``[B, N, 3, h, w]``.
+        float ``[B, N, C, h, w]``.
     """
     images, count, _, height, width = planes.shape
-    first = 3 * torch.arange(images * count, device=planes.device).view(images, count, 1)
-    others = first + (kept[..., None] + torch.arange(1, 3, device=planes.device)) % 3
-    patches = planes.new_empty(images * count * 3, height, width)
+    first = channels * torch.arange(images * count, device=planes.device).view(images, count, 1)
+    others = first + (kept[..., None] + torch.arange(1, channels, device=planes.device)) % channels
+    patches = planes.new_empty(images * count * channels, height, width)
     patches.index_copy_(0, (first[..., 0] + kept).flatten(), planes.flatten(0, 2))
-    values = rng.normal(count, 2, height, width).mul_(noise)
+    values = rng.normal(count, channels - 1, height, width).mul_(noise)
     patches.index_copy_(0, others.flatten(), values.flatten(0, 2))
-    return patches.view(images, count, 3, height, width)
+    return patches.view(images, count, channels, height, width)
 
 
 def downsampled_side(uniform: Tensor, patch: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -106,6 +107,7 @@ class ContextPredictionOptions(MethodOptions):
         description="Feed fc6 the flattened last map instead of its average, as in the paper",
     )
 
+    of_color: ClassVar[Mapping[str, Any]] = {"grayscale": 0.0}
     presets: ClassVar[Presets] = {
         "paper": {
             "backbone": "contextnet",
@@ -155,6 +157,13 @@ class ContextPredictionOptions(MethodOptions):
             "pairs": 8,
         },
     }
+
+    def without_color(self) -> tuple[Self, tuple[str, ...]]:
+        """As in the base class; channels are dropped in place of the projection."""
+        own, on = super().without_color()
+        if own.color_guard != "project":
+            return own, on
+        return own.model_copy(update={"color_guard": "drop"}), (*on, "color_guard project")
 
     def with_defaults(self, data: DataInfo) -> Self:
         """Decide the geometry.

@@ -73,7 +73,8 @@ class ContextPredictionView(NamedTuple):
         first: int64 ``[B, M]`` in 0..N-1, first patch of each pair.
         second: int64 ``[B, M]`` in 0..N-1, second patch.
         target: int64 ``[B, M]`` in 0..7, position of the second relative to the first.
-        raw: uint8 ``[B, N, 3, p, p]``, the patches as cut, for figures.
+        raw: uint8 ``[B, N, 3, p, p]``, or all channels of the images, the patches as cut, for
+            figures.
         image: uint8 ``[B, 3, H, H]``, the image that was cut, flipped or gray if so sampled.
         corner: int64 ``[B, N, 2]``, row and column of each patch's first pixel in it; ``[B, N, 4]``
             with height and width where the image was stretched.
@@ -272,11 +273,11 @@ class ContextPrediction(Method[ContextPredictionOptions, ContextPredictionView])
             chosen = rng.bernoulli(self.options.downsample, count)
             side = torch.where(chosen, side, self.sizes.patch)
         if self.color_guard == "drop":
-            kept = rng.integers(3, count)
+            kept = rng.integers(raw.shape[2], count)
             images, numbers = (torch.arange(n, device=raw.device) for n in raw.shape[:2])
             planes = raw[images[:, None], numbers, kept][:, :, None]  # the others need no work
             planes = patches.standardize(self._downsampled(planes, side), level=1.0)
-            return replace_other_channels(rng, planes, kept)
+            return replace_other_channels(rng, planes, kept, raw.shape[2])
         inputs = raw
         if self.encoder.in_channels == 1:
             inputs = raw.to(torch.float32).mean(dim=2, keepdim=True)

@@ -221,7 +221,7 @@ def _middle(method: Cpc) -> tuple[int, int]:
 def _patch_images(method: Cpc, view: CpcView) -> Tensor:
     """The augmented patches as images, uint8 ``[B, G*G, 3, P, P]``."""
     values = (view.patches * method.std + method.mean).mul_(255).round_().clamp_(0, 255)
-    return values.to(torch.uint8).expand(-1, -1, 3, -1, -1)
+    return values.to(torch.uint8)
 
 
 def _highlighted(image: Tensor, mask: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ ranges are used).
 _BINS = 256
 
 
-def augment(patches: Tensor, level: Level, rng: PerImageRNG, *, gray: bool = False) -> Tensor:
+def augment(
+    patches: Tensor, level: Level, rng: PerImageRNG, *, gray: bool = False, rgb: bool = True
+) -> Tensor:
     """Change each patch by numbers drawn for it alone.
 
     - ``none``: nothing.
@@ -57,11 +59,13 @@ def augment(patches: Tensor, level: Level, rng: PerImageRNG, *, gray: bool = Fal
       first, in one resampling.
 
     Args:
-        patches: float ``[B, N, 3, P, P]``, 0..1.
+        patches: float ``[B, N, 3, P, P]``, 0..1, or with other channels.
         level: How much.
         rng: The images' random numbers.
         gray: The patches have no color, and shall have none: channels get the same noise and the
             same histogram.
+        rgb: Whether the channels are R, G and B. Others keep their saturation and hue, and where
+            color would be dropped one of them takes the place of all.
 
     Returns:
         float ``[B, N, 3, P, P]``, 0..1.
@@ -70,10 +74,10 @@ def augment(patches: Tensor, level: Level, rng: PerImageRNG, *, gray: bool = Fal
         return patches
     x = patches.flatten(0, 1)
     if level == "v2":
-        x = _two_primitives(x, rng, patches.shape[1])
+        x = _two_primitives(x, rng, patches.shape[1], rgb)
         x = _histograms(x, rng, patches.shape[1], gray)
-        x = _color_jitter(x, rng, patches.shape[1])
-        x = drop_color(x, *_dropped(rng, patches.shape[1], 0.25))
+        x = _color_jitter(x, rng, patches.shape[1], rgb)
+        x = drop_color(x, *_dropped(rng, patches, 0.25))
     else:
         x = shift_crop(
             x, rng.integers(crop_slack(x.shape[-1]) + 1, patches.shape[1], 2).flatten(0, 1)
@@ -84,10 +88,10 @@ def augment(patches: Tensor, level: Level, rng: PerImageRNG, *, gray: bool = Fal
             factors = 0.6 + 0.8 * rng.uniform(patches.shape[1], 2).flatten(0, 1)
             x = contrast(x * factors[:, :1, None, None], factors[:, 1])
             x = x.add_(
-                rng.normal(patches.shape[1], 1 if gray else 3, *x.shape[2:]).flatten(0, 1),
+                rng.normal(patches.shape[1], 1 if gray else x.shape[1], *x.shape[2:]).flatten(0, 1),
                 alpha=0.1,
             )
-            x = drop_color(x, *_dropped(rng, patches.shape[1], 0.25))
+            x = drop_color(x, *_dropped(rng, patches, 0.25))
     return x.clamp(0, 1).view_as(patches)
 
 
@@ -132,13 +136,13 @@ def contrast(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def drop_color(x: Tensor, which: Tensor, kept: Tensor) -> Tensor:
-    """Replace two of the three channels of the chosen patches by the one that is kept; gray patches
+    """Replace the other channels of the chosen patches by the one that is kept; gray patches
     stay as they are.
 
     Args:
-        x: ``[M, 3, P, P]``.
+        x: ``[M, C, P, P]``.
         which: bool ``[M]``.
-        kept: int64 ``[M]``, 0..2.
+        kept: int64 ``[M]``, 0..C-1.
     """
     one = x[torch.arange(len(x), device=x.device), kept][:, None]
     return select(which, one, x)
@@ -168,11 +172,12 @@ def posterize(x: Tensor, bits: Tensor) -> Tensor:
     return ((x * 255).round() / step).floor() * step / 255
 
 
-def _dropped(rng: PerImageRNG, count: int, probability: float) -> tuple[Tensor, Tensor]:
-    return rng.bernoulli(probability, count).flatten(), rng.integers(3, count).flatten()
+def _dropped(rng: PerImageRNG, patches: Tensor, probability: float) -> tuple[Tensor, Tensor]:
+    count, channels = patches.shape[1:3]
+    return rng.bernoulli(probability, count).flatten(), rng.integers(channels, count).flatten()
 
 
-def _two_primitives(x: Tensor, rng: PerImageRNG, count: int) -> Tensor:
+def _two_primitives(x: Tensor, rng: PerImageRNG, count: int, rgb: bool) -> Tensor:
     """Two primitives for each patch and, sometimes, an elastic deformation with a shear."""
     kind = rng.integers(len(PRIMITIVES), count, 2).flatten(0, 1)
     amount = (
@@ -183,7 +188,7 @@ def _two_primitives(x: Tensor, rng: PerImageRNG, count: int) -> Tensor:
     slant = 0.4 * rng.uniform(count).flatten() - 0.2
     x = _moved(x, kind, amount, is_elastic, bend, slant)
     for i in (0, 1):
-        x = _repainted(x, kind[:, i], amount[:, i])
+        x = _repainted(x, kind[:, i], amount[:, i], rgb)
     corner = rng.uniform(count, 2).flatten(0, 1)
     for i in (0, 1):
         x = _cut_out(x, kind[:, i] == PRIMITIVES.index("cutout"), 0.1 * (1 + amount[:, i]), corner)
@@ -231,7 +236,7 @@ def _moved(
     )
 
 
-def _repainted(x: Tensor, kind: Tensor, amount: Tensor) -> Tensor:
+def _repainted(x: Tensor, kind: Tensor, amount: Tensor, rgb: bool) -> Tensor:
     """The primitive that changes values in place, if the patch's kind is one; every patch takes
     every path.
 
@@ -244,7 +249,8 @@ def _repainted(x: Tensor, kind: Tensor, amount: Tensor) -> Tensor:
     strength = ((amount + 1) / 2)[:, None, None, None]
     gray = x.mean(dim=1, keepdim=True)
     plain = torch.where(chosen("contrast"), gray.mean(dim=(2, 3), keepdim=True), x)
-    plain = torch.where(chosen("color"), gray, plain)
+    if rgb:
+        plain = torch.where(chosen("color"), gray, plain)
     plain = torch.where(chosen("brightness"), 0.0, plain)
     plain = torch.where(chosen("sharpness"), _smooth(x), plain)
     x = plain + (x - plain) * (0.1 + 1.8 * strength)  # the other kinds have plain = x
@@ -278,27 +284,27 @@ def _cut_out(x: Tensor, which: Tensor, share: Tensor, location: Tensor) -> Tenso
 def _histograms(x: Tensor, rng: PerImageRNG, count: int, gray: bool) -> Tensor:
     """With probability 0.2, raise each channel to a power of its own between 1/2 and 2."""
     which = rng.bernoulli(0.2, count).flatten()[:, None, None, None]
-    power = torch.exp2(2 * rng.uniform(count, 3).flatten(0, 1) - 1)[:, :, None, None]
+    power = torch.exp2(2 * rng.uniform(count, x.shape[1]).flatten(0, 1) - 1)[:, :, None, None]
     return torch.where(which, x.clamp_min(1e-6) ** (power[:, :1] if gray else power), x)
 
 
-def _color_jitter(x: Tensor, rng: PerImageRNG, count: int) -> Tensor:
+def _color_jitter(x: Tensor, rng: PerImageRNG, count: int, rgb: bool) -> Tensor:
     """With probability 0.8: brightness, contrast, saturation and hue (ranges of Szegedy et al.'s
     released code).
 
     Hue is a turn of the colors around the gray axis, by up to a fifth of the circle, so gray stays
-    gray.
+    gray. Channels that are no RGB have neither hue nor saturation.
     """
     which = rng.bernoulli(0.8, count).flatten()[:, None, None, None]
     brightness, factor, saturation, hue = rng.uniform(count, 4).flatten(0, 1).unbind(dim=1)
+    lighter = ((2 * brightness - 1) * 32 / 255)[:, None, None, None]
+    if not rgb:
+        return torch.where(which, contrast(x + lighter, 0.5 + factor).clamp(0, 1), x)
     angle = (2 * hue - 1) * 0.2 * 2 * math.pi
     third = torch.full((3, 3), 1 / 3, device=x.device)
     cross = cached_tensor(((0.0, -1, 1), (1, 0, -1), (-1, 1, 0)), x.device) / math.sqrt(3)
     around = torch.eye(3, device=x.device) - third  # color without brightness
     turn = angle.cos()[:, None, None] * around + angle.sin()[:, None, None] * cross
     matrix = third + (0.5 + saturation)[:, None, None] * turn
-    changed = (
-        torch.einsum("mij,mjhw->mihw", matrix, x)
-        + ((2 * brightness - 1) * 32 / 255)[:, None, None, None]
-    )
+    changed = torch.einsum("mij,mjhw->mihw", matrix, x) + lighter
     return torch.where(which, contrast(changed, 0.5 + factor).clamp(0, 1), x)

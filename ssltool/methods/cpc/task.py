@@ -78,16 +78,16 @@ class Cpc(Method[CpcOptions, CpcView]):
         self.options = options
         self.grid = options.grid()
         self.offsets = range(self.grid.least_offset, self.grid.least_offset + options.offsets)
-        self.gray = data.gray
+        self.gray, self.rgb, self.channels = data.gray, data.rgb, data.channels
         self._batch_size = data.batch_size or min(256, data.count)
         gray_in = encoder.in_channels == 1
         self.mean: Tensor
         self.std: Tensor
         mean, std = data.mean, data.std
         if options.standardize:
-            mean, std = (NORMALIZED_MEAN,) * 3, (NORMALIZED_STD,) * 3
+            mean, std = (NORMALIZED_MEAN,) * len(mean), (NORMALIZED_STD,) * len(mean)
         for name, values in (("mean", mean), ("std", std)):
-            channels = (sum(values) / 3,) if gray_in else values
+            channels = (sum(values) / len(values),) if gray_in else values
             statistic = torch.tensor(channels).view(-1, 1, 1).clamp_min(1e-3)
             self.register_buffer(name, statistic, persistent=False)
         self.predictors = nn.ModuleDict(
@@ -167,7 +167,7 @@ class Cpc(Method[CpcOptions, CpcView]):
         if images.shape[-1] > self.grid.side:
             image = patches.cut(images, start[..., 0], start[..., 1], self.grid.side)[:, 0]
         level = self.options.augment if self.training else "none"
-        cut = augment(self.cut(image), level, rng, gray=self.gray)
+        cut = augment(self.cut(image), level, rng, gray=self.gray, rgb=self.rgb)
         sampled = torch.zeros(len(images), 0, dtype=torch.int64, device=images.device)
         if self.options.negatives == "random":
             sampled = rng.permutation(self.grid.count**2)[:, : self.options.sampled]
@@ -186,7 +186,7 @@ class Cpc(Method[CpcOptions, CpcView]):
         images = images.to(torch.float32).div_(255)
         if self.encoder.in_channels == 1:
             images = images.mean(dim=1, keepdim=True)
-        return normalize_contrast(images).expand(-1, 3, -1, -1)
+        return normalize_contrast(images).expand(-1, self.channels, -1, -1)
 
     def standardized(self, cut: Tensor) -> Tensor:
         """Patches float ``[B, G*G, 3, P, P]`` in 0..1 as the encoder's input."""

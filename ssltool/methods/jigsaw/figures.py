@@ -30,7 +30,7 @@ _NUMBERS = "Numbers: the cell each tile belongs to, in reading order."
 def draw_task(method: Jigsaw, images: Tensor, index: Tensor, generator: torch.Generator) -> Sheet:
     """The image with its tiles outlined, the tiles shuffled, and those as network input."""
     view = method.view(images, index, generator)
-    encoded = frames.to_uint8(view.tiles).expand(-1, -1, 3, -1, -1)
+    encoded = frames.to_uint8(view.tiles)
     cells = method.orders[view.target[:, 0]]
     return Sheet(
         {

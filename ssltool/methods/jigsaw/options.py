@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -110,6 +111,7 @@ class JigsawOptions(MethodOptions):
         "paper",
     )
 
+    of_color: ClassVar[Mapping[str, Any]] = {"grayscale": 0.0, "color_projection": 0.0}
     presets: ClassVar[Presets] = {
         "paper": {
             "backbone": "caffenet",

@@ -93,7 +93,7 @@ class JigsawView(NamedTuple):
         tiles: float ``[B, N, C, h, h]``, the encoder's input (C channels), in the order of the
             cells.
         target: int64 ``[B, P]`` in 0..K-1, index of each permutation in the set.
-        raw: uint8 ``[B, N, 3, t, t]``, the same tiles before resizing and standardization, for
+        raw: uint8 ``[B, N, 3, t, t]``, or all channels that the images have, the same tiles before resizing and standardization, for
             figures.
         image: uint8 ``[B, 3, S, S]``, the image that was cut, flipped or gray if so sampled.
         corner: int64 ``[B, N, 2]``, row and column of each tile's first pixel in it.
@@ -119,7 +119,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         self.grid = options.grid
         self.tiles = options.grid**2
         self.tile_input = options.tile_input
-        self.color = not data.gray
+        self.color, self.rgb = not data.gray, data.rgb
         self._permutation_set = _permutation_set(options)
         self.orders: Tensor  # [K, N]
         rows = self._permutation_set.permutations.astype("int64")
@@ -196,7 +196,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         )
         if self.training:
             mirrored = rng.bernoulli(self.options.flip)
-            if self.color:
+            if self.color and self.rgb:
                 gray = rng.bernoulli(self.options.grayscale)
         position, corner = self._positions(rng, images, gray)
         if self.training and self.color and self.options.color_projection:
@@ -217,7 +217,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         if self.training:
             if self.options.flip:
                 images = mirror(images, mirrored)
-            if self.color:
+            if self.color and self.rgb:
                 images = to_gray(images, gray)
         raw = patches.cut(images, position[..., 0], position[..., 1], self._geometry(images).tile)
         return JigsawView(
@@ -254,7 +254,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         return geometry(images.shape[-1], self.grid, self.options.gap)
 
     def _positions(self, rng: PerImageRNG, images: Tensor, gray: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample row and column of the first pixel of each channel of each tile ``[B, N, 3, 2]``,
+        """Sample row and column of the first pixel of each channel of each tile ``[B, N, C, 2]``,
         and of each tile ``[B, N, 2]``.
         """
         cell, _, slack, jitter = self._geometry(images)
@@ -273,7 +273,8 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             corner = corner + rng.integers(slack - jitter + 1, self.tiles, 2)
         else:
             corner = corner + slack // 2
-        shift = rng.integers(jitter + 1, self.tiles, 3, 2) * ~gray[:, None, None, None]
+        shift = rng.integers(jitter + 1, self.tiles, images.shape[1], 2)
+        shift = shift * ~gray[:, None, None, None]
         return corner[:, :, None, :] + shift, corner
 
     def forward(self, view: JigsawView) -> Loss:

@@ -63,6 +63,8 @@ class Augmentation:
         hue: Largest shift of the hue, 0..0.5.
         grayscale: Probability of converting to gray.
         invert: Probability of inverting the colors.
+        rgb: Whether the channels are R, G and B: of others saturation is left alone, and the
+            contrast is that of each channel.
     """
 
     size: int
@@ -73,6 +75,7 @@ class Augmentation:
     hue: float
     grayscale: float
     invert: float = 0.0
+    rgb: bool = True
 
     def sample(self, rng: PerImageRNG, side: int, aspects: Tensor | None = None) -> AugmentParams:
         """Sample the parameters for images of a side in pixels, stretched from ``aspects``."""
@@ -100,7 +103,10 @@ class Augmentation:
             image.div_(255)
         else:  # the factor of the brightness scales bytes to 0..1 as well
             factors = params.factors / cached_tensor((255.0, 1.0, 1.0), images.device)
-            image = jitter(image, factors, params.turn if self.hue else None)
+            turn = params.turn if self.hue else None
+            image = (
+                jitter(image, factors, turn) if self.rgb else jitter_channels(image, factors[:, :2])
+            )
         if self.grayscale:
             image = grayscale(image, params.gray)
         return invert(image, params.inverted) if self.invert else image
@@ -136,6 +142,19 @@ def jitter(images: Tensor, factors: Tensor, turn: Tensor | None) -> Tensor:
     images = contrast(brightness(images, factors[:, 0]), factors[:, 1])
     images = saturation(images, factors[:, 2])
     return images if turn is None else hue(images, turn)
+
+
+def jitter_channels(images: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness and contrast of each image, the contrast about each channel's own mean.
+
+    Args:
+        images: float ``[B, C, H, W]`` in 0..1.
+        factors: float ``[B, 2]`` of brightness and contrast.
+    """
+    images = brightness(images, factors[:, 0])
+    factor = factors[:, 1, None, None, None]
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    return images.mul_(factor).add_(mean.mul_(1 - factor)).clamp_(0, 1)
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:

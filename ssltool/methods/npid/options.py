@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -129,6 +130,7 @@ class NpidOptions(MethodOptions):
         "matter what is light and what is dark",
     )
 
+    of_color: ClassVar[Mapping[str, Any]] = {"hue": 0.0, "grayscale": 0.0}
     presets: ClassVar[Presets] = {
         "paper": {
             "backbone": "resnet18",

@@ -103,6 +103,7 @@ class Npid(Method[NpidOptions, NpidView]):
             hue=options.hue,
             grayscale=options.grayscale,
             invert=options.invert,
+            rgb=data.rgb,
         )
         self._steps_unchecked = 0
 

@@ -8,6 +8,7 @@ import pytest
 
 import ssltool
 from ssltool.errors import UsageError
+from ssltool.methods.colorization.options import ColorizationOptions
 from ssltool.options import choices, limits
 from ssltool.probing.options import ProbeOptions
 from ssltool.runs.config import RunConfig
@@ -24,7 +25,9 @@ from ssltool.runs.options import RunOptions
         ({"momentum": 1}, "--momentum 1: should be less than 1"),
         ({"optimizer": "adam"}, "--optimizer adam: did you mean adamw? choices: sgd, adamw, lars"),
         ({"optimizer": "x"}, "--optimizer x: should be one of sgd, adamw, lars"),
-        ({"channels": "2"}, "--channels 2: should be one of 1, 3"),
+        ({"channels": "0"}, "--channels 0: should be at least 1"),
+        ({"value_range": "0,1"}, "--value-range 0,1: type --channels N too"),
+        ({"channels": 5, "value_range": "2,1"}, "--value-range 2,1: expected auto, LOW,HIGH"),
         ({"milestones": "0.6,x"}, "--milestones x: should be a number"),
         ({"milestones": (0.6, 2)}, "--milestones 2: should be less than 1"),
         ({"compile": "often"}, "--compile often: should be true or false"),
@@ -42,8 +45,9 @@ def test_of_a_run(given: dict[str, Any], message: str) -> None:
 
 
 def test_choices_of_numbers_are_read_from_text() -> None:
-    assert RunConfig.merged("jigsaw", {"channels": "3"}).run.channels == 3
-    assert choices(RunOptions, "channels") == (1, 3)
+    task = RunConfig.merged("colorization", {"last_stride": "2"}).task
+    assert getattr(task, "last_stride") == 2  # noqa: B009
+    assert choices(ColorizationOptions, "last_stride") == (1, 2)
     assert choices(RunOptions, "lr") == ()
     assert limits(RunOptions, "momentum") == ">= 0, < 1"
 

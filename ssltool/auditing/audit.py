@@ -44,6 +44,11 @@ def audit(
     device = choose_device(options.device)
     opened = Evaluation.open(options.weights, source, options.images, device, options.method)
     name, method = opened.run.config.method, opened.method
+    if not opened.run.config.data.rgb:
+        raise UsageError(
+            f"{options.weights} was trained on images read as they are, and the cues of an audit "
+            "are those of RGB images"
+        )
     if method.audit is None:
         raise UsageError(
             f"{name} has no audit; a method gets one from a module 'audit' with a function "

@@ -10,7 +10,7 @@ from ssltool.cli._flags import command_of
 from ssltool.cli._lazy import group
 from ssltool.cli._output import OutputOptions, print_json
 from ssltool.console import echo, stderr_console
-from ssltool.data.options import IndexOptions, PackOptions, SourceOptions
+from ssltool.data.options import CheckOptions, IndexOptions, PackOptions
 
 _SUMMARIES = {
     "check": "Count classes, sizes, gray, unreadable and duplicate images",
@@ -19,11 +19,11 @@ _SUMMARIES = {
 }
 
 
-def check(options: SourceOptions, output: OutputOptions) -> None:
+def check(options: CheckOptions, output: OutputOptions) -> None:
     """Decode every image; report counts, sizes, gray, unreadable and duplicate images."""
     from ssltool.data.check import check as run
 
-    result = run(options.specs, stderr_console(output.quiet))
+    result = run(options.specs, stderr_console(output.quiet), options.channels)
     if output.as_json:
         print_json(result.model_dump(mode="json"))
         return

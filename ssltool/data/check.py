@@ -11,7 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import track
 
+from ssltool.data.channels import measured
+from ssltool.data.ranges import AUTO
 from ssltool.data.sources.base import Source
+from ssltool.data.sources.channels import ChannelSource
 from ssltool.data.sources.registry import DataSpec, open_source
 from ssltool.errors import UnreadableImage
 
@@ -72,17 +75,22 @@ class CheckResult(BaseModel):
     duplicates: list[list[str]]
 
 
-def check(data: DataSpec | Sequence[DataSpec], console: Console) -> CheckResult:
+def check(
+    data: DataSpec | Sequence[DataSpec], console: Console, channels: int | None = None
+) -> CheckResult:
     """Decode every image and count what there is.
 
     Args:
         data: The images, see `ssltool.data.sources.registry.open_source`.
         console: Where progress is shown.
+        channels: Read files as they are, with so many channels; as RGB if None.
 
     Raises:
         UsageError, DataError: The images cannot be opened.
     """
-    source = open_source(data)
+    source = open_source(data, arrays=channels is not None)
+    if channels is not None:
+        source = ChannelSource(source, measured(source, channels, AUTO))
     sides, gray, unreadable = list[int](), 0, dict(source.unlisted)
     counts = _Counts(source)
     names_by_hash: defaultdict[bytes, list[str]] = defaultdict(list)
@@ -96,7 +104,7 @@ def check(data: DataSpec | Sequence[DataSpec], console: Console) -> CheckResult:
             counts.add(index, readable=False)
             continue
         sides.append(side)
-        gray += bool((pixels == pixels[..., :1]).all())
+        gray += source.channels == 3 and bool((pixels == pixels[..., :1]).all())
         names_by_hash[hashlib.sha256(pixels.tobytes()).digest()].append(name)
         counts.add(index, readable=True)
     return CheckResult(

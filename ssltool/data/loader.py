@@ -220,7 +220,9 @@ class AllImages(_Loader):
         self._indices = range(len(source)) if indices is None else indices
         self._batch_size = batch_size
         self._batches = _Batches(source, size, cache=None, replace=False)
-        super().__init__(workers, len(self._indices) * size * size * source.channels <= _TINY // 8, device)
+        super().__init__(
+            workers, len(self._indices) * size * size * source.channels <= _TINY // 8, device
+        )
 
     def __len__(self) -> int:
         """Number of images, unreadable ones included."""

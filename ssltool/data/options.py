@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ssltool.errors import UsageError
-from ssltool.options import Options, option, seed_option
+from ssltool.options import LARGEST_CHANNELS, Options, option, seed_option
 
 ImageFormat = Literal["auto", "jpeg", "png"]
 _SOURCES = (
@@ -34,6 +34,18 @@ class SourceOptions(Options):
     def specs(self) -> tuple[str, ...]:
         """The sources, in the form that `ssltool.data.sources.registry.open_source` takes."""
         return self.positional + self.data
+
+
+class CheckOptions(SourceOptions):
+    """How images are checked."""
+
+    channels: int | None = option(
+        None,
+        "Read files as they are, with so many channels; automatic: as RGB",
+        panel="Data",
+        ge=1,
+        le=LARGEST_CHANNELS,
+    )
 
 
 class PackOptions(SourceOptions):

@@ -149,9 +149,7 @@ def _axes(axes: str, shape: tuple[int, ...]) -> str:
     Raises:
         UnreadableImage: There is another axis, such as depth.
     """
-    long = [
-        axis for axis, size in zip(axes, shape, strict=True) if axis not in "YX" and size > 1
-    ]
+    long = [axis for axis, size in zip(axes, shape, strict=True) if axis not in "YX" and size > 1]
     if len(long) > 1 or "Y" not in axes or "X" not in axes or any(a in "ZT" for a in long):
         lengths = " x ".join(f"{size} {axis}" for axis, size in zip(axes, shape, strict=True))
         raise UnreadableImage(f"axes {lengths}; expected one image of some channels")

@@ -2,8 +2,8 @@
 
 The keys may have a prefix, such as ``module.``, ``encoder_q.`` or ``teacher.backbone.``; of several
 copies the teacher is taken. Position embeddings and relative position biases of another size are
-interpolated, and the first convolution is converted to another number of channels. Every tensor of the
-encoder must be in the file. What else is in it may be left out if it is a classifier or another
+interpolated, and the first convolution is converted to another number of channels. Every tensor of
+the encoder must be in the file. What else is in it may be left out if it is a classifier or another
 head, belongs to stages that were cut off, or to batch norm that was replaced.
 """
 

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ssltool.atomic import atomic_file, atomic_folder
-from ssltool.data.channels import Channels, as_they_are
+from ssltool.data.channels import Channels
 from ssltool.data.sample import sample
 from ssltool.data.sources.base import Source
+from ssltool.data.sources.channels import as_they_are
 from ssltool.data.sources.registry import DataSpec, open_source
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.files import find_weights
@@ -226,9 +227,7 @@ def _graph_job(reader: str, file: Path, graph: Graph) -> Job:
     return Job(reader, file, {"uint8": graph.uint8}, graph.outputs, graph.side)
 
 
-def _images(
-    source: Path, data: DataSpec | Sequence[DataSpec], channels: Channels | None
-) -> Source:
+def _images(source: Path, data: DataSpec | Sequence[DataSpec], channels: Channels | None) -> Source:
     """The images to compare on: those given, those of the run, or synthetic ones of RGB."""
     if not isinstance(data, Sequence) or data:
         return as_they_are(open_source(data, arrays=channels is not None), channels)

@@ -55,5 +55,16 @@ def as_rgb(images: Tensor) -> Tensor:
     return torch.cat([images[..., [channel], :, :] for channel in _triple(chosen)], dim=-3)
 
 
+def legend(count: int) -> str:
+    """What `as_rgb` does with so many channels, as a sentence; empty for one channel or RGB."""
+    if count in (1, 3):
+        return ""
+    shown = [str(channel + 1) for channel in _shown.get()[:count]]
+    if len(shown) == 1:
+        return f"Channel {shown[0]} of {count} in gray."
+    colors = ("red", "green", "blue")[: len(shown)]
+    return f"Channels {', '.join(shown)} of {count} as {', '.join(colors)}."
+
+
 def _triple(chosen: tuple[int, ...]) -> tuple[int, ...]:
     return chosen * 3 if len(chosen) == 1 else chosen

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ssltool.plotting.channels import as_rgb
 from ssltool.plotting.page import (
     INK,
     PAPER,
@@ -27,7 +28,6 @@ from ssltool.plotting.page import (
     paragraph,
     save_page,
 )
-from ssltool.plotting.channels import as_rgb
 from ssltool.plotting.sheet import WHOLE, Column, Key, Mark, Scale, Sheet
 from ssltool.plotting.text import legible, text_width
 

@@ -14,9 +14,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ssltool.data.channels import Channels, as_they_are
+from ssltool.data.channels import Channels
 from ssltool.data.loader import AllImages
 from ssltool.data.sources.base import Source, class_order
+from ssltool.data.sources.channels import as_they_are
 from ssltool.data.sources.registry import Part, open_source, splits_of
 from ssltool.errors import DataError, UnreadableImage, UsageError
 from ssltool.probing.label_file import ClassLabel, LabelFile, Labels
@@ -307,7 +308,11 @@ def _opened(
         return train, open_source(held, arrays=arrays), []
     if splits and all(splits):
         parts = [_test_part(folders) for folders in splits]
-        return train, open_source(parts, arrays=arrays), [f"test images are those of {' + '.join(parts)}"]
+        return (
+            train,
+            open_source(parts, arrays=arrays),
+            [f"test images are those of {' + '.join(parts)}"],
+        )
     return train, None, []
 
 

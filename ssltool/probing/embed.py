@@ -19,9 +19,10 @@ from torch import Tensor
 from ssltool.arrays import DAMAGED, open_tensors, parse_array
 from ssltool.atomic import atomic_file
 from ssltool.console import stderr_console
-from ssltool.data.channels import Channels, as_they_are
+from ssltool.data.channels import Channels
 from ssltool.data.loader import AllImages
 from ssltool.data.sources.base import Source, class_order
+from ssltool.data.sources.channels import as_they_are
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.splits import split_folders
 from ssltool.device import choose_device

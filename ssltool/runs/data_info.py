@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ssltool.data.channels import ChannelSource
 from ssltool.data.sources.base import Source, survey
+from ssltool.data.sources.channels import ChannelSource
 from ssltool.methods.options import DataInfo
 
 _LEAST_STD = 1 / 255  # of a channel without contrast, by which images are divided

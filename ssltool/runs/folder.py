@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from ssltool.atomic import translated_os_errors
-from ssltool.data.channels import Channels, as_they_are
+from ssltool.data.channels import Channels
 from ssltool.data.sources.base import Source
+from ssltool.data.sources.channels import as_they_are
 from ssltool.data.sources.registry import open_source
 from ssltool.data.specs import OBJECT
 from ssltool.encoders.metadata import Stem

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from ssltool.data.channels import Channels, as_they_are, measured
+from ssltool.data.channels import Channels, measured
 from ssltool.data.ranges import AUTO
 from ssltool.data.sources.base import Source
+from ssltool.data.sources.channels import as_they_are
 from ssltool.data.sources.registry import open_source
 from ssltool.distributed.collectives import from_main
 from ssltool.runs.options import RunOptions

@@ -205,9 +205,7 @@ def sweep(
     console = console or stderr_console()
     rows: list[BenchResult] = []
     images, stopped = (
-        len(
-            open_source(config.run.data, split="train", arrays=config.run.as_they_are)
-        ),
+        len(open_source(config.run.data, split="train", arrays=config.run.as_they_are)),
         "all sizes asked for were tried",
     )
     for size in sizes or (2**power for power in range(4, 31)):

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from ssltool.data.channels import Channels, as_they_are
+from ssltool.data.channels import Channels
 from ssltool.data.sources.base import Source
+from ssltool.data.sources.channels import as_they_are
 from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
 from ssltool.encoders.encoder import Encoder

@@ -22,6 +22,8 @@ _WEIGHTS: Any = option(
 )
 _COUNT: Any = option(6, "Images to draw", panel="Figure", ge=1, le=64)
 _SEED: Any = seed_option("Seed of what is sampled", panel="Figure")
+
+
 class ShownOption(Options):
     """The option of figures that show images."""
 

@@ -20,6 +20,7 @@ from ssltool.plotting.figures import require_format
 from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.plotting.units import Unit, describe
 from ssltool.runs.evaluation import Evaluation
+from ssltool.runs.folder import Run
 from ssltool.visualizing.results import FigureResult
 from ssltool.visualizing.sampling import SAMPLE, spread_indices, with_training_images
 from ssltool.visualizing.task_plots import save_task_plots

@@ -10,6 +10,7 @@ import torch
 from ssltool.data.sample import sample
 from ssltool.data.sources.base import Source
 from ssltool.methods.base import Method
+from ssltool.plotting.channels import legend
 from ssltool.plotting.sheet_layout import save_contact, save_sheet
 from ssltool.visualizing.sampling import with_training_images
 
@@ -37,7 +38,8 @@ def draw_start(
     task, samples = folder / "task.png", folder / "samples.png"
     method.train()
     generator = torch.Generator().manual_seed(seed)
-    save_sheet(method.figures.draw_task(method, images, index, generator), task)
+    sheet = method.figures.draw_task(method, images, index, generator)
+    save_sheet(sheet._replace(note=f"{sheet.note} {legend(source.channels)}".strip()), task)
     shown = sample(source, size, _SAMPLES)[0]
     title = f"{len(shown)} of {len(source):,} training images, read at {size} px"
     save_contact(shown, samples, title)
@@ -69,7 +71,7 @@ def draw_snapshot(
     finally:
         method.train()
     sheet = with_training_images(predictions, source, size, index)
-    note = f"{sheet.note} Training images, after {step:,} steps.".strip()
+    note = f"{sheet.note} Training images, after {step:,} steps. {legend(source.channels)}".strip()
     path = folder / f"predictions-{step:07d}.png"
     save_sheet(sheet._replace(note=note), path)
     return {"predictions": path}

@@ -12,6 +12,7 @@ from ssltool.data.sources.files import FileSource
 from ssltool.device import choose_device
 from ssltool.ops.per_image_rng import mix
 from ssltool.options import DeviceName
+from ssltool.plotting.channels import legend
 from ssltool.plotting.figures import require_format
 from ssltool.plotting.sheet_layout import save_sheet
 from ssltool.runs.config import RunConfig, resolve
@@ -70,7 +71,8 @@ def draw_task(
         large = sample(source, load_size, SAMPLE)[0].to(where)
     generator = torch.Generator().manual_seed(seed)
     sheet = method.figures.draw_task(method, large[chosen], index[chosen], generator)
-    note = f"{sheet.note} From {source.description}, read at {load_size or size} px.".strip()
+    read = f"From {source.description}, read at {load_size or size} px."
+    note = f"{sheet.note} {read} {legend(source.channels)}".strip()
     save_sheet(sheet._replace(note=note), path)
     plots = save_task_plots(method, images, index, path, seed)
     return TaskFigure(path=path, plots=plots, method=config.method, images=len(chosen))

@@ -37,13 +37,13 @@ def test_a_class_of_unreadable_images_is_counted_as_zero(tmp_path: Path) -> None
         (tmp_path / name).mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "cat" / "1.png")
     for number in range(6):
-        (tmp_path / "iphone" / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+        (tmp_path / "iphone" / f"IMG_{number}.JXL").write_bytes(b"\0\0\0\x18ftypheic")
     (tmp_path / "@eaDir").mkdir()
     result = check(str(tmp_path), Console(quiet=True))
     assert (result.images, result.readable) == (7, 1)
     assert result.classes == {"cat": 1, "iphone": 0}
     assert set(result.unreadable.values()) == {
-        "HEIC is not readable here; convert it to JPEG or PNG"
+        "JXL is not readable here; convert it to JPEG or PNG"
     }
     assert result.notes == ("left out hidden or system folders (1): @eaDir",)
     assert result.splits == {}

@@ -93,8 +93,8 @@ class JigsawView(NamedTuple):
         tiles: float ``[B, N, C, h, h]``, the encoder's input (C channels), in the order of the
             cells.
         target: int64 ``[B, P]`` in 0..K-1, index of each permutation in the set.
-        raw: uint8 ``[B, N, 3, t, t]``, or all channels that the images have, the same tiles before resizing and standardization, for
-            figures.
+        raw: uint8 ``[B, N, 3, t, t]``, or all channels of the images, the same tiles before
+            resizing and standardization, for figures.
         image: uint8 ``[B, 3, S, S]``, the image that was cut, flipped or gray if so sampled.
         corner: int64 ``[B, N, 2]``, row and column of each tile's first pixel in it.
     """

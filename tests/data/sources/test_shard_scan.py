@@ -144,10 +144,10 @@ def test_links_are_followed_or_counted(tmp_path: Path) -> None:
 
 def test_hidden_system_and_foreign_members(tmp_path: Path) -> None:
     members = {"1.png": png(1), "._1.png": b"x", "__MACOSX/2.png": b"x", "a/.x/3.png": b"x"}
-    source = open_source(tar(tmp_path / "a.tar", {**members, "4.heic": b"ftypheic"}))
+    source = open_source(tar(tmp_path / "a.tar", {**members, "4.jxl": b"jxl"}))
     assert len(source) == 2
     assert source.notes == ("members left out that are hidden or made by a system for itself: 3",)
-    with pytest.raises(UnreadableImage, match="HEIC is not readable here"):
+    with pytest.raises(UnreadableImage, match="JXL is not readable here"):
         source.read(1, 8)
 
 

@@ -110,7 +110,7 @@ def test_splits_of_shards(tmp_path: Path) -> None:
 def test_check_counts_splits(tmp_path: Path) -> None:
     put(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/dog/1.png")
     (tmp_path / "test" / "cat").mkdir()
-    (tmp_path / "test" / "cat" / "1.heic").touch()
+    (tmp_path / "test" / "cat" / "1.jxl").touch()
     result = check(str(tmp_path), Console(quiet=True))
     assert result.classes == {"cat": 1, "dog": 2}
     assert {split: each.classes for split, each in result.splits.items()} == {
@@ -118,4 +118,4 @@ def test_check_counts_splits(tmp_path: Path) -> None:
         "test": {"cat": 0, "dog": 1},
     }
     assert (result.splits["test"].images, result.splits["test"].readable) == (2, 1)
-    assert "HEIC is not readable here" in next(iter(result.unreadable.values()))
+    assert "JXL is not readable here" in next(iter(result.unreadable.values()))

@@ -83,8 +83,8 @@ class Channels:
     def levels(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Values ``[H, W, C]`` on the scale 0..255, float32."""
         low, high = np.array(self.ranges, np.float64).T
-        # In float64 where float32 would round integers of 32 bits.
-        wide = np.float64 if values.dtype.itemsize > 2 and values.dtype.kind != "f" else np.float32
+        # Float64 where float32 would round integers of 32 bits.
+        wide = np.result_type(values.dtype, np.float32)
         levels = (values.astype(wide) - low.astype(wide)) * (255 / (high - low)).astype(wide)
         levels[~np.isfinite(levels)] = 0
         return np.clip(levels, 0, 255).astype(np.float32)

@@ -7,7 +7,8 @@ from ssltool.errors import UnreadableImage
 # fmt: off
 EXTENSIONS = frozenset([
     "avif", "bmp", "dcm", "dib", "dicom", "gif", "heic", "heif", "hif", "ico", "j2k", "jfif",
-    "jp2", "jpe", "jpeg", "jpf", "jpg", "jpx", "mpo", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp",
+    "jp2", "jpe", "jpeg", "jpf", "jpg", "jpx", "mpo", "pbm", "pgm", "png", "pnm", "ppm", "tga",
+    "tif", "tiff", "webp",
 ])
 """Extensions, in lower case, of images that can be decoded, some by a library that is an extra."""
 

@@ -387,7 +387,7 @@ def opened_stream(file: ImagePath) -> Iterator[BinaryIO]:
         file.seek(position)
 
 
-def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def square(pixels: NDArray[Any], size: int) -> NDArray[Any]:
     """Resize the shorter side to ``size`` and crop the center square; small images are enlarged.
 
     The geometry is that of torchvision's ``Resize`` and ``CenterCrop``, and so of timm and
@@ -396,11 +396,11 @@ def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     theirs; on bytes torch's is three times as fast as Pillow's.
 
     Args:
-        pixels: uint8 ``[H, W, 3]``.
+        pixels: uint8 or float32 ``[H, W, C]``.
         size: Side T of the square in pixels.
 
     Returns:
-        uint8 ``[T, T, 3]``.
+        ``[T, T, C]`` of the same type.
     """
     pixels = _shortened(pixels)
     height, width = pixels.shape[:2]
@@ -413,7 +413,7 @@ def square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return whole[top : top + size]
 
 
-def _shortened(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _shortened(pixels: NDArray[Any]) -> NDArray[Any]:
     """The middle of images of extreme shapes, which would take much memory when enlarged."""
     height, width = pixels.shape[:2]
     longest = _LONGEST * min(height, width)
@@ -421,22 +421,22 @@ def _shortened(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels[top : top + longest, left : left + longest]
 
 
-def stretched(pixels: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float]:
+def stretched(pixels: NDArray[Any], size: int) -> tuple[NDArray[Any], float]:
     """Resize both sides of a whole image to ``size``, as `square` does.
 
     Args:
-        pixels: uint8 ``[H, W, 3]``.
+        pixels: uint8 or float32 ``[H, W, C]``.
         size: Side T of the square in pixels.
 
     Returns:
-        uint8 ``[T, T, 3]``, and W / H.
+        ``[T, T, C]`` of the same type, and W / H.
     """
     height, width = pixels.shape[:2]
     return _resized(pixels, size, size), width / height
 
 
-def _resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize uint8 ``[H, W, 3]`` to ``[height, width, 3]``, bilinear with antialiasing."""
+def _resized(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Resize ``[H, W, C]`` to ``[height, width, C]``, bilinear with antialiasing."""
     before = pixels.shape[:2]
     if before == (height, width):
         return pixels
@@ -449,7 +449,7 @@ def _resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.u
         # Height first: torch would begin with the width, which is three times as slow per pixel.
         image = F.interpolate(image, (height, before[1]), mode="bilinear", antialias=True)
     resized = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
-    result: NDArray[np.uint8] = resized.permute(0, 2, 3, 1)[0].numpy()
+    result: NDArray[Any] = resized.permute(0, 2, 3, 1)[0].numpy()
     return result
 
 

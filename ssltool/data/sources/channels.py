@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn import functional as F
 
 from ssltool.data.channels import Channels, count_of
 from ssltool.data.decode import square, stretched
@@ -49,19 +47,11 @@ class ChannelSource(Source):
         return values
 
     def read(self, index: int, size: int) -> NDArray[np.uint8]:
-        values = self.values(index)
-        if self.how.are_bytes:
-            return square(values, size)
-        height, width = values.shape[:2]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        return self._resized(values[top : top + side, left : left + side], size)
+        return _rounded(square(self._levels(index), size))
 
     def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
-        values = self.values(index)
-        if self.how.are_bytes:
-            return stretched(values, size)
-        return self._resized(values, size), values.shape[1] / values.shape[0]
+        resized, aspect = stretched(self._levels(index), size)
+        return _rounded(resized), aspect
 
     def image(self, index: int, short_side: int) -> Image.Image:
         raise UnreadableImage(f"{count_of(self.channels)}, which no image of RGB holds")
@@ -96,15 +86,14 @@ class ChannelSource(Source):
         everything = fingerprint_of([repr(self.how).encode()], [own.encode()])
         return f"{everything.partition('-')[0]}-{names}"
 
-    def _resized(self, values: NDArray[Any], size: int) -> NDArray[np.uint8]:
-        """Bytes ``[size, size, C]``, bilinear with antialiasing, rounded once at the end."""
-        levels = torch.from_numpy(self.how.levels(values)).permute(2, 0, 1)[None]
-        if levels.shape[-2:] != (size, size):
-            levels = F.interpolate(levels, (size, size), mode="bilinear", antialias=True)
-        resized: NDArray[np.uint8] = (
-            levels[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
-        )
-        return resized
+    def _levels(self, index: int) -> NDArray[Any]:
+        """The whole image on the scale 0..255: bytes, or float32 to be rounded when resized."""
+        values = self.values(index)
+        return values if self.how.are_bytes else self.how.levels(values)
+
+
+def _rounded(levels: NDArray[Any]) -> NDArray[np.uint8]:
+    return levels if levels.dtype == np.uint8 else levels.round().clip(0, 255).astype(np.uint8)
 
 
 def as_they_are(source: Source, how: Channels | None) -> Source:

@@ -109,8 +109,9 @@ class LabeledImages:
         self._unreadable: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
         self._identities: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
-        *opened, notes = _opened(data, test_data, arrays=channels is not None)
-        sources = [as_they_are(source, channels) for source in opened if source is not None]
+        train_source, test_source, notes = _opened(data, test_data, arrays=channels is not None)
+        opened = [train_source] if test_source is None else [train_source, test_source]
+        sources = [as_they_are(source, channels) for source in opened]
         _refuse_the_same_twice(sources)
         subsets, label_notes = _labeled(sources, label_file)
         self.notes = (*notes, *(note for s in sources for note in s.notes), *label_notes)
@@ -127,7 +128,7 @@ class LabeledImages:
                 "own, or name a --label-file"
             )
         self.multilabel = any(_is_multilabel(subset) for subset in subsets)
-        if len(subsets) == 1:
+        if test_source is None:
             train, test = self._held_out(train, seed)
         else:
             test = subsets[1]

@@ -111,13 +111,14 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
             f"{folder} is a run of {run.config.method}; type 'ssltool pretrain "
             f"{run.config.method} --resume'"
         )
+    off = {} if run.config.data.rgb else run.config.task.of_color
     saved = {**run.config.run.model_dump(), **run.config.task.model_dump()}
     given = {name: value for name, value in config.given().items() if value is not None}
     absolute = config.absolute().given()
     changed = [
         f"--{name.replace('_', '-')} {_text(value)} (the run has {_text(saved[name])})"
         for name, value in given.items()
-        if name not in FREE_ON_RESUME | {"epochs", "steps"} and absolute[name] != saved[name]
+        if name not in {*FREE_ON_RESUME, *off, "epochs", "steps"} and absolute[name] != saved[name]
     ]
     if changed:
         raise UsageError(

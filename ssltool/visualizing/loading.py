@@ -106,7 +106,6 @@ def open_images(
             raise
         if image and not background_required:
             return Images(drawn[0], None)
-        find_weights(weights)  # its own error comes first
         text = str(error)
         raise UsageError(text if _NAME_IMAGES in text else f"{text}; {_NAME_IMAGES}") from error
     return Images(drawn[0], background) if drawn else Images(background, None)

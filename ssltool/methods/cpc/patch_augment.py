@@ -64,8 +64,8 @@ def augment(
         rng: The images' random numbers.
         gray: The patches have no color, and shall have none: channels get the same noise and the
             same histogram.
-        rgb: Whether the channels are R, G and B. Others keep their saturation and hue, and where
-            color would be dropped one of them takes the place of all.
+        rgb: Whether the channels are R, G and B. Others keep their saturation and hue and are not
+            made gray; where color would be dropped one of them takes the place of all.
 
     Returns:
         float ``[B, N, 3, P, P]``, 0..1.
@@ -83,7 +83,7 @@ def augment(
             x, rng.integers(crop_slack(x.shape[-1]) + 1, patches.shape[1], 2).flatten(0, 1)
         )
         if level == "v1":
-            x = x.mean(dim=1, keepdim=True).expand_as(x)
+            x = x.mean(dim=1, keepdim=True).expand_as(x) if rgb else x
         else:
             factors = 0.6 + 0.8 * rng.uniform(patches.shape[1], 2).flatten(0, 1)
             x = contrast(x * factors[:, :1, None, None], factors[:, 1])

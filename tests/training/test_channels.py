@@ -71,7 +71,7 @@ def test_every_channel_reaches_the_encoder(name: str, channels: int) -> None:
     method = built(name, channels).train()
     view = method.view(images(channels), torch.arange(8), torch.Generator().manual_seed(0))
     loss = method(view)
-    loss.loss.backward()
+    loss.value.backward()
     first = next(m for m in method.encoder.modules() if isinstance(m, torch.nn.Conv2d))
     assert first.weight.grad is not None
     by_channel = first.weight.grad.abs().sum(dim=(0, 2, 3))
@@ -116,6 +116,7 @@ def test_every_backbone_takes_channels(name: str, channels: int) -> None:
         encoder(torch.zeros(2, channels + 1, 64, 64))
 
 
+@pytest.mark.slow
 def test_initial_weights_keep_the_distribution_of_the_backbone() -> None:
     def deviation(encoder: Encoder) -> float:
         first = next(m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d))

@@ -52,7 +52,7 @@ def _build_figure(name: str) -> TyperCommand:
 
     models: list[type[Options]] = [figure.options, JsonOption]
     if figure.computes:
-        models[1:1] = [ShownOption, DeviceOption]
+        models[1:1] = (ShownOption, DeviceOption)
     return command_from(name, run, models, help=figure.summary, examples=[figure.example])
 
 

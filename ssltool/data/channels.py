@@ -87,7 +87,8 @@ class Channels:
         wide = np.result_type(values.dtype, np.float32)
         levels = (values.astype(wide) - low.astype(wide)) * (255 / (high - low)).astype(wide)
         levels[~np.isfinite(levels)] = 0
-        return np.clip(levels, 0, 255).astype(np.float32)
+        clipped: NDArray[np.float32] = np.clip(levels, 0, 255).astype(np.float32)
+        return clipped
 
 
 def measured(source: Source, channels: int, value_range: str) -> Channels:

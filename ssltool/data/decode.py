@@ -256,7 +256,7 @@ def stored_values(file: ImagePath) -> NDArray[Any]:
         UnreadableImage: With a short reason that does not repeat the path.
     """
     with _open(file) as image:
-        stored = {str(part) for tile in image.tile for part in tile[3:]} if image.tile else set()
+        stored = {str(part) for tile in getattr(image, "tile", ()) for part in tile[3:]}
         _load_complete(file, image, 1)
         if image.mode not in _STORED_MODES:
             raise UnreadableImage(f"colors of mode {image.mode}; expected channels of values")

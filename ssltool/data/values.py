@@ -180,7 +180,8 @@ def _numpy(stream: BinaryIO) -> Values:
 
 def _dicom(stream: BinaryIO) -> Values:
     import pydicom
-    from pydicom.pixels import apply_modality_lut, pixel_array
+    from pydicom.pixels.processing import apply_modality_lut
+    from pydicom.pixels.utils import pixel_array
 
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     file = pydicom.dcmread(stream)

@@ -26,8 +26,8 @@ def inspect(source: Source, image_size: int | None) -> DataInfo:
         gray=source.channels == 1 or (how is None and statistics.gray_fraction == 1.0),
         mean=statistics.mean,
         std=tuple(max(value, _LEAST_STD) for value in statistics.std),
-        value_range=how and how.ranges,
-        value_type=how and how.value_type,
+        value_range=how.ranges if how else None,
+        value_type=how.value_type if how else None,
     )
 
 

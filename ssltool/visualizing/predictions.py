@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.files import FileSource
 from ssltool.data.sources.registry import open_source
 from ssltool.device import choose_device
@@ -95,8 +96,10 @@ def draw_predictions(
     require_format(path)
     where = choose_device(device)
     as_they_are = Run.open(weights).config.run.as_they_are
-    source = FileSource(image, as_they_are=as_they_are) if image else None
-    if data:
+    source: Source | None = None
+    if image:
+        source = FileSource(image, as_they_are=as_they_are)
+    elif data:
         source = open_source(data, arrays=as_they_are)
     opened = Evaluation.open(weights, source, SAMPLE, where, method)
     trained, images, index = opened.method, opened.images, opened.index

@@ -120,7 +120,7 @@ def test_every_backbone_takes_channels(name: str, channels: int) -> None:
 def test_initial_weights_keep_the_distribution_of_the_backbone() -> None:
     def deviation(encoder: Encoder) -> float:
         first = next(m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d))
-        return float(first.weight.std() * first.weight[0].numel() ** 0.5)
+        return float(first.weight.detach().std() * first.weight[0].numel() ** 0.5)
 
     torch.manual_seed(0)
     # Its fan-out is what scales a ResNet's weights: their deviation is that of three channels.

@@ -257,7 +257,7 @@ def test_gray_input_is_initialised_by_the_backbones_own_rule(name):
     [
         ({"name": "resnet19"}, "unknown backbone 'resnet19'; did you mean"),
         ({"name": "mobilenet_v2", "stem": "small"}, "mobilenet_v2 has no small stem, only resnet"),
-        ({"name": "resnet18", "in_channels": 4}, "takes 1 or 3 input channels, not 4"),
+        ({"name": "resnet18", "in_channels": 0}, "takes 1 to 256 input channels, not 0"),
         (
             {"name": "vit_b_16", "image_size": 40},
             "its 16 px patch, not 40; type --image-size 32 or --image-size 48",

@@ -135,7 +135,8 @@ def test_all_faults_come_in_one_line() -> None:
 def test_everything_is_decided(count: int, size: int) -> None:
     run = resolve(RunConfig.merged("jigsaw", {}), DataInfo(count, size)).run
     open_fields = {name for name, value in run.model_dump().items() if value is None}
-    assert open_fields <= {"out", "init", "load_size", "epochs", "budget", "workers", "probe_every"}
+    not_decided = {"out", "init", "load_size", "epochs", "budget", "workers", "probe_every"}
+    assert open_fields <= not_decided | {"value_range"}  # RGB has no range
     assert run.batch_size <= count
 
 

@@ -201,6 +201,7 @@ class AllImages(_Loader):
         workers: As for `TrainBatches`.
         device: Device of the batches.
         indices: Only these images, in this order; None for all.
+        whole: Whole images stretched to squares, in place of center squares.
 
     Attributes:
         skipped: Reason by name of the unreadable images, complete after the last batch.
@@ -215,10 +216,11 @@ class AllImages(_Loader):
         workers: int | None = None,
         device: torch.device | str = "cpu",
         indices: Sequence[int] | None = None,
+        whole: bool = False,
     ) -> None:
         self._indices = range(len(source)) if indices is None else indices
         self._batch_size = batch_size
-        self._batches = _Batches(source, size, cache=None, replace=False)
+        self._batches = _Batches(source, size, cache=None, replace=False, whole=whole)
         super().__init__(workers, len(self._indices) * size * size * 3 <= _TINY // 8, device)
 
     def __len__(self) -> int:

@@ -219,7 +219,7 @@ class RunOptions(Options):
     probe_data: tuple[str, ...] = option(
         (),
         "Labeled images, a folder per class, for online kNN accuracy: a fifth of at most 5000 "
-        "is held out; training does not change",
+        "is held out; training does not change, and the best encoder is kept beside the newest",
         panel="Monitoring",
         images=True,
     )

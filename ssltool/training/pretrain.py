@@ -207,6 +207,7 @@ def _summary(
     return RunSummary(
         run=folder,
         weights=folder / WEIGHTS,
+        best=writer.best,
         method=trainer.config.method,
         metrics=line,
         chance={m.name: m.chance for m in writer.metrics if m.chance is not None},

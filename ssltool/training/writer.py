@@ -26,8 +26,16 @@ from ssltool.errors import (
 )
 from ssltool.probing.online import CollapseMonitor, OnlineKNN
 from ssltool.runs import checkpoint, metrics
-from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS, clear, resume_command
+from ssltool.runs.folder import (
+    FIGURES,
+    SKIPPED,
+    WEIGHTS,
+    BestWeights,
+    clear,
+    resume_command,
+)
 from ssltool.runs.records import RUN_FILE, MetricRecord
+from ssltool.training.best import BestEncoder
 from ssltool.training.disk import check_disk
 from ssltool.training.loop import StepReport
 from ssltool.training.metrics import Meter
@@ -73,6 +81,7 @@ class RunWriter:
         self._meter = Meter()
         self._skipped: dict[str, str] = {}
         self._knn: OnlineKNN | None = None
+        self._best: BestEncoder | None = None
         self._online: dict[str, float] = {}
         self._collapse: CollapseMonitor | None = None
         self._board: TensorBoard | None = None
@@ -80,6 +89,11 @@ class RunWriter:
         self.metrics: tuple[MetricRecord, ...] = ()
         if is_main():
             self._begin(overwrite)
+
+    @property
+    def best(self) -> BestWeights | None:
+        """The encoder with the best online kNN accuracy, in the first process."""
+        return self._best.best if self._best else None
 
     @property
     def skipped(self) -> int:
@@ -90,9 +104,13 @@ class RunWriter:
         """What is to be written after a step."""
         options = self._trainer.config.run
         save = last or stopping or step % options.checkpoint_every == 0
-        every = options.probe_every or options.checkpoint_every
-        probe = bool(options.probe_data) and not stopping and (last or step % every == 0)
+        probe = not stopping and self._is_probed(step, last=last)
         return Due(save or probe or step % options.log_every == 0, save, probe)
+
+    def _is_probed(self, step: int, *, last: bool) -> bool:
+        options = self._trainer.config.run
+        every = options.probe_every or options.checkpoint_every
+        return bool(options.probe_data) and (last or step % every == 0)
 
     def log(self, step: int, due: Due) -> dict[str, float]:
         """Average the steps since the last line into one, extend it by what is due, and write it.
@@ -140,6 +158,7 @@ class RunWriter:
         extra = {
             "scaler": trainer.scaler.state_dict(),
             "skipped_steps": trainer.skipped_steps,
+            "probe_images": trainer.probe_images,
         }
         for skipped in from_all(trainer.batches.skipped):
             self._skipped |= skipped
@@ -157,7 +176,8 @@ class RunWriter:
             self._write_skipped()
             if draw:
                 self._draw(step)
-            checkpoint.save(self._folder, step, *state, extra, keep, average)
+            best = self._best.files if self._best else ()
+            checkpoint.save(self._folder, step, *state, extra, keep, average, best)
 
     def resume_command(self) -> str:
         """What to type to continue the run."""
@@ -204,13 +224,41 @@ class RunWriter:
         record.write(self._folder / RUN_FILE)
         self.metrics = record.metrics
         metrics.trim(self._folder, trainer.first_step)
+        probed = self._begin_best()
         if options.tensorboard:
             self._board = TensorBoard(self._folder / TENSORBOARD, trainer.first_step, record.chance)
         self._announce()
         if trainer.first_step:
             self._console.print(f"resumed after step {trainer.first_step}")
+            self._probe_interrupted(probed)
         else:
             self._draw(0)
+
+    def _begin_best(self) -> bool:
+        """Take up the best encoder as of the checkpoint; whether the accuracies before it were
+        measured on the same images.
+        """
+        trainer = self._trainer
+        resumed = checkpoint.newest(self._folder) if trainer.first_step else None
+        images = self._knn.images if self._knn else trainer.probe_images
+        same = images == trainer.probe_images
+        self._best = BestEncoder(self._folder, resumed, same_images=same)
+        if not same and self._best.best:
+            self._console.print(
+                "note: the best encoder so far was chosen by other images; the next is the first "
+                "of a new search"
+            )
+        trainer.probe_images = images
+        return same
+
+    def _probe_interrupted(self, probed: bool) -> None:
+        """An interrupted run saves its last step without the accuracy that was due."""
+        step, lines = self._trainer.first_step, metrics.read(self._folder)
+        is_last = step == self._trainer.schedule.steps
+        if self._knn is None or not probed or not self._is_probed(step, last=is_last):
+            return
+        if lines and lines[-1]["step"] == step and "knn" not in lines[-1]:
+            metrics.extend(self._folder, {"step": step, **self._probe(self._knn, step)})
 
     def _announce(self) -> None:
         """Print what was decided."""
@@ -269,6 +317,11 @@ class RunWriter:
         except (DataError, OSError) as error:
             self._warn(f"no kNN accuracy after step {step}", error)
             return {}
+        if self._best is not None:
+            with self._naming_what_is_kept(step):
+                self._best.offer(
+                    accuracy, trainer.encoder, trainer.projection, trainer.metadata(step)
+                )
         self._online = {"knn": accuracy}
         return self._online
 

@@ -17,9 +17,8 @@ def embed(options: EmbedOptions, output: OutputOptions) -> None:
         print_json(result.model_dump(mode="json"))
         return
     grid = "" if result.grid is None else f"{result.grid[0]}x{result.grid[1]} vectors of "
-    echo(
-        f"{result.file}: {result.images} images, {grid}{result.dim} dimensions each ({result.stage})"
-    )
+    size = f"{grid}{result.dim} dimensions each ({result.stage})"
+    echo(f"{result.file}: {result.images} images, {size}")
     if result.skipped:
         echo(f"{len(result.skipped)} images could not be read and are left out", err=True)
 
@@ -29,6 +28,6 @@ command = command_of(
     embed,
     examples=[
         "ssltool embed --weights runs/jigsaw-1 --data photos/ --to photos.npz",
-        "ssltool embed --weights runs/jigsaw-1 --data photos/ --stage layer3 --patches --to maps.npz",
+        "ssltool embed --weights runs/jigsaw-1 --data photos/ --patches --to maps.npz",
     ],
 )

@@ -124,12 +124,13 @@ def test_all_formats_hold_the_same_numbers_to_the_bit(
     assert np.allclose(expected.mean(axis=(1, 2)), average, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
+TEXT = st.text(st.characters(exclude_characters="\0"), min_size=1)
+
+
+@settings(deadline=None, max_examples=8)
 @given(
     values=npst.arrays(np.float32, (3, 2), elements=st.floats(width=32, allow_infinity=False)),
-    names=st.lists(
-        st.text(st.characters(exclude_characters="\0"), min_size=1), min_size=3, max_size=3
-    ),
+    names=st.lists(TEXT, min_size=3, max_size=3),
 )
 def test_any_name_and_number_is_read_back(values: Any, names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:

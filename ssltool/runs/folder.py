@@ -10,7 +10,8 @@
       encoder-best.safetensors  the encoder with the best online kNN accuracy, with --probe-data
       checkpoints/         whole training states, to resume from
       figures/             the data, the task, and predictions at each checkpoint
-      tensorboard/         the same metrics and figures, with --tensorboard
+      tensorboard/ mlflow/ wandb/  the same metrics and figures, with --track
+      tracking.json        the run in these stores, and how far they are
       skipped.txt          images that could not be read, with reasons
       probe.json           what ``probe`` measured last
       audit.json           what ``audit`` measured last

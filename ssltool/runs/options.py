@@ -18,6 +18,7 @@ from ssltool.options import (
 )
 from ssltool.runs.duration import parse_duration
 
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 _Positive = Annotated[int, Field(ge=1)]
 
 
@@ -229,10 +230,12 @@ class RunOptions(Options):
         panel="Monitoring",
         ge=1,
     )
-    tensorboard: bool = option(
-        False,
-        "Also write metrics and figures for TensorBoard to RUN/tensorboard (ssltool[tensorboard])",
+    track: tuple[TrackerName, ...] = option(
+        (),
+        "Also write metrics, options and figures for tensorboard, mlflow, wandb, to a folder of "
+        "that name in RUN, without a network; each is an extra, such as ssltool[mlflow]",
         panel="Monitoring",
+        comma=True,
     )
 
     @field_validator("milestones")
@@ -263,7 +266,7 @@ FREE_ON_RESUME = frozenset(
         "max_restarts",
         "probe_data",
         "probe_every",
-        "tensorboard",
+        "track",
     }
 )
 

@@ -39,7 +39,7 @@ from ssltool.training.best import BestEncoder
 from ssltool.training.disk import check_disk
 from ssltool.training.loop import StepReport
 from ssltool.training.metrics import Meter
-from ssltool.training.tensorboard import TENSORBOARD, TensorBoard
+from ssltool.training.tracking.trackers import Trackers
 from ssltool.training.trainer import Trainer
 from ssltool.visualizing.snapshots import draw_snapshot, draw_start
 
@@ -84,7 +84,7 @@ class RunWriter:
         self._best: BestEncoder | None = None
         self._online: dict[str, float] = {}
         self._collapse: CollapseMonitor | None = None
-        self._board: TensorBoard | None = None
+        self._trackers: Trackers | None = None
         self._past_plateau = trainer.first_step >= _PLATEAU
         self.metrics: tuple[MetricRecord, ...] = ()
         if is_main():
@@ -128,8 +128,8 @@ class RunWriter:
                 line |= self._monitor(step)
             with self._naming_what_is_kept(step):
                 metrics.append(self._folder, line)
-                if self._board is not None:
-                    self._board.line(line)
+            if self._trackers is not None:
+                self._trackers.line(line)
         if step >= _PLATEAU and not self._past_plateau:
             self._past_plateau = True
             self._mention_plateau(line)
@@ -183,10 +183,10 @@ class RunWriter:
         """What to type to continue the run."""
         return resume_command(self._trainer.config.method, self._folder)
 
-    def close(self) -> None:
-        """Write what TensorBoard has not written yet."""
-        if self._board is not None:
-            self._board.close()
+    def close(self, *, finished: bool) -> None:
+        """Let trackers write what they have not written yet."""
+        if self._trackers is not None:
+            self._trackers.close(finished=finished)
 
     @contextmanager
     def _naming_what_is_kept(self, step: int) -> Iterator[None]:
@@ -225,8 +225,14 @@ class RunWriter:
         self.metrics = record.metrics
         metrics.trim(self._folder, trainer.first_step)
         probed = self._begin_best()
-        if options.tensorboard:
-            self._board = TensorBoard(self._folder / TENSORBOARD, trainer.first_step, record.chance)
+        self._trackers = Trackers(
+            options.track,
+            self._folder,
+            record.options,
+            record.chance,
+            trainer.first_step,
+            self._warn,
+        )
         self._announce()
         if trainer.first_step:
             self._console.print(f"resumed after step {trainer.first_step}")
@@ -365,8 +371,8 @@ class RunWriter:
             else:
                 figures = draw_start(method, source, options.load_size or size, folder, seed=seed)
             for name, path in figures.items():
-                if self._board is not None:
-                    self._board.figure(name, path, step)
+                if self._trackers is not None:
+                    self._trackers.figure(name, path, step)
         except DiskFullError:
             raise
         except Exception as error:

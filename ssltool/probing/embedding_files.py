@@ -34,6 +34,7 @@ from ssltool.documents import LARGEST, DocumentError, cut, parse_json, validated
 from ssltool.errors import SslToolError, UsageError
 
 _BLOCK = 2**24  # bytes of features in memory at a time
+_TEXT_BLOCK = 2**19  # bytes of features that are text at a time: it takes fifty times as much
 _NAMES = 4096  # names in memory as an array at a time
 _HEADER = 100_000_000  # bytes, the most that readers of safetensors take
 
@@ -83,13 +84,13 @@ class Spool:
             self._file.write(rows.float().cpu().contiguous().numpy().data)
         self.shape = (self.shape[0] + len(rows), *rows.shape[1:])
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """The rows in order, some at a time."""
+    def blocks(self, size: int = 0) -> Iterator[NDArray[np.float32]]:
+        """The rows in order, as many at a time as fit into ``size`` bytes; 0 for the usual."""
         row = 4 * int(np.prod(self.shape[1:]))
-        size = max(1, _BLOCK // row)
+        most = max(1, (size or _BLOCK) // row)
         self._file.seek(0)
-        for start in range(0, self.shape[0], size):
-            count = min(size, self.shape[0] - start)
+        for start in range(0, self.shape[0], most):
+            count = min(most, self.shape[0] - start)
             yield np.frombuffer(self._file.read(count * row), np.float32).reshape(
                 count, *self.shape[1:]
             )
@@ -250,15 +251,17 @@ def _write_csv(path: Path, rows: EmbeddingRows) -> None:
         writer = csv.writer(file)
         columns = map(str, range(rows.features.shape[-1]))
         writer.writerow(["name", "class_name", "label", *grid, *columns])
-        for facts, vectors in _tables(rows):
+        for facts, vectors in _tables(rows, _TEXT_BLOCK):
             texts = vectors.astype(np.str_).tolist()
             writer.writerows([*fact, *text] for fact, text in zip(facts, texts, strict=True))
 
 
-def _tables(rows: EmbeddingRows) -> Iterator[tuple[list[tuple[Any, ...]], NDArray[np.float32]]]:
+def _tables(
+    rows: EmbeddingRows, size: int = 0
+) -> Iterator[tuple[list[tuple[Any, ...]], NDArray[np.float32]]]:
     """Block by block: name, class name, label and place of each vector, and float32 ``[n, D]``."""
     start, class_names = 0, rows.class_names
-    for block in rows.features.blocks():
+    for block in rows.features.blocks(size):
         places = list(product(*map(range, block.shape[1:-1])))
         facts = [
             (rows.names[i], class_names[i] or None, label if label >= 0 else None, *place)

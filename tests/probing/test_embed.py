@@ -151,7 +151,7 @@ def test_any_name_and_number_is_read_back(values: Any, names: list[str]) -> None
 def test_an_interrupt_leaves_no_file(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    def stop(spool: Spool) -> Any:
+    def stop(spool: Spool, size: int = 0) -> Any:
         yield np.zeros((4, 64), np.float32)
         raise KeyboardInterrupt
 

@@ -189,8 +189,8 @@ def test_wandb_has_a_resumed_run_once(tmp_path: Path) -> None:
     assert {step: v["loss"] for step, v in steps.items() if "loss" in v} == {
         int(line["step"]): line["loss"] for line in first
     }
-    assert {"task", "samples"} <= steps[0].keys()
-    assert "predictions" in steps[4]
+    assert {"task.path", "samples.path"} <= steps[0].keys()
+    assert "predictions.path" in steps[4]
     assert config["backbone"] == "resnet20"
 
 

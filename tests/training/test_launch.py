@@ -73,7 +73,7 @@ def test_the_processes_get_the_options_that_were_given(
     for part in (
         "--grid 3",
         "--no-gap",
-        "--track mlflow",
+        "--track tensorboard,mlflow",
         f"--out {tmp_path / 'a'}",
         "--quiet",
     ):

@@ -78,7 +78,9 @@ class Trackers:
             return
         self._id, self._steps = _tracked(folder) if start else (uuid.uuid4().hex, {})
         # TensorBoard hides the steps that are taken again by itself.
-        self._known = {n: self._steps.get(n, -1) if n != "tensorboard" else -1 for n in names}
+        self._known: dict[str, int] = {n: self._steps.get(n, -1) for n in names}
+        if "tensorboard" in names:
+            self._known["tensorboard"] = -1
         for name in names:
             run = TrackedRun(folder, options, chance, start, self._id, self._known[name])
             self._attempt(name, lambda name=name, run=run: self._begin(name, run))  # type: ignore[misc]

@@ -148,6 +148,7 @@ def test_a_resumed_run_hides_what_a_killed_one_wrote_later(tmp_path: Path) -> No
     assert "knn/chance" not in found.Tags()["scalars"]
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_numbers_and_images(tmp_path: Path) -> None:
     out = tmp_path / "run"
     take(out, "tensorboard")

@@ -18,7 +18,7 @@ from ssltool.device import choose_device
 from ssltool.distributed.collectives import launched
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.probing.datasets import LabeledImages
-from ssltool.probing.embed import Embedding
+from ssltool.probing.embedding_files import Embedding
 from ssltool.probing.options import EmbedOptions, ProbeOptions
 from ssltool.runs.audit_record import AuditRecord
 from ssltool.runs.config import RunConfig
@@ -174,22 +174,24 @@ def embed(
     Args:
         weights: A run, a run folder or a weights file.
         data: Images, as for `pretrain`.
-        to: Also write them to this .safetensors, .npz or .parquet file.
+        to: Also write them to this .safetensors, .npz, .parquet or .csv file.
         progress: Whether to print progress to stderr.
         **options: Options of ``ssltool embed``, with underscores: ``stage="layer3"``.
 
     Returns:
-        ``features`` float32 ``[N, D]``, ``names``, ``labels`` int64 ``[N]`` and ``classes``.
+        ``features`` float32 ``[N, D]``, or ``[N, h, w, D]`` with ``patches=True``, mapped from a
+        temporary file; ``names``, ``labels`` int64 ``[N]`` and ``classes``.
     """
-    from ssltool.probing.embed import compute, write
+    from ssltool.probing.embed import compute
+    from ssltool.probing.embedding_files import write
 
     names, source = _named(data)
     target = Path(to) if to else Path("embedding.safetensors")
     asked = EmbedOptions.checked(**options, weights=_path(weights), data=names, to=target)
-    embedding, _ = compute(asked, _console(progress), source)
+    rows, _ = compute(asked, _console(progress), source, target.parent if to else None)
     if to is not None:
-        write(embedding, target)
-    return embedding
+        write(rows, target)
+    return rows.embedding()
 
 
 def export(

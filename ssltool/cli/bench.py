@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NOT_MEASURED = {
     *("out", "epochs", "steps", "devices", "max_restarts", "checkpoint_every", "keep"),
-    *("log_every", "probe_data", "probe_every", "tensorboard"),
+    *("log_every", "probe_data", "probe_every", "track"),
 }
 
 

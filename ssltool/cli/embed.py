@@ -16,7 +16,9 @@ def embed(options: EmbedOptions, output: OutputOptions) -> None:
     if output.as_json:
         print_json(result.model_dump(mode="json"))
         return
-    echo(f"{result.file}: {result.images} images, {result.dim} dimensions each ({result.stage})")
+    grid = "" if result.grid is None else f"{result.grid[0]}x{result.grid[1]} vectors of "
+    size = f"{grid}{result.dim} dimensions each ({result.stage})"
+    echo(f"{result.file}: {result.images} images, {size}")
     if result.skipped:
         echo(f"{len(result.skipped)} images could not be read and are left out", err=True)
 
@@ -24,5 +26,8 @@ def embed(options: EmbedOptions, output: OutputOptions) -> None:
 command = command_of(
     "embed",
     embed,
-    examples=["ssltool embed --weights runs/jigsaw-1 --data photos/ --to photos.npz"],
+    examples=[
+        "ssltool embed --weights runs/jigsaw-1 --data photos/ --to photos.npz",
+        "ssltool embed --weights runs/jigsaw-1 --data photos/ --patches --to maps.npz",
+    ],
 )

@@ -202,6 +202,7 @@ class AllImages(_Loader):
         workers: As for `TrainBatches`.
         device: Device of the batches.
         indices: Only these images, in this order; None for all.
+        whole: Whole images stretched to squares, in place of center squares.
 
     Attributes:
         skipped: Reason by name of the unreadable images, complete after the last batch.
@@ -216,13 +217,13 @@ class AllImages(_Loader):
         workers: int | None = None,
         device: torch.device | str = "cpu",
         indices: Sequence[int] | None = None,
+        whole: bool = False,
     ) -> None:
         self._indices = range(len(source)) if indices is None else indices
         self._batch_size = batch_size
-        self._batches = _Batches(source, size, cache=None, replace=False)
-        super().__init__(
-            workers, len(self._indices) * size * size * source.channels <= _TINY // 8, device
-        )
+        self._batches = _Batches(source, size, cache=None, replace=False, whole=whole)
+        decoded = len(self._indices) * size * size * source.channels
+        super().__init__(workers, decoded <= _TINY // 8, device)
 
     def __len__(self) -> int:
         """Number of images, unreadable ones included."""

@@ -69,6 +69,13 @@ class TrainingSummary(BaseModel):
         description="decay of the moving average over the steps that the weights are; 0: they are "
         "those of the last step",
     )
+    knn: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="online kNN accuracy for which the weights were kept as the best of their run, "
+        "0..1; null: they were not chosen",
+    )
 
 
 class InitialWeights(BaseModel):

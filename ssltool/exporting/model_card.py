@@ -18,6 +18,7 @@ from ssltool.exporting import onnx, program, safetensors
 from ssltool.exporting.comparison import Comparison
 from ssltool.exporting.options import Format
 from ssltool.exporting.provenance import Provenance
+from ssltool.runs.folder import VALIDATION
 from ssltool.runs.probe_record import MEASURES, ProbeRecord
 
 CARD = "README.md"
@@ -353,8 +354,13 @@ def _training(card: Card) -> str:
     training = card.metadata.training
     if training is None:
         return ""
-    facts = training.model_dump()
+    facts = training.model_dump(exclude={"knn"})
     rows = [f"{name.replace('_', ' ')}: {value}" for name, value in facts.items()]
+    if training.knn is not None:
+        rows.append(
+            f"of the run's encoders, the one with the best online kNN accuracy, "
+            f"{training.knn:.1%}: {VALIDATION}"
+        )
     if card.provenance.datasets:
         rows.insert(0, f"images of {', '.join(map(_code, card.provenance.datasets))}")
     return f"## Training\n\n{_bullets(rows)}"

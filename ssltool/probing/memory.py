@@ -18,7 +18,7 @@ from ssltool.errors import CheckpointError
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.extraction import Features
 from ssltool.probing.store import cache_key
-from ssltool.runs.folder import Run
+from ssltool.runs.folder import WEIGHTS, Run
 from ssltool.runs.probe_record import BANK, PROJECTION
 from ssltool.runs.records import RUN_FILE
 
@@ -52,6 +52,8 @@ def memory_vectors(weights: Path, data: LabeledImages) -> MemoryVectors:
             f"no bank row: the memory bank is of {run.record.source.description}, and --data is "
             f"{source.description}",
         )
+    if weights.name != WEIGHTS:
+        return MemoryVectors(None, f"no bank row: the memory bank is that of {WEIGHTS}")
     try:
         memory = run.load_method().memory
     except CheckpointError as error:

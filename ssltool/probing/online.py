@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import torch
 from torch import Tensor
 
@@ -62,6 +65,14 @@ class OnlineKNN:
         train, test = (self._images.labels(split) for split in ("train", "test"))
         majority = torch.bincount(train, minlength=len(self._images.classes)).argmax()
         return float((test == majority).double().mean())
+
+    @property
+    def images(self) -> str:
+        """Identifies the images, their split and their labels, wherever they lie; never empty."""
+        parts = [self._images.identity(split) for split in ("train", "test")]
+        found = [part[1:] if part else None for part in parts]  # without the location
+        facts = json.dumps([found, self._images.label_fingerprint()])
+        return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
     def accuracy(self, encoder: Encoder, metadata: EncoderMetadata) -> float:
         """Top-1 accuracy of 20 nearest neighbors on the held-out images, 0..1.

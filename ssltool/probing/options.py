@@ -26,7 +26,7 @@ from ssltool.options import (
 Kind = Literal["linear", "layers", "knn", "svm", "mlp", "patch_linear", "finetune"]
 Protocol = Literal["zhang2016"]
 Recipe = Literal["wu2018"]
-EmbeddingPath = Annotated[Path, ending_in(".safetensors", ".npz", ".parquet")]
+EmbeddingPath = Annotated[Path, ending_in(".safetensors", ".npz", ".parquet", ".csv")]
 KnnSpace = Literal["cosine", "centered", "whitened"]
 
 
@@ -278,6 +278,17 @@ class EmbedImages(Options):
     stage: str = option(
         "pooled", "pooled, or a stage such as layer3, whose map is averaged", panel="Model"
     )
+    patches: bool = option(
+        False,
+        "A vector for each location of the stage's map (the patches of a vision transformer) in "
+        "place of their average; pooled stands for the last stage",
+        panel="Model",
+    )
+    framing: Literal["square", "whole"] = option(
+        "square",
+        "The center square of each image, or the whole image with both sides resized",
+        panel="Data",
+    )
 
 
 class EmbedOptions(Loading, EmbedImages):
@@ -285,7 +296,7 @@ class EmbedOptions(Loading, EmbedImages):
 
     to: EmbeddingPath = option(
         ...,
-        "File to write: .safetensors, .npz or .parquet",
+        "File to write: .safetensors, .npz, .parquet or .csv",
         panel="Output",
         needed="--to FILE, such as features.npz",
     )

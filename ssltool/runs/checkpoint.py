@@ -1,18 +1,21 @@
 """Checkpoints: the training state as safetensors and JSON.
 
 ``checkpoints/step-0001200/`` holds ``model.safetensors`` (encoder, head and buffers),
-``optimizer.safetensors``, with ``--ema`` ``average.safetensors``, and ``state.json``. The folder is
-written under a temporary name, flushed and renamed, so a kill at any moment leaves the previous
-checkpoints as they were. No random state is kept: every random number of a step is a function of
-the seed, the epoch or step, and the image.
+``optimizer.safetensors``, with ``--ema`` ``average.safetensors``, and ``state.json``; with
+``--probe-data`` also ``encoder-best.safetensors`` as it was then. The folder is written under a
+temporary name, flushed and renamed, so a kill at any moment leaves the previous checkpoints as they
+were. No random state is kept: every random number of a step is a function of the seed, the epoch or
+step, and the image.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ def save(
     extra: dict[str, Any],
     keep: int,
     average: nn.Module | None = None,
+    files: Sequence[Path] = (),
 ) -> Path:
     """Save the state after ``step`` steps, then delete all but the newest ``keep`` checkpoints.
 
@@ -57,6 +61,7 @@ def save(
         extra: Further state in JSON types, such as the loss scaler's.
         keep: How many checkpoints to leave, at least 1.
         average: The moving average of the encoder, if there is one.
+        files: Kept under their names as they are now; those that write them replace them whole.
 
     Raises:
         DiskFullError: No space; the older checkpoints are intact.
@@ -73,10 +78,20 @@ def save(
         save_file(_ready(state_tensors), folder / _OPTIMIZER)
         if average is not None:
             save_file(_ready(average.state_dict()), folder / _AVERAGE)
+        for file in files:
+            _link(file, folder / file.name)
         state = {"step": step, "optimizer": settings, **extra}
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     prune(run, keep)
     return path
+
+
+def _link(file: Path, to: Path) -> None:
+    """A second name of a file, which takes no space; a copy where there are no hard links."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copyfile(file, to)
 
 
 def prune(run: Path, keep: int) -> None:

@@ -55,10 +55,11 @@ class Evaluation:
             method: The method expected, to catch a mistaken folder.
 
         Raises:
-            UsageError: There is no such run, or it is of another method.
+            UsageError: There is no such run, it is of another method, or the weights are not its
+                newest.
             CheckpointError: The run has no checkpoint yet, or it is damaged.
         """
-        run = Run.open(weights)
+        run = Run.open_newest(weights)
         if method not in (None, run.config.method):
             raise UsageError(
                 f"{weights} is a run of {run.config.method}, not of {method}; type "

@@ -7,9 +7,11 @@
       metrics.jsonl        one line per --log-every steps
       encoder.safetensors  the newest encoder
       encoder.projection.safetensors  its projection, of npid
+      encoder-best.safetensors  the encoder with the best online kNN accuracy, with --probe-data
       checkpoints/         whole training states, to resume from
       figures/             the data, the task, and predictions at each checkpoint
-      tensorboard/         the same metrics and figures, with --tensorboard
+      tensorboard/ mlflow/ wandb/  the same metrics and figures, with --track
+      tracking.json        the run in these stores, and how far they are
       skipped.txt          images that could not be read, with reasons
       probe.json           what ``probe`` measured last
       audit.json           what ``audit`` measured last
@@ -32,6 +34,7 @@ from ssltool.data.sources.channels import as_they_are
 from ssltool.data.sources.registry import open_source
 from ssltool.data.specs import OBJECT
 from ssltool.encoders.metadata import Stem
+from ssltool.encoders.weights import read_metadata
 from ssltool.errors import CheckpointError, DataError, SslToolError, UsageError
 from ssltool.methods.base import Method
 from ssltool.methods.options import DataInfo, MethodOptions
@@ -40,12 +43,46 @@ from ssltool.plotting.units import format_value
 from ssltool.runs import checkpoint, metrics
 from ssltool.runs.config import ResolvedConfig
 from ssltool.runs.lock import LOCK_FILE
-from ssltool.runs.records import RUN_FILE, MetricRecord, RunRecord
+from ssltool.runs.records import RUN_FILE, MetricRecord, Part, RunRecord
 from ssltool.runs.tables import Table
 
 WEIGHTS = "encoder.safetensors"
+BEST = "encoder-best.safetensors"
 SKIPPED = "skipped.txt"
 FIGURES = "figures"
+
+
+class BestWeights(Part):
+    """The encoder of a run with the best online kNN accuracy.
+
+    Attributes:
+        weights: Its file.
+        step: Steps it was trained for.
+        knn: Its accuracy on the images of ``--probe-data``, 0..1.
+    """
+
+    weights: Path
+    step: int
+    knn: float
+
+    def __str__(self) -> str:
+        return f"{self.weights.name}: kNN accuracy {self.knn:.1%} after {self.step:,} steps"
+
+
+VALIDATION = "chosen by the probe's images, which are validation data for it and no test set"
+
+
+def best_weights(folder: Path) -> BestWeights | None:
+    """The best encoder of a run folder; None if none is kept.
+
+    Raises:
+        WeightsError: Its file is damaged.
+    """
+    path = folder / BEST
+    training = read_metadata(path).training if path.is_file() else None
+    if training is None or training.knn is None:
+        return None
+    return BestWeights(weights=path, step=training.steps, knn=training.knn)
 
 
 @dataclass(frozen=True)
@@ -78,6 +115,22 @@ class Run:
             )
         record = RunRecord.read(folder / RUN_FILE)
         return cls(folder, record, configuration(record, folder))
+
+    @classmethod
+    def open_newest(cls, path: Path | str) -> Run:
+        """Open a run by its folder or its newest weights, for what its checkpoints alone hold.
+
+        Raises:
+            UsageError: There is no run, or these are not its newest weights.
+            CheckpointError: As `open`.
+        """
+        run = cls.open(path)
+        if Path(path).is_file() and Path(path).name != WEIGHTS:
+            raise UsageError(
+                f"{path} is an encoder alone, and the checkpoints are those of {run.weights.name}; "
+                f"type {run.folder}"
+            )
+        return run
 
     @property
     def weights(self) -> Path:

@@ -26,6 +26,20 @@ def append(run: Path, line: dict[str, float]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
+def extend(run: Path, line: dict[str, float]) -> None:
+    """Add values to the line of the same step; a kill at any moment leaves the old or the new one.
+
+    Raises:
+        DiskFullError, CheckpointError: The file cannot be written.
+    """
+    _write(run, [{**old, **line} if old["step"] == line["step"] else old for old in read(run)])
+
+
+def _write(run: Path, lines: list[dict[str, float]]) -> None:
+    with atomic_file(run / METRICS) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
 def read(run: Path) -> list[dict[str, float]]:
     """All lines of a run's ``metrics.jsonl``; a last line cut off by a kill is left out.
 
@@ -72,6 +86,4 @@ def trim(run: Path, step: int) -> None:
     """Drop the lines after ``step``: steps that a resumed run takes again. A kill at any moment
     leaves the old file or the new one.
     """
-    kept = [line for line in read(run) if line["step"] <= step]
-    with atomic_file(run / METRICS) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    _write(run, [line for line in read(run) if line["step"] <= step])

@@ -19,6 +19,7 @@ from ssltool.options import (
 )
 from ssltool.runs.duration import parse_duration
 
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 _Positive = Annotated[int, Field(ge=1)]
 
 
@@ -231,7 +232,7 @@ class RunOptions(Options):
     probe_data: tuple[str, ...] = option(
         (),
         "Labeled images, a folder per class, for online kNN accuracy: a fifth of at most 5000 "
-        "is held out; training does not change",
+        "is held out; training does not change, and the best encoder is kept beside the newest",
         panel="Monitoring",
         images=True,
     )
@@ -241,10 +242,12 @@ class RunOptions(Options):
         panel="Monitoring",
         ge=1,
     )
-    tensorboard: bool = option(
-        False,
-        "Also write metrics and figures for TensorBoard to RUN/tensorboard (ssltool[tensorboard])",
+    track: tuple[TrackerName, ...] = option(
+        (),
+        "Also write metrics, options and figures for tensorboard, mlflow, wandb, to a folder of "
+        "that name in RUN, without a network; each is an extra, such as ssltool[mlflow]",
         panel="Monitoring",
+        comma=True,
     )
 
     @field_validator("milestones")
@@ -280,7 +283,7 @@ FREE_ON_RESUME = frozenset(
         "max_restarts",
         "probe_data",
         "probe_every",
-        "tensorboard",
+        "track",
     }
 )
 

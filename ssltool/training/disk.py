@@ -23,7 +23,7 @@ _LINE = 500  # bytes of a line of metrics
 
 def disk_need(trainer: Trainer) -> int:
     """Bytes that the run folder takes at most, about: ``keep`` checkpoints and the next one, the
-    weights twice while they are replaced, figures and metrics.
+    weights twice while they are replaced, the best ones in all of these, figures and metrics.
     """
     options, method = trainer.config.run, trainer.method
     saves = math.ceil(options.steps / options.checkpoint_every)
@@ -33,10 +33,11 @@ def disk_need(trainer: Trainer) -> int:
         buffers += shards * _size([buffer])
     weights = _size(method.encoder.backbone.state_dict().values())
     average = weights if options.ema else 0
-    checkpoint = parameters * (1 + _STATES[options.optimizer]) + buffers + average
+    best = weights if options.probe_data else 0
+    checkpoint = parameters * (1 + _STATES[options.optimizer]) + buffers + average + best
     return (
         min(options.keep + 1, saves) * checkpoint
-        + 2 * weights
+        + 2 * (weights + best)
         + (saves + 2) * _FIGURE
         + options.steps // options.log_every * _LINE
     )

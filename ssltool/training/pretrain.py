@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +15,6 @@ from ssltool.device import choose_device
 from ssltool.distributed.collectives import any_of, from_main, is_main, world_size
 from ssltool.distributed.process_group import process_group
 from ssltool.errors import (
-    CheckpointError,
     DataError,
     Interrupted,
     SslToolError,
@@ -32,7 +31,7 @@ from ssltool.training.interrupt import stop_requests
 from ssltool.training.machine import as_it_began
 from ssltool.training.progress import ProgressLine
 from ssltool.training.summary import RunSummary, shorter_run
-from ssltool.training.tensorboard import require_tensorboard
+from ssltool.training.tracking.trackers import require_packages
 from ssltool.training.trainer import Trainer
 from ssltool.training.writer import RunWriter
 
@@ -72,8 +71,7 @@ def pretrain(
             folder = Path(from_main(lambda: str(lock.folder) if lock else ""))
             if lock and lock.note:
                 console.print(f"note: {lock.note}")
-            if config.run.tensorboard:
-                require_tensorboard()
+            require_packages(config.run.track)
             if resume:
                 refuse_unused(config.run, ["budget"], "with --resume; --steps gives a new length")
                 beginning, plan = start.resumed_run(config, folder, source), None
@@ -194,12 +192,11 @@ def _train(trainer: Trainer, writer: RunWriter, folder: Path, console: Console) 
         if isinstance(error, DataError):
             logged = line.get("step") == step
             raised = DataError(f"{error}; {_stop(trainer, writer, step, logged=logged)}")
-        with suppress(CheckpointError):  # the first error counts
-            writer.close()
+        writer.close(finished=False)
         if raised is error:
             raise
         raise raised from error
-    writer.close()
+    writer.close(finished=True)
     return _summary(trainer, writer, folder, line, time.monotonic() - began)
 
 
@@ -213,6 +210,7 @@ def _summary(
     return RunSummary(
         run=folder,
         weights=folder / WEIGHTS,
+        best=writer.best,
         method=trainer.config.method,
         metrics=line,
         chance={m.name: m.chance for m in writer.metrics if m.chance is not None},

@@ -11,6 +11,7 @@ from ssltool.data.specs import OBJECT
 from ssltool.plotting.units import format_value, metric_title
 from ssltool.runs.config import ResolvedConfig
 from ssltool.runs.duration import format_duration
+from ssltool.runs.folder import VALIDATION, BestWeights
 from ssltool.runs.records import MetricRecord
 
 _SHORTER = "20m"
@@ -22,6 +23,7 @@ class RunSummary(BaseModel):
     Attributes:
         run: The run folder.
         weights: The encoder's file.
+        best: The encoder with the best online kNN accuracy, with ``--probe-data``.
         method: Name of the method.
         metrics: The last line of metrics.
         chance: Chance level by metric.
@@ -37,6 +39,7 @@ class RunSummary(BaseModel):
 
     run: Path
     weights: Path
+    best: BestWeights | None = None
     method: str
     metrics: dict[str, float]
     chance: dict[str, float]
@@ -61,6 +64,7 @@ class RunSummary(BaseModel):
             f"{self.method}: {self.steps:,} steps, {self.images_seen:,} images seen; "
             f"{format_duration(self.seconds)} at {self.images_per_s:.0f} images/s",
             *(f"  {a:{wide[0]}}  {b:>{wide[1]}}  {c}".rstrip() for a, b, c in rows),
+            *([f"  best, {self.best}", f"  ({VALIDATION})"] if self.best else []),
         ]
 
     def following(self) -> list[str]:
@@ -72,6 +76,9 @@ class RunSummary(BaseModel):
             f"  ssltool probe --weights {run} {data or '--data LABELED'}",
             f"  ssltool visualize predictions --weights {run}",
         ]
+        if self.best:
+            best = shlex.quote(str(self.best.weights))
+            lines.append(f"  ssltool export --weights {best}  # the best encoder")
         return lines if data else [*lines, "  (LABELED: images in one folder per class)"]
 
 

@@ -75,6 +75,8 @@ class Trainer:
         skipped_steps: Steps that the loss scaler skipped, see `ssltool.training.loop.train`.
         average: Of the encoder's weights, with ``--ema``.
         initial: What was taken from the file of ``--init``.
+        probe_images: Identifies the images of the online kNN accuracies before ``first_step``;
+            empty if there were none.
     """
 
     config: ResolvedConfig
@@ -92,6 +94,7 @@ class Trainer:
     skipped_steps: int = 0
     average: MovingAverage | None = None
     initial: InitialWeights | None = None
+    probe_images: str = ""
 
     @classmethod
     def build(
@@ -275,6 +278,7 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
             self.first_step = state["step"]
             self.skipped_steps = state["skipped_steps"]
+            self.probe_images = str(state.get("probe_images", ""))
         else:
             self._prepare(console)
         state_tensors = chain(self.method.named_parameters(), self.method.named_buffers())

@@ -27,12 +27,20 @@ from ssltool.errors import (
 )
 from ssltool.probing.online import CollapseMonitor, OnlineKNN
 from ssltool.runs import checkpoint, metrics
-from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS, clear, resume_command
+from ssltool.runs.folder import (
+    FIGURES,
+    SKIPPED,
+    WEIGHTS,
+    BestWeights,
+    clear,
+    resume_command,
+)
 from ssltool.runs.records import RUN_FILE, MetricRecord
+from ssltool.training.best import BestEncoder
 from ssltool.training.disk import check_disk
 from ssltool.training.loop import StepReport
 from ssltool.training.metrics import Meter
-from ssltool.training.tensorboard import TENSORBOARD, TensorBoard
+from ssltool.training.tracking.trackers import Trackers
 from ssltool.training.trainer import Trainer
 from ssltool.visualizing.snapshots import draw_snapshot, draw_start
 
@@ -74,13 +82,19 @@ class RunWriter:
         self._meter = Meter()
         self._skipped: dict[str, str] = {}
         self._knn: OnlineKNN | None = None
+        self._best: BestEncoder | None = None
         self._online: dict[str, float] = {}
         self._collapse: CollapseMonitor | None = None
-        self._board: TensorBoard | None = None
+        self._trackers: Trackers | None = None
         self._past_plateau = trainer.first_step >= _PLATEAU
         self.metrics: tuple[MetricRecord, ...] = ()
         if is_main():
             self._begin(overwrite)
+
+    @property
+    def best(self) -> BestWeights | None:
+        """The encoder with the best online kNN accuracy, in the first process."""
+        return self._best.best if self._best else None
 
     @property
     def skipped(self) -> int:
@@ -91,9 +105,13 @@ class RunWriter:
         """What is to be written after a step."""
         options = self._trainer.config.run
         save = last or stopping or step % options.checkpoint_every == 0
-        every = options.probe_every or options.checkpoint_every
-        probe = bool(options.probe_data) and not stopping and (last or step % every == 0)
+        probe = not stopping and self._is_probed(step, last=last)
         return Due(save or probe or step % options.log_every == 0, save, probe)
+
+    def _is_probed(self, step: int, *, last: bool) -> bool:
+        options = self._trainer.config.run
+        every = options.probe_every or options.checkpoint_every
+        return bool(options.probe_data) and (last or step % every == 0)
 
     def log(self, step: int, due: Due) -> dict[str, float]:
         """Average the steps since the last line into one, extend it by what is due, and write it.
@@ -111,8 +129,8 @@ class RunWriter:
                 line |= self._monitor(step)
             with self._naming_what_is_kept(step):
                 metrics.append(self._folder, line)
-                if self._board is not None:
-                    self._board.line(line)
+            if self._trackers is not None:
+                self._trackers.line(line)
         if step >= _PLATEAU and not self._past_plateau:
             self._past_plateau = True
             self._mention_plateau(line)
@@ -141,6 +159,7 @@ class RunWriter:
         extra = {
             "scaler": trainer.scaler.state_dict(),
             "skipped_steps": trainer.skipped_steps,
+            "probe_images": trainer.probe_images,
         }
         for skipped in from_all(trainer.batches.skipped):
             self._skipped |= skipped
@@ -158,16 +177,17 @@ class RunWriter:
             self._write_skipped()
             if draw:
                 self._draw(step)
-            checkpoint.save(self._folder, step, *state, extra, keep, average)
+            best = self._best.files if self._best else ()
+            checkpoint.save(self._folder, step, *state, extra, keep, average, best)
 
     def resume_command(self) -> str:
         """What to type to continue the run."""
         return resume_command(self._trainer.config.method, self._folder)
 
-    def close(self) -> None:
-        """Write what TensorBoard has not written yet."""
-        if self._board is not None:
-            self._board.close()
+    def close(self, *, finished: bool) -> None:
+        """Let trackers write what they have not written yet."""
+        if self._trackers is not None:
+            self._trackers.close(finished=finished)
 
     @contextmanager
     def _naming_what_is_kept(self, step: int) -> Iterator[None]:
@@ -209,13 +229,47 @@ class RunWriter:
         record.write(self._folder / RUN_FILE)
         self.metrics = record.metrics
         metrics.trim(self._folder, trainer.first_step)
-        if options.tensorboard:
-            self._board = TensorBoard(self._folder / TENSORBOARD, trainer.first_step, record.chance)
+        probed = self._begin_best()
+        self._trackers = Trackers(
+            options.track,
+            self._folder,
+            record.options,
+            record.chance,
+            trainer.first_step,
+            self._warn,
+        )
         self._announce()
         if trainer.first_step:
             self._console.print(f"resumed after step {trainer.first_step}")
+            self._probe_interrupted(probed)
         else:
             self._draw(0)
+
+    def _begin_best(self) -> bool:
+        """Take up the best encoder as of the checkpoint; whether the accuracies before it were
+        measured on the same images.
+        """
+        trainer = self._trainer
+        resumed = checkpoint.newest(self._folder) if trainer.first_step else None
+        images = self._knn.images if self._knn else trainer.probe_images
+        same = images == trainer.probe_images
+        self._best = BestEncoder(self._folder, resumed, same_images=same)
+        if not same and self._best.best:
+            self._console.print(
+                "note: the best encoder so far was chosen by other images; the next is the first "
+                "of a new search"
+            )
+        trainer.probe_images = images
+        return same
+
+    def _probe_interrupted(self, probed: bool) -> None:
+        """An interrupted run saves its last step without the accuracy that was due."""
+        step, lines = self._trainer.first_step, metrics.read(self._folder)
+        is_last = step == self._trainer.schedule.steps
+        if self._knn is None or not probed or not self._is_probed(step, last=is_last):
+            return
+        if lines and lines[-1]["step"] == step and "knn" not in lines[-1]:
+            metrics.extend(self._folder, {"step": step, **self._probe(self._knn, step)})
 
     def _announce(self) -> None:
         """Print what was decided."""
@@ -274,6 +328,11 @@ class RunWriter:
         except (DataError, OSError) as error:
             self._warn(f"no kNN accuracy after step {step}", error)
             return {}
+        if self._best is not None:
+            with self._naming_what_is_kept(step):
+                self._best.offer(
+                    accuracy, trainer.encoder, trainer.projection, trainer.metadata(step)
+                )
         self._online = {"knn": accuracy}
         return self._online
 
@@ -317,8 +376,8 @@ class RunWriter:
             else:
                 figures = draw_start(method, source, options.load_size or size, folder, seed=seed)
             for name, path in figures.items():
-                if self._board is not None:
-                    self._board.figure(name, path, step)
+                if self._trackers is not None:
+                    self._trackers.figure(name, path, step)
         except DiskFullError:
             raise
         except Exception as error:

@@ -126,7 +126,7 @@ def draw_bank(
     """
     require_format(path)
     where = choose_device(device)
-    run = Run.open(weights)
+    run = Run.open_newest(weights)
     memory = run.load_method().memory
     if memory is None:
         raise UsageError(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ssltool.data.sources.registry import open_source
 from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import describe, load_encoder, save_encoder
 from ssltool.errors import UsageError
-from ssltool.probing.embed import embed, read_classes
+from ssltool.probing import embedding_files
+from ssltool.probing.embed import compute, embed
+from ssltool.probing.embedding_files import EmbeddingRows, Spool, read_classes, write
 from ssltool.probing.options import EmbedOptions
 
 QUIET = Console(quiet=True)
@@ -38,54 +46,142 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("form", [".safetensors", ".npz", ".parquet"])
+def read_back(path: Path) -> dict[str, Any]:
+    """The content of an embedding file, by libraries that know nothing of ours; tables hold a row
+    for each vector.
+    """
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="np") as opened:
+            document = json.loads(opened.metadata()["ssltool_embedding"])
+            arrays = {name: opened.get_tensor(name) for name in ("features", "labels")}
+        return {**arrays, **document, "labels": arrays["labels"].tolist()}
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as opened:
+            found = {name: opened[name] for name in opened.files}
+        return {n: v if n == "features" else v.tolist() for n, v in found.items()}
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        table = parquet.read_table(path).to_pydict()
+        table["features"] = np.array(table["features"], np.float32)
+    else:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            head, *lines = csv.reader(file)
+        facts = [name for name in head if not name.isdecimal()]
+        assert head[len(facts) :] == list(map(str, range(len(head) - len(facts))))
+        table = {name: [line[i] or None for line in lines] for i, name in enumerate(facts)}
+        numbers = [[float(v) for v in line[len(facts) :]] for line in lines]
+        table["features"] = np.array(numbers, np.float32)
+        for name in {"label", "y", "x"} & table.keys():
+            table[name] = [None if v is None else int(v) for v in table[name]]
+    labels = [-1 if label is None else label for label in table["label"]]
+    named = {"names": table["name"], "class_names": [name or "" for name in table["class_name"]]}
+    return {**table, **named, "labels": labels}
+
+
+FORMS = [".safetensors", ".npz", ".parquet", ".csv"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_image_has_its_vector(weights: Path, tmp_path: Path, form: str) -> None:
-    if form == ".parquet":
-        pytest.importorskip("pyarrow")
     to = tmp_path / f"embedding{form}"
     options = EmbedOptions.checked(
         weights=weights, data=("demo:12",), to=to, batch_size=5, workers=0
     )
     result = embed(options, QUIET)
-    assert (result.images, result.dim, result.skipped) == (12, 64, {})
-    if form == ".safetensors":
-        with safe_open(to, framework="pt") as opened:
-            values, labels = opened.get_tensor("features"), opened.get_tensor("labels")
-            document = json.loads(opened.metadata()["ssltool_embedding"])
-        names, classes = document["names"], document["classes"]
-    elif form == ".npz":
-        with np.load(to, allow_pickle=False) as opened:
-            values, labels = (
-                torch.from_numpy(opened["features"]),
-                torch.from_numpy(opened["labels"]),
-            )
-            names, classes = opened["names"].tolist(), opened["classes"].tolist()
-    else:
-        from pyarrow import parquet
-
-        table = parquet.read_table(to).to_pydict()
-        values, names = torch.tensor(table["features"]), table["name"]
-        names_of = dict(zip(table["label"], table["class_name"], strict=True))
-        classes = [names_of[number] for number in range(10)]
-        labels = torch.tensor(table["label"])
-    from ssltool.data.sources.registry import open_source
-
-    source = open_source(("demo:12",))
-    assert names == [source.name(i) for i in range(12)]
-    assert [classes[label] for label in labels.tolist()] == [
-        source.classes[source.label(i) or 0] for i in range(12)
-    ]
+    assert (result.images, result.dim, result.grid, result.skipped) == (12, 64, None, {})
+    content, source = read_back(to), open_source(("demo:12",))
+    assert content["names"] == [source.name(i) for i in range(12)]
+    classes = [source.classes[source.label(i) or 0] for i in range(12)]
+    assert content["class_names"] == classes
+    assert content["labels"] == [source.label(i) for i in range(12)]
     encoder = load_encoder(weights)
     image = torch.from_numpy(source.read(7, 32).transpose(2, 0, 1).copy())[None]
     with torch.no_grad():
         expected = encoder(InputTransform(32, (0.5,) * 3, (0.25,) * 3)(image))[0]
-    assert torch.allclose(values[7], expected, atol=1e-5)
+    assert torch.allclose(torch.from_numpy(content["features"][7].copy()), expected, atol=1e-5)
+
+
+def test_all_formats_hold_the_same_numbers_to_the_bit(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding_files, "_BLOCK", 64 * 64 * 4 * 2)  # two maps at a time
+    given = {"weights": weights, "data": ("demo:5",), "stage": "layer3", "workers": 0}
+    asked = EmbedOptions.checked(**given, patches=True, to=tmp_path / "a.npz")
+    rows, _ = compute(asked, QUIET)
+    expected = rows.embedding().features.numpy()
+    assert expected.shape == (5, 8, 8, 64)
+    for form in FORMS:
+        write(rows, tmp_path / f"a{form}")
+        content = read_back(tmp_path / f"a{form}")
+        assert np.array_equal(content["features"].reshape(expected.shape), expected)
+        if form in (".parquet", ".csv"):
+            assert content["y"] == [y for _ in range(5) for y in range(8) for _ in range(8)]
+            assert content["x"] == [x for _ in range(40) for x in range(8)]
+            assert content["names"][::64] == rows.names
+    pooled = EmbedOptions.checked(**given, to=tmp_path / "pooled.npz")
+    average = compute(pooled, QUIET)[0].embedding().features.numpy()
+    assert np.allclose(expected.mean(axis=(1, 2)), average, atol=1e-5)
+
+
+TEXT = st.text(st.characters(exclude_characters="\0"), min_size=1)
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    values=npst.arrays(np.float32, (3, 2), elements=st.floats(width=32, allow_infinity=False)),
+    names=st.lists(TEXT, min_size=3, max_size=3),
+)
+def test_any_name_and_number_is_read_back(values: Any, names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Spool(Path(folder))
+        spool.append(torch.from_numpy(values))
+        rows = EmbeddingRows(spool, names, [0, -1, 0], ("a",), "pooled")
+        for form in FORMS:
+            path = Path(folder) / f"a{form}"
+            write(rows, path)
+            content = read_back(path)
+            assert content["names"] == names
+            assert content["class_names"] == ["a", "", "a"]
+            assert content["labels"] == [0, -1, 0]
+            assert np.array_equal(content["features"], values, equal_nan=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_interrupt_leaves_no_file(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    def stop(spool: Spool, size: int = 0) -> Any:
+        yield np.zeros((4, 64), np.float32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Spool, "blocks", stop)
+    data = {"weights": weights, "data": ("demo:6",), "workers": 0}
+    with pytest.raises(KeyboardInterrupt):
+        embed(EmbedOptions.checked(**data, to=tmp_path / "to" / f"a{form}"), QUIET)
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_the_whole_image_is_another_one_than_its_square(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    image = np.zeros((32, 96, 3), np.uint8)
+    image[:, :32] = 255  # outside of the center square
+    Image.fromarray(image).save(tmp_path / "in" / "wide.png")
+    Image.fromarray(image).resize((32, 32), Image.Resampling.BOX).save(tmp_path / "in" / "thin.png")
+    given = {"weights": weights, "data": (str(tmp_path / "in"),), "to": tmp_path / "a.npz"}
+
+    def vectors(framing: str) -> Any:
+        asked = EmbedOptions.checked(**given, framing=framing, workers=0)
+        return compute(asked, QUIET)[0].embedding().features.numpy()
+
+    thin, wide = vectors("whole")
+    assert np.abs(thin - wide).max() < 0.1 * np.abs(thin - vectors("square")[1]).max()
 
 
 def test_other_files_and_stages_are_refused(weights: Path, tmp_path: Path) -> None:
     given = {"weights": weights, "data": ("demo:4",)}
-    with pytest.raises(UsageError, match=r"\.safetensors, \.npz or \.parquet"):
-        embed(EmbedOptions.checked(**given, to=tmp_path / "a.csv"), QUIET)
+    with pytest.raises(UsageError, match=r"\.safetensors, \.npz, \.parquet or \.csv"):
+        embed(EmbedOptions.checked(**given, to=tmp_path / "a.txt"), QUIET)
     with pytest.raises(UsageError, match="pooled, stem, layer1"):
         embed(EmbedOptions.checked(**given, to=tmp_path / "a.npz", stage="layer9"), QUIET)
 

@@ -64,11 +64,19 @@ def test_the_processes_get_the_options_that_were_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = started(monkeypatch, done)
-    given = config(tmp_path / "a", lr=0.1, data=["x", "y"], grid=3, gap=False, tensorboard=True)
+    given = config(
+        tmp_path / "a", lr=0.1, data=["x", "y"], grid=3, gap=False, track="tensorboard,mlflow"
+    )
     assert launch(given, 2, ["--quiet"], console=QUIET) == tmp_path / "a"
     words = " ".join(asked[0])
     assert words.startswith("pretrain jigsaw --data x --data y --lr 0.1")
-    for part in ("--grid 3", "--no-gap", "--tensorboard", f"--out {tmp_path / 'a'}", "--quiet"):
+    for part in (
+        "--grid 3",
+        "--no-gap",
+        "--track tensorboard,mlflow",
+        f"--out {tmp_path / 'a'}",
+        "--quiet",
+    ):
         assert part in words
     assert "--steps" not in words
 

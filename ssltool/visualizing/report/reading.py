@@ -11,12 +11,12 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
-from ssltool.errors import CheckpointError, SslToolError, UsageError
+from ssltool.errors import CheckpointError, SslToolError, UsageError, WeightsError
 from ssltool.methods.registry import find_method
 from ssltool.runs import metrics
 from ssltool.runs.audit_record import AUDIT_FILE, AuditRecord
 from ssltool.runs.config import RunConfig
-from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS
+from ssltool.runs.folder import FIGURES, SKIPPED, WEIGHTS, BestWeights, best_weights
 from ssltool.runs.probe_record import PROBE_FILE, ProbeRecord
 from ssltool.runs.records import RUN_FILE, Record, RunRecord
 from ssltool.visualizing.curves import RunMetrics
@@ -67,6 +67,7 @@ class RunFiles(NamedTuple):
         record: ``run.json``.
         lines: Lines of ``metrics.jsonl``, finite values only.
         probe: ``probe.json``.
+        best: The encoder with the best online kNN accuracy.
         audit: ``audit.json``.
         figures: PNG files.
         skipped: Images that could not be read, with reasons.
@@ -78,6 +79,7 @@ class RunFiles(NamedTuple):
     record: RunRecord | None
     lines: Sequence[dict[str, float]]
     probe: ProbeRecord | None
+    best: BestWeights | None
     audit: AuditRecord | None
     figures: RunFigures
     skipped: Sequence[str]
@@ -151,7 +153,16 @@ def read_run_files(folder: Path, name: str, frames: int) -> RunFiles:
     figures = _figures(folder, record, frames, drawn=set(_PLOTS if probe else ()))
     missing += figures.missing
     return RunFiles(
-        folder, name, record, lines or [], probe, audit, figures, _skipped(folder), missing
+        folder,
+        name,
+        record,
+        lines or [],
+        probe,
+        attempt("run", _best),
+        audit,
+        figures,
+        _skipped(folder),
+        missing,
     )
 
 
@@ -202,6 +213,13 @@ def _lines(folder: Path) -> list[dict[str, float]]:
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _best(folder: Path) -> BestWeights | None:
+    try:
+        return best_weights(folder)
+    except WeightsError as error:
+        raise _Absent(str(error)) from error
 
 
 def _probe(folder: Path) -> ProbeRecord:

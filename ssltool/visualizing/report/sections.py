@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ssltool.plotting.units import describe
 from ssltool.runs.duration import format_duration
+from ssltool.runs.folder import VALIDATION
 from ssltool.runs.probe_record import ProbeRecord
 from ssltool.runs.records import RunRecord
 from ssltool.visualizing.report.headline import baseline_row, chosen_row, headline, headline_measure
@@ -166,6 +167,8 @@ def _facts(files: RunFiles, record: RunRecord) -> dict[str, str]:
         device = record.environment.get("device", "")
         device = device.upper() if device in {"cpu", "mps"} else device
         facts["time"] = format_duration(files.seconds) + (f" on {device}" if device else "")
+    if files.best:
+        facts["best encoder"] = f"{files.best}; {VALIDATION}"
     if score := _last_score(files):
         facts["pretext task"] = score
     return facts

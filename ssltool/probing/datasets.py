@@ -26,6 +26,7 @@ from ssltool.probing.splits import stratified_split
 Split = Literal["train", "test"]
 
 _TEST_FRACTION = 0.2  # of the images, when no test images are given
+_KEPT = 2**29  # bytes of decoded images that are kept: several passes then read every file once
 _NAMED = 3  # names of images that a note gives
 
 
@@ -108,6 +109,7 @@ class LabeledImages:
         self._content_hash = content_hash
         self._unreadable: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
         self._identities: dict[Split, list[str]] = {}
+        self._kept: dict[tuple[Split, int], dict[int, Tensor]] = {}
         self.skipped: dict[str, str] = {}
         train_source, test_source, notes = _opened(data, test_data, arrays=channels is not None)
         opened = [train_source] if test_source is None else [train_source, test_source]
@@ -218,7 +220,7 @@ class LabeledImages:
         limit: int | None = None,
         indices: Sequence[int] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read a split in order.
+        """Read a split in order; images that were read before come from memory, if both splits fit.
 
         Args:
             split: Which one.
@@ -234,6 +236,14 @@ class LabeledImages:
         chosen = list(range(len(members))) if indices is None else list(indices)
         if limit is not None:
             chosen = chosen[:: max(1, len(chosen) // limit)]
+        kept = self._kept_images(split, size)
+        rest = [i for i in chosen if i not in self._unreadable[split]]
+        if all(i in kept for i in rest):
+            for start in range(0, len(rest), self._batch_size):
+                part = rest[start : start + self._batch_size]
+                images = torch.stack([kept[i] for i in part]).permute(0, 3, 1, 2)
+                yield images.to(self._device), torch.tensor(part)
+            return
         index_of = {members[i]: i for i in chosen}
         missing = set(chosen)
         with AllImages(
@@ -243,14 +253,27 @@ class LabeledImages:
             workers=self._workers,
             device=self._device,
             indices=[members[i] for i in chosen],
-        ) as images:
-            for batch in images:
+        ) as loader:
+            for batch in loader:
                 read = [index_of[i] for i in batch.indices.tolist()]
                 missing.difference_update(read)
+                if self._fits(size):
+                    # A copy: a worker's memory is not held.
+                    pixels = batch.images.permute(0, 2, 3, 1).cpu().clone()
+                    kept.update(zip(read, pixels, strict=True))
                 yield batch.images, torch.tensor(read)
             self.mark_unreadable(
-                split, {i: images.skipped.get(source.name(members[i]), "") for i in missing}
+                split, {i: loader.skipped.get(source.name(members[i]), "") for i in missing}
             )
+
+    def _kept_images(self, split: Split, size: int) -> dict[int, Tensor]:
+        """Images uint8 ``[S, S, C]`` of a split that are in memory, by index."""
+        return self._kept.setdefault((split, size), {})
+
+    def _fits(self, size: int) -> bool:
+        """Whether the images of both splits may be kept at a size."""
+        values = (len(s.indices) * s.source.channels * size**2 for s in self._subsets.values())
+        return sum(values) <= _KEPT
 
     def labeled_batches(
         self, split: Split, size: int, indices: Sequence[int] | None = None

@@ -41,6 +41,31 @@ def test_batches_tell_which_images_they_hold() -> None:
     assert sum(len(batch) for batch, _ in images.batches("train", 16, limit=5)) == 5
 
 
+def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            noise = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "a" / "broken.png").write_bytes(b"")
+    images = LabeledImages((str(tmp_path),), batch_size=4, workers=0)
+    plain = LabeledImages((str(tmp_path),), batch_size=4, workers=0)
+    monkeypatch.setattr("ssltool.probing.datasets._KEPT", 0)
+    expected = [list(plain.batches(split, 16)) for split in ("train", "test")]
+    monkeypatch.undo()
+    first = [list(images.batches(split, 16)) for split in ("train", "test")]
+    for file in tmp_path.rglob("*.png"):
+        file.unlink()
+    again = [list(images.batches(split, 16)) for split in ("train", "test")]
+    for one, other, third in zip(expected, first, again, strict=True):
+        for column in range(2):
+            values = [torch.cat([batch[column] for batch in side]) for side in (one, other, third)]
+            assert torch.equal(values[0], values[1])
+            assert torch.equal(values[0], values[2])
+    assert [batch.stride() for batch, _ in again[0]] == [batch.stride() for batch, _ in first[0]]
+    assert sum(images.count(split) for split in ("train", "test")) == 12
+
+
 def test_labels_of_several_classes_come_from_a_file(multilabel: tuple[Path, Path]) -> None:
     folder, label_file = multilabel
     images = LabeledImages((str(folder),), label_file=label_file)

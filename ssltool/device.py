@@ -7,9 +7,21 @@ import warnings
 
 import torch
 
+from ssltool.cores import available_cores
 from ssltool.distributed.collectives import local_rank, local_world_size, world_size
 from ssltool.errors import UsageError
 from ssltool.options import DeviceName
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables of the environment by which a user chooses the number of threads."""
+
+
+def use_available_cores() -> None:
+    """Compute with no more threads than the quota of this process's container has cores, unless
+    the environment chooses.
+    """
+    if not any(name in os.environ for name in THREADS):
+        torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
 
 def repeat_exactly(device: torch.device) -> None:
@@ -51,6 +63,7 @@ def choose_device(name: DeviceName) -> torch.device:
         UsageError: There is no such device, there are more processes than GPUs, or several cannot
             share the device.
     """
+    use_available_cores()
     if (name == "cuda" and not torch.cuda.is_available()) or (
         name == "mps" and not torch.backends.mps.is_available()
     ):

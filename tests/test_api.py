@@ -38,6 +38,7 @@ PUBLIC = [
     "embed",
     "export",
     "load_encoder",
+    "predict",
     "pretrain",
     "probe",
     "visualize",

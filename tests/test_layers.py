@@ -17,6 +17,7 @@ SHARED = {
     "atomic",
     "documents",
     "arrays",
+    "cores",
     "device",
     "distributed",
     "",

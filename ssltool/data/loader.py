@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ssltool.cores import available_cores
 from ssltool.data.cache import SharedCache
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
@@ -242,10 +243,7 @@ def default_workers() -> int:
 
     Processes that train together on this machine share its cores.
     """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, min(_MAX_WORKERS, cores // local_world_size() - 1))
+    return max(1, min(_MAX_WORKERS, available_cores() // local_world_size() - 1))
 
 
 class _Request(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -10,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 import ssltool
+from ssltool.cores import available_cores
 from ssltool.data.loader import default_workers
 from ssltool.encoders.precision import choose_precision
 from ssltool.encoders.registry import build_encoder
@@ -38,7 +38,7 @@ class MachineReport(BaseModel):
         device: Name of the device.
         gpus: Number of CUDA devices.
         precision: What ``--precision auto`` chooses on the device, and why.
-        cores: Cores of the machine.
+        cores: Cores that this process may use.
         torch_threads: Threads that torch computes with.
         workers: Default number of processes that decode images.
     """
@@ -74,7 +74,7 @@ def doctor(device: torch.device) -> MachineReport:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         gpus=torch.cuda.device_count(),
         precision=f"{precision.name} ({precision.reason})",
-        cores=os.cpu_count() or 1,
+        cores=available_cores(),
         torch_threads=torch.get_num_threads(),
         workers=default_workers(),
     )

@@ -8,7 +8,6 @@ repeated or resumed without measuring anything.
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from ssltool.cores import available_cores
 from ssltool.data.sources.base import Source
 from ssltool.device import choose_device
 from ssltool.distributed.collectives import from_main, world_size
@@ -289,7 +289,7 @@ def time_steps(
             times.append(max(1e-6, clock() - began - report.wait))
     later = from_main(lambda: sorted(times)[len(times) // 2])
     batch = options.batch_size * world_size() * options.accumulate
-    reading = batch * read / (os.cpu_count() or 1)
+    reading = batch * read / available_cores()
     # On a CPU the decoders and the steps share the cores.
     first = later + reading if trainer.device.type == "cpu" else max(later, reading)
     side = options.load_size or options.image_size

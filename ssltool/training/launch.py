@@ -23,6 +23,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from ssltool.console import stderr_console
+from ssltool.cores import available_cores
 from ssltool.errors import Interrupted, ProcessLost, SslToolError
 from ssltool.runs import checkpoint
 from ssltool.runs.claim import folder_to_resume
@@ -165,7 +166,7 @@ def _run(devices: int, words: Sequence[str], again: str) -> str:
             # Its report of an error is as long as a page.
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _PATIENCE)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // devices)))
     os.environ[LAUNCHED] = "1"
     with tempfile.TemporaryDirectory(prefix="ssltool-") as logs:
         own = f"--standalone --nproc-per-node {devices} --max-restarts 0 --local-addr localhost"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from rich.console import Console
 
+from ssltool.device import THREADS
 from ssltool.runs.environment import environment
 from ssltool.runs.records import RunRecord
 
@@ -29,7 +30,7 @@ def as_it_began(record: RunRecord | None, device: torch.device, console: Console
     """
     before = torch.get_num_threads()
     began = record.environment if record else {}
-    chosen = any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    chosen = any(name in os.environ for name in THREADS)
     if not chosen and began.get("threads", "").isdecimal():
         torch.set_num_threads(max(1, int(began["threads"])))
     now = environment(device)

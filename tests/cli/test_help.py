@@ -20,6 +20,7 @@ GROUPS = {
     "config": ["jigsaw"],
     "visualize": list(FIGURES),
     "data": ["check", "pack", "index"],
+    "predict": ["colorize", "inpaint"],
 }
 PAGES = [[name] for name in COMMANDS if name not in GROUPS]
 PAGES += [[group, name] for group, names in GROUPS.items() for name in names]

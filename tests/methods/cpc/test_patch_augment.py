@@ -130,7 +130,7 @@ def only(name: str, x: Tensor, amount: float) -> Tensor:
     )
     still = torch.zeros(count, dtype=torch.bool)
     x = patch_augment._moved(x, *pairs, still, torch.zeros(count, 2, 4, 4), torch.zeros(count))
-    x = patch_augment._repainted(x, kind, level)
+    x = patch_augment._repainted(x, kind, level, rgb=True)
     return patch_augment._cut_out(
         x, kind == PRIMITIVES.index("cutout"), 0.1 * (1 + level), torch.zeros(count, 2)
     )

@@ -63,20 +63,45 @@ def test_no_control_groups(machine: Path) -> None:
     assert cores.available_cores() == 8
 
 
-@pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_the_command_waits_without_spinning_unless_told(given: str | None) -> None:
+@pytest.mark.parametrize(
+    ("given", "load", "expected"),
+    [
+        ({}, 0.1, {"GOMP_SPINCOUNT": "30000"}),
+        ({}, 3.0, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, 3.0, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "5"}, 3.0, {"GOMP_SPINCOUNT": "5"}),
+    ],
+)
+def test_threads_spin_briefly_unless_told_or_cores_are_wanted(
+    given: dict[str, str], load: float, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in names:
+        monkeypatch.setenv(name, "")  # restored at the end
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    cores.wait_briefly()
+    assert {name: os.environ[name] for name in names if name in os.environ} == expected
+
+
+def test_the_command_decides_before_torch_is_imported() -> None:
     script = (
         "import contextlib, os, sys\n"
         "import ssltool.cli\n"
         "sys.argv[1:] = ['methods']\n"
         "with contextlib.suppress(SystemExit):\n"
         "    ssltool.cli.main()\n"
-        "print(os.environ.get('OMP_WAIT_POLICY'))\n"
+        "print('torch' in sys.modules, {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'} & set(os.environ))\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    if given:
-        environment["OMP_WAIT_POLICY"] = given
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env={k: v for k, v in os.environ.items() if k not in names},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout.split()[-1] == (given or "PASSIVE")
+    last = done.stdout.splitlines()[-1]
+    assert last in ("False {'OMP_WAIT_POLICY'}", "False {'GOMP_SPINCOUNT'}")

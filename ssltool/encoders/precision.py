@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -48,9 +49,9 @@ def choose_precision(
 ) -> Precision:
     """Choose the compute precision; ``auto`` takes the fastest that is safe on this machine.
 
-    On a CPU the encoder itself is timed in float32 and bfloat16 (some have bfloat16 units, on
-    others it is many times slower). On CUDA bfloat16 is taken where the GPU has it, else float16
-    with loss scaling; on MPS float32.
+    On a CPU that may have bfloat16 units the encoder itself is timed in float32 and bfloat16 (on
+    those without it is many times slower). On CUDA bfloat16 is taken where the GPU has it, else
+    float16 with loss scaling; on MPS float32.
 
     Args:
         name: What was asked for.
@@ -84,9 +85,17 @@ def choose_precision(
         return Precision("fp32", f"the safe choice on {device.type}")
     if broken:
         return Precision("fp32", _BROKEN)
+    if not _may_have_bf16_units():
+        return Precision("fp32", "this CPU has no bfloat16 units")
     gain = _gain_of_bf16(encoder, size, channels)
     chosen: PrecisionName = "bf16" if gain >= _WORTH_IT else "fp32"
     return Precision(chosen, f"bf16 measured {gain:.1f}x as fast as fp32 on this CPU")
+
+
+def _may_have_bf16_units() -> bool:
+    """Whether bfloat16 can be the faster one: x86 has units for it from AVX-512 on."""
+    capability: str = torch.backends.cpu.get_cpu_capability()
+    return platform.machine().lower() not in ("x86_64", "amd64") or "512" in capability
 
 
 def _gain_of_bf16(encoder: nn.Module, size: int, channels: int) -> float:

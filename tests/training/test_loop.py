@@ -165,8 +165,18 @@ def test_precision_is_decided_and_explained() -> None:
     encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     chosen = choose_precision("auto", encoder, 16, 3, torch.device("cpu"))
     assert chosen.name in {"fp32", "bf16"}
-    assert "measured" in chosen.reason
+    assert "measured" in chosen.reason or chosen.reason == "this CPU has no bfloat16 units"
     assert choose_precision("bf16", encoder, 16, 3, torch.device("cpu")).name == "bf16"
+
+
+def test_bf16_is_not_measured_where_there_are_no_units_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    chosen = choose_precision("auto", encoder, 16, 3, torch.device("cpu"))
+    assert (chosen.name, chosen.reason) == ("fp32", "this CPU has no bfloat16 units")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +193,7 @@ def test_a_hopeless_format_is_not_measured_on_whole_batches(
         return gains[len(asked) - 1]
 
     monkeypatch.setattr("ssltool.encoders.precision._compared", compared)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert choose_precision("auto", encoder, 16, 3, torch.device("cpu")).name == chosen
     assert asked == [4, 64][:measured]

@@ -1,4 +1,4 @@
-"""Training steps by two waiting policies of OpenMP's threads, alone and beside a competing load.
+"""Training steps by how long OpenMP's threads spin at barriers, alone and beside a competing load.
 
     python benchmarks/threads.py [--backbone resnet10_w32_s2] [--jobs 2] [--rounds 3]
 
@@ -17,7 +17,7 @@ import time
 
 POLICIES = {
     "torch's own": {},
-    "30,000 spins": {"GOMP_SPINCOUNT": "30000"},
+    "100,000 spins": {"GOMP_SPINCOUNT": "100000"},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 LOAD = "import torch; torch.set_num_threads(1); x = torch.randn(500, 500)\nwhile True: x @ x"

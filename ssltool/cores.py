@@ -1,14 +1,16 @@
-"""How many cores this process may use, and how long its threads spin when they wait."""
+"""How many cores this process may use, and how its threads wait where it shares them."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-_IDLE = 0.5  # processes that want a core, averaged over the last minute
-_SPINS = "30000"  # a tenth of a thread's 300,000
 _GROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_TIMES = Path("/proc/stat")
+_SPARE = 0.5  # cores: what else runs on every machine, and what short a look cannot tell
 
 
 def available_cores() -> int:
@@ -25,20 +27,42 @@ def available_cores() -> int:
     return max(1, min(quotas))
 
 
-def wait_briefly() -> None:
-    """Let OpenMP's threads spin at barriers for a moment only, or not at all while other processes
-    want the cores; before torch is imported, and unless the environment says otherwise.
+def share_cores() -> None:
+    """Let OpenMP's threads sleep where they wait for each other if other processes want the cores;
+    before torch is imported, and unless the environment says otherwise.
 
-    By default they spin for milliseconds: on shared cores threads so burn the time of those that
-    they wait for, and a training step takes up to ten times as long.
+    By default they spin, which on free cores is a quarter to a half faster. On wanted ones threads
+    burn the time of those that they wait for, and a training step takes five times as long.
     """
-    if any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")):
+    now = _Moment.now()
+    if _BEGIN is None or now is None or "OMP_WAIT_POLICY" in os.environ:
         return
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if busy > _IDLE:
+    free = (os.cpu_count() or 1) - now.others_since(_BEGIN)
+    if free < available_cores() - _SPARE:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    else:
-        os.environ["GOMP_SPINCOUNT"] = _SPINS
+
+
+class _Moment(NamedTuple):
+    """Processor time in seconds until a moment: of all processes, and of this one."""
+
+    busy: float
+    own: float
+    clock: float
+
+    @classmethod
+    def now(cls) -> _Moment | None:
+        """This moment; None where the system does not tell."""
+        try:
+            user, nice, system, _, _, irq, softirq = map(int, _TIMES.read_text().split()[1:8])
+        except (OSError, ValueError):  # no Linux
+            return None
+        busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+        return cls(busy, time.process_time(), time.monotonic())
+
+    def others_since(self, before: _Moment) -> float:
+        """Cores that other processes used on average since a moment before."""
+        seconds = max(1e-3, self.clock - before.clock)
+        return max(0.0, self.busy - before.busy - (self.own - before.own)) / seconds
 
 
 def _quotas(groups: Path, membership: Path) -> Iterator[float]:
@@ -71,3 +95,7 @@ def _quota(group: Path, *, unified: bool) -> float | None:
         return float(quota) / float(period) if float(quota) > 0 else None
     except (OSError, ValueError):  # there is none, or it is "max"
         return None
+
+
+_BEGIN = _Moment.now()
+"""When this module was imported: at the start of a command."""

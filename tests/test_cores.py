@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -64,44 +62,58 @@ def test_no_control_groups(machine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "load", "expected"),
+    ("given", "others", "expected"),
     [
-        ({}, 0.1, {"GOMP_SPINCOUNT": "30000"}),
-        ({}, 3.0, {"OMP_WAIT_POLICY": "PASSIVE"}),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, 3.0, {"OMP_WAIT_POLICY": "ACTIVE"}),
-        ({"GOMP_SPINCOUNT": "5"}, 3.0, {"GOMP_SPINCOUNT": "5"}),
+        (None, 0.0, None),
+        (None, 0.4, None),
+        (None, 2.0, "PASSIVE"),
+        ("ACTIVE", 2.0, "ACTIVE"),
     ],
 )
-def test_threads_spin_briefly_unless_told_or_cores_are_wanted(
-    given: dict[str, str], load: float, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_threads_sleep_where_others_want_the_cores(
+    machine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str | None,
+    others: float,
+    expected: str | None,
 ) -> None:
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    for name in names:
-        monkeypatch.setenv(name, "")  # restored at the end
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
-    cores.wait_briefly()
-    assert {name: os.environ[name] for name in names if name in os.environ} == expected
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # restored at the end
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(cores, "_TIMES", machine / "stat")
+    ticks = os.sysconf("SC_CLK_TCK")
+    (machine / "stat").write_text(f"cpu {100 * ticks} 0 0 7 7 0 0 0 0 0\ncpu0 1 1\n")
+    began = cores._Moment.now()
+    assert began is not None
+    monkeypatch.setattr(cores, "_BEGIN", began)
+    # Ten seconds later, of which this process computed for three.
+    monkeypatch.setattr("time.monotonic", lambda: began.clock + 10)
+    monkeypatch.setattr("time.process_time", lambda: began.own + 3)
+    spent = round((103 + 10 * others) * ticks)
+    (machine / "stat").write_text(f"cpu {spent - 50} 20 20 9 9 5 5 0 0 0\n")
+    cores.share_cores()
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
 
 
-def test_the_command_decides_before_torch_is_imported() -> None:
-    script = (
-        "import contextlib, os, sys\n"
-        "import ssltool.cli\n"
-        "sys.argv[1:] = ['methods']\n"
-        "with contextlib.suppress(SystemExit):\n"
-        "    ssltool.cli.main()\n"
-        "print('torch' in sys.modules, {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'} & set(os.environ))\n"
-    )
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={k: v for k, v in os.environ.items() if k not in names},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    last = done.stdout.splitlines()[-1]
-    assert last in ("False {'OMP_WAIT_POLICY'}", "False {'GOMP_SPINCOUNT'}")
+def test_systems_that_do_not_tell_are_left_alone(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "_TIMES", machine / "nothing")
+    assert cores._Moment.now() is None
+
+
+def test_a_quota_of_free_cores_is_all_that_counts(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may use the rest of a large machine."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    began = cores._Moment(0.0, 0.0, 0.0)
+    monkeypatch.setattr(cores, "_BEGIN", began)
+    for busy, expected in ((50.0, None), (60.0, "PASSIVE")):
+        now = cores._Moment(busy, 0.0, 1.0)
+        monkeypatch.setattr(cores._Moment, "now", lambda now=now: now)
+        cores.share_cores()
+        assert os.environ.get("OMP_WAIT_POLICY") == expected

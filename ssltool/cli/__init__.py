@@ -17,7 +17,6 @@ from typer.exceptions import Abort, TyperException
 from ssltool import __version__
 from ssltool.cli._lazy import Command, LazyGroup
 from ssltool.console import escape_unencodable, printable
-from ssltool.cores import wait_briefly
 from ssltool.errors import SslToolError, UnknownNameError, is_out_of_memory
 from ssltool.training.memory import keep_freed_memory
 
@@ -94,7 +93,6 @@ def _root(
 def main() -> None:
     """Entry point of the ``ssltool`` command."""
     keep_freed_memory()
-    wait_briefly()
     escape_unencodable()
     sys.exit(run(sys.argv[1:]))
 

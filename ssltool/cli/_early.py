@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ssltool.console import echo
+from ssltool.cores import share_cores
 from ssltool.data.sources.locations import check_specs
 from ssltool.encoders.catalog import check_name
 from ssltool.encoders.files import find_weights
@@ -31,7 +32,10 @@ def check(*models: BaseModel) -> None:
 
 
 def announce(*, quiet: bool = False) -> None:
-    """Say on stderr that PyTorch is being loaded, which takes seconds, unless it is already."""
+    """Say on stderr that PyTorch is being loaded, which takes seconds, unless it is already; the
+    last moment to decide how its threads wait.
+    """
+    share_cores()
     started = os.environ.get("RANK", "0") != "0" or os.environ.get("SSLTOOL_LAUNCHED")
     if not (quiet or started or "torch" in sys.modules):
         echo("loading PyTorch", err=True)

@@ -4,7 +4,7 @@
 
 Each command is a fresh process, interleaved with ``python -c pass``; medians of wall time and of
 user + system time. ``--step`` also times, beside ``import torch`` and torch with one of its
-optimizers (which imports torch's compiler), a run of npid on a folder up to its first step.
+optimizers (which imports torch's compiler), a run of jigsaw on a folder up to its first step.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from ssltool.cli import run
 from ssltool.training import trainer
 steps = trainer.Trainer.steps
 def first(self):
-    yield next(steps(self))
-    os._exit(0)
+    for _ in steps(self):
+        os._exit(0)
 trainer.Trainer.steps = first
-words = "pretrain npid --preset small --image-size 48 --steps 1 --workers 0 --quiet --data"
+words = "pretrain jigsaw --preset small --image-size 48 --steps 1 --workers 0 --quiet --data"
 run([*words.split(), sys.argv[1], "--out", os.path.join(tempfile.mkdtemp(), "run")])
 """
 

@@ -78,7 +78,8 @@ class RunSummary(BaseModel):
         ]
         if self.best:
             best = shlex.quote(str(self.best.weights))
-            lines.append(f"  ssltool export --weights {best}  # the best encoder")
+            target = shlex.quote(str(self.run / "exported"))
+            lines.append(f"  ssltool export --weights {best} --to {target}  # the best encoder")
         return lines if data else [*lines, "  (LABELED: images in one folder per class)"]
 
 

@@ -312,5 +312,5 @@ class ResolvedOptions(RunOptions):
     weight_decay: Annotated[float, Field(ge=0)]
     warmup: Annotated[float, Field(ge=0)]
     devices: _Positive
-    all_reduce: Literal["overlap", "single"]
+    all_reduce: Literal["overlap", "single"] = "single"
     checkpoint_every: _Positive

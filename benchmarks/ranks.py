@@ -1,11 +1,14 @@
-"""CPU-seconds per image in distributed training with 1, 2 and 4 processes.
+"""Speed of distributed training on CPUs: processes, threads and how gradients are averaged.
 
-    python benchmarks/ranks.py [--method jigsaw] [--ranks 1 2 4] [--steps 12] [--rounds 3] [--json]
+    python benchmarks/ranks.py [--method jigsaw] [--settings 1 2 2:overlap 4 4:overlap 1x2]
+    [--image-size 32] [--batch-size 32] [--steps 12] [--rounds 3] [--json]
 
-Each process trains on its own batches of equal size, so a step with n processes sees n times the
-images. The increase per image is the cost of communication: averaging gradients, agreeing on stops,
-reducing metrics. Settings are interleaved in rounds; medians are of the CPU time of all processes
-after their start-up.
+A setting is PROCESSES, PROCESSESxTHREADS (of each process), or either with ``:overlap``: gradients
+averaged during the backward pass instead of after it. Each thread gets a batch of equal size, so a
+step with n of them sees n times the images, and all share the same cores. The increase of CPU time
+per image is the cost of communication: averaging gradients, agreeing on stops, reducing metrics.
+Settings are interleaved in rounds; medians are of the CPU time of all processes after their
+start-up, and of wall time, which other jobs on the machine lengthen.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import platform
 import socket
 import statistics
 import time
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.queues import SimpleQueue
 from typing import Any
@@ -35,23 +39,48 @@ from ssltool.training.trainer import Trainer
 WARM_UP = 2  # steps not counted
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What is compared."""
+
+    processes: int
+    threads: int
+    all_reduce: str
+
+    @classmethod
+    def parse(cls, text: str) -> Setting:
+        """``2``, ``1x2`` or ``2:overlap``."""
+        sizes, _, all_reduce = text.partition(":")
+        processes, _, threads = sizes.partition("x")
+        return cls(int(processes), int(threads or 1), all_reduce or "single")
+
+
 def train(
-    rank: int, world: int, port: int, method: str, steps: int, result: SimpleQueue[dict[str, float]]
+    rank: int,
+    setting: Setting,
+    port: int,
+    method: str,
+    given: dict[str, int],
+    result: SimpleQueue[dict[str, float]],
 ) -> None:
     """One of the processes: the steps of `ssltool pretrain`, without writing anything."""
+    world = str(setting.processes)
     os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world)
+        RANK=str(rank), WORLD_SIZE=world, LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=world
     )
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    given = {
+    torch.set_num_threads(setting.threads)
+    batch, steps = given["batch_size"] * setting.threads, given["steps"]
+    options = {
         "data": ["demo:512"],
-        "image_size": 32,
-        "batch_size": 32,
+        "image_size": given["image_size"],
+        "batch_size": batch,
         "workers": 0,
         "precision": "fp32",
+        "device": "cpu",
+        "all_reduce": setting.all_reduce,
     }
-    config = RunConfig.merged(method, {**given, "steps": WARM_UP + steps})
+    config = RunConfig.merged(method, {**options, "steps": WARM_UP + steps})
     with process_group():
         trainer = Trainer.build(new_run(config), Console(quiet=True), cache_bytes=2**30)
         reports, meter = trainer.steps(), Meter()
@@ -64,13 +93,13 @@ def train(
             meter.add(step)
         meter.line()
         spent = float(all_reduce_sum(torch.tensor(time.process_time() - cpu, dtype=torch.float64)))
-        images = steps * 32 * world
+        images = steps * batch * setting.processes
         if is_main():
             taken = time.perf_counter() - wall
             result.put({"cpu_s_per_image": spent / images, "images_per_s": images / taken})
 
 
-def measure(world: int, method: str, steps: int) -> dict[str, float]:
+def measure(setting: Setting, method: str, given: dict[str, int]) -> dict[str, float]:
     """Start the processes once and return what the first of them measured."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -78,15 +107,15 @@ def measure(world: int, method: str, steps: int) -> dict[str, float]:
     context = multiprocessing.get_context("spawn")
     result: SimpleQueue[dict[str, float]] = context.SimpleQueue()
     started = [
-        context.Process(target=train, args=(n, world, port, method, steps, result))
-        for n in range(world)
+        context.Process(target=train, args=(n, setting, port, method, given, result))
+        for n in range(setting.processes)
     ]
     for process in started:
         process.start()
     for process in started:
         process.join()
     if any(process.exitcode for process in started):
-        raise SystemExit(f"a process of {world} failed")
+        raise SystemExit(f"a process of {setting} failed")
     return result.get()
 
 
@@ -96,24 +125,32 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", default="jigsaw")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument(
+        "--settings", nargs="+", default=["1", "2", "2:overlap", "4", "4:overlap", "1x2"]
+    )
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32, help="images per thread")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    measurements: dict[int, list[dict[str, float]]] = {world: [] for world in args.ranks}
+    given = {name: getattr(args, name) for name in ("image_size", "batch_size", "steps")}
+    measurements: dict[str, list[dict[str, float]]] = {text: [] for text in args.settings}
     for _ in range(args.rounds):
-        for world in args.ranks:
-            measurements[world].append(measure(world, args.method, args.steps))
+        for text in args.settings:
+            setting = Setting.parse(text)
+            os.environ["OMP_NUM_THREADS"] = str(setting.threads)
+            measurements[text].append(measure(setting, args.method, given))
     rows: list[dict[str, Any]] = []
-    for world, measured in measurements.items():
+    for text, measured in measurements.items():
         medians = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
-        rows.append({"processes": world, **medians})
+        rows.append({"setting": text, **medians})
     for row in rows:
         row["relative_cost"] = row["cpu_s_per_image"] / rows[0]["cpu_s_per_image"]
+        row["relative_speed"] = row["images_per_s"] / rows[0]["images_per_s"]
     result = {
         "method": args.method,
+        **given,
         "rows": rows,
         "cores": os.cpu_count(),
         "torch": torch.__version__,
@@ -122,12 +159,11 @@ def main() -> None:
     if args.json:
         print(json.dumps(result, indent=2))
         return
-    print("processes  CPU ms/image  relative to first  images/s (wall)")
+    print(f"{'setting':12}{'CPU ms/image':>14}{'relative':>10}{'images/s':>10}{'relative':>10}")
     for row in rows:
         print(
-            f"{row['processes']:9}  {1000 * row['cpu_s_per_image']:14.3f}  "
-            f"{row['relative_cost']:17.3f}  "
-            f"{row['images_per_s']:17.0f}"
+            f"{row['setting']:12}{1000 * row['cpu_s_per_image']:14.3f}{row['relative_cost']:10.3f}"
+            f"{row['images_per_s']:10.0f}{row['relative_speed']:10.3f}"
         )
 
 

@@ -25,12 +25,12 @@ from turns import Task, take_turns
 
 from ssltool.encoders.precision import choose_precision
 from ssltool.methods.jigsaw.options import JigsawOptions
-from ssltool.methods.jigsaw.task import Jigsaw
+from ssltool.methods.jigsaw.task import Jigsaw, JigsawView
 from ssltool.methods.options import DataInfo
 
 
-def network(batch: int, plain: bool) -> Task:
-    """Forward and backward pass of the paper's network and head on ready tiles."""
+def jigsaw_method(batch: int) -> tuple[Jigsaw, JigsawView]:
+    """The paper's network and head, and tiles of a batch of images."""
     info = DataInfo(count=100_000, image_size=256)
     names = set(JigsawOptions.model_fields)
     given = {name: value for name, value in JigsawOptions.presets["paper"].items() if name in names}
@@ -39,13 +39,21 @@ def network(batch: int, plain: bool) -> Task:
     encoder = Jigsaw.inputs(options, info).build_encoder("caffenet", stem="imagenet", in_channels=3)
     method = Jigsaw(options, encoder, info).train()
     images = torch.randint(0, 256, (batch, 3, 256, 256), dtype=torch.uint8)
-    view = method.view(images, torch.arange(batch), torch.Generator().manual_seed(0))
+    return method, method.view(images, torch.arange(batch), torch.Generator().manual_seed(0))
+
+
+def network(batch: int, plain: bool) -> Task:
+    """Forward and backward pass of the paper's network and head on ready tiles."""
+    method, view = jigsaw_method(batch)
+    encoder = method.encoder
     if plain:
         for name in ("norm1", "norm2"):  # torch's own
             setattr(encoder.backbone.features, name, nn.LocalResponseNorm(5, 1e-4, 0.75))
         return lambda: method(view).value.backward()
     encoder.to(memory_format=torch.channels_last)
-    precision = choose_precision("auto", encoder, options.tile_input or 64, 3, torch.device("cpu"))
+    precision = choose_precision(
+        "auto", encoder, method.options.tile_input or 64, 3, torch.device("cpu")
+    )
 
     def fast() -> None:
         with precision.autocast(torch.device("cpu")):

@@ -4,14 +4,22 @@ find it.
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from itertools import islice, repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor, distributed, nn
 
+from ssltool.distributed import gradients
+from ssltool.distributed.gradients import GradientReducer
 from ssltool.encoders.layers.layer_norm import MapLayerNorm
 from ssltool.methods.registry import available
 from ssltool.runs.config import RunConfig
@@ -112,3 +120,67 @@ def test_layer_norm_agrees_with_group_norm() -> None:
         )
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    """A process group of this process alone, so that NCCL is at work on a single GPU."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl", init_method=f"tcp://localhost:{port}", rank=0, world_size=1
+    )
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.usefixtures("group_of_one")
+def test_gradients_are_averaged_without_waiting_for_the_gpu(
+    overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradients, "world_size", lambda: 2)  # the mean of ours and of nothing
+    torch.manual_seed(0)
+    layers = [layer for _ in range(8) for layer in (nn.Conv2d(64, 64, 3, padding=1), nn.ReLU())]
+    model = nn.Sequential(*layers).cuda().to(memory_format=torch.channels_last)
+    maps = torch.randn(8, 64, 32, 32, device="cuda").to(memory_format=torch.channels_last)
+    expected = torch.autograd.grad(model(maps).square().mean(), list(model.parameters()))
+    with GradientReducer(model.parameters(), overlap=overlap, bucket_bytes=2**18) as reducer:
+        for step in range(4):
+            torch.cuda.set_sync_debug_mode("error" if step else "default")
+            try:
+                model.zero_grad()
+                reducer.last_pass()
+                model(maps).square().mean().backward()
+                reducer.average()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    for parameter, whole in zip(model.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, whole / 2)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("name", NAMES)
+def test_several_gpus(name: str, tmp_path: Path) -> None:
+    """Buckets give the same bytes twice, and nearly what one sum gives; batch norm synchronizes."""
+    kinds = {
+        "overlap": [],
+        "again": [],
+        "single": ["--all-reduce", "single"],
+        "synchronized": ["--sync-batchnorm", "--accumulate", "2"],
+    }
+    weights = {}
+    for kind, flags in kinds.items():
+        out = tmp_path / kind
+        command = (
+            f"pretrain {name} --data demo:64 --image-size 96 --batch-size 8 --steps 3 --quiet "
+            f"--backbone resnet18 --precision fp32 --devices {min(4, torch.cuda.device_count())}"
+        )
+        words = [sys.executable, "-m", "ssltool", *command.split(), "--out", str(out), *flags]
+        subprocess.run(words, check=True, timeout=300)
+        weights[kind] = load_file(out / "encoder.safetensors")
+    for key, value in weights["overlap"].items():
+        assert torch.equal(value, weights["again"][key]), key
+        torch.testing.assert_close(value, weights["single"][key], rtol=1e-2, atol=1e-3)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, distributed
 
 T = TypeVar("T")
-# torch renames it; the old name warns where the new one exists.
+# torch renames them; the old names warn where the new ones exist.
 _all_gather = getattr(distributed, "all_gather_single", distributed.all_gather_into_tensor)
+_reduce_scatter = getattr(distributed, "reduce_scatter_single", distributed.reduce_scatter_tensor)
 
 
 def rank() -> int:
@@ -80,9 +81,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        summed = gradient.contiguous().clone()
-        distributed.all_reduce(summed)
-        return summed[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+        own = gradient.new_empty(ctx.rows, *gradient.shape[1:])
+        _reduce_scatter(own, gradient.contiguous())
+        return own
 
 
 def from_main(make: Callable[[], T]) -> T:
@@ -140,23 +141,6 @@ def globally_weighted_mean(mean: Tensor, weight: Tensor) -> Tensor:
         * world_size()
         / all_reduce_sum(weight).clamp_min(torch.finfo(mean.dtype).tiny)
     )
-
-
-def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace each gradient by its mean over all processes.
-
-    One sum over all of them at once. DistributedDataParallel would overlap it with the backward
-    pass, but regroups the gradients after its first step, and with three or more processes another
-    grouping adds in another order: a resumed run would not end with the same bytes.
-    """
-    if world_size() == 1:
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    means = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
-    for gradient, mean in zip(
-        gradients, torch.split(means, [g.numel() for g in gradients]), strict=True
-    ):
-        gradient.copy_(mean.view_as(gradient))
 
 
 @torch.no_grad()

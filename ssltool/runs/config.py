@@ -216,7 +216,8 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
     Raises:
         UsageError: The options do not fit the images or each other.
     """
-    from ssltool.distributed.collectives import world_size  # imports torch
+    from ssltool.device import choose_device  # imports torch
+    from ssltool.distributed.collectives import world_size
     from ssltool.encoders.registry import check_known
 
     asked, task = config.run, config.task.with_defaults(data)
@@ -246,6 +247,8 @@ def resolve(config: RunConfig, data: DataInfo) -> ResolvedConfig:
         "stem": _stem(asked.stem, backbone, small),
         "batch_size": batch,
         "devices": processes,
+        "all_reduce": asked.all_reduce
+        or ("overlap" if choose_device(asked.device).type == "cuda" else "single"),
         "epochs": None,
         "budget": None,
         "steps": steps,

@@ -212,6 +212,12 @@ class RunOptions(Options):
         ge=1,
         le=1024,
     )
+    all_reduce: Literal["overlap", "single"] | None = option(
+        None,
+        "How processes average gradients: in buckets during the backward pass, or by a single sum "
+        "after it; automatic: overlap on CUDA, else single",
+        panel="Run",
+    )
     max_restarts: int = option(
         3,
         "With --devices: how often to resume from the last checkpoint after a process was killed",
@@ -306,4 +312,5 @@ class ResolvedOptions(RunOptions):
     weight_decay: Annotated[float, Field(ge=0)]
     warmup: Annotated[float, Field(ge=0)]
     devices: _Positive
+    all_reduce: Literal["overlap", "single"] = "single"
     checkpoint_every: _Positive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -57,12 +58,18 @@ class DryRun(BaseModel):
             ("optimizer", f"{optimizer}, weight decay {options['weight_decay']:.3g}"),
             ("schedule", f"{options['schedule']}, warm-up of {_count(options['warmup'])} epochs"),
             ("precision", self.precision),
+            *([("processes", _processes(options))] if options["devices"] != 1 else []),
             *([("budget", format_duration(self.budget_s))] if self.budget_s else []),
             ("speed", f"{self.images_per_s:,.0f} images/s"),
             ("time", format_duration(self.seconds)),
             ("memory", format_bytes(self.memory_gb * 1e9)),
             ("disk", format_bytes(self.disk_gb * 1e9)),
         ]
+
+
+def _processes(options: Mapping[str, object]) -> str:
+    when = "during" if options["all_reduce"] == "overlap" else "after"
+    return f"{options['devices']}, gradients averaged {when} the backward pass"
 
 
 def _count(value: Any) -> str:

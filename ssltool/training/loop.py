@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ssltool.distributed.collectives import average_gradients, rank
+from ssltool.distributed.collectives import rank
+from ssltool.distributed.gradients import GradientReducer
 from ssltool.encoders.precision import Precision
 from ssltool.methods.base import Method, check_loss
 from ssltool.ops.per_image_rng import mix
@@ -62,6 +63,7 @@ class TrainSchedule:
         precision: Compute precision of the forward pass.
         milestones: Fractions of the run at which the kind ``step`` drops.
         factor: By which the rate is multiplied at each of them.
+        overlap: Whether processes average gradients during the backward pass, and not after it.
     """
 
     steps: int
@@ -74,6 +76,7 @@ class TrainSchedule:
     precision: Precision
     milestones: tuple[float, ...] = ()
     factor: float = 0.1
+    overlap: bool = False
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, 0 to ``steps - 1``."""
@@ -143,38 +146,41 @@ def train(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     device = parameters[0].device
     method.train()
-    for step in range(start, schedule.steps):
-        lr = schedule.rate(step - skipped)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
-        torch.manual_seed(mix(schedule.seed, step, rank()))  # dropout
-        optimizer.zero_grad(set_to_none=True)
-        losses: list[Tensor] = []
-        updates: list[tuple[Tensor, ...]] = []
-        images, wait = 0, 0.0
-        for _ in range(schedule.accumulate):
-            batch = next(batches)
-            generator.manual_seed(mix(schedule.seed, batch.epoch))
-            of_whole_images = {} if batch.aspects is None else {"aspects": batch.aspects}
-            view = method.view(batch.images, batch.indices, generator, **of_whole_images)
-            with schedule.precision.autocast(device):
-                loss = method(view)
-            if step == start and not losses:
-                check_loss(method, loss)
-            scaler.scale(loss.value / schedule.accumulate).backward()
-            losses.append(loss.value.detach())
-            updates.append(loss.update)
-            images += len(batch.indices)
-            wait += batch.wait
-        average_gradients(parameters)
-        scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, schedule.clip or float("inf"))
-        scale = scaler.get_scale()
-        scaler.step(optimizer)
-        scaler.update()
-        if scaler.get_scale() < scale:  # an infinite gradient: the optimizer did nothing
-            skipped += 1
-        else:
-            method.after_step(updates)
-        mean = torch.stack(losses).mean()
-        yield StepReport(step + 1, batch.epoch, mean, loss.metrics, norm, lr, images, wait, skipped)
+    with GradientReducer(method.parameters(), overlap=schedule.overlap) as reducer:
+        for step in range(start, schedule.steps):
+            lr = schedule.rate(step - skipped)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group.get("lr_scale", 1.0)
+            torch.manual_seed(mix(schedule.seed, step, rank()))  # dropout
+            optimizer.zero_grad(set_to_none=True)
+            losses: list[Tensor] = []
+            updates: list[tuple[Tensor, ...]] = []
+            images, wait = 0, 0.0
+            for remaining in range(schedule.accumulate, 0, -1):
+                batch = next(batches)
+                generator.manual_seed(mix(schedule.seed, batch.epoch))
+                of_whole_images = {} if batch.aspects is None else {"aspects": batch.aspects}
+                view = method.view(batch.images, batch.indices, generator, **of_whole_images)
+                with schedule.precision.autocast(device):
+                    loss = method(view)
+                if step == start and not losses:
+                    check_loss(method, loss)
+                if remaining == 1:
+                    reducer.last_pass()
+                scaler.scale(loss.value / schedule.accumulate).backward()
+                losses.append(loss.value.detach())
+                updates.append(loss.update)
+                images += len(batch.indices)
+                wait += batch.wait
+            reducer.average()
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(parameters, schedule.clip or float("inf"))
+            scale = scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+            if scaler.get_scale() < scale:  # an infinite gradient: the optimizer did nothing
+                skipped += 1
+            else:
+                method.after_step(updates)
+            mean, epoch = torch.stack(losses).mean(), batch.epoch
+            yield StepReport(step + 1, epoch, mean, loss.metrics, norm, lr, images, wait, skipped)

@@ -370,4 +370,5 @@ def _schedule(
         clip=options.clip,
         seed=options.seed,
         precision=precision,
+        overlap=options.all_reduce == "overlap",
     )

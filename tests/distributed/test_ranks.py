@@ -18,10 +18,10 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing, nn
 
+from ssltool.distributed import gradients as gradients_module
 from ssltool.distributed.collectives import (
     all_reduce_sum,
     any_of,
-    average_gradients,
     from_all,
     from_main,
     gather,
@@ -30,6 +30,7 @@ from ssltool.distributed.collectives import (
     rank,
     world_size,
 )
+from ssltool.distributed.gradients import GradientReducer
 from ssltool.distributed.process_group import process_group
 from ssltool.errors import Interrupted, NonFiniteLossError, UsageError
 from ssltool.methods.base import Method
@@ -51,7 +52,10 @@ def test_one_process_tells_itself_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     assert all_reduce_sum(x).tolist() == [1, 1, 1]
     assert globally_weighted_mean(x, torch.ones(())) is x
     assert (from_main(lambda: {"a": 1}), from_all([2]), any_of(False)) == ({"a": 1}, [[2]], False)
-    average_gradients([x])
+    with GradientReducer([x], overlap=True) as reducer:
+        reducer.last_pass()
+        x.sum().backward()
+        reducer.average()
     with process_group():
         pass
 
@@ -92,6 +96,15 @@ ONE_EACH = [
 ]
 
 
+# How gradients are averaged; in several buckets for the small networks here.
+BUCKETS = {"single": 0, "overlap": 2**18}
+
+
+def kinds(case: str) -> list[str]:
+    """How gradients are averaged in a case: both ways for one case of each task."""
+    return list(BUCKETS) if case in ONE_EACH else ["single"]
+
+
 def make_images() -> tuple[Tensor, Tensor]:
     """Smooth random images, the first two of them gray, so that not every process has as many with
     color.
@@ -123,9 +136,9 @@ def precision(case: str) -> torch.dtype:
     return torch.float32 if case.startswith("npid") else torch.float64
 
 
-def gradients(case: str) -> dict[str, Tensor]:
+def gradients(case: str, bucket_bytes: int = 0) -> dict[str, Tensor]:
     """The averaged gradients of one step on this process's part of the batch, its mean loss, and
-    what came after.
+    what came after; in buckets during the backward pass, or at once after it.
     """
     method = build(case)
     images, index = make_images()
@@ -135,8 +148,11 @@ def gradients(case: str) -> dict[str, Tensor]:
         *(part.to(precision(case)) if part.is_floating_point() else part for part in view)
     )
     loss = method(view)
-    loss.value.backward()
-    average_gradients(method.parameters())
+    overlap = {"overlap": bucket_bytes > 0, "bucket_bytes": bucket_bytes}
+    with GradientReducer(method.parameters(), **overlap) as reducer:
+        reducer.last_pass()
+        loss.value.backward()
+        reducer.average()
     method.after_step([loss.update])
     found = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     state = {f"after: {name}": value for name, value in method.state_dict().items()}
@@ -241,7 +257,16 @@ def whole_runs(folder: Path) -> dict[str, Any]:
 
 
 def taken_over(folder: Path) -> dict[str, Any]:
-    """A run with a memory bank that one process began goes on in these."""
+    """A run with a memory bank that one process began goes on in these; and a stopped run of
+    another task that averages gradients during the backward pass.
+    """
+    gradients_module.FIRST_BUCKET_BYTES = 2**16  # several buckets for a small network
+    run(folder / "whole", all_reduce="overlap")
+    at_step(3, lambda _: os.kill(os.getpid(), signal.SIGTERM) if rank() == 1 else None)
+    try:
+        run(folder / "cut", all_reduce="overlap")
+    except Interrupted:
+        run(folder / "cut", resume=True)
     at_step(
         2, lambda _: os.kill(os.getpid(), signal.SIGTERM) if rank() == world_size() - 1 else None
     )
@@ -266,6 +291,30 @@ def messages() -> list[Any]:
     ]
 
 
+def lacking_gradients() -> None:
+    """A gradient that one process lacks is the mean of the others' and zero; one that all lack
+    stays away. The loss itself has a collective call in its backward pass.
+    """
+    for kind, bucket_bytes in BUCKETS.items():
+        torch.manual_seed(0)
+        layers, never = [nn.Linear(8, 8) for _ in range(6)], nn.Linear(8, 8)
+        parameters = [p for layer in (*layers, never) for p in layer.parameters()]
+        with GradientReducer(
+            parameters, overlap=kind == "overlap", bucket_bytes=min(bucket_bytes, 400)
+        ) as reducer:
+            reducer.last_pass()
+            x = torch.full((2, 8), 1.0 + rank())
+            for number, layer in enumerate(layers):
+                if number != 3 or rank():
+                    x = layer(x)
+            (gather(x).square().mean() * x.sum()).backward()
+            own = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+            reducer.average()
+        assert all(p.grad is None for p in never.parameters())
+        for parameter, mine in zip(parameters[:-2], own, strict=False):
+            torch.testing.assert_close(parameter.grad, gather(mine[None]).mean(dim=0))
+
+
 def process(
     number: int,
     world: int,
@@ -281,12 +330,15 @@ def process(
     torch.set_num_threads(1)
     with process_group():
         told = messages()
+        lacking_gradients()
         for place, case in enumerate(cases):
-            found = gradients(case)
-            if is_main():
-                save_file(
-                    {k: v.contiguous() for k, v in found.items()}, folder / f"{place}.safetensors"
-                )
+            for kind in kinds(case):
+                found = gradients(case, BUCKETS[kind])
+                if is_main():
+                    save_file(
+                        {k: v.contiguous() for k, v in found.items()},
+                        folder / f"{place}-{kind}.safetensors",
+                    )
     told.append(runs(folder))
     (folder / f"{number}.json").write_text(json.dumps(told))
 
@@ -313,8 +365,10 @@ def start(
     told = [json.loads((folder / f"{n}.json").read_text()) for n in range(world)]
     assert all(one == told[0] for one in told)
     for place, case in enumerate(cases):
-        off = difference(gradients(case), load_file(folder / f"{place}.safetensors"))
-        assert off < 1e-6, (case, off)
+        alone = gradients(case)
+        for kind in kinds(case):
+            off = difference(alone, load_file(folder / f"{place}-{kind}.safetensors"))
+            assert off < 1e-6, (case, kind, off)
     return told[0][:-1], told[0][-1]
 
 
@@ -368,6 +422,9 @@ def test_a_memory_bank_goes_on_in_another_number_of_processes(tmp_path: Path) ->
         )
     _, found = start(4, tmp_path, list(CASES), taken_over)
     assert "after step 2 of 3" in found["interrupted"]
+    assert same(tmp_path / "cut", tmp_path / "whole")
+    options = json.loads((tmp_path / "cut" / "run.json").read_text())["options"]
+    assert options["all_reduce"] == "overlap"
     alone({}, resume=True)
     # Each step wrote the rows of its eight images and left the other forty as they were, whoever
     # held them.

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -242,3 +243,17 @@ def test_sizes_that_no_weights_file_holds_are_refused() -> None:
     options = {"patch": 32, "patch_input": 512}
     with pytest.raises(UsageError, match="encoded at 4096 px"):
         resolve(RunConfig.validated("context-prediction", options), data)
+
+
+def test_gradients_are_averaged_during_the_backward_pass_on_cuda_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = DataInfo(count=100, image_size=32)
+
+    def resolved(device: str, **given: Any) -> str:
+        monkeypatch.setattr("ssltool.device.choose_device", lambda _: torch.device(device))
+        return resolve(RunConfig.merged("jigsaw", {"data": ["demo"], **given}), data).run.all_reduce
+
+    assert [resolved(device) for device in ("cuda", "cpu")] == ["overlap", "single"]
+    assert resolved("cuda", all_reduce="single") == "single"
+    assert resolved("cpu", all_reduce="overlap") == "overlap"

@@ -58,6 +58,9 @@ class Source(ABC):
     notes: tuple[str, ...] = ()
     """What was left out or decided when the source was opened, one line each, for people."""
 
+    surveyed: Survey | None = None
+    """Statistics that are known without reading images; see `survey`."""
+
     @property
     def chunks(self) -> Sequence[int]:
         """Ends of the chunks of images that are better read together, such as shards, ascending.
@@ -349,7 +352,7 @@ class Survey:
 
 
 def survey(source: Source, sample: int = 64) -> Survey:
-    """Estimate statistics from evenly spaced images, read at 64 px.
+    """Estimate statistics from evenly spaced images, read at 64 px, unless the source knows them.
 
     If none of them is readable, the first readable ones of the source are used.
 
@@ -360,6 +363,8 @@ def survey(source: Source, sample: int = 64) -> Survey:
     Raises:
         DataError: No image of the source can be read.
     """
+    if source.surveyed is not None:
+        return source.surveyed
     spread = np.unique(
         np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)
     )
@@ -379,6 +384,14 @@ def survey(source: Source, sample: int = 64) -> Survey:
         std=tuple((images.std(axis=(0, 1, 2)) / 255).tolist()),
         unreadable=unreadable,
     )
+
+
+_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
+
+
+def automatic_size(short_side: int) -> int:
+    """The largest usual image size that does not enlarge the typical image, 28 to 256 px."""
+    return max([size for size in _SIZES if size <= short_side], default=_SIZES[0])
 
 
 def _read_some(

@@ -21,6 +21,7 @@ from ssltool.data.decode import (
     decode,
     dimensions,
     fitted,
+    plain_jpeg,
     read_square,
     read_stretched,
     stretched,
@@ -107,6 +108,11 @@ class Source(ABC):
         """
         del index
         raise UnreadableImage("images of this source have no values but RGB; omit --channels")
+
+    def jpeg(self, index: int) -> bytes | None:
+        """The file of an image, if it is a JPEG that a GPU decodes as ``read`` does."""
+        del index
+        return None
 
     @abstractmethod
     def short_side(self, index: int) -> int:
@@ -207,6 +213,12 @@ class EncodedSource(Source):
     def values(self, index: int) -> NDArray[Any]:
         return read_values(self.encoded(index))
 
+    def jpeg(self, index: int) -> bytes | None:
+        try:
+            return plain_jpeg(self.encoded(index))
+        except UnreadableImage:  # ``read`` says why
+            return None
+
     def short_side(self, index: int) -> int:
         return min(dimensions(self.encoded(index)))
 
@@ -287,6 +299,10 @@ class JoinedSource(Source):
     def values(self, index: int) -> NDArray[Any]:
         part, local = self._locate(index)
         return self._parts[part].values(local)
+
+    def jpeg(self, index: int) -> bytes | None:
+        part, local = self._locate(index)
+        return self._parts[part].jpeg(local)
 
     def short_side(self, index: int) -> int:
         part, local = self._locate(index)

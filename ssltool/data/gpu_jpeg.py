@@ -1,0 +1,105 @@
+"""JPEG files decoded in batches on a GPU, and resized there.
+
+What the GPU is given is decided by `ssltool.data.decode.plain_jpeg`; all else, and what the decoder
+refuses, is decoded on the CPU. Pixels differ from those of the CPU by the decoder's arithmetic and
+because files are decoded at full and not at a reduced scale; see docs/performance.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssltool.data.decode import LONGEST
+
+Decode = Callable[[list[Tensor]], list[Tensor]]
+"""Files uint8 ``[n]`` on the CPU -> images uint8 ``[3, H, W]``; RuntimeError if one fails."""
+
+
+class JpegDecoder:
+    """Squares of JPEG files.
+
+    Args:
+        decode: The decoder of a batch.
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+
+    def squares(
+        self, files: Sequence[bytes], size: int, *, whole: bool
+    ) -> list[tuple[Tensor, float] | None]:
+        """Decode a batch.
+
+        Args:
+            files: Their bytes.
+            size: Side S of the squares in pixels.
+            whole: Whole images, stretched, and not center squares.
+
+        Returns:
+            For each file its square uint8 ``[3, S, S]`` and the width over height of what it shows;
+            None if it cannot be decoded.
+        """
+        images = self._images(
+            [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
+        )
+        resize = stretched if whole else square
+        return [None if image is None else resize(image, size) for image in images]
+
+    def _images(self, files: list[Tensor]) -> Sequence[Tensor | None]:
+        try:
+            return self._decode(files)
+        except RuntimeError:  # of one file: it says not of which
+            if len(files) == 1:
+                return [None]
+        return [image for file in files for image in self._images([file])]
+
+
+def cuda_decoder(device: torch.device) -> JpegDecoder | None:
+    """The decoder of torchvision on a GPU; None without one, or if it was built without it."""
+    if device.type != "cuda":
+        return None
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    def decode(files: list[Tensor]) -> list[Tensor]:
+        decoded: Any = decode_jpeg(files, mode=ImageReadMode.RGB, device=device)
+        return list(decoded)
+
+    try:
+        from torchvision.io import encode_jpeg
+
+        decode([encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8))])
+    except RuntimeError:
+        return None
+    return JpegDecoder(decode)
+
+
+def square(image: Tensor, size: int) -> tuple[Tensor, float]:
+    """As `ssltool.data.decode.square`, of an image ``[3, H, W]`` on any device."""
+    height, width = image.shape[1:]
+    longest = LONGEST * min(height, width)
+    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
+    image = image[:, top : top + longest, left : left + longest]
+    height, width = image.shape[1:]
+    short = min(height, width)
+    resized = _resized(image, size * height // short, size * width // short)
+    top, left = (round((side - size) / 2) for side in resized.shape[1:])
+    return resized[:, top : top + size, left : left + size], 1.0
+
+
+def stretched(image: Tensor, size: int) -> tuple[Tensor, float]:
+    """As `ssltool.data.decode.stretched`, of an image ``[3, H, W]`` on any device."""
+    height, width = image.shape[1:]
+    return _resized(image, size, size), width / height
+
+
+def _resized(image: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear with antialiasing, in float32: torch resizes bytes on the CPU alone."""
+    if image.shape[1:] == (height, width):
+        return image
+    resized = F.interpolate(image[None].float(), (height, width), mode="bilinear", antialias=True)
+    return resized[0].round().clamp(0, 255).to(torch.uint8)

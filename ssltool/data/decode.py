@@ -240,7 +240,7 @@ def _pillow(file: ImagePath, short_side: int | None) -> tuple[NDArray[np.uint8],
     """Pixels ``[H, W, 3]`` as stored, and EXIF orientation, by Pillow."""
     with _open(file) as image:
         samples = read_samples(image)
-        _load_complete(file, image, _scale(image.size, short_side))
+        _load_complete(file, image, reduction(image.size, short_side))
         pixels = _array(to_rgb(image, samples))
         # After loading: PNG may store EXIF after the pixels, and TIFF is turned and loses its tag.
         return pixels, _orientation(image)
@@ -323,8 +323,10 @@ def _ends_in_mid_gray(image: Image.Image) -> bool:
     return last == (128, 128, 128)
 
 
-def _scale(size: tuple[int, int], short_side: int | None) -> int:
-    """The largest of the divisors 8, 4, 2, 1 that leaves the shorter side at least this long."""
+def reduction(size: tuple[int, int], short_side: int | None) -> int:
+    """By how much the scale of a decoded JPEG is reduced: the largest of 8, 4, 2, 1 that leaves
+    the shorter side at least this long.
+    """
     if short_side is None:
         return 1
     return next((scale for scale in (8, 4, 2) if min(size) // scale >= short_side), 1)
@@ -345,7 +347,7 @@ def _fast_jpeg(file: ImagePath, short_side: int | None) -> tuple[NDArray[np.uint
         accepted = min(width, height) >= MIN_SIDE and width * height <= MAX_PIXELS
         if not accepted or space not in ("YCbCr", "RGB", "Gray"):
             return None
-        scale = _scale((width, height), short_side)
+        scale = reduction((width, height), short_side)
         # simplejpeg has scales between those of Pillow; the exact size excludes them.
         least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
         pixels = simplejpeg.decode_jpeg(data, "RGB", **least)

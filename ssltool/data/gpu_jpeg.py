@@ -1,8 +1,9 @@
 """JPEG files decoded in batches on a GPU, and resized there.
 
 What the GPU is given is decided by `ssltool.data.decode.plain_jpeg`; all else, and what the decoder
-refuses, is decoded on the CPU. Pixels differ from those of the CPU by the decoder's arithmetic and
-because files are decoded at full and not at a reduced scale; see docs/performance.md.
+refuses, is decoded on the CPU. There libjpeg decodes large files at a reduced scale, which averages
+squares of 2, 4 or 8 pixels; here they are averaged afterwards. Other pixels come from the decoder's
+arithmetic and from colors that are stored at half the resolution; see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.data.decode import LONGEST
+from ssltool.data.decode import LONGEST, reduction
 
 Decode = Callable[[list[Tensor]], list[Tensor]]
 """Files uint8 ``[n]`` on the CPU -> images uint8 ``[3, H, W]``; RuntimeError if one fails."""
@@ -48,7 +49,7 @@ class JpegDecoder:
             [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
         )
         resize = stretched if whole else square
-        return [None if image is None else resize(image, size) for image in images]
+        return [None if image is None else resize(reduced(image, size), size) for image in images]
 
     def _images(self, files: list[Tensor]) -> Sequence[Tensor | None]:
         try:
@@ -78,6 +79,16 @@ def cuda_decoder(device: torch.device) -> JpegDecoder | None:
     return JpegDecoder(decode)
 
 
+def reduced(image: Tensor, short_side: int) -> Tensor:
+    """An image ``[3, H, W]`` at the scale at which libjpeg would decode it, float32 unless 1/1."""
+    height, width = image.shape[1:]
+    by = reduction((width, height), short_side)
+    if by == 1:
+        return image
+    edges = (0, -width % by, 0, -height % by)
+    return F.avg_pool2d(F.pad(image[None].float(), edges, mode="replicate"), by)[0].round()
+
+
 def square(image: Tensor, size: int) -> tuple[Tensor, float]:
     """As `ssltool.data.decode.square`, of an image ``[3, H, W]`` on any device."""
     height, width = image.shape[1:]
@@ -100,6 +111,6 @@ def stretched(image: Tensor, size: int) -> tuple[Tensor, float]:
 def _resized(image: Tensor, height: int, width: int) -> Tensor:
     """Bilinear with antialiasing, in float32: torch resizes bytes on the CPU alone."""
     if image.shape[1:] == (height, width):
-        return image
+        return image.to(torch.uint8)
     resized = F.interpolate(image[None].float(), (height, width), mode="bilinear", antialias=True)
     return resized[0].round().clamp(0, 255).to(torch.uint8)

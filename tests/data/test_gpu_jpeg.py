@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ssltool.data import decode
-from ssltool.data.gpu_jpeg import JpegDecoder, cuda_decoder, square, stretched
+from ssltool.data.gpu_jpeg import JpegDecoder, cuda_decoder, reduced, square, stretched
 from ssltool.data.loader import TrainBatches
 from ssltool.data.sources.registry import open_source
 
@@ -44,6 +44,17 @@ class FakeDecoder:
         self.decoded += len(files)
         images = [np.array(Image.open(io.BytesIO(c)).convert("RGB")) for c in contents]
         return [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+@pytest.mark.parametrize("by", [2, 4, 8])
+def test_large_files_are_reduced_as_libjpeg_does(by: int, subsampling: str) -> None:
+    file = jpeg(smooth(16 * by + 3, 20 * by + 1), quality=95, subsampling=subsampling)
+    whole = torch.from_numpy(np.array(Image.open(io.BytesIO(file)))).permute(2, 0, 1)
+    expected = np.asarray(decode.decode(io.BytesIO(file), 16)).astype(int)
+    found = reduced(whole, 16).permute(1, 2, 0).numpy()
+    assert found.shape == expected.shape
+    assert np.percentile(np.abs(found - expected), 99) <= 2
 
 
 @settings(deadline=None, max_examples=40)

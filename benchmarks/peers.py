@@ -4,8 +4,8 @@
     python benchmarks/peers.py step IMAGES [--rounds 3] [--json]
     python benchmarks/peers.py simclr IMAGES --seconds 2400 --to peer.safetensors [--seed 0]
 
-``loader`` and ``step`` take what is installed of lightly, timm and stable-pretraining, name what is
-not, and clone nothing. Each side has its own process with one thread; all take turns on the same
+``loader`` and ``step`` take what is installed of lightly and timm, name what is not, and clone
+nothing. Each side has its own process with one thread; all take turns on the same
 files, and ratios are of one run.
 
 ``loader``: from JPEG files to network input, normalized views per CPU-second. A view is an
@@ -35,7 +35,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from pipeline import view_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -51,7 +50,7 @@ from ssltool.methods.registry import find_method
 from ssltool.runs.config import RunConfig, resolve
 from ssltool.training import budget, start
 
-PACKAGES = ("lightly", "timm", "stable-pretraining")
+PACKAGES = ("lightly", "timm")
 VIEWS, STEP_VIEWS, STEP_SIDE = 64, 16, 128
 BATCH = 128
 LR = 1e-3  # of AdamW, as the preset's optimizer; lightly's own recipe is LARS for batches of 4096
@@ -131,7 +130,7 @@ def simclr(data: str, seconds: float, seed: int, to: Path) -> None:
 
 def installed(package: str) -> bool:
     """Whether a peer can be imported."""
-    return importlib.util.find_spec(package.replace("-", "_")) is not None
+    return importlib.util.find_spec(package) is not None
 
 
 def transformed(make: Callable[[], Callable[[Image.Image], Any]], folder: str, images: int) -> Task:
@@ -167,22 +166,6 @@ def dino_transform() -> Any:
     return DINOTransform()
 
 
-def spt_transform() -> Any:
-    """Transforms of stable-pretraining for one view of SimCLR."""
-    from stable_pretraining.data import transforms as T
-
-    composed = T.Compose(
-        T.RGB(),
-        T.RandomResizedCrop((224, 224), scale=(0.08, 1.0)),
-        T.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
-        T.RandomGrayscale(p=0.2),
-        T.PILGaussianBlur(p=0.5),
-        T.RandomHorizontalFlip(),
-        T.ToImage(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-    )
-    return lambda image: composed({"image": image})["image"]
-
-
 def timm_loader(folder: str, batch: int) -> Task:
     """The loader of timm with its default augmentation: crop, flip and jitter."""
     from timm.data import create_dataset, create_loader
@@ -211,6 +194,8 @@ def timm_loader(folder: str, batch: int) -> Task:
 
 def ours(task: str, folder: str, batch: int) -> Task:
     """The loader and the view of a method, or a plain random resized crop."""
+    from pipeline import view_of
+
     view, generator = view_of(task, 224, {}), torch.Generator().manual_seed(0)
     loader = TrainBatches(open_source([folder]), size=224, batch_size=batch, seed=0, workers=0)
     batches = loader.from_step(0)
@@ -238,11 +223,6 @@ def loaders(folder: str) -> dict[str, tuple[str, float, Callable[[], Task]]]:
             partial(transformed, dino_transform, folder, n // 4),
         ),
         "timm create_loader": ("timm", n, partial(timm_loader, folder, n)),
-        "stable-pretraining SimCLR": (
-            "stable-pretraining",
-            n,
-            partial(transformed, spt_transform, folder, n),
-        ),
     }
     return {k: v for k, v in sides.items() if v[0] == "ssltool" or installed(v[0])}
 

@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from ssltool.data.options import LARGEST_RAW_SIZE
 from ssltool.data.sources.shard_index import INDEX
 from ssltool.documents import DocumentError, parse_json, read_json, validated
 
-RAW_FORMAT = "ssltool-raw-shards-1"
+RAW_FORMAT: Literal["ssltool-raw-shards-1"] = "ssltool-raw-shards-1"
 
 _TABLE = ("aspects", "labels", "names", "ends")
 _LARGEST_INDEX = 2**30  # bytes: it lists the classes
@@ -150,8 +150,12 @@ def write_raw_shard(
         squares: uint8 ``[n, S, S, 3]``.
         wholes: uint8 ``[m, S, S, 3]``.
     """
-    columns = {"aspects": table.aspects, "labels": table.labels, "ends": table.ends}
-    columns["names"] = np.frombuffer(table.names, np.uint8)
+    columns: dict[str, NDArray[Any]] = {
+        "aspects": table.aspects,
+        "labels": table.labels,
+        "ends": table.ends,
+        "names": np.frombuffer(table.names, np.uint8),
+    }
     reasons = json.dumps(table.unreadable)
     save_file({**columns, "squares": squares, "wholes": wholes}, path, {RAW_FORMAT: reasons})
 

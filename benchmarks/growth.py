@@ -5,7 +5,8 @@
 View, forward and backward pass of one method on a small ResNet, one thread, CPU-milliseconds per
 image. One setting is varied at a time, and all are interleaved. Expected: a cost per image that is
 constant in the batch size and proportional to the area of the image; the permutations of jigsaw
-affect only its last layer.
+affect only its last layer, and several of them per image only the layers behind the encoder. The
+loader over the number of files: `shards.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_method
 
 SIDES, BATCHES, PERMUTATIONS = (64, 128, 256), (8, 16, 32), (100, 1000)
+PER_IMAGE = (1, 2, 4, 8)
 SIDE, BATCH = 128, 8
 
 
@@ -66,6 +68,9 @@ def main() -> None:
                 BATCH,
                 step("jigsaw", SIDE, BATCH, permutations=count),
             )
+        for count in PER_IMAGE:
+            per_image = step("jigsaw", SIDE, BATCH, permutations_per_image=count)
+            settings[f"permutations per image {count}"] = (BATCH, per_image)
     seconds = cpu_seconds({name: task for name, (_, task) in settings.items()}, args.rounds)
     each = {name: 1000 * seconds[name] / count for name, (count, _) in settings.items()}
     if args.json:
@@ -77,7 +82,7 @@ def main() -> None:
         )
         return
     for name, value in each.items():
-        print(f"{name:20} {value:8.2f} CPU-ms per image")
+        print(f"{name:24} {value:8.2f} CPU-ms per image")
 
 
 if __name__ == "__main__":

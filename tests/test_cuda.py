@@ -12,12 +12,17 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, distributed, nn
 
+from ssltool.data.gpu_jpeg import cuda_decoder
+from ssltool.data.loader import TrainBatches
+from ssltool.data.sources.registry import open_source
 from ssltool.distributed import gradients
 from ssltool.distributed.gradients import GradientReducer
 from ssltool.encoders.layers.layer_norm import MapLayerNorm
@@ -101,6 +106,38 @@ def test_two_runs_end_with_the_same_bytes(name: str, stem: str) -> None:
         ends.append({key: value.cpu() for key, value in at_work.method.state_dict().items()})
     different = [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])]
     assert not different
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_decoder_of_jpeg_gives_nearly_the_pixels_of_the_cpu(
+    tmp_path: Path, whole: bool
+) -> None:
+    decoder = cuda_decoder(torch.device("cuda"))
+    if decoder is None:
+        pytest.skip("torchvision was built without nvJPEG")
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        coarse = Image.fromarray(generator.integers(0, 256, (6, 8, 3), np.uint8))
+        size = [(120, 90), (90, 131)][number % 2]
+        path = tmp_path / f"{number}.jpg"
+        coarse.resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
+    batches = []
+    for chosen in (None, decoder):
+        loader = TrainBatches(
+            open_source(tmp_path),
+            size=64,
+            batch_size=8,
+            seed=0,
+            device="cuda",
+            whole=whole,
+            decoder=chosen,
+        )
+        with loader:
+            batches.append(next(loader.from_step(0)))
+    assert batches[0].indices.equal(batches[1].indices)
+    difference = (batches[0].images.int() - batches[1].images.int()).abs()
+    assert difference.float().mean() < 1
+    assert (difference <= 2).float().mean() > 0.99
 
 
 def test_layer_norm_agrees_with_group_norm() -> None:

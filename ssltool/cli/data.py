@@ -14,7 +14,7 @@ from ssltool.data.options import CheckOptions, IndexOptions, PackOptions
 
 _SUMMARIES = {
     "check": "Count classes, sizes, gray, unreadable and duplicate images",
-    "pack": "Write resized images to tar shards",
+    "pack": "Write resized images to tar or raw shards",
     "index": "Read the headers of tar shards once",
 }
 
@@ -47,7 +47,7 @@ def check(options: CheckOptions, output: OutputOptions) -> None:
 
 
 def pack(options: PackOptions, output: OutputOptions) -> None:
-    """Write resized images and their classes to tar shards in WebDataset layout."""
+    """Write resized images and their classes to tar shards in WebDataset layout, or decoded."""
     from ssltool.data.pack import pack as run
 
     result = run(options, stderr_console(output.quiet))

@@ -96,7 +96,8 @@ RGB, 1.4 to 1.5 GB for gray, a palette and 16 bits, 2.2 GB with opacity, 2.7 GB 
 decoded at a reduced scale and takes 0.1 GB, or 0.5 GB if it is progressive.
 """
 
-_LONGEST = 16  # times the shorter side: what of an image `square` looks at
+LONGEST = 16
+"""Times the shorter side: what of an image `square` looks at."""
 _BAND = 2**20  # pixels that are copied at a time
 # A fixed list: Pillow would also open EPS, which starts Ghostscript, and rare formats. TGA is last
 # because it has no signature and is recognized by a plausible header only.
@@ -239,7 +240,7 @@ def _pillow(file: ImagePath, short_side: int | None) -> tuple[NDArray[np.uint8],
     """Pixels ``[H, W, 3]`` as stored, and EXIF orientation, by Pillow."""
     with _open(file) as image:
         samples = read_samples(image)
-        _load_complete(file, image, _scale(image.size, short_side))
+        _load_complete(file, image, reduction(image.size, short_side))
         pixels = _array(to_rgb(image, samples))
         # After loading: PNG may store EXIF after the pixels, and TIFF is turned and loses its tag.
         return pixels, _orientation(image)
@@ -322,8 +323,10 @@ def _ends_in_mid_gray(image: Image.Image) -> bool:
     return last == (128, 128, 128)
 
 
-def _scale(size: tuple[int, int], short_side: int | None) -> int:
-    """The largest of the divisors 8, 4, 2, 1 that leaves the shorter side at least this long."""
+def reduction(size: tuple[int, int], short_side: int | None) -> int:
+    """By how much the scale of a decoded JPEG is reduced: the largest of 8, 4, 2, 1 that leaves
+    the shorter side at least this long.
+    """
     if short_side is None:
         return 1
     return next((scale for scale in (8, 4, 2) if min(size) // scale >= short_side), 1)
@@ -344,7 +347,7 @@ def _fast_jpeg(file: ImagePath, short_side: int | None) -> tuple[NDArray[np.uint
         accepted = min(width, height) >= MIN_SIDE and width * height <= MAX_PIXELS
         if not accepted or space not in ("YCbCr", "RGB", "Gray"):
             return None
-        scale = _scale((width, height), short_side)
+        scale = reduction((width, height), short_side)
         # simplejpeg has scales between those of Pillow; the exact size excludes them.
         least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
         pixels = simplejpeg.decode_jpeg(data, "RGB", **least)
@@ -357,6 +360,28 @@ def _fast_jpeg(file: ImagePath, short_side: int | None) -> tuple[NDArray[np.uint
         return pixels, 1
     with _open(io.BytesIO(data)) as image:
         return pixels, _orientation(image)
+
+
+def plain_jpeg(file: ImagePath) -> bytes | None:
+    """The bytes of a file that any decoder of JPEG reads alike, for `ssltool.data.gpu_jpeg`.
+
+    Returns:
+        None unless it is a gray or YCbCr JPEG of one scan with its end marker, upright, without a
+        color profile, and within the limits on the size. Blocks may be missing before the end
+        marker: to know that, it would have to be decoded.
+    """
+    try:
+        data = _jpeg_bytes(file)
+        if data is None:
+            return None
+        header = jpeg.read_header(data)
+        jpeg.end_of_image(data)
+        with _open(io.BytesIO(data)) as image:
+            upright = not header.exif or _orientation(image) == 1
+            ycc = image.mode in ("L", "RGB") and image.info.get("adobe_transform") != 0
+    except (OSError, UnreadableImage):
+        return None
+    return data if header.one_scan and header.profile is None and upright and ycc else None
 
 
 def _jpeg_bytes(file: ImagePath) -> bytes | None:
@@ -416,7 +441,7 @@ def square(pixels: NDArray[Any], size: int) -> NDArray[Any]:
 def _shortened(pixels: NDArray[Any]) -> NDArray[Any]:
     """The middle of images of extreme shapes, which would take much memory when enlarged."""
     height, width = pixels.shape[:2]
-    longest = _LONGEST * min(height, width)
+    longest = LONGEST * min(height, width)
     top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
     return pixels[top : top + longest, left : left + longest]
 

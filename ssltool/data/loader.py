@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from types import FrameType, TracebackType
@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssltool.cores import available_cores
 from ssltool.data.cache import SharedCache
+from ssltool.data.gpu_jpeg import JpegDecoder
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.distributed.collectives import local_world_size
@@ -51,6 +52,8 @@ class Batch(NamedTuple):
         wait: Seconds spent waiting for the batch.
         aspects: float32 ``[B]``, width / height of the whole image that each square was stretched
             from; None for center squares.
+        files: JPEG files that are still to be decoded into ``images``, by row; empty in a batch
+            that is delivered.
     """
 
     images: Tensor
@@ -58,6 +61,7 @@ class Batch(NamedTuple):
     epoch: int
     wait: float
     aspects: Tensor | None = None
+    files: Mapping[int, bytes] = {}
 
 
 class _Loaded(NamedTuple):
@@ -68,6 +72,7 @@ class _Loaded(NamedTuple):
     aspects: Tensor | None
     epoch: int
     skipped: dict[str, str]
+    files: dict[int, bytes]
 
 
 class _Loader:
@@ -83,11 +88,16 @@ class _Loader:
         self._device = torch.device(device)
         self._stream: Iterator[_Loaded] | None = None
 
-    def _start(self, batches: _Batches, requests: Iterable[_Request]) -> Iterator[Batch]:
-        """Stop the current stream and start another."""
+    def _start(
+        self,
+        batches: _Batches,
+        requests: Iterable[_Request],
+        decode: Callable[[Batch], Batch] | None = None,
+    ) -> Iterator[Batch]:
+        """Stop the current stream and start another; ``decode`` is applied to what it delivers."""
         self.close()
         self._stream = _start_stream(batches, requests, self._workers, self._device)
-        return _deliver(self._stream, self.skipped, self._device)
+        return _deliver(self._stream, self.skipped, self._device, decode)
 
     @property
     def ahead(self) -> int:
@@ -131,6 +141,7 @@ class TrainBatches(_Loader):
         device: Device of the batches.
         cache_bytes: Decoded images are cached if all of them fit into this.
         whole: Whole images instead of center squares.
+        decoder: Decodes the JPEG files that suit it, in this process; nothing is cached then.
 
     Raises:
         UsageError: There are fewer images than one global batch.
@@ -149,6 +160,7 @@ class TrainBatches(_Loader):
         device: torch.device | str = "cpu",
         cache_bytes: int = 0,
         whole: bool = False,
+        decoder: JpegDecoder | None = None,
     ) -> None:
         self.steps_per_epoch = len(source) // (batch_size * world)
         if self.steps_per_epoch == 0:
@@ -159,8 +171,12 @@ class TrainBatches(_Loader):
         self._source, self._batch_size, self._seed = source, batch_size, seed
         self._rank, self._world = rank, world
         decoded = len(source) * size * size * source.channels
-        cache = SharedCache(len(source), size, source.channels) if decoded <= cache_bytes else None
-        self._batches = _Batches(source, size, cache, replace=True, whole=whole)
+        cached = decoded <= cache_bytes and decoder is None
+        cache = SharedCache(len(source), size, source.channels) if cached else None
+        self._size, self._whole, self._decoder = size, whole, decoder
+        self._batches = _Batches(
+            source, size, cache, replace=True, whole=whole, encoded=decoder is not None
+        )
         super().__init__(workers, cache is not None and decoded <= _TINY, device)
 
     def from_step(self, step: int) -> Iterator[Batch]:
@@ -171,7 +187,24 @@ class TrainBatches(_Loader):
                 and so did one that could be read before.
             SslToolError: While iterating, if a worker was killed.
         """
-        return self._only_full(self._start(self._batches, self._requests(step)))
+        decode = None if self._decoder is None else partial(self._decoded, self._decoder)
+        return self._only_full(self._start(self._batches, self._requests(step), decode))
+
+    def _decoded(self, decoder: JpegDecoder, batch: Batch) -> Batch:
+        """Decode the files of a batch into its images; what the decoder refuses, on the CPU."""
+        squares = decoder.squares(list(batch.files.values()), self._size, whole=self._whole)
+        for row, decoded in zip(batch.files, squares, strict=True):
+            if decoded is None:
+                index = int(batch.indices[row])
+                readable = self._batches.read_or_replace(index, self.skipped)
+                if readable is None:  # a short batch says so
+                    return batch._replace(indices=batch.indices[:row], files={})
+                batch.indices[row] = readable[0]
+                decoded = torch.from_numpy(readable[1].copy()).permute(2, 0, 1), readable[2]
+            batch.images[row].copy_(decoded[0])
+            if batch.aspects is not None:
+                batch.aspects[row] = decoded[1]
+        return batch._replace(files={})
 
     def _requests(self, start: int) -> Iterator[_Request]:
         """The endless requests of this rank, starting with batch ``start``."""
@@ -264,9 +297,10 @@ class _Batches(Dataset[_Loaded]):
         *,
         replace: bool,
         whole: bool = False,
+        encoded: bool = False,
     ) -> None:
         self._source, self._size, self._cache, self._replace = source, size, cache, replace
-        self._whole = whole
+        self._whole, self._encoded = whole, encoded
         # Reason by index, so that a broken file is tried once and not in every epoch.
         self._unreadable: dict[int, str] = {}
         self._readable: int | None = None  # the last image that could be read
@@ -282,8 +316,15 @@ class _Batches(Dataset[_Loaded]):
         shape = (len(request.indices), self._size, self._size, self._source.channels)
         images = torch.empty(shape, dtype=torch.uint8)
         pixels, indices, aspects = images.numpy(), list[int](), list[float]()
+        files: dict[int, bytes] = {}
         for index in request.indices:
-            readable = self._read_or_replace(index, skipped)
+            file = self._source.jpeg(index) if self._encoded else None
+            if file is not None:
+                files[len(indices)] = file
+                indices.append(index)
+                aspects.append(1.0)
+                continue
+            readable = self.read_or_replace(index, skipped)
             if readable is not None:
                 pixels[len(indices)] = readable[1]
                 indices.append(readable[0])
@@ -296,9 +337,10 @@ class _Batches(Dataset[_Loaded]):
             torch.tensor(aspects, dtype=torch.float32) if self._whole else None,
             request.epoch,
             skipped,
+            files,
         )
 
-    def _read_or_replace(
+    def read_or_replace(
         self, index: int, skipped: dict[str, str]
     ) -> tuple[int, NDArray[np.uint8], float] | None:
         """Index, square and aspect of an image, or, with ``replace``, of the next readable one."""
@@ -396,12 +438,16 @@ def _ignore_once(number: int, frame: FrameType | None) -> None:
 
 
 def _deliver(
-    stream: Iterator[_Loaded], skipped: dict[str, str], device: torch.device
+    stream: Iterator[_Loaded],
+    skipped: dict[str, str],
+    device: torch.device,
+    decode: Callable[[Batch], Batch] | None,
 ) -> Iterator[Batch]:
     """Batches on the device, with the time spent waiting; the workers stop with the iteration."""
     try:
         batches = _timed(stream, skipped)
-        yield from _copied_ahead(batches, device) if device.type == "cuda" else batches
+        copied = _copied_ahead(batches, device) if device.type == "cuda" else batches
+        yield from copied if decode is None else map(decode, copied)
     except RuntimeError as error:
         _raise_if_worker_died(error)
         raise
@@ -423,7 +469,7 @@ def _timed(stream: Iterator[_Loaded], skipped: dict[str, str]) -> Iterator[Batch
             return
         skipped.update(loaded.skipped)
         wait = time.perf_counter() - start
-        yield Batch(loaded.images, loaded.indices, loaded.epoch, wait, loaded.aspects)
+        yield Batch(loaded.images, loaded.indices, loaded.epoch, wait, loaded.aspects, loaded.files)
 
 
 def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Pack resized images and their classes into tar shards, and index existing shards.
+"""Pack resized images and their classes into tar or raw shards, and index existing tar shards.
 
 For sets that are too large or too slow to read as single files.
 """
@@ -10,11 +10,11 @@ import json
 import math
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -27,16 +27,24 @@ from ssltool.atomic import atomic_file
 from ssltool.console import stderr_console
 from ssltool.data.loader import default_workers
 from ssltool.data.options import PackOptions
+from ssltool.data.pack_raw import RawLayout
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
-from ssltool.data.sources.shard_index import INDEX, left_out_notes, read_index, write_index
+from ssltool.data.sources.shard_index import (
+    INDEX,
+    ShardIndex,
+    left_out_notes,
+    read_index,
+    write_index,
+)
 from ssltool.data.sources.shards import UNFINISHED
 from ssltool.documents import DocumentError, read_json
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 # Pixels up to which "auto" stores PNG: small images lose most to JPEG and gain least.
 _LOSSLESS = 64
+_SIZE = 256  # of tar shards, unless another is typed
 
 
 class IndexResult(BaseModel):
@@ -84,14 +92,18 @@ class _Sample(NamedTuple):
 
 
 def pack(options: PackOptions, console: Console | None = None) -> PackResult:
-    """Pack images into tar shards.
+    """Pack images into shards.
 
-    Images are shuffled once, so that each shard is a sample of all. Each has ``KEY.jpg`` or
-    ``KEY.png`` (upright RGB or gray, shorter side ``size`` px, never enlarged) and ``KEY.json``
-    with the relative path of its file and, if it has a class, the name of the class; ``KEY.cls``
-    holds the number of the class, its place in ``classes`` of ``index.json``. Equal images and
-    options give equal shards. A shard is written atomically; after an
-    interruption the same command continues with the missing shards.
+    Raw shards: see `ssltool.data.sources.raw_index`; images keep their order and, where they cannot
+    be read, their place.
+
+    Tar shards: images are shuffled once, so that each shard is a sample of all. Each has
+    ``KEY.jpg`` or ``KEY.png`` (upright RGB or gray, shorter side ``size`` px, never enlarged) and
+    ``KEY.json`` with the relative path of its file and, if it has a class, the name of the class;
+    ``KEY.cls`` holds the number of the class, its place in ``classes`` of ``index.json``.
+
+    Equal images and options give equal shards. A shard is written atomically; after an interruption
+    the same command continues with the missing shards.
 
     Args:
         options: What to pack, where to, and how.
@@ -104,13 +116,16 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult:
     console, start = console or stderr_console(), time.monotonic()
     source = open_source(options.specs)
     folder = options.to.expanduser()
-    _claim(folder, source.fingerprint(), options)
+    layout: _Layout = _TarLayout(source, options, console)
+    if options.format == "raw":
+        layout = RawLayout(source, options)
+        console.print(layout.claim(folder))
+    _claim(folder, source.fingerprint(), options, layout.size)
     count = math.ceil(len(source) / options.per_shard)
     digits = max(4, len(str(count - 1)))
-    shards = [folder / f"shard-{number:0{digits}d}.tar" for number in range(count)]
-    skipped = _write_shards(source, shards, options, console)
-    paths = [str(path) for path in shards]
-    written = write_index(str(folder), _progress(paths, console), source.classes)
+    shards = [folder / f"shard-{number:0{digits}d}{layout.ending}" for number in range(count)]
+    skipped = _write_shards(source, shards, layout, options, console)
+    written = layout.index(folder, shards)
     (folder / UNFINISHED).unlink()
     if not written.images:
         name, reason = next(iter(skipped.items()), ("?", "?"))
@@ -162,15 +177,15 @@ def _progress(paths: Sequence[str], console: Console) -> Iterable[str]:
     return track(paths, "indexing", console=console, disable=console.quiet, transient=True)
 
 
-def _claim(folder: Path, fingerprint: str, options: PackOptions) -> None:
+def _claim(folder: Path, fingerprint: str, options: PackOptions, size: int) -> None:
     """Make the folder, or make sure that it holds an interrupted packing of the same images."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; type --to FOLDER")
-    names = {"size", "per_shard", "quality", "format", "seed"}
-    settings = {"source": fingerprint, **options.model_dump(include=names)}
+    names = {"per_shard", "quality", "format", "framing", "seed"}
+    settings = {"source": fingerprint, "size": size, **options.model_dump(include=names)}
     note = folder / UNFINISHED
     present = sorted(folder.iterdir()) if folder.exists() else []
-    endings = (".tar", INDEX, ".index.safetensors", ".tmp", UNFINISHED)
+    endings = (".tar", INDEX, ".safetensors", ".tmp", UNFINISHED)
     only_shards = all(path.name.endswith(endings) for path in present)
     if present and options.overwrite and only_shards:
         for path in present:
@@ -191,11 +206,61 @@ def _claim(folder: Path, fingerprint: str, options: PackOptions) -> None:
         temporary.write_text(json.dumps(settings), encoding="utf-8")
 
 
+class _Layout(Protocol):
+    """How images lie in shards."""
+
+    size: int
+    ending: str
+
+    def order(self, begin: int, end: int) -> Sequence[int]:
+        """Indices of the images of a shard."""
+
+    def encode(self, index: int) -> Any:
+        """An image as it will be stored, or the `UnreadableImage` that says why not."""
+
+    def writer(self, path: Path) -> AbstractContextManager[Callable[[int, Any], None]]:
+        """A function that adds an image to a shard; the shard is complete after the block."""
+
+    def index(self, folder: Path, paths: Sequence[Path]) -> ShardIndex:
+        """Write the index of complete shards."""
+
+
+class _TarLayout:
+    """Tar shards of a source."""
+
+    ending = ".tar"
+
+    def __init__(self, source: Source, options: PackOptions, console: Console) -> None:
+        self._source, self._options, self._console = source, options, console
+        self._order = Order(len(source), source.chunks, options.seed)
+        self.size = options.size or _SIZE
+
+    def order(self, begin: int, end: int) -> Sequence[int]:
+        return [int(index) for index in self._order.slice(0, begin, end)]
+
+    def encode(self, index: int) -> _Sample | UnreadableImage:
+        return _encode(self._source, index, self.size, self._options)
+
+    @contextmanager
+    def writer(self, path: Path) -> Iterator[Callable[[int, _Sample | UnreadableImage], None]]:
+        with tarfile.open(path, "w") as tar:
+
+            def add(index: int, sample: _Sample | UnreadableImage) -> None:
+                del index
+                if isinstance(sample, _Sample):
+                    _write(tar, sample)
+
+            yield add
+
+    def index(self, folder: Path, paths: Sequence[Path]) -> ShardIndex:
+        shown = _progress([str(path) for path in paths], self._console)
+        return write_index(str(folder), shown, self._source.classes)
+
+
 def _write_shards(
-    source: Source, shards: Sequence[Path], options: PackOptions, console: Console
+    source: Source, shards: Sequence[Path], layout: _Layout, options: PackOptions, console: Console
 ) -> dict[str, str]:
     """Write the shards that are missing; return name and reason of the unreadable images."""
-    order = Order(len(source), source.chunks, options.seed)
     threads = default_workers() + 1 if options.workers is None else options.workers
     skipped: dict[str, str] = {}
     bar = Progress(console=console, disable=console.quiet, transient=True)
@@ -207,14 +272,13 @@ def _write_shards(
             if path.exists():  # written before an interruption
                 bar.advance(task, end - begin)
                 continue
-            indices = order.slice(0, begin, end).tolist()
-            samples = pool.map(lambda index: _encode(source, index, options), indices)
-            with atomic_file(path) as temporary, tarfile.open(temporary, "w") as tar:
+            indices = layout.order(begin, end)
+            samples = pool.map(layout.encode, indices)
+            with atomic_file(path) as temporary, layout.writer(temporary) as add:
                 for index, sample in zip(indices, samples, strict=True):
-                    if isinstance(sample, _Sample):
-                        _write(tar, sample)
-                    else:
+                    if isinstance(sample, UnreadableImage):
                         skipped[source.name(index)] = str(sample)
+                    add(index, sample)
                     bar.advance(task)
     return skipped
 
@@ -229,10 +293,12 @@ def _thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _encode(source: Source, index: int, options: PackOptions) -> _Sample | UnreadableImage:
+def _encode(
+    source: Source, index: int, size: int, options: PackOptions
+) -> _Sample | UnreadableImage:
     """An image as it will be stored, or why it cannot be read."""
     try:
-        image = source.image(index, options.size)
+        image = source.image(index, size)
     except UnreadableImage as error:
         return error
     pixels = np.asarray(image)

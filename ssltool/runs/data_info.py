@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ssltool.data.sources.base import Source, survey
+from ssltool.data.sources.base import Source, automatic_size, survey
 from ssltool.data.sources.channels import ChannelSource
 from ssltool.methods.options import DataInfo
 
 _LEAST_STD = 1 / 255  # of a channel without contrast, by which images are divided
-_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 
 
 def inspect(source: Source, image_size: int | None) -> DataInfo:
@@ -29,8 +28,3 @@ def inspect(source: Source, image_size: int | None) -> DataInfo:
         value_range=how.ranges if how else None,
         value_type=how.value_type if how else None,
     )
-
-
-def automatic_size(short_side: int) -> int:
-    """The largest usual image size that does not enlarge the typical image, 28 to 256 px."""
-    return max([size for size in _SIZES if size <= short_side], default=_SIZES[0])

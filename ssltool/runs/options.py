@@ -62,6 +62,12 @@ class RunOptions(Options):
         "can be resumed on a copy of them; reads every file",
         panel="Data",
     )
+    decode: Literal["cpu", "gpu"] = option(
+        "cpu",
+        "Where JPEG files are decoded in training; gpu: baseline ones on CUDA, with slightly other "
+        "pixels and without noticing all damage; the rest, and all without CUDA, on the CPU",
+        panel="Data",
+    )
     workers: int | None = option(
         None,
         "Processes that decode images; automatic: from the cores",

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch.optim import Optimizer
 
 import ssltool
+from ssltool.data.gpu_jpeg import JpegDecoder, cuda_decoder
 from ssltool.data.loader import AllImages, TrainBatches
 from ssltool.data.sources.base import Source
 from ssltool.device import choose_device, repeat_exactly
@@ -144,6 +145,7 @@ class Trainer:
             device=device,
             cache_bytes=cache_bytes,
             whole=options.framing == "whole",
+            decoder=_decoder(options, device, console),
         )
         trainer = cls(
             config,
@@ -325,6 +327,18 @@ def _build(start: Start) -> Method[Any, Any]:
             f"be {method.fingerprint}; start a new run"
         )
     return method
+
+
+def _decoder(
+    options: ResolvedOptions, device: torch.device, console: Console
+) -> JpegDecoder | None:
+    """The decoder of ``--decode gpu``, if there is one."""
+    if options.decode == "cpu":
+        return None
+    decoder = cuda_decoder(device)
+    if decoder is None:
+        console.print(f"--decode gpu: no decoder for {device.type}; images are decoded on the CPU")
+    return decoder
 
 
 def _optimizer(method: Method[Any, Any], options: ResolvedOptions) -> Optimizer:

@@ -21,6 +21,7 @@ from ssltool.data.decode import (
     decode,
     dimensions,
     fitted,
+    plain_jpeg,
     read_square,
     read_stretched,
     stretched,
@@ -57,6 +58,9 @@ class Source(ABC):
 
     notes: tuple[str, ...] = ()
     """What was left out or decided when the source was opened, one line each, for people."""
+
+    surveyed: Survey | None = None
+    """Statistics that are known without reading images; see `survey`."""
 
     @property
     def chunks(self) -> Sequence[int]:
@@ -104,6 +108,11 @@ class Source(ABC):
         """
         del index
         raise UnreadableImage("images of this source have no values but RGB; omit --channels")
+
+    def jpeg(self, index: int) -> bytes | None:
+        """The file of an image, if it is a JPEG that a GPU decodes as ``read`` does."""
+        del index
+        return None
 
     @abstractmethod
     def short_side(self, index: int) -> int:
@@ -204,6 +213,12 @@ class EncodedSource(Source):
     def values(self, index: int) -> NDArray[Any]:
         return read_values(self.encoded(index))
 
+    def jpeg(self, index: int) -> bytes | None:
+        try:
+            return plain_jpeg(self.encoded(index))
+        except UnreadableImage:  # ``read`` says why
+            return None
+
     def short_side(self, index: int) -> int:
         return min(dimensions(self.encoded(index)))
 
@@ -285,6 +300,10 @@ class JoinedSource(Source):
         part, local = self._locate(index)
         return self._parts[part].values(local)
 
+    def jpeg(self, index: int) -> bytes | None:
+        part, local = self._locate(index)
+        return self._parts[part].jpeg(local)
+
     def short_side(self, index: int) -> int:
         part, local = self._locate(index)
         return self._parts[part].short_side(local)
@@ -349,7 +368,7 @@ class Survey:
 
 
 def survey(source: Source, sample: int = 64) -> Survey:
-    """Estimate statistics from evenly spaced images, read at 64 px.
+    """Estimate statistics from evenly spaced images, read at 64 px, unless the source knows them.
 
     If none of them is readable, the first readable ones of the source are used.
 
@@ -360,6 +379,8 @@ def survey(source: Source, sample: int = 64) -> Survey:
     Raises:
         DataError: No image of the source can be read.
     """
+    if source.surveyed is not None:
+        return source.surveyed
     spread = np.unique(
         np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)
     )
@@ -379,6 +400,14 @@ def survey(source: Source, sample: int = 64) -> Survey:
         std=tuple((images.std(axis=(0, 1, 2)) / 255).tolist()),
         unreadable=unreadable,
     )
+
+
+_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
+
+
+def automatic_size(short_side: int) -> int:
+    """The largest usual image size that does not enlarge the typical image, 28 to 256 px."""
+    return max([size for size in _SIZES if size <= short_side], default=_SIZES[0])
 
 
 def _read_some(

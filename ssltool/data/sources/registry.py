@@ -24,6 +24,8 @@ from ssltool.data.sources.locations import (
     printable,
 )
 from ssltool.data.sources.manifest import ManifestSource, manifest_splits
+from ssltool.data.sources.raw import RawSource
+from ssltool.data.sources.raw_index import read_raw_index
 from ssltool.data.sources.rows import (
     hf_splits,
     is_dataset,
@@ -34,7 +36,7 @@ from ssltool.data.sources.rows import (
     parquet_has_images,
     parquet_splits,
 )
-from ssltool.data.sources.shards import ShardSource, shard_paths
+from ssltool.data.sources.shards import ShardSource, check_finished, shard_paths
 from ssltool.data.sources.splits import split_folders
 from ssltool.data.sources.urls import ENDINGS, is_url, shown, zip_parts
 from ssltool.data.sources.zipped import ZipSource, zip_splits
@@ -67,6 +69,7 @@ def open_source(
             - a folder of images; one of ``train``, ``val`` and ``test`` folders is their images,
               see `ssltool.data.sources.splits.split_folders`;
             - tar shards: ``shards/train-{0000..0099}.tar``, one ``.tar`` file, or a folder of them;
+            - a folder of raw shards, as ``ssltool data pack --format raw`` writes them;
             - a zip file of images, or ``zip://FOLDER::photos.zip``, a folder of it;
             - a manifest, ``list.csv[:SPLIT]`` (also ``.tsv``, ``.jsonl``, ``.parquet``), see
               `ManifestSource`;
@@ -213,6 +216,10 @@ def _open_whole(spec: str, arrays: bool) -> Source:
         return open_parquet(place.parquet, place.split, where or printable(place.path))
     if is_manifest(place.path) or is_parquet(place.path):
         return ManifestSource(place.path, place.split, place.url or None)
+    check_finished(place.path)
+    raw = read_raw_index(place.path)
+    if raw is not None:
+        return RawSource(place.path, raw)
     patterns = parquet_folder(place.path)
     if patterns:
         return open_parquet(listed_parquet(patterns[""]), None, printable(place.path))

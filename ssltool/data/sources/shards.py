@@ -55,13 +55,9 @@ class ShardSource(EncodedSource):
 
     def __init__(self, paths: Sequence[str], description: str) -> None:
         self._paths = list(paths)
-        for folder in {os.path.dirname(path) for path in paths}:
-            if os.path.exists(os.path.join(folder, UNFINISHED)):
-                raise DataError(
-                    f"packing {folder or '.'} was not finished; run the same 'ssltool data pack' "
-                    "again"
-                )
         folders = sorted({os.path.dirname(path) for path in paths})
+        for folder in folders:
+            check_finished(folder)
         indexes = {folder: read_index(folder) for folder in folders}
         self._entries, classes, stale = list[IndexEntry](), set[str](), list[str]()
         # Tables of shards without an index: reading their headers again would take long.
@@ -184,6 +180,18 @@ class ShardSource(EncodedSource):
         ):
             raise UnreadableImage(_CHANGED)
         return data[HEADER:]
+
+
+def check_finished(folder: str) -> None:
+    """Make sure that no packing into a folder was interrupted.
+
+    Raises:
+        DataError: One was.
+    """
+    if os.path.exists(os.path.join(folder, UNFINISHED)):
+        raise DataError(
+            f"packing {folder or '.'} was not finished; run the same 'ssltool data pack' again"
+        )
 
 
 def _stale_note(paths: Sequence[str]) -> tuple[str, ...]:

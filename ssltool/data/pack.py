@@ -8,11 +8,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import platform
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +26,22 @@ from rich.progress import Progress, track
 
 from ssltool import atomic
 from ssltool.atomic import atomic_file
-from ssltool.console import stderr_console
 from ssltool.data.loader import default_workers
 from ssltool.data.options import PackOptions
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
-from ssltool.data.sources.shard_index import INDEX, left_out_notes, read_index, write_index
+from ssltool.data.sources.same import common_fingerprint
+from ssltool.data.sources.shard_index import (
+    INDEX,
+    ShardIndex,
+    left_out_notes,
+    read_index,
+    write_index,
+)
 from ssltool.data.sources.shards import UNFINISHED
+from ssltool.distributed.collectives import from_main, is_main, rank
+from ssltool.distributed.parts import divided_work, gathered, own_part
 from ssltool.documents import DocumentError, read_json
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
@@ -83,7 +93,7 @@ class _Sample(NamedTuple):
     about: dict[str, str]
 
 
-def pack(options: PackOptions, console: Console | None = None) -> PackResult:
+def pack(options: PackOptions, console: Console | None = None) -> PackResult | None:
     """Pack images into tar shards.
 
     Images are shuffled once, so that each shard is a sample of all. Each has ``KEY.jpg`` or
@@ -91,30 +101,34 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult:
     with the relative path of its file and, if it has a class, the name of the class; ``KEY.cls``
     holds the number of the class, its place in ``classes`` of ``index.json``. Equal images and
     options give equal shards. A shard is written atomically; after an
-    interruption the same command continues with the missing shards.
+    interruption the same command continues with the missing shards. Processes that torchrun started
+    write a part of the shards each.
 
     Args:
         options: What to pack, where to, and how.
         console: Where progress is shown; stderr by default.
 
+    Returns:
+        What was written; None in all processes but the first.
+
     Raises:
         UsageError: The folder holds something else, or shards of other images or options.
-        DataError: No image can be read.
+        DataError: No image can be read, or not all processes see the same images.
     """
-    console, start = console or stderr_console(), time.monotonic()
-    source = open_source(options.specs)
-    folder = options.to.expanduser()
-    _claim(folder, source.fingerprint(), options)
-    count = math.ceil(len(source) / options.per_shard)
-    digits = max(4, len(str(count - 1)))
-    shards = [folder / f"shard-{number:0{digits}d}.tar" for number in range(count)]
-    skipped = _write_shards(source, shards, options, console)
-    paths = [str(path) for path in shards]
-    written = write_index(str(folder), _progress(paths, console), source.classes)
-    (folder / UNFINISHED).unlink()
-    if not written.images:
-        name, reason = next(iter(skipped.items()), ("?", "?"))
-        raise DataError(f"none of the {len(source)} images can be read; first: {name}: {reason}")
+    start = time.monotonic()
+    with divided_work(console) as console:
+        source = open_source(options.specs)
+        folder = options.to.expanduser()
+        fingerprint = common_fingerprint(source)
+        from_main(lambda: _claim(folder, fingerprint, options))
+        _check_shared(folder)
+        count = math.ceil(len(source) / options.per_shard)
+        digits = max(4, len(str(count - 1)))
+        shards = [folder / f"shard-{number:0{digits}d}.tar" for number in range(count)]
+        skipped = dict(chain.from_iterable(_write_shards(source, shards, options, console)))
+        written = _index_packed(source, folder, shards, skipped, console) if is_main() else None
+    if written is None:
+        return None
     return PackResult(
         folder=folder,
         shards=len(shards),
@@ -125,6 +139,27 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult:
         bytes=written.bytes,
         seconds=round(time.monotonic() - start, 1),
     )
+
+
+def _index_packed(
+    source: Source,
+    folder: Path,
+    shards: Sequence[Path],
+    skipped: Mapping[str, str],
+    console: Console,
+) -> ShardIndex:
+    """Write the index of shards that are all there.
+
+    Raises:
+        DataError: No image could be read.
+    """
+    paths = [str(path) for path in shards]
+    written = write_index(str(folder), _progress(paths, console), source.classes)
+    (folder / UNFINISHED).unlink()
+    if not written.images:
+        name, reason = next(iter(skipped.items()), ("?", "?"))
+        raise DataError(f"none of the {len(source)} images can be read; first: {name}: {reason}")
+    return written
 
 
 def index(folder: Path, console: Console) -> IndexResult:
@@ -191,32 +226,47 @@ def _claim(folder: Path, fingerprint: str, options: PackOptions) -> None:
         temporary.write_text(json.dumps(settings), encoding="utf-8")
 
 
+def _check_shared(folder: Path) -> None:
+    """Make sure that this process sees what the first one wrote.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if not (folder / UNFINISHED).exists():
+        raise UsageError(
+            f"process {rank()} on {platform.node()} does not see {folder} of process 0; type --to "
+            "with a folder that all machines share"
+        )
+
+
 def _write_shards(
     source: Source, shards: Sequence[Path], options: PackOptions, console: Console
-) -> dict[str, str]:
-    """Write the shards that are missing; return name and reason of the unreadable images."""
+) -> list[list[tuple[str, str]]]:
+    """Write this process's part of the missing shards; name and reason of the unreadable images of
+    each process, see `gathered`.
+    """
     order = Order(len(source), source.chunks, options.seed)
     threads = default_workers() + 1 if options.workers is None else options.workers
-    skipped: dict[str, str] = {}
+    # Others may have been written before an interruption.
+    missing = from_main(lambda: [n for n, path in enumerate(shards) if not path.exists()])
+    mine = [missing[i] for i in own_part(len(missing))]
+    ends = [min((number + 1) * options.per_shard, len(source)) for number in mine]
+    skipped = list[tuple[str, str]]()
     bar = Progress(console=console, disable=console.quiet, transient=True)
     with _thread_pool(threads) as pool, bar:
-        task = bar.add_task("packing", total=len(source))
-        for number, path in enumerate(shards):
-            begin = number * options.per_shard
-            end = min(begin + options.per_shard, len(source))
-            if path.exists():  # written before an interruption
-                bar.advance(task, end - begin)
-                continue
+        begins = [number * options.per_shard for number in mine]
+        task = bar.add_task("packing", total=sum(ends) - sum(begins))
+        for number, begin, end in zip(mine, begins, ends, strict=True):
             indices = order.slice(0, begin, end).tolist()
             samples = pool.map(lambda index: _encode(source, index, options), indices)
-            with atomic_file(path) as temporary, tarfile.open(temporary, "w") as tar:
+            with atomic_file(shards[number]) as temporary, tarfile.open(temporary, "w") as tar:
                 for index, sample in zip(indices, samples, strict=True):
                     if isinstance(sample, _Sample):
                         _write(tar, sample)
                     else:
-                        skipped[source.name(index)] = str(sample)
+                        skipped.append((source.name(index), str(sample)))
                     bar.advance(task)
-    return skipped
+    return gathered(skipped)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """Pretrain under Ray Train.
 
-``python examples/ray_train.py jigsaw IMAGES OUT --workers 4 --gpu --options epochs=100 batch_size=64``
+``python examples/ray_train.py jigsaw IMAGES OUT --workers 4 --gpu --options epochs=100``
 
-Ray starts the workers and joins them in a process group, which ssltool uses. IMAGES and OUT are on a
-file system that all hosts share. A worker that is lost is replaced, and the run resumes from its
-newest checkpoint.
+Ray starts the workers and joins them in a process group, which ssltool uses. IMAGES and OUT are
+absolute paths on a file system that all hosts share. A worker that is lost is replaced, and the run
+resumes from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ def pretrain(config: dict[str, Any]) -> None:
 
 
 def train(
-    method: str, data: str, out: str, *, workers: int, gpu: bool, storage: str, **options: Any
+    method: str,
+    data: str,
+    out: str,
+    options: dict[str, Any],
+    *,
+    workers: int,
+    gpu: bool,
+    storage: str,
 ) -> Result:
     """Run the workers; the result has the metrics of the last step."""
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"  # values on the host travel by gloo
@@ -62,9 +69,9 @@ if __name__ == "__main__":
         given.method,
         given.data,
         given.out,
+        dict(option.split("=", 1) for option in given.options),
         workers=given.workers,
         gpu=given.gpu,
         storage=storage,
-        **dict(option.split("=", 1) for option in given.options),
     )
     print(result.metrics)

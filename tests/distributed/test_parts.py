@@ -29,6 +29,7 @@ from ssltool.data.check import check
 from ssltool.data.options import PackOptions
 from ssltool.data.pack import pack
 from ssltool.data.sources.shard_index import INDEX
+from ssltool.data.sources.shards import UNFINISHED
 from ssltool.distributed.collectives import is_main, rank
 from ssltool.distributed.parts import divided_work, gathered, own_part, send_to_main
 from ssltool.distributed.process_group import process_group
@@ -253,22 +254,21 @@ def test_a_process_group_that_is_there_is_used(folder: Path, tmp_path: Path) -> 
     assert "initialize it with the backend cpu:gloo,cuda:nccl" in first["backend"]
 
 
-SLOW_IMAGES = """
+AT_EACH_IMAGE = """
 import os, time
 from ssltool.data.sources import base
-read = base.EncodedSource.read
-def slow(self, index, size):
+encoded = base.FilePerImageSource.encoded
+def acting(self, index):
     {what}
-    return read(self, index, size)
-base.EncodedSource.read = slow
+    return encoded(self, index)
+base.FilePerImageSource.encoded = acting
 """
 
 
-def command(folder: Path, tmp_path: Path, what: str) -> subprocess.Popen[str]:
-    """``embed --devices 2`` with something that happens at each image."""
-    (tmp_path / "sitecustomize.py").write_text(SLOW_IMAGES.format(what=what))
-    words = f"embed --weights {folder}/encoder.safetensors --data {folder}/images --workers 0"
-    words += f" --to {tmp_path}/out/x.npz --devices 2 --json"
+def command(folder: Path, tmp_path: Path, words: str, what: str) -> subprocess.Popen[str]:
+    """A command in two processes, with something that happens at each image."""
+    (tmp_path / "sitecustomize.py").write_text(AT_EACH_IMAGE.format(what=what))
+    words = f"{words} --data {folder}/images --devices 2 --json"
     return subprocess.Popen(
         [sys.executable, "-m", "ssltool", *words.split()],
         stdout=subprocess.PIPE,
@@ -282,15 +282,24 @@ def command(folder: Path, tmp_path: Path, what: str) -> subprocess.Popen[str]:
     )
 
 
+def embed_command(folder: Path, to: Path) -> str:
+    return f"embed --weights {folder}/encoder.safetensors --workers 0 --to {to}/x.npz"
+
+
+def pack_command(folder: Path, to: Path) -> str:
+    del folder
+    return f"data pack --per-shard 6 --workers 1 --to {to}"
+
+
 @pytest.mark.slow
 @pytest.mark.ci
 def test_an_error_in_one_process_is_one_line(folder: Path, tmp_path: Path) -> None:
-    what = 'if os.environ["RANK"] == "0":\n        from ssltool.errors import WeightsError'
-    what += '\n        raise WeightsError("the disk of process 0 went away")'
-    process = command(folder, tmp_path, what)
+    what = 'if os.environ.get("RANK") == "1":\n        from ssltool.errors import WeightsError'
+    what += '\n        raise WeightsError("the disk of process 1 went away")'
+    process = command(folder, tmp_path, embed_command(folder, tmp_path / "out"), what)
     printed, shown = process.communicate()
     assert process.returncode == 1
-    assert shown.splitlines()[-1] == "error: the disk of process 0 went away", shown
+    assert shown.splitlines()[-1] == "error: the disk of process 1 went away", shown
     assert "Traceback" not in shown
     assert printed == ""
     assert list((tmp_path / "out").iterdir()) == []
@@ -298,12 +307,16 @@ def test_an_error_in_one_process_is_one_line(folder: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
-def test_ctrl_c_leaves_nothing(folder: Path, tmp_path: Path) -> None:
-    began = tmp_path / "began"
-    what = f"open({str(began)!r} + os.environ['RANK'], 'w').close(); time.sleep(1)"
-    process = command(folder, tmp_path, what)
+@pytest.mark.parametrize("words", [embed_command, pack_command])
+def test_ctrl_c_leaves_no_half_file(
+    folder: Path, tmp_path: Path, words: Callable[[Path, Path], str]
+) -> None:
+    """All images are one block for the network: one process of `embed` waits for the other."""
+    began, out = tmp_path / "began", tmp_path / "out"
+    what = f"open({str(began)!r}, 'w').close(); time.sleep(1)"
+    process = command(folder, tmp_path, words(folder, out), what)
     deadline = time.monotonic() + 120
-    while not (Path(f"{began}0").exists() and Path(f"{began}1").exists()):
+    while not began.exists():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
@@ -313,4 +326,5 @@ def test_ctrl_c_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     assert shown.splitlines()[-1] == "error: interrupted"
     assert "Traceback" not in shown
     assert printed == ""
-    assert list((tmp_path / "out").iterdir()) == []
+    left = {path.name for path in out.iterdir()}
+    assert all(re.fullmatch(r"shard-\d+\.tar", name) for name in left - {UNFINISHED})

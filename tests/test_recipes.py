@@ -110,6 +110,7 @@ def ray_train(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # else any other process comes first
             "RAY_AUTH_MODE": "disabled",  # else it writes a token into the home folder
             "PYTHONPATH": os.pathsep.join(sys.path),
         },

@@ -111,6 +111,7 @@ def ray_train(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
             "OMP_NUM_THREADS": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",  # else any other process comes first
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
             "RAY_AUTH_MODE": "disabled",  # else it writes a token into the home folder
             "PYTHONPATH": os.pathsep.join(sys.path),
         },

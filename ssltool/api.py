@@ -15,7 +15,7 @@ from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import DataSpec, open_source
 from ssltool.data.specs import OBJECT
 from ssltool.device import choose_device
-from ssltool.distributed.collectives import launched
+from ssltool.distributed.collectives import is_main, launched
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.embedding_files import Embedding
@@ -180,17 +180,20 @@ def embed(
 
     Returns:
         ``features`` float32 ``[N, D]``, or ``[N, h, w, D]`` with ``patches=True``, mapped from a
-        temporary file; ``names``, ``labels`` int64 ``[N]`` and ``classes``.
+        temporary file; ``names``, ``labels`` int64 ``[N]`` and ``classes``. Of several processes
+        the first one gets all images, each other one those that it computed.
     """
+    from ssltool.distributed.parts import divided_work
     from ssltool.probing.embed import compute
     from ssltool.probing.embedding_files import write
 
     names, source = _named(data)
     target = Path(to) if to else Path("embedding.safetensors")
     asked = EmbedOptions.checked(**options, weights=_path(weights), data=names, to=target)
-    rows, _ = compute(asked, _console(progress), source, target.parent if to else None)
-    if to is not None:
-        write(rows, target)
+    with divided_work(_console(progress)) as console:
+        rows, _ = compute(asked, console, source, target.parent if to else None)
+        if to is not None and is_main():
+            write(rows, target)
     return rows.embedding()
 
 

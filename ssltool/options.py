@@ -204,6 +204,24 @@ def seed_option(description: str, *, panel: str) -> Any:
     return option(0, description, panel=panel, metavar="INT", ge=0, le=LARGEST_SEED)
 
 
+def devices_option(work: str) -> Any:
+    """Declare how many processes of this machine do some work."""
+    return option(
+        None,
+        f"Processes on this machine that {work}, one per GPU; on a CPU they share the cores; "
+        "automatic: 1, or as torchrun says",
+        panel="Run",
+        ge=1,
+        le=1024,
+    )
+
+
+class DevicesOption(Options):
+    """The option of commands that processes share the images of."""
+
+    devices: int | None = devices_option("share the images")
+
+
 class DeviceOption(Options):
     """The option of everything that computes; `ssltool.device.choose_device` resolves it."""
 

@@ -107,7 +107,7 @@ def run(arguments: list[str]) -> int:
         )
     except SslToolError as error:
         if os.environ.get("TORCHELASTIC_ERROR_FILE"):
-            from ssltool.training.launch import write_failure
+            from ssltool.distributed.launcher import write_failure
 
             write_failure(error)
         return _fail(str(error), error.exit_code)

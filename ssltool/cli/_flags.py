@@ -7,6 +7,7 @@ the model reads and checks all values at once, and what it says of a wrong one i
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 import sys
 import types
@@ -33,7 +34,7 @@ from typer.exceptions import TyperException
 from ssltool.cli._early import announce, check
 from ssltool.console import PlainConsole
 from ssltool.errors import SslToolError, UnknownNameError
-from ssltool.options import Options, choices, declared, flag_of, item_of, limits
+from ssltool.options import DevicesOption, Options, choices, declared, flag_of, item_of, limits
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,9 +70,11 @@ class OptionsCommand(TyperCommand):
     rows: Sequence[Flag] = ()
     examples: Sequence[str] = ()
     unknown: Callable[[str, Sequence[str]], SslToolError] | None = None
+    words: Sequence[str] = ()  # as they were typed, the command's name first
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse; an option that does not exist is answered with the nearest that do."""
+        self.words = [*ctx.command_path.split()[1:], *args]
         try:
             return super().parse_args(ctx, args)
         except TyperException as error:
@@ -114,7 +117,7 @@ def command(
     panels: Mapping[type[BaseModel], str] | None = None,
     omit: frozenset[str] = frozenset(),
     unknown: Callable[[str, Sequence[str]], SslToolError] | None = None,
-) -> TyperCommand:
+) -> OptionsCommand:
     """Build a command from models of options.
 
     Args:
@@ -163,25 +166,41 @@ def command_of(
     *,
     examples: Sequence[str] = (),
     loads_torch: bool = True,
+    divided: bool = False,
 ) -> TyperCommand:
     """Build a command from a function whose parameters are models of options.
 
     The models are read from the annotations, their fields become the flags, and the function is
     called with validated instances, once what they name is known to be there. The first paragraph
     of its docstring is the help.
+
+    Args:
+        name: Of the command.
+        function: Its body.
+        examples: Command lines shown at the end of the help.
+        loads_torch: Whether a line says that PyTorch is being loaded.
+        divided: Whether processes can share the work: ``--devices N`` runs the command in N.
     """
     models = list(inspect.get_annotations(function, eval_str=True).values())
     models = [model for model in models if isinstance(model, type) and issubclass(model, Options)]
 
     def body(typed: dict[str, Any]) -> None:
+        processes = take(DevicesOption, typed).devices if divided else None
         options = [take(model, typed) for model in models]
         check(*options)
         if loads_torch:
             announce(quiet=any(getattr(each, "quiet", False) for each in options))
-        function(*options)
+        if (processes or 1) > 1 and "WORLD_SIZE" not in os.environ:
+            from ssltool.distributed.launcher import launch_once
+
+            launch_once(processes or 1, built.words)
+        else:
+            function(*options)
 
     summary = " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
-    return command(name, body, models, help=summary, examples=examples)
+    shown = [*models, DevicesOption] if divided else models
+    built = command(name, body, shown, help=summary, examples=examples)
+    return built
 
 
 def _parameter(model: type[BaseModel], name: str) -> inspect.Parameter:

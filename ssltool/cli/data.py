@@ -24,6 +24,8 @@ def check(options: CheckOptions, output: OutputOptions) -> None:
     from ssltool.data.check import check as run
 
     result = run(options.specs, stderr_console(output.quiet), options.channels)
+    if result is None:  # of several processes the first one prints
+        return
     if output.as_json:
         print_json(result.model_dump(mode="json"))
         return
@@ -51,6 +53,8 @@ def pack(options: PackOptions, output: OutputOptions) -> None:
     from ssltool.data.pack import pack as run
 
     result = run(options, stderr_console(output.quiet))
+    if result is None:
+        return
     if output.as_json:
         print_json(result.model_dump(mode="json"))
         return
@@ -90,7 +94,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], list[str]]] = {
 
 def _build(name: str) -> TyperCommand:
     function, examples = _COMMANDS[name]
-    return command_of(name, function, examples=examples)
+    return command_of(name, function, examples=examples, divided=name in ("check", "pack"))
 
 
 command = group("Check a set of images, or pack it into shards.", lambda: _SUMMARIES, _build)

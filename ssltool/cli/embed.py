@@ -13,6 +13,8 @@ def embed(options: EmbedOptions, output: OutputOptions) -> None:
     from ssltool.probing.embed import embed as run
 
     result = run(options, stderr_console(output.quiet or output.as_json))
+    if result is None:  # of several processes the first one prints
+        return
     if output.as_json:
         print_json(result.model_dump(mode="json"))
         return
@@ -26,8 +28,10 @@ def embed(options: EmbedOptions, output: OutputOptions) -> None:
 command = command_of(
     "embed",
     embed,
+    divided=True,
     examples=[
         "ssltool embed --weights runs/jigsaw-1 --data photos/ --to photos.npz",
         "ssltool embed --weights runs/jigsaw-1 --data photos/ --patches --to maps.npz",
+        "ssltool embed --weights runs/jigsaw-1 --data photos/ --to photos.npz --devices 4",
     ],
 )

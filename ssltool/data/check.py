@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +18,9 @@ from ssltool.data.ranges import AUTO
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.channels import ChannelSource
 from ssltool.data.sources.registry import DataSpec, open_source
+from ssltool.data.sources.same import require_same_images
+from ssltool.distributed.collectives import is_main
+from ssltool.distributed.parts import divided_work, gathered, own_part
 from ssltool.errors import UnreadableImage
 
 _SIZE = 32  # px at which images are compared
@@ -75,38 +80,74 @@ class CheckResult(BaseModel):
     duplicates: list[list[str]]
 
 
+class _Seen(NamedTuple):
+    """What is noted of a readable image: shorter side in pixels, whether it is gray, and a hash of
+    its pixels.
+    """
+
+    side: int
+    gray: bool
+    hash: str
+
+
 def check(
     data: DataSpec | Sequence[DataSpec], console: Console, channels: int | None = None
-) -> CheckResult:
+) -> CheckResult | None:
     """Decode every image and count what there is.
+
+    Processes that torchrun started decode a part of the images each.
 
     Args:
         data: The images, see `ssltool.data.sources.registry.open_source`.
         console: Where progress is shown.
         channels: Read files as they are, with so many channels; as RGB if None.
 
+    Returns:
+        What there is; None in all processes but the first.
+
     Raises:
         UsageError, DataError: The images cannot be opened.
     """
-    source = open_source(data, arrays=channels is not None)
-    if channels is not None:
-        source = ChannelSource(source, measured(source, channels, AUTO))
+    with divided_work(console) as console:
+        source = open_source(data, arrays=channels is not None)
+        require_same_images(source)
+        if channels is not None:
+            source = ChannelSource(source, measured(source, channels, AUTO))
+        part = track(
+            own_part(len(source)),
+            "decoding",
+            console=console,
+            disable=console.quiet,
+            transient=True,
+        )
+        parts = gathered([_inspect(source, index) for index in part])
+    return _summarize(source, chain.from_iterable(parts)) if is_main() else None
+
+
+def _inspect(source: Source, index: int) -> _Seen | str:
+    """Decode an image; why it cannot be read, if it cannot."""
+    try:
+        side, pixels = source.short_side(index), source.read(index, _SIZE)
+    except UnreadableImage as error:
+        return str(error)
+    gray = source.channels == 3 and bool((pixels == pixels[..., :1]).all())
+    return _Seen(side, gray, hashlib.sha256(pixels.tobytes()).hexdigest())
+
+
+def _summarize(source: Source, images: Iterable[_Seen | str]) -> CheckResult:
+    """Count what was seen of the images of a source, in its order."""
     sides, gray, unreadable = list[int](), 0, dict(source.unlisted)
     counts = _Counts(source)
-    names_by_hash: defaultdict[bytes, list[str]] = defaultdict(list)
-    indices = range(len(source))
-    for index in track(indices, "decoding", console=console, disable=console.quiet, transient=True):
-        name = source.name(index)
-        try:
-            side, pixels = source.short_side(index), source.read(index, _SIZE)
-        except UnreadableImage as error:
-            unreadable[name] = str(error)
-            counts.add(index, readable=False)
+    names_by_hash: defaultdict[str, list[str]] = defaultdict(list)
+    for index, seen in enumerate(images):
+        counts.add(index, readable=not isinstance(seen, str))
+        if isinstance(seen, str):
+            unreadable[source.name(index)] = seen
             continue
+        side, is_gray, digest = seen
         sides.append(side)
-        gray += source.channels == 3 and bool((pixels == pixels[..., :1]).all())
-        names_by_hash[hashlib.sha256(pixels.tobytes()).digest()].append(name)
-        counts.add(index, readable=True)
+        gray += is_gray
+        names_by_hash[digest].append(source.name(index))
     return CheckResult(
         notes=source.notes,
         images=len(source),

@@ -8,11 +8,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import platform
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,13 +26,13 @@ from rich.progress import Progress, track
 
 from ssltool import atomic
 from ssltool.atomic import atomic_file
-from ssltool.console import stderr_console
 from ssltool.data.loader import default_workers
 from ssltool.data.options import PackOptions
 from ssltool.data.pack_raw import RawLayout
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.same import common_fingerprint
 from ssltool.data.sources.shard_index import (
     INDEX,
     ShardIndex,
@@ -39,6 +41,8 @@ from ssltool.data.sources.shard_index import (
     write_index,
 )
 from ssltool.data.sources.shards import UNFINISHED
+from ssltool.distributed.collectives import from_main, is_main, rank
+from ssltool.distributed.parts import divided_work, gathered, own_part
 from ssltool.documents import DocumentError, read_json
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
@@ -91,7 +95,7 @@ class _Sample(NamedTuple):
     about: dict[str, str]
 
 
-def pack(options: PackOptions, console: Console | None = None) -> PackResult:
+def pack(options: PackOptions, console: Console | None = None) -> PackResult | None:
     """Pack images into shards.
 
     Raw shards: see `ssltool.data.sources.raw_index`; images keep their order and, where they cannot
@@ -103,33 +107,36 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult:
     ``KEY.cls`` holds the number of the class, its place in ``classes`` of ``index.json``.
 
     Equal images and options give equal shards. A shard is written atomically; after an interruption
-    the same command continues with the missing shards.
+    the same command continues with the missing shards. Processes that torchrun started write a part
+    of the shards each.
 
     Args:
         options: What to pack, where to, and how.
         console: Where progress is shown; stderr by default.
 
+    Returns:
+        What was written; None in all processes but the first.
+
     Raises:
         UsageError: The folder holds something else, or shards of other images or options.
-        DataError: No image can be read.
+        DataError: No image can be read, or not all processes see the same images.
     """
-    console, start = console or stderr_console(), time.monotonic()
-    source = open_source(options.specs)
-    folder = options.to.expanduser()
-    layout: _Layout = _TarLayout(source, options, console)
-    if options.format == "raw":
-        layout = RawLayout(source, options)
-        console.print(layout.claim(folder))
-    _claim(folder, source.fingerprint(), options, layout.size)
-    count = math.ceil(len(source) / options.per_shard)
-    digits = max(4, len(str(count - 1)))
-    shards = [folder / f"shard-{number:0{digits}d}{layout.ending}" for number in range(count)]
-    skipped = _write_shards(source, shards, layout, options, console)
-    written = layout.index(folder, shards)
-    (folder / UNFINISHED).unlink()
-    if not written.images:
-        name, reason = next(iter(skipped.items()), ("?", "?"))
-        raise DataError(f"none of the {len(source)} images can be read; first: {name}: {reason}")
+    start = time.monotonic()
+    with divided_work(console) as console:
+        source = open_source(options.specs)
+        folder = options.to.expanduser()
+        fingerprint = common_fingerprint(source)
+        layout = _layout(source, options, folder, console)
+        from_main(lambda: _claim(folder, fingerprint, options, layout.size))
+        _check_shared(folder)
+        count = math.ceil(len(source) / options.per_shard)
+        digits = max(4, len(str(count - 1)))
+        shards = [folder / f"shard-{number:0{digits}d}{layout.ending}" for number in range(count)]
+        parts = _write_shards(source, shards, layout, options, console)
+        skipped = dict(chain.from_iterable(parts))
+        written = _index_packed(source, folder, shards, layout, skipped) if is_main() else None
+    if written is None:
+        return None
     return PackResult(
         folder=folder,
         shards=len(shards),
@@ -140,6 +147,26 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult:
         bytes=written.bytes,
         seconds=round(time.monotonic() - start, 1),
     )
+
+
+def _index_packed(
+    source: Source,
+    folder: Path,
+    shards: Sequence[Path],
+    layout: _Layout,
+    skipped: Mapping[str, str],
+) -> ShardIndex:
+    """Write the index of shards that are all there.
+
+    Raises:
+        DataError: No image could be read.
+    """
+    written = layout.index(folder, shards)
+    (folder / UNFINISHED).unlink()
+    if not written.images:
+        name, reason = next(iter(skipped.items()), ("?", "?"))
+        raise DataError(f"none of the {len(source)} images can be read; first: {name}: {reason}")
+    return written
 
 
 def index(folder: Path, console: Console) -> IndexResult:
@@ -257,30 +284,58 @@ class _TarLayout:
         return write_index(str(folder), shown, self._source.classes)
 
 
+def _layout(source: Source, options: PackOptions, folder: Path, console: Console) -> _Layout:
+    """How the images will lie in shards.
+
+    Raises:
+        UsageError: The size does not suit the images, or there is too little space.
+    """
+    if options.format != "raw":
+        return _TarLayout(source, options, console)
+    layout = RawLayout(source, options)
+    console.print(layout.claim(folder))
+    return layout
+
+
+def _check_shared(folder: Path) -> None:
+    """Make sure that this process sees what the first one wrote.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if not (folder / UNFINISHED).exists():
+        raise UsageError(
+            f"process {rank()} on {platform.node()} does not see {folder} of process 0; type --to "
+            "with a folder that all machines share"
+        )
+
+
 def _write_shards(
     source: Source, shards: Sequence[Path], layout: _Layout, options: PackOptions, console: Console
-) -> dict[str, str]:
-    """Write the shards that are missing; return name and reason of the unreadable images."""
+) -> list[list[tuple[str, str]]]:
+    """Write this process's part of the missing shards; name and reason of the unreadable images of
+    each process, see `gathered`.
+    """
     threads = default_workers() + 1 if options.workers is None else options.workers
-    skipped: dict[str, str] = {}
+    # Others may have been written before an interruption.
+    missing = from_main(lambda: [n for n, path in enumerate(shards) if not path.exists()])
+    mine = [missing[i] for i in own_part(len(missing))]
+    ends = [min((number + 1) * options.per_shard, len(source)) for number in mine]
+    skipped = list[tuple[str, str]]()
     bar = Progress(console=console, disable=console.quiet, transient=True)
     with _thread_pool(threads) as pool, bar:
-        task = bar.add_task("packing", total=len(source))
-        for number, path in enumerate(shards):
-            begin = number * options.per_shard
-            end = min(begin + options.per_shard, len(source))
-            if path.exists():  # written before an interruption
-                bar.advance(task, end - begin)
-                continue
+        begins = [number * options.per_shard for number in mine]
+        task = bar.add_task("packing", total=sum(ends) - sum(begins))
+        for number, begin, end in zip(mine, begins, ends, strict=True):
             indices = layout.order(begin, end)
             samples = pool.map(layout.encode, indices)
-            with atomic_file(path) as temporary, layout.writer(temporary) as add:
+            with atomic_file(shards[number]) as temporary, layout.writer(temporary) as add:
                 for index, sample in zip(indices, samples, strict=True):
                     if isinstance(sample, UnreadableImage):
-                        skipped[source.name(index)] = str(sample)
+                        skipped.append((source.name(index), str(sample)))
                     add(index, sample)
                     bar.advance(task)
-    return skipped
+    return gathered(skipped)
 
 
 @contextmanager

@@ -18,56 +18,97 @@ from torch.distributed.rendezvous import rendezvous
 
 from ssltool.distributed.collectives import launched, rank, world_size
 from ssltool.distributed.parent import end_with_parent
-from ssltool.errors import Interrupted, ProcessLost
+from ssltool.errors import Interrupted, ProcessLost, UsageError
 
 _PATIENCE = timedelta(minutes=30)  # how long processes wait for one that saves, draws or probes
 _RENDEZVOUS = timedelta(minutes=5)  # how long they wait for each other at the start
 _ORPHANED = 120.0  # seconds a process has to save and leave after its launcher has died
+_BACKENDS = "cpu:gloo,cuda:nccl"
 _BROKEN = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|timed? ?out", re.IGNORECASE
 )
 
 
 @contextmanager
-def process_group() -> Iterator[int]:
+def process_group(
+    patience: timedelta = _PATIENCE,
+    advice: str = "type the same command with --resume to continue from the last checkpoint",
+) -> Iterator[int]:
     """Join the processes that torchrun started, for the length of a block; alone, do nothing.
 
-    Tensors on the host travel by gloo, those on a GPU by NCCL.
+    Tensors on the host travel by gloo, those on a GPU by NCCL. A process group that is initialized
+    already, as Ray Train does it, is used and left as it is.
+
+    Args:
+        patience: How long processes wait for each other.
+        advice: What to type when a process was lost.
 
     Yields:
         How often torchrun has started the processes again.
 
     Raises:
         ProcessLost: Another process ended, so that this one cannot continue.
+        UsageError: The process group that is there cannot be used.
     """
     started_again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if not launched() or world_size() == 1:
         yield started_again
         return
-    end_with_parent(os.getppid(), patience=_ORPHANED)
+    joined = not distributed.is_initialized()
     try:
-        store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
-        store, restarts = rendezvous_ranks(store, rank(), world_size(), started_again)
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=store,
-            rank=rank(),
-            world_size=world_size(),
-            timeout=_PATIENCE,
-        )
-        yield restarts
+        if joined:
+            started_again = _join(started_again, patience)
+        else:
+            _check_joined()
+        yield started_again
     except Interrupted:  # in all of them after the same step
-        distributed.destroy_process_group()
+        if joined:
+            distributed.destroy_process_group()
         raise
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or _BROKEN.search(str(error)):
-            raise ProcessLost(
-                "another process of the run has ended; type the same command with --resume to "
-                "continue from the last checkpoint"
-            ) from error
+            raise ProcessLost(f"another process of the run has ended; {advice}") from error
         raise
     # After an error nothing is torn down in order: others may be waiting in the middle of a call.
-    distributed.destroy_process_group()
+    if joined:
+        distributed.destroy_process_group()
+
+
+def _join(started_again: int, patience: timedelta) -> int:
+    """Initialize the process group; how often torchrun has started the processes again."""
+    end_with_parent(os.getppid(), patience=_ORPHANED)
+    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    store, restarts = rendezvous_ranks(store, rank(), world_size(), started_again)
+    distributed.init_process_group(
+        _BACKENDS if torch.cuda.is_available() else "gloo",
+        store=store,
+        rank=rank(),
+        world_size=world_size(),
+        timeout=patience,
+    )
+    return restarts
+
+
+def _check_joined() -> None:
+    """Refuse a process group, initialized by others, that cannot be used.
+
+    Raises:
+        UsageError: Values on the host cannot be exchanged, or ranks are not in the environment.
+    """
+    own, said = (distributed.get_rank(), distributed.get_world_size()), (rank(), world_size())
+    missing = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} - os.environ.keys()
+    if missing or own != said:
+        raise UsageError(
+            f"the process group has rank {own[0]} of {own[1]}, the environment "
+            + (f"no {min(missing)}" if missing else f"rank {said[0]} of {said[1]}")
+            + "; set RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE as torchrun does"
+        )
+    backends = distributed.get_backend_config()
+    if "cpu:" not in backends:
+        raise UsageError(
+            f"the process group communicates by {backends} alone; initialize it with the backend "
+            f"{_BACKENDS}, by which values on the host are exchanged too"
+        )
 
 
 def rendezvous_ranks(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import track
 
-from ssltool.console import stderr_console
 from ssltool.data.channels import Channels
-from ssltool.data.loader import AllImages
+from ssltool.data.loader import AllImages, Batch
 from ssltool.data.sources.base import Source, class_order
 from ssltool.data.sources.channels import as_they_are
 from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.same import require_same_images
 from ssltool.data.sources.splits import split_folders
 from ssltool.device import choose_device
+from ssltool.distributed.collectives import is_main, world_size
+from ssltool.distributed.parts import divided_work, gathered, own_part, send_to_main
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.files import find_weights
 from ssltool.encoders.weights import load_encoder
@@ -28,7 +31,7 @@ from ssltool.probing.embedding_files import (
     read_classes,
     write,
 )
-from ssltool.probing.extraction import ImageBatch, Rebatched
+from ssltool.probing.extraction import ImageBatch
 from ssltool.probing.features import (
     POOLED,
     FeatureExtractor,
@@ -64,7 +67,7 @@ class EmbedResult(Part):
 
 def embed(
     options: EmbedOptions, console: Console | None = None, source: Source | None = None
-) -> EmbedResult:
+) -> EmbedResult | None:
     """Write the features of images to a file; see `ssltool.probing.embedding_files` for what it
     holds.
 
@@ -73,21 +76,27 @@ def embed(
     ``--classes-from``.
 
     Features go through a temporary file beside the one that is written, so that memory does not
-    grow with the number of images.
+    grow with the number of images. Processes that torchrun started compute a part of them each.
 
     Args:
         options: Which images, weights and stage.
         console: Where progress goes; stderr if not given.
         source: Images in place of those that the options name.
 
+    Returns:
+        What was written; None in all processes but the first.
+
     Raises:
         UsageError: There is no such stage.
         SslToolError: The weights or the images are invalid, or a package is missing.
     """
     check_packages(options.to)
-    # Beside the file: /tmp is often in memory.
-    rows, skipped = compute(options, console, source, options.to.parent)
-    write(rows, options.to)
+    with divided_work(console) as console:
+        # Beside the file: /tmp is often in memory.
+        rows, skipped = compute(options, console, source, options.to.parent)
+        if not is_main():
+            return None
+        write(rows, options.to)
     shape = rows.features.shape
     return EmbedResult(
         file=str(options.to),
@@ -102,30 +111,35 @@ def embed(
 
 def compute(
     options: EmbedOptions,
-    console: Console | None = None,
+    console: Console,
     source: Source | None = None,
     folder: Path | None = None,
 ) -> tuple[EmbeddingRows, dict[str, str]]:
     """Compute the features of images, and why some could not be read; see `embed`.
 
+    Of several processes, which `divided_work` has joined, the first returns all images and each
+    other one those that it computed.
+
     Args:
         options: Which images, weights and stage.
-        console: Where progress goes; stderr if not given.
-        source: Images in place of those that the options name.
+        console: Where progress goes.
+        source: Images in place of those that the options name; None for these.
         folder: Of the temporary file of the features; None for the system's.
     """
-    console = console or stderr_console()
     device = choose_device(options.device)
     encoder = load_encoder(find_weights(options.weights))
     stage = _stage(options, encoder)
     encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     how = Channels.of(encoder.metadata)
     source = as_they_are(source or open_source(options.data, arrays=how is not None), how)
+    require_same_images(source)
     for note in source.notes:
         console.print(note)
     classes = _classes(options, source, console)
+    block = compute_batch(encoder.transform.size, device)
     images = AllImages(
         source,
+        indices=own_part(len(source), block),
         size=encoder.metadata.read_size,
         batch_size=options.batch_size,
         workers=options.workers,
@@ -135,7 +149,7 @@ def compute(
     spool, indices = Spool(folder), list[int]()
     extractor = FeatureExtractor(encoder, encoder.transform)
     with images, torch.no_grad():
-        for batch in _batches(images, options.batch_size, encoder, console):
+        for batch in _blocks(_shown(images, options.batch_size, console), block):
             if options.patches:
                 maps = encoder.maps(encoder.transform(batch.images))
                 vectors = maps[stage].permute(0, 2, 3, 1)
@@ -144,7 +158,8 @@ def compute(
             check_finite(stage, vectors)
             spool.append(vectors)
             indices += batch.indices.tolist()
-    if not indices:
+    indices, skipped = _join(spool, indices, images.skipped)
+    if is_main() and not indices:
         raise no_images()
     number = {name: label for label, name in enumerate(classes)}
     labels = [source.label(index) for index in indices]
@@ -155,19 +170,54 @@ def compute(
         classes,
         stage,
     )
-    return rows, images.skipped
+    return rows, skipped
 
 
-def _batches(
-    images: AllImages, read: int, encoder: Encoder, console: Console
-) -> Iterator[ImageBatch]:
-    """Batches of one size, however many images are read at a time."""
-    device: torch.device = next(encoder.parameters()).device
-    stream = Rebatched(compute_batch(encoder.transform.size, device))
-    total, quiet = -(-len(images) // read), console.quiet
-    for batch in track(images, "extracting", total=total, console=console, disable=quiet):
-        yield from stream.add(batch.images, batch.indices)
-    yield from stream.rest()
+def _shown(images: AllImages, read: int, console: Console) -> Iterable[Batch]:
+    """The batches, with their progress, of ``read`` images each."""
+    total = -(-len(images) // read)
+    return track(images, "extracting", total=total, console=console, disable=console.quiet)
+
+
+def _blocks(batches: Iterable[Batch], size: int) -> Iterator[ImageBatch]:
+    """The readable images of each block of ``size`` consecutive ones of a source.
+
+    What a network computes of an image can depend, in the last bit, on the others of its batch. A
+    block is the same however many images are read at a time, by whichever process.
+    """
+    blocks = groupby(_divided(batches, size), key=lambda part: int(part.indices[0]) // size)
+    for _, parts in blocks:
+        images, indices = zip(*parts, strict=True)
+        yield ImageBatch(torch.cat(images), torch.cat(indices))
+
+
+def _divided(batches: Iterable[Batch], size: int) -> Iterator[ImageBatch]:
+    """Batches, divided where blocks of ``size`` consecutive images of the source end."""
+    for batch in batches:
+        ends = (batch.indices.cpu() // size).diff().nonzero().flatten() + 1
+        images = torch.tensor_split(batch.images, ends)
+        yield from map(ImageBatch, images, torch.tensor_split(batch.indices, ends))
+
+
+def _join(
+    spool: Spool, indices: list[int], skipped: dict[str, str]
+) -> tuple[list[int], dict[str, str]]:
+    """In the first process append the rows of the others to its own; their indices, and why images
+    could not be read.
+    """
+    if world_size() == 1:
+        return indices, skipped
+    shapes = gathered(spool.shape[1:])
+    row = next((shape for shape in shapes if shape), ())
+    blocks = (torch.from_numpy(block.copy()) for block in spool.blocks())
+    send_to_main(blocks, lambda data: spool.append(data.view(torch.float32).view(-1, *row)))
+    parts = gathered((indices, skipped))
+    if not is_main():
+        return indices, skipped
+    return (
+        [index for own, _ in parts for index in own],
+        {name: reason for _, own in parts for name, reason in own.items()},
+    )
 
 
 def _stage(options: EmbedOptions, encoder: Encoder) -> str:

@@ -86,7 +86,7 @@ class Spool:
 
     def blocks(self, size: int = 0) -> Iterator[NDArray[np.float32]]:
         """The rows in order, as many at a time as fit into ``size`` bytes; 0 for the usual."""
-        row = 4 * int(np.prod(self.shape[1:]))
+        row = 4 * int(np.prod(self.shape[1:]))  # 4 of no rows, whose length is not known
         most = max(1, (size or _BLOCK) // row)
         self._file.seek(0)
         for start in range(0, self.shape[0], most):
@@ -98,6 +98,8 @@ class Spool:
     def mapped(self) -> Tensor:
         """All rows, mapped from the file, which stays for as long as they do."""
         self._file.flush()
+        if not self.shape[0]:
+            return torch.empty(self.shape)
         return torch.from_numpy(np.memmap(self._file, np.float32, mode="c", shape=self.shape))
 
 

@@ -14,6 +14,7 @@ from ssltool.options import (
     SMALLEST_SIDE,
     DeviceName,
     Options,
+    devices_option,
     option,
     seed_option,
 )
@@ -210,14 +211,7 @@ class RunOptions(Options):
     )
     out: Path | None = option(None, "Run folder; automatic: runs/METHOD-N", panel="Run")
     device: DeviceName = option("auto", "Device to train on", panel="Run")
-    devices: int | None = option(
-        None,
-        "Processes on this machine that train together, one per GPU; on a CPU they share the "
-        "cores; automatic: 1, or as torchrun says",
-        panel="Run",
-        ge=1,
-        le=1024,
-    )
+    devices: int | None = devices_option("train together")
     all_reduce: Literal["overlap", "single"] | None = option(
         None,
         "How processes average gradients: in buckets during the backward pass, or by a single sum "

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from ssltool.distributed.signals import hangup_signals
+
 
 class StopRequest:
     """Set once a stop was asked for.
@@ -47,16 +49,6 @@ def _leave_terminal() -> None:
             if any(event & gone for _, event in poll.poll(0)):
                 os.dup2(nowhere, descriptor)
     os.close(nowhere)
-
-
-def hangup_signals() -> tuple[signal.Signals, ...]:
-    """SIGHUP, which the loss of the terminal sends, unless it is ignored (nohup) or unknown
-    (Windows).
-    """
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
-        return ()
-    return (hangup,)
 
 
 @contextmanager

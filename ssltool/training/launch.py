@@ -1,80 +1,25 @@
-"""``--devices N``: run the same command in N processes under torchrun's own launcher.
+"""``pretrain --devices N``: a run in N processes, started again after one was killed.
 
-``torch.distributed.run`` starts the processes and stops them together. Each leaves the line of its
-error where the launcher looks for it; a process that was killed is a reason to resume, an error is
-not, since it would come again.
+A process that was killed is a reason to resume; an error is not, since it would come again.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import signal
-import tempfile
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NamedTuple
 
 from rich.console import Console
 
 from ssltool.console import stderr_console
-from ssltool.cores import available_cores
-from ssltool.errors import Interrupted, ProcessLost, SslToolError
+from ssltool.distributed.launcher import start_processes
+from ssltool.errors import SslToolError
 from ssltool.runs import checkpoint
 from ssltool.runs.claim import folder_to_resume
 from ssltool.runs.config import RunConfig
 from ssltool.runs.folder import Run, resume_command
 from ssltool.runs.records import RUN_FILE
-from ssltool.training.interrupt import hangup_signals
 from ssltool.training.start import claim
-
-LAUNCHED = "SSLTOOL_LAUNCHED"  # set in the environment of processes started here
-_PATIENCE = "120"  # seconds given to processes to save and leave after a signal
-
-
-class Failure(NamedTuple):
-    """Why a process ended, as it wrote it down itself.
-
-    Attributes:
-        time: In seconds since 1970.
-        kind: Name of the error's class.
-        message: The error's line.
-        exit_code: Of the process.
-    """
-
-    time: float
-    kind: str
-    message: str
-    exit_code: int
-
-
-class LaunchedError(SslToolError):
-    """An error that one of the launched processes raised."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.exit_code = failure.exit_code
-
-
-def write_failure(error: SslToolError) -> None:
-    """Leave an error where torchrun looks for it; it reports the first of all its processes."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path:
-        return
-    now = time.time()
-    extra = {
-        "timestamp": int(now),
-        "time": now,
-        "kind": type(error).__name__,
-        "exit_code": error.exit_code,
-    }
-    document = {"message": {"message": f"error: {error}", "extraInfo": extra}}
-    Path(path).write_text(json.dumps(document), encoding="utf-8")
 
 
 def processes(config: RunConfig, *, resume: bool) -> int:
@@ -141,7 +86,8 @@ def _attempt(
     given = config.with_run(out=folder).arguments()
     mode = [word for word, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
     for attempt in range(restarts + 1):
-        died = _run(devices, ["pretrain", config.method, *given, *mode, *flags], again)
+        words = ["pretrain", config.method, *given, *mode, *flags]
+        died = start_processes(devices, words, f"stopped by a signal; to continue, type {again}")
         if not died:
             return
         if attempt < restarts:
@@ -153,77 +99,6 @@ def _attempt(
             console.print(f"{died}; starting again {where}")
     count = f", after {restarts} restarts" if restarts else ""
     raise SslToolError(f"{died}{count}; to resume from the last checkpoint, type {again}")
-
-
-def _run(devices: int, words: Sequence[str], again: str) -> str:
-    """Start the processes and wait for their end; how the first was killed, or ``""``."""
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-
-    for name in logging.root.manager.loggerDict:
-        if name.startswith("torch.distributed."):
-            # Its report of an error is as long as a page.
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _PATIENCE)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // devices)))
-    os.environ[LAUNCHED] = "1"
-    with tempfile.TemporaryDirectory(prefix="ssltool-") as logs:
-        own = f"--standalone --nproc-per-node {devices} --max-restarts 0 --local-addr localhost"
-        handled = (signal.SIGTERM, *hangup_signals(), signal.SIGQUIT)
-        own += f" --signals-to-handle {','.join(s.name for s in handled)}"
-        arguments = [*own.split(), "--log-dir", logs, "-m", "ssltool", *words]
-        try:
-            with _interrupt_as(SignalException):
-                run(parse_args(arguments))  # type: ignore[no-untyped-call]
-        except (ChildFailedError, SignalException) as error:
-            first = _first_failure(Path(logs))
-            if first is not None:
-                raise LaunchedError(first) from error
-            if isinstance(error, SignalException):
-                raise Interrupted(f"stopped by a signal; to continue, type {again}") from error
-            return _killed(error)
-        finally:
-            del os.environ[LAUNCHED]
-    return ""
-
-
-def _killed(error: object) -> str:
-    """Which process was killed by which signal; the launcher ends the others with SIGTERM."""
-    failures = error.failures  # type: ignore[attr-defined]
-    for rank, failure in sorted(failures.items()):
-        if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
-            return f"process {rank} was killed by signal {-failure.exitcode}"
-    return "a process failed"
-
-
-def _first_failure(logs: Path) -> Failure | None:
-    """The first error that a process wrote down; having lost the others does not count."""
-    failures = []
-    for path in logs.rglob("error.json"):
-        message = json.loads(path.read_text(encoding="utf-8"))["message"]
-        if isinstance(message, dict) and "kind" in message["extraInfo"]:
-            extra = message["extraInfo"]
-            text = message["message"].removeprefix("error: ")
-            failures.append(Failure(extra["time"], extra["kind"], text, extra["exit_code"]))
-    return min((f for f in failures if f.kind != ProcessLost.__name__), default=None)
-
-
-@contextmanager
-def _interrupt_as(exception: type[Exception]) -> Iterator[None]:
-    """Let Ctrl-C stop the launcher as SIGTERM does: Python reports SIGINT in each process."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise exception("Ctrl-C", signal.SIGTERM)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:

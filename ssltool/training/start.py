@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,8 +11,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from ssltool.data.sources.base import Source
-from ssltool.distributed.collectives import from_main, is_main, rank, world_size
-from ssltool.errors import CheckpointError, DataError, UsageError
+from ssltool.data.sources.same import common_fingerprint
+from ssltool.distributed.collectives import from_main, is_main, world_size
+from ssltool.errors import CheckpointError, UsageError
 from ssltool.methods.options import DataInfo
 from ssltool.runs import checkpoint
 from ssltool.runs.claim import claim_new, claim_to_resume
@@ -85,7 +85,7 @@ def new_run(
     """
     source = source or open_images(config)
     data = data or inspected(config, source)
-    fingerprint = _fingerprint(source, content=config.run.content_hash)
+    fingerprint = common_fingerprint(source, content=config.run.content_hash)
     left_out = () if data.rgb else config.task.with_defaults(data).without_color()[1]
     return Start(resolve(config, data), source, fingerprint, folder, left_out=left_out)
 
@@ -136,7 +136,7 @@ def resumed_run(config: RunConfig, folder: Path, source: Source | None = None) -
     source = run.reading(source)
     began, now = (
         run.record.source.fingerprint,
-        _fingerprint(source, content=options.content_hash),
+        common_fingerprint(source, content=options.content_hash),
     )
     if now != began:
         raise CheckpointError(
@@ -241,17 +241,6 @@ def was_begun(config: RunConfig, *, resume: bool, overwrite: bool, restarts: int
     if resume:  # the command as typed finds it again
         return False
     return from_main(lambda: bool(restarts and out is not None and (out / RUN_FILE).is_file()))
-
-
-def _fingerprint(source: Source, *, content: bool) -> str:
-    """What identifies the images, which all processes have to see alike."""
-    own = source.fingerprint(content=content)
-    if from_main(lambda: own) != own:
-        raise DataError(
-            f"process {rank()} on {platform.node()} sees other images than process 0: "
-            f"{source.description}; give all machines the same files under the same path"
-        )
-    return own
 
 
 def _batch_per_process(run: Run) -> int:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ssltool.distributed import launcher
+from ssltool.distributed.launcher import LaunchedError, write_failure
 from ssltool.errors import (
     DataError,
     Interrupted,
@@ -27,9 +29,9 @@ from ssltool.errors import (
 from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import available, find_options
 from ssltool.runs.config import RunConfig, resolve
-from ssltool.training import launch as launcher
+from ssltool.training import launch as launching
 from ssltool.training import start
-from ssltool.training.launch import LaunchedError, launch, write_failure
+from ssltool.training.launch import launch
 
 QUIET = Console(quiet=True)
 
@@ -42,13 +44,13 @@ def started(monkeypatch: pytest.MonkeyPatch, *ends: Any) -> list[list[str]]:
     """Let the processes of each start do what `ends` says, and keep what they were asked."""
     asked: list[list[str]] = []
 
-    def run(devices: int, words: list[str], again: str) -> str:
-        del devices, again
+    def run(devices: int, words: list[str], interrupted: str) -> str:
+        del devices, interrupted
         asked.append(words)
         died: str = ends[len(asked) - 1]()
         return died
 
-    monkeypatch.setattr(launcher, "_run", run)
+    monkeypatch.setattr(launching, "start_processes", run)
     return asked
 
 

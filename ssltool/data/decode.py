@@ -161,7 +161,7 @@ def decode_identity() -> str:
     """
     libraries = {"Pillow": PIL.__version__, "torch": torch.__version__}
     libraries["simplejpeg"] = getattr(simplejpeg, "__version__", "none")
-    libraries |= _installed("pillow-heif", "tifffile", "imagecodecs", "pydicom")
+    libraries |= _installed("pillow-heif", "tifffile", "imagecodecs", "pydicom", "torchcodec")
     for name in ("libjpeg_turbo", "jpg_2000", "libtiff", "webp", "avif", "zlib", "littlecms2"):
         libraries[name] = str(features.version(name) or "none")
     versions = (f"{name} {version}" for name, version in libraries.items())

@@ -12,8 +12,8 @@ ImageFormat = Literal["auto", "jpeg", "png", "raw"]
 LARGEST_RAW_SIZE = 128
 """Side in pixels up to which images are packed decoded: larger ones take more disk than time."""
 _SOURCES = (
-    "Folders, tar shards, zip files, manifests, Parquet files, hf:NAME, URLs, "
-    "torchvision:NAME@ROOT or demo[:N]"
+    "Folders, tar shards, zip files, manifests, Parquet files, videos, hf:NAME, "
+    "URLs, torchvision:NAME@ROOT or demo[:N]"
 )
 
 

@@ -30,8 +30,8 @@ class RunOptions(Options):
     data: tuple[str, ...] = option(
         (),
         "Folder of images at any depth, tar shards, zip file, CSV or JSON-lines manifest, Parquet "
-        "files, hf:NAME, URL, torchvision:NAME@ROOT, or demo[:N] for N synthetic images; required "
-        "for a new run; may be repeated",
+        "files, videos as clip.mp4[?every=N], hf:NAME, URL, torchvision:NAME@ROOT, or demo[:N] for "
+        "N synthetic images; required for a new run; may be repeated",
         panel="Data",
         images=True,
     )

@@ -13,6 +13,7 @@ _EXTRA_OF = {
     "gcsfs": "gs",
     "pyarrow": "parquet",
     "s3fs": "s3",
+    "torchcodec": "video",
 }
 
 

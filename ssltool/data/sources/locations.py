@@ -16,12 +16,14 @@ from ssltool.errors import UsageError
 
 ACCEPTED = (
     "give a folder of images, shards/{0000..0099}.tar, photos.zip, manifest.csv, photos.parquet, "
-    "hf:NAME, a URL, torchvision:NAME@ROOT, demo[:N] or demo-test[:N]"
+    "clip.mp4, hf:NAME, a URL, torchvision:NAME@ROOT, demo[:N] or demo-test[:N]"
 )
 DEMO = ("demo", "demo-test")
 DEMO_COUNT = 4096
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 """Endings, in lower case, of manifests of text."""
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+"""Endings, in lower case, of videos."""
 _WITH_SPLIT = re.compile(r"(.+\.(?:csv|tsv|jsonl|ndjson|parquet)):([^:/\\]+)", re.I | re.S)
 
 
@@ -51,6 +53,12 @@ def check_specs(specs: Iterable[str]) -> None:
 def _check_path(spec: str) -> None:
     path, _ = file_and_split(os.path.expanduser(spec))
     if is_url(spec):
+        return
+    video = video_and_step(spec)
+    if video is not None:
+        need("torchcodec", "a video")
+        if not os.path.isdir(video[0]):
+            existing_file(video[0])
         return
     if path.endswith(".tar"):
         listed_shards(path)
@@ -82,6 +90,29 @@ def file_and_split(spec: str) -> tuple[str, str | None]:
     """File and split of ``manifest.csv:train``; of other specs the spec, and None."""
     match = _WITH_SPLIT.fullmatch(spec)
     return (match[1], match[2]) if match else (spec, None)
+
+
+def video_and_step(spec: str) -> tuple[str, int] | None:
+    """File, and N, of ``clip.mp4[?every=N]``, or folder of ``clips?every=N``; None of other specs.
+
+    Raises:
+        UsageError: What follows the question mark is not understood.
+    """
+    expanded = os.path.expanduser(spec)
+    if os.path.isdir(expanded):
+        return None
+    if expanded.lower().endswith(VIDEOS):
+        return expanded, 1
+    path, mark, query = expanded.rpartition("?")
+    if not mark or not (path.lower().endswith(VIDEOS) or os.path.isdir(path)):
+        return None
+    match = re.fullmatch("every=0*([1-9][0-9]{0,8})", query)
+    if match is None:
+        raise UsageError(
+            f"{printable(spec)}: what follows the question mark is every=N, for each N-th frame, "
+            f"as in {printable(path)}?every=10"
+        )
+    return path, int(match[1])
 
 
 def hf_parts(spec: str) -> tuple[str, str | None]:

@@ -22,6 +22,7 @@ from ssltool.data.sources.locations import (
     is_zip,
     listed_parquet,
     printable,
+    video_and_step,
 )
 from ssltool.data.sources.manifest import ManifestSource, manifest_splits
 from ssltool.data.sources.raw import RawSource
@@ -39,6 +40,7 @@ from ssltool.data.sources.rows import (
 from ssltool.data.sources.shards import ShardSource, check_finished, shard_paths
 from ssltool.data.sources.splits import split_folders
 from ssltool.data.sources.urls import ENDINGS, is_url, shown, zip_parts
+from ssltool.data.sources.video import open_videos, videos_of
 from ssltool.data.sources.zipped import ZipSource, zip_splits
 from ssltool.errors import UsageError
 
@@ -74,6 +76,8 @@ def open_source(
             - a manifest, ``list.csv[:SPLIT]`` (also ``.tsv``, ``.jsonl``, ``.parquet``), see
               `ManifestSource`;
             - Parquet files of images, ``photos/*.parquet``, or a folder of them;
+            - a video, ``clip.mp4[?every=N]`` (also ``.mov``, ``.mkv``, ``.webm``, ``.avi``), or a
+              folder of nothing but videos, ``clips[?every=N]``, see `VideoSource`;
             - ``hf:NAME_OR_PATH[:SPLIT]``, a dataset of the Hugging Face hub, or one saved by its
               ``save_to_disk``, see `ssltool.data.sources.rows.RowSource`;
             - a URL of ``s3``, ``gs``, ``http`` or ``https`` of shards, or of one of these files;
@@ -117,7 +121,7 @@ def splits_of(spec: str | os.PathLike[str]) -> dict[str, Part]:
     """
     spec = os.fspath(spec)
     kind = spec.partition(":")[0]
-    if kind in (*_DEMO_SEEDS, "torchvision", "object"):
+    if kind in (*_DEMO_SEEDS, "torchvision", "object") or _video(spec) is not None:
         return {}
     if kind == "hf":
         name, names = hf_splits(spec)
@@ -205,6 +209,9 @@ def _open_whole(spec: str, arrays: bool) -> Source:
     """The images of a spec that are not divided into splits, or one split of them."""
     if spec.startswith("hf:"):
         return open_hf(spec)
+    video = _video(spec)
+    if video is not None:
+        return _open_video(*video)
     place = _find(spec)
     where = shown(place.url)
     if place.path.endswith(".tar"):
@@ -223,8 +230,26 @@ def _open_whole(spec: str, arrays: bool) -> Source:
     patterns = parquet_folder(place.path)
     if patterns:
         return open_parquet(listed_parquet(patterns[""]), None, printable(place.path))
+    videos = videos_of(place.path)
+    if videos:
+        return open_videos(videos)
     shards = shard_paths(place.path)
     return ShardSource(shards, place.path) if shards else FolderSource(place.path, arrays=arrays)
+
+
+def _video(spec: str) -> tuple[str, int] | None:
+    return None if is_url(spec) else video_and_step(spec)
+
+
+def _open_video(path: str, every: int) -> Source:
+    if not os.path.isdir(path):
+        return open_videos([path], every)
+    videos = videos_of(path)
+    if not videos:
+        raise UsageError(
+            f"{printable(path)} does not hold videos alone, and ?every=N is for videos; name one"
+        )
+    return open_videos(videos, every)
 
 
 def _holds_images(place: _Place) -> bool:

@@ -311,6 +311,21 @@ class _Batches(Dataset[_Loaded]):
         return {**self.__dict__, "_cache": None}
 
     def __getitem__(self, request: _Request) -> _Loaded:
+        if not (self._replace and self._source.in_order):
+            return self._load(request)
+        order = torch.tensor(request.indices).argsort(stable=True)
+        loaded = self._load(_Request(request.epoch, sorted(request.indices)))
+        if len(loaded.indices) < len(order):
+            return loaded  # no image can be read any more
+        back = order.argsort()
+        return loaded._replace(
+            # Channels stay last in memory.
+            images=loaded.images.permute(0, 2, 3, 1)[back].permute(0, 3, 1, 2),
+            indices=loaded.indices[back],
+            aspects=None if loaded.aspects is None else loaded.aspects[back],
+        )
+
+    def _load(self, request: _Request) -> _Loaded:
         skipped: dict[str, str] = {}
         # Channels last, as images are decoded and as torch resizes bytes three times as fast.
         shape = (len(request.indices), self._size, self._size, self._source.channels)

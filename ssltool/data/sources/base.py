@@ -53,6 +53,9 @@ class Source(ABC):
     unlisted: Mapping[str, str] = {}
     """Reason by path of the folders that cannot be listed; their images are not in the source."""
 
+    in_order: bool = False
+    """Whether the images of a batch are better read in ascending order."""
+
     channels: int = 3
     """Channels of what is read: R, G and B, unless files are read as they are."""
 
@@ -267,6 +270,7 @@ class JoinedSource(Source):
         self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
         self.description = " + ".join(part.description for part in parts)
         self.location = os.pathsep.join(part.location for part in parts)
+        self.in_order = any(part.in_order for part in parts)
         self.cacheable = all(part.cacheable for part in parts)
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from glob import glob
 
 from ssltool.data.sources.extras import need
-from ssltool.data.sources.urls import check_url, is_url, zip_parts
+from ssltool.data.sources.urls import check_url, is_url, shown, zip_parts
 from ssltool.errors import UsageError
 
 ACCEPTED = (
@@ -45,6 +45,7 @@ def check_specs(specs: Iterable[str]) -> None:
             hf_parts(spec)
         elif is_url(spec):
             check_url(spec)
+            video_and_step(spec)
             _check_path(zip_parts(spec)[1])
         elif kind not in ("torchvision", "object"):
             _check_path(spec)
@@ -96,8 +97,12 @@ def video_and_step(spec: str) -> tuple[str, int] | None:
     """File, and N, of ``clip.mp4[?every=N]``, or folder of ``clips?every=N``; None of other specs.
 
     Raises:
-        UsageError: What follows the question mark is not understood.
+        UsageError: What follows the question mark is not understood, or it is a URL.
     """
+    if is_url(spec):
+        if spec.partition("?")[0].lower().endswith(VIDEOS):
+            raise UsageError(f"{shown(spec)}: videos are not read from servers; download it first")
+        return None
     expanded = os.path.expanduser(spec)
     if os.path.isdir(expanded):
         return None

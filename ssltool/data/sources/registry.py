@@ -121,7 +121,7 @@ def splits_of(spec: str | os.PathLike[str]) -> dict[str, Part]:
     """
     spec = os.fspath(spec)
     kind = spec.partition(":")[0]
-    if kind in (*_DEMO_SEEDS, "torchvision", "object") or _video(spec) is not None:
+    if kind in (*_DEMO_SEEDS, "torchvision", "object") or video_and_step(spec) is not None:
         return {}
     if kind == "hf":
         name, names = hf_splits(spec)
@@ -209,7 +209,7 @@ def _open_whole(spec: str, arrays: bool) -> Source:
     """The images of a spec that are not divided into splits, or one split of them."""
     if spec.startswith("hf:"):
         return open_hf(spec)
-    video = _video(spec)
+    video = video_and_step(spec)
     if video is not None:
         return _open_video(*video)
     place = _find(spec)
@@ -235,10 +235,6 @@ def _open_whole(spec: str, arrays: bool) -> Source:
         return open_videos(videos)
     shards = shard_paths(place.path)
     return ShardSource(shards, place.path) if shards else FolderSource(place.path, arrays=arrays)
-
-
-def _video(spec: str) -> tuple[str, int] | None:
-    return None if is_url(spec) else video_and_step(spec)
 
 
 def _open_video(path: str, every: int) -> Source:

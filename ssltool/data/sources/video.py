@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from ssltool.data.sources.formats import is_hidden
 from ssltool.data.sources.locations import VIDEOS, existing_file, printable
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
-_OPEN = 16  # videos that a process keeps open
+_OPEN = 32  # decoders that a process keeps
 _MISSING = 0.5  # seconds without frames at the end that are not worth a note
 _PLACE = re.compile(r"^.*?\.cpp:\d+,\s*", re.S)
 """Start of torchcodec's messages: the line of its code."""
@@ -52,6 +53,8 @@ class VideoSource(Source):
         DataError: It holds no video that can be read.
     """
 
+    in_order = True
+
     def __init__(self, path: str, every: int = 1) -> None:
         self._path, self._every = existing_file(path), every
         self._state_of_file = file_state(self._path)
@@ -63,7 +66,7 @@ class VideoSource(Source):
         self._total, self._size = metadata.num_frames or 0, (metadata.width, metadata.height)
         if not self._total:
             raise DataError(f"no frames in {shown}: its video is empty; copy it again")
-        which = f", of {self._total:,} each {every}-th" if every > 1 else ""
+        which = f", one of each {every}" if every > 1 else ""
         self.description = f"{len(self):,} frames in {shown}{which}"
         self.location = os.path.realpath(self._path) + (f"?every={every}" if every > 1 else "")
         self.notes = _truncated(metadata, shown, self._total)
@@ -99,12 +102,12 @@ class VideoSource(Source):
         return f"{self._path}/{index * self._every}"
 
     def fingerprint(self, *, content: bool = False) -> str:
-        name = f"{self.relative_path(0)}\0{len(self)} frames, each {self._every}\0"
+        name = f"{self.relative_path(0)}\0{len(self)} frames, one of each {self._every}\0"
         state = b"content " + file_content(self._path) if content else file_state(self._path)
         return fingerprint_of([name.encode("utf-8", "surrogateescape")], [state])
 
     def _decoder(self) -> Any:
-        return _decoder(self._path, self._state_of_file, os.getpid())
+        return _decoder(self._path, self._state_of_file, os.getpid(), get_ident())
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         """The pixels of a frame, uint8 ``[H, W, 3]``."""
@@ -144,9 +147,9 @@ def videos_of(folder: str) -> list[str]:
 
 
 @lru_cache(_OPEN)
-def _decoder(path: str, state: bytes, process: int) -> Any:
-    """The decoder of a file as it was; a forked process must not use that of its parent."""
-    del state, process
+def _decoder(path: str, state: bytes, process: int, thread: int) -> Any:
+    """The decoder of a file as it was, of one thread; a forked process opens its own."""
+    del state, process, thread
     return _opened(path)
 
 

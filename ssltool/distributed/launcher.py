@@ -64,7 +64,10 @@ def write_failure(error: SslToolError) -> None:
         "exit_code": error.exit_code,
     }
     document = {"message": {"message": f"error: {error}", "extraInfo": extra}}
-    Path(path).write_text(json.dumps(document), encoding="utf-8")
+    # Renamed when complete: the launcher may stop this process at any moment, and reads the file.
+    unfinished = Path(f"{path}.tmp")
+    unfinished.write_text(json.dumps(document), encoding="utf-8")
+    unfinished.replace(path)
 
 
 def launch_once(devices: int, words: Sequence[str]) -> None:

@@ -254,6 +254,7 @@ def test_out_that_is_not_empty(call: Callable[..., Outcome], tmp_path: Path) -> 
     assert len(list(folder.iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_resume_with_other_options_or_other_images(
     call: Callable[..., Outcome], tmp_path: Path
 ) -> None:
@@ -287,6 +288,7 @@ def test_weights_that_are_not_weights(
         one_line(call(*start, "--weights", name, *more), 1, name)
 
 
+@pytest.mark.slow
 def test_weights_of_another_backbone(call: Callable[..., Outcome]) -> None:
     assert call("pretrain", "jigsaw", "--data", "demo:8", "--out", "run", *QUICK)[0] == 0
     outcome = call(

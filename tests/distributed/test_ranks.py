@@ -401,7 +401,6 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_memory_bank_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
     """Begun by one process, continued by several, ended by one; and all variants of the tasks."""
     folder = tmp_path / "bank"

@@ -105,7 +105,6 @@ def worker_of(launcher: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_two_hosts_give_what_one_gives_even_if_one_fails(hosts: None, tmp_path: Path) -> None:
     single = torchrun(tmp_path / "one", "--standalone", "--nproc-per-node", "2")
     subprocess.run(

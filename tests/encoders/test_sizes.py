@@ -8,6 +8,7 @@ from ssltool.encoders.sizes import accepts, check_input, deepest_stage
 from ssltool.errors import UsageError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "smallest", "advised"),
     [

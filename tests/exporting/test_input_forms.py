@@ -52,6 +52,7 @@ def features(encoder: Encoder) -> torch.Tensor:
     return pooled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "color_alexnet", "densenet121", "vit_b_32"])
 def test_the_lab_form_is_exact_and_the_rgb_form_is_near(backbone: str) -> None:
     encoder = encoder_of(backbone)

@@ -102,7 +102,6 @@ def test_color_fringes_are_a_shortcut_that_dropping_closes() -> None:
     assert closed["accuracy"] < 0.2
 
 
-@pytest.mark.ci
 def test_a_context_encoder_learns_to_paint_better_than_the_mean_color() -> None:
     """Smooth colors: what is missing follows from what is there."""
     coarse = torch.rand(200, 3, 3, 3, generator=seeded(0))

@@ -23,6 +23,7 @@ LAST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head", "paths"),
     [(name, head, paths) for name, heads in LAST.items() for head, paths in heads.items()],

@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from ssltool.plotting.image_grid import image_grid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 4, 7])
 @pytest.mark.parametrize("bar", [False, True])
 def test_images_have_headings_and_a_scale_that_fit_the_page(columns: int, bar: bool) -> None:

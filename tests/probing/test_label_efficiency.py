@@ -49,6 +49,7 @@ def test_shots_with_repeats_have_a_standard_deviation(cpc_run: Path, probed: Any
     assert (scratch.images, scratch.fraction) == (40, 1.0)
 
 
+@pytest.mark.slow
 def test_fine_tuning_alone_extracts_no_features(jigsaw_run: Path, probed: Any) -> None:
     record = probed(jigsaw_run, kind=("finetune",), finetune_images=16)
     assert record.rows == ()

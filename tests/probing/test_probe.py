@@ -106,6 +106,7 @@ def test_svm_and_mlp(jigsaw_run: Path, probed: Any, monkeypatch: pytest.MonkeyPa
     assert row.accuracy["mlp"] > 5
 
 
+@pytest.mark.slow
 def test_images_of_several_classes_are_measured_by_svm(
     jigsaw_run: Path, probed: Any, multilabel: tuple[Path, Path]
 ) -> None:
@@ -188,6 +189,7 @@ def test_an_encoder_of_patches_is_probed_on_patches_too(cpc_run: Path, probed: A
     assert own[record.chosen] == max(own)
 
 
+@pytest.mark.slow
 def test_the_notebook_display_is_escaped_html(cpc_run: Path, probed: Any) -> None:
     record = probed(cpc_run, kind=("knn",), baselines=False)
     source = record.rows[0].source.model_copy(update={"method": "<b>x</b>"})

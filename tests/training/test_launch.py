@@ -297,7 +297,6 @@ def test_an_error_in_one_process_is_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
 def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -96,6 +96,7 @@ def test_a_run_folder_holds_what_the_docs_say(whole: Path) -> None:
     assert document["fingerprint"]["permutation_set"]["K"] == 24
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     run(tmp_path / "again")
     assert weights(tmp_path / "again") == weights(whole)
@@ -325,6 +326,7 @@ def test_following_a_run_changes_no_byte_of_it(whole: Path, tmp_path: Path) -> N
     assert [line["step"] for line in lines] == [2, 3, 4, 6, 8, 9, 10]
 
 
+@pytest.mark.slow
 def test_a_run_is_followed_at_its_checkpoints_and_that_can_begin_on_resume(
     whole: Path, tmp_path: Path
 ) -> None:
@@ -604,6 +606,7 @@ def test_a_full_disk_is_no_missing_figure(tmp_path: Path, monkeypatch: pytest.Mo
         run(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_online_evaluation_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreadable(*args: Any) -> float:
         raise DataError("no images")

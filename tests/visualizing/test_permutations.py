@@ -39,6 +39,7 @@ def axes_of(figure: Figure) -> dict[str, Any]:
     return {a.get_title(): a for a in figure.findobj(lambda a: hasattr(a, "get_title"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "grid"), [(2, 3), (24, 2), (100, 3), (3, 5)])
 def test_a_permutation_set_fits_the_page(count: int, grid: int) -> None:
     figure = drawn(chosen(count, grid))

@@ -44,6 +44,7 @@ def test_the_same_command_draws_the_same_bytes(
     assert figure_bytes(first) == figure_bytes(second)
 
 
+@pytest.mark.slow
 def test_predictions_that_refer_to_training_images_show_them(
     tmp_path: Path, pretrained: Any, figure_bytes: Any
 ) -> None:

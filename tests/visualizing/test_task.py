@@ -37,6 +37,7 @@ def test_the_task_of_a_file(photo: Path, tmp_path: Path, figure_bytes: Any) -> N
     figure_bytes(result.path)
 
 
+@pytest.mark.slow
 def test_plots_of_a_task_stand_beside_its_sheet(tmp_path: Path, figure_bytes: Any) -> None:
     config = RunConfig.merged("colorization", {"data": ("demo:8",)})
     result = draw_task(config, tmp_path / "task.png")

@@ -63,7 +63,8 @@ class VideoSource(Source):
             metadata = self._decoder().metadata
         except UnreadableImage as error:
             raise DataError(f"no frames in {shown}: {error}") from error
-        self._total, self._size = metadata.num_frames or 0, (metadata.width, metadata.height)
+        self._total: int = metadata.num_frames or 0
+        self._size: tuple[int, int] = (metadata.width, metadata.height)
         if not self._total:
             raise DataError(f"no frames in {shown}: its video is empty; copy it again")
         which = f", one of each {every}" if every > 1 else ""
@@ -85,8 +86,9 @@ class VideoSource(Source):
 
     def short_side(self, index: int) -> int:
         del index
-        check_size(*self._size)
-        return min(self._size)
+        width, height = self._size
+        check_size(width, height)
+        return min(width, height)
 
     def name(self, index: int) -> str:
         return f"frame {index * self._every} of {printable(self._path)}"

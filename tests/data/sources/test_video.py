@@ -220,6 +220,7 @@ def lossless(encode: Encode, name: str = "clip.mkv") -> Path:
     return encode(name, "-c:v", "ffv1", "-pix_fmt", "bgr0", "-g", "8")
 
 
+@pytest.mark.slow
 def test_frames_are_those_that_were_encoded(encode: Encode) -> None:
     source = VideoSource(str(lossless(encode)))
     assert len(source) == len(FRAMES)

@@ -171,7 +171,6 @@ def test_a_chart_zooms_by_keyboard_and_says_its_numbers(opened: Any) -> None:
     )
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone(opened: Any, scheme: str) -> None:
     one = opened(

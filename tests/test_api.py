@@ -122,6 +122,7 @@ def test_nothing_is_printed_unless_asked(
     assert "loss" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_probe_of_a_dataset_is_that_of_its_files(
     run: ssltool.Run, folder: Path, tmp_path: Path
 ) -> None:

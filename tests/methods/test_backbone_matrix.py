@@ -19,6 +19,7 @@ SLOW = ("vgg11", "caffenet", "colornet", "convnext_tiny", "resnet10_w32", "vit_b
 SMALLEST = {"alexnet": 63, "caffenet": 25, "convnext_tiny": 32, "vgg11": 32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "backbone", ["alexnet", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]

@@ -228,6 +228,7 @@ def test_state_round_trips(name: str) -> None:
     assert torch.equal(method(view).value, other.eval()(view).value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n == "cpc" else ()) for n in NAMES]
 )

@@ -10,6 +10,7 @@ from ssltool.encoders.weights import load_encoder
 from ssltool.probing.online import CollapseMonitor, OnlineKNN
 
 
+@pytest.mark.slow
 def test_a_collapse_is_warned_of_once(jigsaw_run: Path) -> None:
     encoder = load_encoder(jigsaw_run)
     assert encoder.metadata is not None

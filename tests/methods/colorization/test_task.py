@@ -267,6 +267,7 @@ def test_the_euclidean_loss_by_hand() -> None:
     assert float(first.value) == pytest.approx(method.chance["loss"], rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("given", [{}, {"neighbors": 1}, {"loss": "euclidean"}])
 def test_chance_is_the_loss_of_the_best_constant_prediction(

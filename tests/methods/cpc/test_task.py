@@ -153,6 +153,7 @@ def test_patches_are_encoded_in_isolation(norm: str, leaking: int) -> None:
     assert int((strength[1:] > 1e-12).sum()) == leaking
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(
     ("size", "options", "last", "least"),

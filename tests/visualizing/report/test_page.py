@@ -275,6 +275,7 @@ def test_nothing_of_a_run_is_taken_for_html(tmp_path: Path) -> None:
             assert "<" not in trace.get("name", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "figures", "probe.json"])
 @pytest.mark.parametrize("how", ["away", "empty", "cut", "odd", "binary", "other format"])
 def test_a_half_written_run_gives_a_page_that_says_so(tmp_path: Path, name: str, how: str) -> None:

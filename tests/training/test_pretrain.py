@@ -464,7 +464,7 @@ def test_ctrl_c_saves_and_leaves_with_130(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").read_text():
         assert time.monotonic() < deadline
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=60)[1]

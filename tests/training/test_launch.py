@@ -300,7 +300,7 @@ def test_an_error_in_one_process_is_one_line(
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
 def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = command(out, "--steps", "100000", "--workers", "1")
+    process = command(out, "--steps", "10000", "--workers", "1")
     until(out / "checkpoints" / "step-0000004", process)
     family = descendants(process.pid)
     assert len(family) >= 4  # two ranks, a worker each

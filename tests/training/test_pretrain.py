@@ -459,7 +459,7 @@ def command(out: Path, *more: str) -> list[str]:
 def test_ctrl_c_saves_and_leaves_with_130(tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [*command(out), "--steps", "100000"], stderr=subprocess.PIPE, text=True
+        [*command(out), "--steps", "10000"], stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
     while not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").read_text():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -134,59 +136,79 @@ def export(
     images = _images(source, data, Channels.of(original.metadata))
     similarity = _similarity(original, encoder, images) if form or fixed_norm else None
     squares, _ = sample(images, encoder.metadata.image_size, _COMPARED)
-    provenance = Provenance.of(source, original)
-    compared_on = f"{len(squares)} of {images.description}"
-
-    def card_of(comparisons: list[Comparison]) -> str:
-        return model_card(
-            Card(
-                metadata=encoder.metadata,
-                path=to,
-                formats=formats,
-                uint8=uint8,
-                torchvision=torchvision_arguments(encoder),
-                prediction=PREDICTIONS[task.config.method] if task else None,
-                license=license,
-                provenance=provenance,
-                comparisons=comparisons,
-                similarity=similarity,
-            )
-        )
-
-    if to.suffix == ".safetensors":
-        with atomic_file(to) as temporary:
-            comparisons = _verified(encoder, squares, {"safetensors": temporary}, uint8)
-        card = to.with_suffix(".md")
-        with atomic_file(card) as temporary:
-            temporary.write_text(card_of(comparisons), encoding="utf-8")
-        files = [to, card]
-        if projection:
-            files.append(save_projection(projection, encoder.metadata, to))
-        if task:
-            files.append(save_task(task, task_path(to)))
-    else:
-        card = to / CARD
-        with atomic_folder(to) as folder:
-            places = {name: folder / PLACES[name] for name in formats}
-            comparisons = _verified(encoder, squares, places, uint8)
-            (folder / CARD).write_text(card_of(comparisons), encoding="utf-8")
-            if projection:
-                save_projection(projection, encoder.metadata, folder / safetensors.WEIGHTS)
-            if task:
-                save_task(task, task_path(folder / safetensors.WEIGHTS))
-        files = sorted(to.iterdir())
+    card = Card(
+        metadata=encoder.metadata,
+        path=to,
+        formats=formats,
+        uint8=uint8,
+        torchvision=torchvision_arguments(encoder),
+        prediction=PREDICTIONS[task.config.method] if task else None,
+        license=license,
+        provenance=Provenance.of(source, original),
+        comparisons=(),
+        similarity=similarity,
+    )
+    write = _write_file if to.suffix == ".safetensors" else _write_folder
+    files, comparisons = write(to, _Parts(encoder, projection, task), squares, card)
     return ExportResult(
         path=to,
         files=tuple(files),
-        model_card=card,
+        model_card=_card_path(to),
         tensors=len(encoder.backbone.state_dict()),
         parameters=sum(parameter.numel() for parameter in encoder.parameters()),
-        compared_on=compared_on,
+        compared_on=f"{len(squares)} of {images.description}",
         notes=images.notes,
         comparisons=tuple(comparisons),
         similarity=similarity,
         metadata=encoder.metadata,
     )
+
+
+class _Parts(NamedTuple):
+    """What is written: the encoder, and on request its projection and the run of its task."""
+
+    encoder: Encoder
+    projection: Projection | None
+    task: Run | None
+
+    def save_beside(self, weights: Path) -> list[Path]:
+        """Write the requested parts beside a weights file."""
+        files = []
+        if self.projection:
+            files.append(save_projection(self.projection, self.encoder.metadata, weights))
+        if self.task:
+            files.append(save_task(self.task, task_path(weights)))
+        return files
+
+
+def _card_path(to: Path) -> Path:
+    return to.with_suffix(".md") if to.suffix == ".safetensors" else to / CARD
+
+
+def _write_file(
+    to: Path, parts: _Parts, squares: Tensor, card: Card
+) -> tuple[list[Path], list[Comparison]]:
+    """Write one weights file with its model card; the files, and what was compared."""
+    with atomic_file(to) as temporary:
+        places: dict[Format, Path] = {"safetensors": temporary}
+        comparisons = _verified(parts.encoder, squares, places, uint8=False)
+    with atomic_file(_card_path(to)) as temporary:
+        text = model_card(replace(card, comparisons=comparisons))
+        temporary.write_text(text, encoding="utf-8")
+    return [to, _card_path(to), *parts.save_beside(to)], comparisons
+
+
+def _write_folder(
+    to: Path, parts: _Parts, squares: Tensor, card: Card
+) -> tuple[list[Path], list[Comparison]]:
+    """As `_write_file`, a folder of the formats that the card names."""
+    with atomic_folder(to) as folder:
+        places = {name: folder / PLACES[name] for name in card.formats}
+        comparisons = _verified(parts.encoder, squares, places, uint8=card.uint8)
+        text = model_card(replace(card, comparisons=comparisons))
+        (folder / CARD).write_text(text, encoding="utf-8")
+        parts.save_beside(folder / safetensors.WEIGHTS)
+    return sorted(to.iterdir()), comparisons
 
 
 def _verified(

@@ -44,7 +44,10 @@ def memory_vectors(weights: Path, data: LabeledImages) -> MemoryVectors:
     """
     if not (weights.parent / RUN_FILE).is_file():
         return MemoryVectors(None)
-    run = Run.open(weights.parent)
+    try:
+        run = Run.open(weights.parent)
+    except CheckpointError as error:
+        return MemoryVectors(None, f"no bank row: {error}")
     source, indices = data.rows_of("train")
     if not run.trained_on(source):
         return MemoryVectors(

@@ -227,7 +227,9 @@ def configuration(record: RunRecord, folder: Path) -> ResolvedConfig:
     try:
         return ResolvedConfig.restored(record.method, record.options, record.data)
     except (UsageError, ValueError) as error:
-        raise CheckpointError(f"{folder / RUN_FILE} is damaged: {error}") from error
+        raise CheckpointError(
+            f"{folder / RUN_FILE} is of another version of ssltool, or was edited: {error}"
+        ) from error
 
 
 def build_method(config: ResolvedConfig) -> Method[Any, Any]:

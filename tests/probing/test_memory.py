@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,15 @@ def test_weights_outside_of_a_run_have_a_projection_and_no_bank(
     record = probed(weights, **OWN)
     assert [row.stage for row in record.rows] == ["pooled", "projection"]
     assert record.notes == ()
+
+
+@pytest.mark.slow
+def test_a_run_of_another_version_has_no_bank_and_says_so(npid_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(npid_run, run)
+    record = json.loads((run / "run.json").read_text())
+    record["options"]["option_of_another_version"] = 1
+    (run / "run.json").write_text(json.dumps(record))
+    read = memory_vectors(run / "encoder.safetensors", LabeledImages(("demo:16",), workers=0))
+    assert read.vectors is None
+    assert "of another version of ssltool, or was edited" in read.note

@@ -189,9 +189,11 @@ def fit(
     return LinearClassifier(weight, bias, mean, std, solution.converged, solution.iterations)
 
 
-def problem(rows: Rows, classes: int, parts: Sequence[Tensor] | None = None) -> Problem:
-    """Cross-entropy on rows whose targets are classes, int64 ``[n]``; ``parts`` as in `Problem`."""
-    return Problem(rows, classes, cross_entropy, 1 / classes, parts)
+def problem(
+    rows: Rows, classes: int, parts: Sequence[Tensor] | None = None, *, coarse: bool = False
+) -> Problem:
+    """Cross-entropy on rows whose targets are classes, int64 ``[n]``; the rest as in `Problem`."""
+    return Problem(rows, classes, cross_entropy, 1 / classes, parts, coarse=coarse)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,7 +243,7 @@ def _search(
         return sorted(grid)[len(grid) // 2], {}, None
     mean, std = moments(x)  # of all training images: a few more or less of them move no choice
     rows = Rows(x, labels, mean, std, exact=False)
-    search = problem(rows, len(present), [kept for kept, _ in splits])
+    search = problem(rows, len(present), [kept for kept, _ in splits], coarse=True)
     held_out = [Rows(x, labels, mean, std, held.to(x.device)) for _, held in splits]
     images = sum(rows.count for rows in held_out)
     # Which value is best shows long before convergence, with many images earlier still.

@@ -77,7 +77,7 @@ def formats(names: list[str], data: str, only: tuple[str, ...]) -> None:
 
 def outcomes(weights: Path, to: Path, kinds: list[Any], data: str) -> list[str]:
     """Cells of each library that opened the export, and of each format that was refused."""
-    refused = []
+    refused: list[str] = []
     while kinds:
         try:
             result = export(weights, to, formats=kinds, data=data)
@@ -172,7 +172,8 @@ def main() -> None:
     if given.what == "formats":
         formats(given.names, given.data, tuple(given.only.split(",")))
     else:
-        files(*given.names, given.count, given.fixed_norm)
+        run, data = given.names
+        files(run, data, given.count, given.fixed_norm)
 
 
 if __name__ == "__main__":

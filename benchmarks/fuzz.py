@@ -26,6 +26,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ from ssltool.encoders.weights import load_encoder
 from ssltool.errors import SslToolError, UnreadableImage
 from ssltool.methods.context_encoder.masks import read_shapes
 from ssltool.methods.jigsaw import permutations
-from ssltool.probing.embed import read_classes
+from ssltool.probing.embedding_files import read_classes
 from ssltool.probing.label_file import LabelFile
 from ssltool.probing.store import FeatureStore
 from ssltool.runs import checkpoint, metrics
@@ -144,8 +145,7 @@ def run_documents(folder: Path) -> Iterator[Target]:
         "jigsaw", "demo:40", out=out, steps=3, batch_size=8, image_size=32, log_every=1,
         workers=0, device="cpu", backbone="resnet10_w32",
     )  # fmt: skip
-    labeled = {"kind": "knn", "device": "cpu", "workers": 0}
-    ssltool.probe(run, "demo:40", **labeled)
+    ssltool.probe(run, "demo:40", kind="knn", device="cpu", workers=0)
     for end in ("safetensors", "npz"):
         ssltool.embed(run, "demo:10", to=folder / f"embedding.{end}", device="cpu", workers=0)
     place = checkpoint.newest(out)
@@ -184,7 +184,7 @@ def run_documents(folder: Path) -> Iterator[Target]:
     yield target(place / "model.safetensors", resume, damage_safetensors)
     for end, rewrite in (("safetensors", damage_safetensors), ("npz", None)):
         path = folder / f"embedding.{end}"
-        yield target(path, lambda path=path: read_classes(path), rewrite)
+        yield target(path, partial(read_classes, path), rewrite)
 
 
 def task_documents(folder: Path) -> Iterator[Target]:
@@ -197,7 +197,7 @@ def task_documents(folder: Path) -> Iterator[Target]:
     save_task(run, file)
 
     def color() -> None:
-        method = load_task(find_task(file, "colorize"))
+        method: Any = load_task(find_task(file, "colorize"))
         method.colorize(torch.zeros(1, 3, method.side, method.side, dtype=torch.uint8))
 
     yield Target(file.name, file, [file.read_bytes()], color, damage_safetensors)
@@ -244,19 +244,20 @@ def typed_documents(folder: Path) -> Iterator[Target]:
     for end, original in (("npy", file.getvalue()), ("bin", words)):
         path = folder / f"set.{end}"
         rewrite = damage_npy if end == "npy" else None
-        yield Target(path.name, path, [original], lambda p=path: permutations.load(p), rewrite)
+        yield Target(path.name, path, [original], partial(permutations.load, path), rewrite)
     labels = folder / "labels.csv"
     text = 'file,label\na/1.jpg,"dog;cat"\na/2.jpg,?dog\n\u00e9.png,x\\;y\n'.encode()
     yield Target("labels.csv", labels, [text], lambda: LabelFile(labels))
     options = {"steps": 100, "lr": 0.1, "data": ["a", "b"], "permutations": 50, "grid": 3}
     toml = "\n".join(f"{name} = {json.dumps(value)}" for name, value in options.items()).encode()
-    for end, original, rewrite in (("toml", toml, None), ("json", None, damage_json)):
+    plain = json.dumps(options).encode()
+    for end, original, rewrite in (("toml", toml, None), ("json", plain, damage_json)):
         path = folder / f"config.{end}"
         yield Target(
             path.name,
             path,
-            [original or json.dumps(options).encode()],
-            lambda p=path: RunConfig.merged("jigsaw", {}, config=p),
+            [original],
+            partial(RunConfig.merged, "jigsaw", {}, config=path),
             rewrite,
         )
     masks = folder / "masks"

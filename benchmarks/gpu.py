@@ -62,7 +62,7 @@ def top_ten(config: RunConfig, steps: int = 3) -> dict[str, Any]:
             list(islice(reports, steps))
             torch.cuda.synchronize()
     averages = [event for event in profiled.key_averages() if event.self_device_time_total > 0]
-    kernels = [event for event in averages if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [event for event in averages if event.device_type.name == "CUDA"]
     busy = sum(event.self_device_time_total for event in kernels)
     largest = sorted(kernels, key=lambda event: -event.self_device_time_total)[:10]
     return {

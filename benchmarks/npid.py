@@ -162,7 +162,7 @@ def heads(rounds: int) -> dict[str, float]:
     def run(terms: Callable[[], Tensor]) -> Callable[[], None]:
         def pass_() -> None:
             positive = (features * rows[index]).sum(dim=1) / 0.07
-            (terms() - positive).sum().backward()
+            (terms() - positive).sum().backward()  # type: ignore[no-untyped-call]
 
         return pass_
 

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ TASKS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def crop(image: Image.Image) -> Tensor:
-    return _CROP(image)
+    view: Tensor = _CROP(image)
+    return view
 
 
 _CROP = T.Compose([T.RandomResizedCrop(224), T.RandomHorizontalFlip(), NORMALIZE])
@@ -189,7 +191,8 @@ _VIEW = T.Compose(
 
 
 def npid(image: Image.Image) -> Tensor:
-    return _VIEW(image)
+    view: Tensor = _VIEW(image)
+    return view
 
 
 _PATCH = T.Compose(
@@ -374,7 +377,7 @@ def main() -> None:
                     )
     if args.json:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
-        fast = decode.simplejpeg is not None
+        fast = find_spec("simplejpeg") is not None
         print(
             json.dumps(
                 {

@@ -52,7 +52,8 @@ def main() -> None:
     classes = len(data.classes)
     variant = encoder_variants(encoder, metadata, "pretrained", patches=False)[0]
     extractor = Extractor(data, FeatureStore(None), torch.device("cpu"))
-    extraction, (train, test, _) = timed(lambda: extractor.features(variant))
+    extraction, extracted = timed(lambda: extractor.features([variant], with_pixels=False))
+    ((train, test, _),) = extracted[variant.source]
     x, test_x = train.stages["pooled"], test.stages["pooled"]
     y, test_y = data.labels("train", train.indices), data.labels("test", test.indices)
     fitting, fitted = timed(lambda: linear.fit_and_score(x, y, test_x, test_y, classes, 0))

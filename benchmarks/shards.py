@@ -68,6 +68,8 @@ def measure(images: Path, size: int, files: int, rounds: int) -> dict[str, Any]:
         tar = pack(PackOptions(data=data, to=root / "tar", size=size), quiet)
         options = PackOptions(data=data, to=root / "raw", size=size, format="raw")
         raw = pack(options, quiet)
+        assert tar is not None
+        assert raw is not None
         times = {"folder": 1, "tar": files // few, "raw": files // few}
         kinds = {
             kind: partial(loading, [str(root / kind)] * count, size, min(BATCH, files))

@@ -82,7 +82,7 @@ def soak(method: str, steps: int, workers: int) -> list[dict[str, float]]:
         "probe_every": EVERY,
         "precision": "fp32",
     }
-    Trainer.steps = watched  # type: ignore[method-assign]
+    Trainer.steps = watched  # type: ignore[method-assign,assignment]
     try:
         with tempfile.TemporaryDirectory() as folder:
             pretrain(RunConfig.merged(method, {**options, "out": Path(folder) / "run"}))

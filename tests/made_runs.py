@@ -145,7 +145,7 @@ def probe_record(*, method: str = "jigsaw", classes: tuple[str, ...] = ("a", "b"
         ),
         plots=(),
         protocol=ProbeProtocol(
-            weights="w" * 64,
+            encoder="w" * 64,
             data=("train", "test"),
             kind=("knn", "layers", "linear"),
             image_size=32,

@@ -201,6 +201,12 @@ class EncoderMetadata(BaseModel):
         return self
 
     @property
+    def architecture(self) -> dict[str, object]:
+        """What decides, beside the weights, which function the network computes."""
+        names = {"backbone", "timm", "stem", "norm", "in_channels", "stages", "width"}
+        return self.model_dump(mode="json", include=names)
+
+    @property
     def read_size(self) -> int:
         """Side in pixels at which images are decoded: that of training, else ``image_size``.
 

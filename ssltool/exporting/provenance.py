@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 from ssltool.encoders.encoder import Encoder
 from ssltool.errors import SslToolError
-from ssltool.probing.extraction import hash_of_weights
+from ssltool.probing.extraction import hash_of_encoder
 from ssltool.runs.probe_record import PROBE_FILE, ProbeRecord
 from ssltool.runs.records import RUN_FILE, RunRecord
 
@@ -60,4 +60,4 @@ def _probe(folder: Path, encoder: Encoder) -> ProbeRecord | None:
         record = ProbeRecord.read(folder / PROBE_FILE)
     except (SslToolError, OSError):
         return None
-    return record if record.protocol.weights == hash_of_weights(encoder) else None
+    return record if record.protocol.encoder == hash_of_encoder(encoder, encoder.metadata) else None

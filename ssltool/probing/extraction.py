@@ -5,6 +5,7 @@ networks of a table.
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -260,7 +261,7 @@ class Extractor:
         projection, further = variant.projection, {}
         if projection is not None:
             projection.to(self._device)
-            further["projection"] = hash_of_weights(projection)
+            further["projection"] = hash_of_tensors(projection)
         if self._grid.bilinear:
             further["resized"] = "bilinear"
         moments = self._patch_moments and isinstance(network, PatchEncoder)
@@ -273,12 +274,10 @@ class Extractor:
             ),
             compute_batch(transform.size, self._device),
             {
-                "weights": hash_of_weights(network),  # before batch norm is recalibrated
+                "encoder": hash_of_encoder(network, metadata),  # before batch norm is recalibrated
                 "patch": metadata.patch if isinstance(network, PatchEncoder) else None,
-                "transform": [
-                    *(transform.size, metadata.color_space),
-                    *(metadata.mean, metadata.std, metadata.standardize),
-                ],
+                "metadata": metadata.model_dump(mode="json", exclude={"method", "training"}),
+                "transform": transform.size,
                 "read_size": metadata.read_size,
                 "recalibration": self._recalibration_identity(),
                 "grid": self._grid.dim,
@@ -404,7 +403,15 @@ def pixel_digests(images: Tensor) -> Tensor:
     return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests])
 
 
-def hash_of_weights(network: torch.nn.Module) -> str:
+def hash_of_encoder(network: torch.nn.Module, metadata: EncoderMetadata) -> str:
+    """SHA-256 in hex of an architecture and the tensors: networks that differ in a stride alone
+    may have equal ones, and other features.
+    """
+    text = json.dumps([metadata.architecture, hash_of_tensors(network)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_of_tensors(network: torch.nn.Module) -> str:
     """SHA-256 in hex of the names, shapes and values of a network's tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

@@ -27,7 +27,7 @@ from ssltool.probing.extraction import (
     Features,
     compute_environment,
     encoder_variants,
-    hash_of_weights,
+    hash_of_encoder,
     network_summary,
     random_init,
     recalibrate,
@@ -166,7 +166,7 @@ def protocol_of(inputs: ProbeInputs, options: ProbeOptions) -> ProbeProtocol:
     """How the inputs are measured under these options."""
     data = inputs.data
     return ProbeProtocol(
-        weights=hash_of_weights(inputs.encoder),
+        encoder=hash_of_encoder(inputs.encoder, inputs.metadata),
         data=_data_identity(data),
         kind=tuple(sorted(inputs.kinds)),
         image_size=inputs.metadata.image_size,

@@ -215,7 +215,7 @@ class ProbeProtocol(Part):
     """How a probe measured: records of equal protocols are equal.
 
     Attributes:
-        weights: SHA-256 of the tensors.
+        encoder: SHA-256 of its architecture and its tensors.
         data: Fingerprints of the training and the test images and of their labels.
         kind: What was measured, sorted.
         image_size: Side in pixels at which the encoder read the images.
@@ -236,7 +236,7 @@ class ProbeProtocol(Part):
         environment: What else can change a number: versions, decoders, device and threads.
     """
 
-    weights: str
+    encoder: str
     data: tuple[str, ...]
     kind: tuple[str, ...]
     image_size: int

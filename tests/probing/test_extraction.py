@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from ssltool.probing.extraction import (
     Features,
     Rebatched,
     encoder_variants,
+    hash_of_encoder,
+    hash_of_tensors,
     pixel_digests,
     random_init,
     recalibrate,
@@ -45,6 +48,18 @@ def variant(seed: int = 0, image_size: int = 16, mean: float = 0.5) -> EncoderVa
         std=(0.25,) * 3,
     )
     return encoder_variants(encoder, metadata, "pretrained")[0]
+
+
+def twins() -> list[EncoderVariant]:
+    """Two networks of equal tensors, one with a stride of two in its first convolution."""
+    made = []
+    for backbone in ("resnet10_w32", "resnet10_w32_s2"):
+        torch.manual_seed(0)
+        encoder = build_encoder(backbone, image_size=32).eval()
+        described: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+        metadata = describe(encoder, method="npid", color_space="rgb", image_size=32, **described)
+        made += encoder_variants(encoder, metadata, "pretrained")
+    return made
 
 
 def folder(root: Path, count: int = 6, seed: int = 0) -> Path:
@@ -121,6 +136,16 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
         return [job.key(data, "train"), job.key(data, "test")]
 
     return compute
+
+
+def test_equal_weights_of_another_architecture_have_their_own_features(
+    keys: Callable[..., list[str]],
+) -> None:
+    plain, strided = twins()
+    assert hash_of_tensors(plain.network) == hash_of_tensors(strided.network)
+    a, b = (hash_of_encoder(one.network, one.metadata) for one in (plain, strided))
+    assert a != b
+    assert not set(keys(variant=plain)) & set(keys(variant=strided))
 
 
 @pytest.mark.parametrize("change", CHANGES)

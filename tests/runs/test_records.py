@@ -11,7 +11,7 @@ from ssltool.runs.tables import Table
 
 SOURCE = FeatureSource(kind="pretrained", method="jigsaw", network="resnet20, small stem")
 PROTOCOL = ProbeProtocol(
-    weights="0" * 64,
+    encoder="0" * 64,
     data=("a", "b", "c"),
     kind=("linear",),
     image_size=32,

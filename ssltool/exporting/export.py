@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ssltool.atomic import atomic_file, atomic_folder
+from ssltool.atomic import atomic_file, atomic_folder, refuse_input
 from ssltool.data.channels import Channels
 from ssltool.data.sample import sample
 from ssltool.data.sources.base import Source
@@ -124,8 +124,7 @@ def export(
     weights, to, formats = Path(weights), Path(to), tuple(dict.fromkeys(formats))
     check_target(to, formats)
     source = find_weights(weights)
-    if to.exists() and source.resolve() == to.resolve():
-        raise UsageError(f"--to {to} is the file to be exported; name another")
+    refuse_input(to, [source])
     original = load_encoder(source)
     projection = _projection(source, original.metadata) if with_projection else None
     task = _task(source, original.metadata.method) if with_head else None

@@ -34,7 +34,7 @@ from ssltool.exporting.provenance import Provenance
 from ssltool.exporting.safetensors import torchvision_arguments
 from ssltool.probing.features import POOLED, extract
 from ssltool.runs.folder import Run
-from ssltool.runs.task_files import PREDICTIONS, task_path
+from ssltool.runs.task_files import PREDICTIONS, refuse_values, task_path
 from ssltool.runs.task_model import save_task
 
 _COMPARED, _APPROXIMATED = 16, 64  # images
@@ -280,11 +280,13 @@ def _task(weights: Path, method: str) -> Run:
             f"{' and '.join(PREDICTIONS)} do, so drop the option"
         )
     try:
-        return Run.open(weights)
+        run = Run.open(weights)
     except UsageError as error:
         raise UsageError(
             f"--with-head: {weights} is an encoder alone; name the run folder that it comes from"
         ) from error
+    refuse_values(weights, run.config.data)
+    return run
 
 
 def _similarity(original: Encoder, encoder: Encoder, images: Source) -> float:

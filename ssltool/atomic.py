@@ -13,13 +13,31 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ssltool.errors import CheckpointError, DiskFullError
+from ssltool.errors import CheckpointError, DiskFullError, UsageError
 
 _DAY = 24 * 3600.0
+
+
+def refuse_input(to: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to replace a file that is read, or the weights of a run.
+
+    Args:
+        to: A file to write.
+        inputs: Files to read; those that are not there do not matter.
+
+    Raises:
+        UsageError: It is one of them.
+    """
+    if not to.is_file():
+        return
+    if any(path.is_file() and path.samefile(to) for path in map(Path.expanduser, inputs)):
+        raise UsageError(f"--to {to} is a file that is read; name another")
+    if to.suffix == ".safetensors" and (to.parent / "run.json").is_file():
+        raise UsageError(f"--to {to} holds weights of a run; name another")
 
 
 @contextmanager

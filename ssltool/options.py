@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
@@ -18,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from ssltool.atomic import refuse_input
 from ssltool.documents import cut
 from ssltool.errors import UnknownNameError, UsageError
 from ssltool.faults import first_of_each, in_words
@@ -76,6 +78,7 @@ class Options(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self.refuse_contradictions()
+        self._refuse_replacing_input()
         return self
 
     def refuse_contradictions(self) -> None:
@@ -84,6 +87,18 @@ class Options(BaseModel):
         Raises:
             UsageError: Such were given.
         """
+
+    def _refuse_replacing_input(self) -> None:
+        """Refuse ``to`` that is a file which the other options name, or weights of a run."""
+        to = getattr(self, "to", None)
+        if not isinstance(to, Path):
+            return
+        named = [getattr(self, name) for name in type(self).model_fields if name != "to"]
+        values = chain.from_iterable(each if isinstance(each, tuple) else (each,) for each in named)
+        texts = [str(value) for value in values if isinstance(value, str | Path)]
+        files = [text.rpartition(":")[0] or text for text in texts]  # of list.csv:train
+        weights = [Path(text, "encoder.safetensors") for text in texts]
+        refuse_input(to, [*map(Path, texts), *map(Path, files), *weights])
 
     @classmethod
     def checked(cls, **values: Any) -> Self:

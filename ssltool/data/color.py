@@ -139,7 +139,8 @@ def _from_floats(values: NDArray[Any], samples: Samples) -> NDArray[np.uint8]:
     if low < 0 or high > samples.white:
         raise UnreadableImage(
             f"a float image with values from {low:.6g} to {high:.6g}; "
-            f"expected 0 to {samples.white:g}"
+            f"expected 0 to {samples.white:g}; 'ssltool pretrain --channels 1 --value-range auto' "
+            "reads others"
         )
     shares = np.where(finite, values, 0).astype(np.float64) / samples.white
     if samples.inverted:

@@ -75,7 +75,7 @@ from torch.nn import functional as F
 from ssltool.data import jpeg
 from ssltool.data.color import managed_array, to_rgb
 from ssltool.data.integrity import check_complete
-from ssltool.data.samples import read_samples
+from ssltool.data.samples import check_stored, read_samples
 from ssltool.errors import UnreadableImage
 
 try:
@@ -257,14 +257,13 @@ def stored_values(file: ImagePath) -> NDArray[Any]:
         UnreadableImage: With a short reason that does not repeat the path.
     """
     with _open(file) as image:
-        stored = {str(part) for tile in getattr(image, "tile", ()) for part in tile[3:]}
+        check_stored(image)
         _load_complete(file, image, 1)
-        if image.mode not in _STORED_MODES:
+        is_wide_pgm = image.format == "PPM" and image.mode == "I"
+        if image.mode not in _STORED_MODES and not is_wide_pgm:
             raise UnreadableImage(f"colors of mode {image.mode}; expected channels of values")
-        if len(image.getbands()) > 1 and any(";16" in part for part in stored):
-            raise UnreadableImage("color in 16 bits, which is read of TIFF and NumPy files only")
         values = np.asarray(image).reshape(image.height, image.width, -1)
-        return upright(values, _orientation(image))
+        return upright(values.astype(np.uint16) if is_wide_pgm else values, _orientation(image))
 
 
 def _load_complete(file: ImagePath, image: Image.Image, scale: int) -> None:
@@ -581,7 +580,10 @@ def _unidentified(file: ImagePath) -> str:
     if signature == b"DICM":
         return "a DICOM file: type --channels 1 --value-range auto to read its values"
     if start in (b"II*\0", b"MM\0*"):
-        return "a damaged TIFF file, or with samples of a kind that cannot be read"
+        return (
+            "a damaged TIFF file, or with samples of a kind that cannot be read as colors; "
+            "'ssltool pretrain --channels N' reads their values"
+        )
     return "not an image in a known format" if start else "empty file"
 
 

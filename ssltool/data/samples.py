@@ -16,6 +16,8 @@ _MAX_VALUE, _COLORMAP, _EXTRA, _FORMAT, _MAX_FLOAT, _SUBSAMPLING = 281, 320, 338
 _WHITE_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 2, 3, 5, 6
 _SIGNED, _SEPARATE = 2, 2
 _COLORS = {_RGB: 3, _CMYK: 4, _YCBCR: 3, 8: 3}
+_SIZ = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 codestream and of its sizes
+_HEADERS = 2**16  # bytes in which it is
 _GEOGRAPHIC = (33550, 33922, 34264, 34735, 42112, 42113)
 """Tags of GeoTIFF and GDAL: the samples are bands of a sensor."""
 
@@ -67,6 +69,38 @@ def read_samples(image: Image.Image) -> Samples:
         is_wide = image.mode == "I" or white == 65535
         return Samples(bits=16, declared=white not in (255, 65535)) if is_wide else Samples()
     return Samples.of_mode(image.mode)
+
+
+def check_stored(image: Image.Image) -> None:
+    """Refuse an opened image, not loaded yet, of which Pillow would load other values than stored.
+
+    Raises:
+        UnreadableImage: Color of more than 8 bits, or PGM and PPM whose maximum Pillow scales.
+    """
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    parameters = tiles[0].args if tiles else None
+    if image.format == "PPM" and isinstance(parameters, tuple) and image.mode != "F":
+        white = parameters[1]
+        if white != (65535 if image.mode == "I" else 255):
+            raise UnreadableImage(
+                f"a maximum of {white}; expected 255, or 65535 of gray: save it as TIFF or NumPy"
+            )
+    is_wide = ";16" in str(parameters)
+    if image.format == "JPEG2000" and isinstance(image, ImageFile.ImageFile):
+        is_wide = _jpeg2000_bits(image) > 8
+    if is_wide and len(image.getbands()) > 1:
+        raise UnreadableImage("color in 16 bits, which is read of TIFF and NumPy files only")
+
+
+def _jpeg2000_bits(image: ImageFile.ImageFile) -> int:
+    """Bits of the widest component, from the SIZ marker of its codestream."""
+    stream = image.fp
+    assert stream is not None
+    place = stream.tell()
+    stream.seek(0)
+    _, _, siz = stream.read(_HEADERS).partition(_SIZ)
+    stream.seek(place)
+    return max((byte % 128 + 1 for byte in siz[38 : 38 + 3 * len(image.getbands()) : 3]), default=8)
 
 
 def _read_tiff(image: TiffImagePlugin.TiffImageFile) -> Samples:

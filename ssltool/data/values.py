@@ -9,8 +9,10 @@ Pillow opens without conversion. Values are ``[H, W, C]`` of the file's own type
 - DICOM: one frame. The rescale slope and intercept, or a modality LUT, are applied, and the result
   is float32. MONOCHROME1 is inverted, so that large values are bright. A window is a range of
   values: see `ssltool.data.channels`.
-- Others: gray and color in 8 bits, gray in 16 bits, float. Refused: palettes, CMYK, and color in 16
-  bits, of which Pillow keeps 8. Opacity is a channel like any other.
+- Others: gray and color in 8 bits, gray in 16 bits, float. Refused: palettes, CMYK, color in more
+  than 8 bits of PNG, PPM and JPEG 2000, of which Pillow keeps 8, and other maxima of PGM and PPM
+  than 255 and 65535, which it scales. Opacity is a channel like any other. AVIF and HEIC are read
+  in 8 bits.
 - The orientation of EXIF and TIFF is applied.
 
 A file that is cut off, or holds no number such as a type of text, is refused, never read in part.

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ssltool.atomic import atomic_file, atomic_folder
+from ssltool.atomic import atomic_file, atomic_folder, refuse_input
 from ssltool.data.channels import Channels
 from ssltool.data.sample import sample
 from ssltool.data.sources.base import Source
@@ -34,7 +34,7 @@ from ssltool.exporting.provenance import Provenance
 from ssltool.exporting.safetensors import torchvision_arguments
 from ssltool.probing.features import POOLED, extract
 from ssltool.runs.folder import Run
-from ssltool.runs.task_files import PREDICTIONS, task_path
+from ssltool.runs.task_files import PREDICTIONS, refuse_values, task_path
 from ssltool.runs.task_model import save_task
 
 _COMPARED, _APPROXIMATED = 16, 64  # images
@@ -124,8 +124,7 @@ def export(
     weights, to, formats = Path(weights), Path(to), tuple(dict.fromkeys(formats))
     check_target(to, formats)
     source = find_weights(weights)
-    if to.exists() and source.resolve() == to.resolve():
-        raise UsageError(f"--to {to} is the file to be exported; name another")
+    refuse_input(to, [source])
     original = load_encoder(source)
     projection = _projection(source, original.metadata) if with_projection else None
     task = _task(source, original.metadata.method) if with_head else None
@@ -281,11 +280,13 @@ def _task(weights: Path, method: str) -> Run:
             f"{' and '.join(PREDICTIONS)} do, so drop the option"
         )
     try:
-        return Run.open(weights)
+        run = Run.open(weights)
     except UsageError as error:
         raise UsageError(
             f"--with-head: {weights} is an encoder alone; name the run folder that it comes from"
         ) from error
+    refuse_values(weights, run.config.data)
+    return run
 
 
 def _similarity(original: Encoder, encoder: Encoder, images: Source) -> float:

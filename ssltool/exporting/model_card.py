@@ -83,7 +83,7 @@ def model_card(card: Card) -> str:
         f"# {metadata.backbone} pretrained with {metadata.method}\n\n"
         "An image encoder trained without labels by ssltool, "
         f"method `{metadata.method}`.\n\n{_bullets(list(_facts(card)))}",
-        "## Use\n\nThe folder of this export is the working directory.\n\n"
+        "## Use\n\nThe working directory is the folder that this export is in.\n\n"
         + "\n\n".join(f"{title}:\n\n```python\n{code}\n```" for title, code in _blocks(card)),
         _predicting(card),
         _compared(card.comparisons),

@@ -86,6 +86,8 @@ class InpaintOptions(PredictOptions):
         super().refuse_contradictions()
         if self.mask_file is not None:
             refuse_unused(self, ["box"], "with --mask, which is the region")
+            if _resolved(self.mask_file) in map(_resolved, targets(self.files, self.to)):
+                raise UsageError(f"--to {self.to}: the mask would be replaced; name another folder")
         if self.box is not None and not (self.box[2] and self.box[3]):
             raise UsageError(
                 f"--box {','.join(map(str, self.box))}: width and height should be at least 1"
@@ -124,6 +126,10 @@ COMMANDS = {
 }
 
 
+def _resolved(path: Path) -> Path:
+    return path.expanduser().resolve()
+
+
 def targets(files: Sequence[Path], to: Path) -> list[Path]:
     """The file that each image is written to."""
     return [to / f"{file.stem}.png" for file in files]
@@ -138,7 +144,7 @@ def check_targets(files: Sequence[Path], to: Path, *, overwrite: bool) -> None:
     if to.exists() and not to.is_dir():
         raise UsageError(f"--to {to} is no folder; name another")
     taken: dict[str, Path] = {}
-    sources = {file.expanduser().resolve() for file in files}
+    sources = set(map(_resolved, files))
     for file, target in zip(files, targets(files, to), strict=True):
         other = taken.setdefault(target.name.casefold(), file)
         if other is not file:
@@ -146,7 +152,7 @@ def check_targets(files: Sequence[Path], to: Path, *, overwrite: bool) -> None:
                 f"{other} and {file} would both be written to {target}; type two commands with "
                 "two folders"
             )
-        if target.resolve() in sources:
+        if _resolved(target) in sources:
             raise UsageError(f"--to {to}: {target} is one of the images; name another folder")
         if target.exists() and not overwrite:
             raise UsageError(

@@ -18,7 +18,7 @@ from ssltool.atomic import atomic_file
 from ssltool.console import stderr_console
 from ssltool.data.decode import decode
 from ssltool.device import choose_device
-from ssltool.errors import UnreadableImage, UsageError
+from ssltool.errors import UnreadableImage
 from ssltool.methods.colorization.task import Colorization
 from ssltool.methods.context_encoder.regions import Box
 from ssltool.methods.context_encoder.task import ContextEncoder
@@ -117,11 +117,6 @@ def _painter(options: PredictOptions, device: torch.device) -> Painter:
         return Colorizer(method, options.temperature)
     assert isinstance(method, ContextEncoder)
     assert isinstance(options, InpaintOptions)
-    if method.encoder.in_channels not in (1, 3):
-        raise UsageError(
-            f"{options.weights} inpaints images of {method.encoder.in_channels} channels, which "
-            "no PNG file holds; type 'ssltool visualize predictions' to draw them"
-        )
     mask = read_mask(options.mask_file) if options.mask_file is not None else None
     return Inpainter(method, Box(*options.box) if options.box else None, mask)
 

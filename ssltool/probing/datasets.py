@@ -392,15 +392,15 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _copies(subset: _Subset) -> list[int]:
-    """Group number of each image: equal for files of equal content. Only files of one length are
-    read.
+    """Group number of each image: equal for images of equal content. Of files only those of one
+    length are read.
     """
     source, members, _ = subset
     lengths = [source.nbytes(i) for i in members]
-    shared = Counter(length for length in lengths if length is not None)
+    counts = Counter(lengths)
     groups: defaultdict[object, int] = defaultdict(lambda: len(groups))
     return [
-        groups[_content(source, i) if length is not None and shared[length] > 1 else i]
+        groups[_content(source, i) if length is None or counts[length] > 1 else i]
         for i, length in zip(members, lengths, strict=True)
     ]
 

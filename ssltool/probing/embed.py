@@ -14,9 +14,8 @@ from ssltool.data.channels import Channels
 from ssltool.data.loader import AllImages, Batch
 from ssltool.data.sources.base import Source, class_order
 from ssltool.data.sources.channels import as_they_are
-from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.registry import open_source, whole_of
 from ssltool.data.sources.same import require_same_images
-from ssltool.data.sources.splits import split_folders
 from ssltool.device import choose_device
 from ssltool.distributed.collectives import is_main, world_size
 from ssltool.distributed.parts import divided_work, gathered, own_part, send_to_main
@@ -72,8 +71,8 @@ def embed(
     holds.
 
     Labels of two files can be compared if their ``classes`` are equal, as those of the splits of
-    one folder are: ``train/`` and ``test/`` are numbered together. Others can be made equal by
-    ``--classes-from``.
+    one folder, manifest, zip file or dataset are: ``train/`` and ``test/`` are numbered together.
+    Others can be made equal by ``--classes-from``.
 
     Features go through a temporary file beside the one that is written, so that memory does not
     grow with the number of images. Processes that torchrun started compute a part of them each.
@@ -160,7 +159,7 @@ def compute(
             indices += batch.indices.tolist()
     indices, skipped = _join(spool, indices, images.skipped)
     if is_main() and not indices:
-        raise no_images()
+        raise no_images(skipped)
     number = {name: label for label, name in enumerate(classes)}
     labels = [source.label(index) for index in indices]
     rows = EmbeddingRows(
@@ -249,9 +248,9 @@ def _classes(options: EmbedOptions, source: Source, console: Console) -> tuple[s
                 f"{source.description}; embed both sets without it and compare by class_names"
             )
         return classes
-    siblings = [_split_siblings(spec) for spec in options.data]
-    if siblings and all(siblings):
-        names = {name for root in siblings for name in open_source(str(root)).classes}
+    wholes = [whole_of(spec) for spec in options.data]
+    if wholes and all(wholes):
+        names = {name for whole in wholes if whole for name in open_source(whole).classes}
         return tuple(sorted(names.union(source.classes), key=class_order))
     if source.classes:
         console.print(
@@ -259,13 +258,3 @@ def _classes(options: EmbedOptions, source: Source, console: Console) -> tuple[s
             "another file, type --classes-from FILE or use class_names"
         )
     return source.classes
-
-
-def _split_siblings(spec: str) -> Path | None:
-    """The folder whose split, beside others, a folder is; None if it is none."""
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
-        return None
-    parts = split_folders(folder.resolve().parent) or {}
-    own = any(Path(part).resolve() == folder.resolve() for part in parts.values())
-    return folder.resolve().parent if own else None

@@ -290,9 +290,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
         UsageError: It is no such file.
     """
     try:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             return _npz_classes(path)
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             with open_tensors(path) as file:
                 text = (file.metadata() or {}).get("ssltool_embedding", "{}")
             return validated(_Classes, parse_json(text)).classes

@@ -152,7 +152,7 @@ def recalibrate(variants: Sequence[EncoderVariant], data: LabeledImages, seed: i
     ]
     parts = [images for images, _ in data.batches("train", read_size, indices=order.tolist())]
     if not parts:
-        raise features.no_images()
+        raise features.no_images(data.skipped)
     images = torch.cat(parts)
     for variant in variants:
         features.recalibrate_batch_norm(

@@ -6,7 +6,7 @@ Shapes: N images, B per batch, S image side, D width of the pooled vector, C_s w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -235,9 +235,17 @@ def check_finite(name: str, values: Tensor) -> None:
         )
 
 
-def no_images() -> DataError:
-    """The error of data without a readable image."""
-    return DataError("there are no images to probe with; check that --data holds readable images")
+def no_images(reasons: Mapping[str, str] | None = None) -> DataError:
+    """The error of data without a readable image.
+
+    Args:
+        reasons: Name of an image -> why it cannot be read, as far as known.
+    """
+    if not reasons:
+        return DataError("there are no images; check that --data holds readable images")
+    name, reason = next(iter(reasons.items()))
+    of = "" if len(reasons) == 1 else f" (first of {len(reasons):,})"
+    return DataError(f"no image can be read as the encoder needs it: {name}: {reason}{of}")
 
 
 def pixels(images: Tensor, side: int, channels: int) -> Tensor:

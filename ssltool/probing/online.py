@@ -88,7 +88,7 @@ class OnlineKNN:
             batches = self._images.labeled_batches(split, metadata.read_size)
             pairs = [(extractor(images)[POOLED], labels) for images, labels in batches]
             if not pairs:
-                raise no_images()
+                raise no_images(self._images.skipped)
             features = torch.cat([features for features, _ in pairs])
             check_finite(POOLED, features)
             return features, torch.cat([labels for _, labels in pairs]).to(self._device)

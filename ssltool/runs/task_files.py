@@ -88,22 +88,40 @@ def find_task(weights: Path | str, prediction: str) -> Path:
         prediction: What the task should make, of `PREDICTIONS`.
 
     Raises:
-        UsageError: There is no such file, it is an encoder alone, or it makes something else.
+        UsageError: There is no such file, it is an encoder alone, or it makes something else, or
+            its images were read as they are.
         WeightsError, CheckpointError: It is damaged.
     """
     weights = Path(weights)
     found = _found(weights)
     if found.is_file():
-        method = read_task_metadata(found).method
+        model: TaskMetadata | RunRecord = read_task_metadata(found)
     else:
-        method = RunRecord.read(found / RUN_FILE).method
+        model = RunRecord.read(found / RUN_FILE)
+    method = model.method
     if PREDICTIONS.get(method) != prediction:
         (able,) = (name for name, made in PREDICTIONS.items() if made == prediction)
         raise UsageError(
             f"{weights} is of {method}, which cannot {prediction} images; name one of {able}, as "
             f"'ssltool pretrain {able}' makes"
         )
+    refuse_values(weights, model.data)
     return found
+
+
+def refuse_values(weights: Path, data: DataInfo) -> None:
+    """Refuse a model of images that were read as they are, which no PNG file holds.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if data.value_range is not None:
+        channels = len(data.value_range)
+        raise UsageError(
+            f"{weights} is of images read as they are, with {channels} "
+            f"channel{'s' * (channels != 1)}: 'ssltool predict' is for RGB images; type "
+            "'ssltool visualize predictions' to draw them"
+        )
 
 
 def _found(weights: Path) -> Path:

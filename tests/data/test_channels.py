@@ -114,7 +114,9 @@ def test_arrays_are_images_where_files_are_read_as_they_are(tmp_path: Path) -> N
     assert len(open_source(str(tmp_path), arrays=True)) == 1
 
 
-@pytest.mark.parametrize("text", ["1", "5,1", "a,b", "1,2,3", "0,nan", ""])
+@pytest.mark.parametrize(
+    "text", ["1", "5,1", "a,b", "1,2,3", "0,nan", "", "0,inf", "-1e308,1e308", "0,1e-300"]
+)
 def test_ranges_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--value-range"):
         parse_range(text, 5)

@@ -156,6 +156,40 @@ def test_other_files_are_read_without_conversion(tmp_path: Path) -> None:
         read_values(tmp_path / "color16.png")
 
 
+@pytest.mark.parametrize(("white", "sort"), [(255, "P5"), (65535, "P5"), (255, "P6")])
+def test_pgm_and_ppm(white: int, sort: str) -> None:
+    values = noise(9, 10, 3 if sort == "P6" else 1, dtype="uint8" if white == 255 else "uint16")
+    stored = values.astype(values.dtype.newbyteorder(">")).tobytes()
+    read = read_values(io.BytesIO(b"%s\n10 9\n%d\n" % (sort.encode(), white) + stored))
+    assert read.dtype == values.dtype
+    np.testing.assert_array_equal(read, values)
+
+
+@pytest.mark.parametrize(("white", "sort"), [(100, "P5"), (4095, "P5"), (100, "P6"), (65535, "P6")])
+def test_samples_that_pillow_scales_are_refused(white: int, sort: str) -> None:
+    values = noise(9, 10, 3 if sort == "P6" else 1) % white
+    stored = values.astype("u1" if white < 256 else ">u2").tobytes()
+    with pytest.raises(UnreadableImage, match=f"a maximum of {white}"):
+        read_values(io.BytesIO(b"%s\n10 9\n%d\n" % (sort.encode(), white) + stored))
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("codec", ["jp2", "j2k"])
+def test_color_of_jpeg_2000_is_read_in_8_bits_alone(bits: int, codec: str) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    values = noise(16, 18, 3, dtype="uint8" if bits == 8 else "uint16") >> (16 - bits) % 8
+    file = io.BytesIO(
+        imagecodecs.jpeg2k_encode(
+            values, level=0, reversible=True, codecformat=codec, bitspersample=bits
+        )
+    )
+    if bits == 8:
+        np.testing.assert_array_equal(read_values(file), values)
+    else:
+        with pytest.raises(UnreadableImage, match="color in 16 bits"):
+            read_values(file)
+
+
 def test_heic_against_its_own_library() -> None:
     import pillow_heif
 

@@ -183,6 +183,25 @@ def test_unreadable_images_are_named_and_the_rest_is_done(
     assert command([str(each) for each in [*arguments, "--overwrite"]]) == 1
 
 
+def test_models_of_values_are_refused(images: list[Path], tmp_path: Path) -> None:
+    for number in range(4):
+        np.save(tmp_path / f"{number}.npy", np.random.default_rng(number).normal(size=(40, 40)))
+    given = {"data": (str(tmp_path),), "channels": 1, "value_range": "-2,2", "steps": 1}
+    run = pretrained(tmp_path / "run", "context-encoder", **given)
+    with pytest.raises(UsageError, match="images read as they are, with 1 channel: "):
+        ssltool.predict("inpaint", run, images, tmp_path / "to")
+    with pytest.raises(UsageError, match="images read as they are"):
+        export(run, tmp_path / "exported", with_head=True)
+
+
+def test_the_mask_is_not_replaced(tmp_path: Path) -> None:
+    file, mask = tmp_path / "in" / "a.png", tmp_path / "a.png"
+    with pytest.raises(UsageError, match="the mask would be replaced"):
+        InpaintOptions.checked(
+            files=[file], weights=tmp_path, to=tmp_path, mask_file=mask, overwrite=True
+        )
+
+
 def test_weights_that_cannot_are_refused(
     runs: dict[str, Path], images: list[Path], tmp_path: Path
 ) -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import shutil
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from ssltool.data.sources.registry import open_source
 from ssltool.errors import DataError, UsageError
@@ -135,6 +137,40 @@ def test_copies_stay_on_one_side_and_are_counted(tmp_path: Path) -> None:
     assert not contents(data, "train") & contents(data, "test")
     assert (data.total("train"), data.total("test")) == (32, 8)
     assert any("20 of 40 images are duplicates of another" in note for note in data.notes)
+
+
+def test_copies_in_rows_stay_on_one_side(tmp_path: Path) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("datasets")
+    noise(tmp_path, *names_of("a", "b"))
+    encoded = [(tmp_path / name).read_bytes() for name in names_of("a", "b")]
+    labels = [name[0] for name in names_of("a", "b")]
+    parquet.write_table(
+        pa.table({"image": encoded * 2, "label": labels * 2}), tmp_path / "m.parquet"
+    )
+    data = LabeledImages((str(tmp_path / "m.parquet"),), workers=0)
+    assert not contents(data, "train") & contents(data, "test")
+    assert any("20 of 40 images are duplicates of another" in note for note in data.notes)
+
+
+def test_copies_in_a_dataset_of_arrays_stay_on_one_side() -> None:
+    arrays = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+    pairs = [(Image.fromarray(arrays[i % 20]), i % 2) for i in range(40)]
+    data = LabeledImages(open_source(TwoClasses(pairs)), workers=0)
+    assert not contents(data, "train") & contents(data, "test")
+
+
+class TwoClasses(Dataset[Any]):
+    classes = ("a", "b")
+
+    def __init__(self, pairs: list[tuple[Image.Image, int]]) -> None:
+        self.pairs, self.targets = pairs, [label for _, label in pairs]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.pairs[index]
 
 
 def test_the_training_folder_is_no_test_folder(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def painted(root: Path, *names: str) -> Path:
     return root
 
 
-def embedded(weights: Path, data: Path, to: Path, **options: Any) -> dict[str, Any]:
+def embedded(weights: Path, data: Path | str, to: Path, **options: Any) -> dict[str, Any]:
     asked = EmbedOptions.checked(weights=weights, data=(str(data),), to=to, workers=0, **options)
     embed(asked, Console(quiet=True))
     with np.load(to, allow_pickle=False) as arrays:
@@ -209,6 +209,41 @@ def test_labels_of_the_splits_of_a_folder_are_numbered_together(
     test = embedded(weights, tmp_path / "test", tmp_path / "test.npz")
     assert test["classes"] == ["a", "b", "c"]
     assert (test["labels"], test["class_names"]) == ([0, 2], ["a", "c"])
+
+
+@pytest.mark.parametrize("form", ["manifest", "zip"])
+def test_labels_of_other_splits_are_numbered_together(
+    weights: Path, tmp_path: Path, form: str
+) -> None:
+    names = ["train/a/0.png", "train/b/0.png", "train/c/0.png", "test/a/0.png", "test/c/0.png"]
+    painted(tmp_path, *names)
+    rows = [f"{name},{name.split('/')[1]},{name.split('/')[0]}" for name in names]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for name in names:
+            archive.write(tmp_path / name, name)
+    spec = f"{tmp_path}/m.csv:test" if form == "manifest" else f"zip://test::{tmp_path}/p.zip"
+    test = embedded(weights, spec, tmp_path / "test.npz")
+    assert test["classes"] == ["a", "b", "c"]
+    assert (test["labels"], test["class_names"]) == ([0, 2], ["a", "c"])
+
+
+def test_no_file_that_is_read_is_replaced(weights: Path, tmp_path: Path) -> None:
+    painted(tmp_path, "a/0.png")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,label,split\na/0.png,a,test\n")
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "encoder-best.safetensors").write_bytes(b"weights")
+    for data, to in (
+        (f"{manifest}:test", manifest),
+        (str(manifest), manifest),
+        (str(tmp_path / "a"), weights),
+        (str(tmp_path / "a"), tmp_path / "encoder-best.safetensors"),
+    ):
+        before = to.read_bytes()
+        with pytest.raises(UsageError, match="name another"):
+            embedded(weights, data, to)
+        assert to.read_bytes() == before
 
 
 def test_labels_are_numbered_by_the_classes_of_another_file(weights: Path, tmp_path: Path) -> None:

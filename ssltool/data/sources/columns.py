@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ssltool.console import printable
@@ -52,4 +53,24 @@ def class_name(value: object) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise TypeError(f"a label is a {type(value).__name__}, not text or an integer")
-    return str(value).strip().encode("utf-8", "replace").decode() or None
+    name = str(value).strip()
+    # Replaced characters would make one class of two.
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise TypeError("a label is not UTF-8; save the file as UTF-8")
+    return name or None
+
+
+def refuse_repeated(names: Sequence[str], where: str) -> None:
+    """Refuse a table in which two columns share a name that is read.
+
+    Args:
+        names: Columns that there are, in any case of letters.
+        where: Name of the table, printable.
+
+    Raises:
+        DataError: It is such a table.
+    """
+    counts = Counter(name.strip().lower() for name in names)
+    for key in (*PATHS, *LABELS, *SPLITS):
+        if counts[key] > 1:
+            raise DataError(f"{where} has {counts[key]} columns named {key}; rename all but one")

@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssltool.data.sources.base import FilePerImageSource, class_order, nfc
-from ssltool.data.sources.columns import LABELS, PATHS, SPLITS, class_name, find_column, need_column
+from ssltool.data.sources.columns import (
+    LABELS,
+    PATHS,
+    SPLITS,
+    class_name,
+    find_column,
+    need_column,
+    refuse_repeated,
+)
 from ssltool.data.sources.extras import need
 from ssltool.data.sources.locations import existing_file, printable
 from ssltool.data.sources.splits import canonical_splits
@@ -138,6 +146,7 @@ def _csv_rows(path: str, where: str, delimiter: str) -> Iterator[Row]:
         lines = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             header = next(lines, [])
+            refuse_repeated(header, where)
             columns = _Columns.of(header, where)
             for fields in lines:
                 if not fields:  # an empty line

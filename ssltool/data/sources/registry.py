@@ -17,6 +17,7 @@ from ssltool.data.sources.locations import (
     ACCEPTED,
     demo_count,
     file_and_split,
+    hf_parts,
     is_manifest,
     is_parquet,
     is_zip,
@@ -146,6 +147,32 @@ def splits_of(spec: str | os.PathLike[str]) -> dict[str, Part]:
         return {split: Part(split, pattern) for split, pattern in patterns.items() if split}
     folders = split_folders(place.path) or {}
     return {split: Part(os.path.basename(path), path) for split, path in folders.items()}
+
+
+def whole_of(spec: str | os.PathLike[str]) -> str | None:
+    """The spec of all the images of which a spec names one split; None if it names none.
+
+    Args:
+        spec: As typed after ``--data``: ``photos/train``, ``list.csv:train``,
+            ``zip://train::photos.zip`` or ``hf:NAME:train``.
+    """
+    spec = os.fspath(spec)
+    if spec.startswith("hf:"):
+        name, split = hf_parts(spec)
+        whole = f"hf:{name}"
+    elif zip_parts(spec)[0]:
+        inner, archive = zip_parts(spec)
+        folder, _, split = (inner or "").rpartition("/")
+        whole = f"zip://{folder}::{archive}" if folder else archive
+    elif os.path.isdir(os.path.expanduser(spec)):
+        whole, split = os.path.split(os.path.realpath(os.path.expanduser(spec)))
+        if not split_folders(whole):
+            return None
+    else:
+        whole, split = file_and_split(spec)
+    if not split:
+        return None
+    return whole if split in {part.name for part in splits_of(whole).values()} else None
 
 
 class _Place(NamedTuple):

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from glob import escape
 from io import BytesIO
 from typing import Any
@@ -26,6 +27,7 @@ from ssltool.data.sources.base import (
     EncodedSource,
     class_order,
     file_content,
+    file_size,
     file_state,
     fingerprint_of,
     in_class_order,
@@ -109,6 +111,31 @@ class RowSource(EncodedSource):
 
     def relative_path(self, index: int) -> str:
         return f"row/{index}"
+
+    def nbytes(self, index: int) -> int | None:
+        length = int(self._lengths[index])
+        if length >= 0:
+            return length
+        try:
+            return file_size(self._cell(index)[1])
+        except UnreadableImage:
+            return None
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        """Bytes of each encoded image, of which none is read; -1 where a path stands instead."""
+        import pyarrow as pa
+        from pyarrow import compute
+
+        column = self._rows.data.column(self._column)
+        if pa.types.is_struct(column.type):
+            column = compute.struct_field(column, "bytes")
+        if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+            return np.full(len(self), -1, np.int64)
+        stated = compute.fill_null(compute.binary_length(column), -1).to_numpy()
+        lengths: NDArray[np.int64] = stated.astype(np.int64)
+        indices = getattr(self._rows, "_indices", None)
+        return lengths if indices is None else lengths[np.asarray(indices.column(0))]
 
     def content(self, index: int) -> bytes:
         data, path = self._cell(index)

@@ -151,6 +151,13 @@ def test_a_name_that_is_not_utf_8_is_found(tmp_path: Path) -> None:
     assert source.name(0).isprintable()
 
 
+def test_labels_of_another_encoding_never_become_one_class(tmp_path: Path) -> None:
+    images(tmp_path, "1.png", "2.png")
+    (tmp_path / "m.csv").write_bytes(b"path,label\n1.png,caf\xe9\n2.png,caf\xe8\n")
+    with pytest.raises(DataError, match="line 2: a label is not UTF-8; save the file as UTF-8"):
+        open_source(tmp_path / "m.csv")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -168,6 +175,8 @@ def test_a_name_that_is_not_utf_8_is_found(tmp_path: Path) -> None:
         ("m.jsonl", "[1]\n", "line 1 is no JSON object"),
         ("m.jsonl", "{\n", "line 1: it is no JSON"),
         ("m.jsonl", '{"label": 1}\n', "line 1 has no column of paths"),
+        ("m.csv", "path,label,Label\n1.png,a,b\n", "2 columns named label; rename all but one"),
+        ("m.jsonl", '{"path": "1.png", "label": "\\ud800"}\n', "line 1: a label is not UTF-8"),
         ("m.parquet", "x", "no readable Parquet file"),
     ],
 )

@@ -59,6 +59,17 @@ def test_a_dataset_saved_to_disk(tmp_path: Path) -> None:
     assert source.relative_path(3) == "row/3"
 
 
+def test_lengths_are_those_of_the_encoded_images(tmp_path: Path) -> None:
+    rows = saved().select([5, 0, 3])
+    source = open_source(rows)
+    assert [source.nbytes(i) for i in range(3)] == [len(png(v)) for v in (50, 0, 30)]
+    (tmp_path / "1.png").write_bytes(png(1))
+    table = pa.table({"image": [{"bytes": None, "path": "1.png"}, {"bytes": png(9), "path": None}]})
+    parquet.write_table(table, tmp_path / "m.parquet")
+    mixed = open_source(tmp_path / "m.parquet")
+    assert [mixed.nbytes(i) for i in range(2)] == [len(png(1)), len(png(9))]
+
+
 def test_splits_of_a_dataset(tmp_path: Path) -> None:
     both = datasets.DatasetDict(train=saved(6), validation=saved(4))
     both.save_to_disk(tmp_path / "d")

@@ -36,8 +36,10 @@ from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 from turns import Task, take_turns
 
-from ssltool.data import decode
-from ssltool.data.loader import Batch, TrainBatches
+from ssltool.data import decode_jpeg
+from ssltool.data.batch import Batch
+from ssltool.data.decode import decode
+from ssltool.data.loader import TrainBatches
 from ssltool.data.sources.registry import open_source
 from ssltool.methods.colorization.ab_bins import bin_centers
 from ssltool.methods.options import DataInfo
@@ -269,7 +271,7 @@ def photographs(folder: str | None) -> list[Image.Image]:
         return images
     for path in sorted(Path(folder).rglob("*")):
         if path.suffix.lower() in {".jpg", ".jpeg", ".png"}:
-            image = decode.decode(path)
+            image = decode(path)
             image.thumbnail((2000, 2000))
             if min(image.size) >= 500:
                 images.append(image)
@@ -374,7 +376,7 @@ def main() -> None:
                     )
     if args.json:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
-        fast = decode.simplejpeg is not None
+        fast = decode_jpeg.simplejpeg_version() != "none"
         print(
             json.dumps(
                 {

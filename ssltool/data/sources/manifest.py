@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssltool.data.sources.base import FilePerImageSource, class_order, nfc
+from ssltool.data.sources.base import FilePerImageSource
+from ssltool.data.sources.class_names import class_order, nfc
 from ssltool.data.sources.columns import LABELS, PATHS, SPLITS, class_name, find_column, need_column
 from ssltool.data.sources.extras import need
 from ssltool.data.sources.locations import existing_file, printable

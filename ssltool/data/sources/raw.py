@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import square, stretched
-from ssltool.data.sources.base import Source, Survey, fingerprint_of
+from ssltool.data.resizing import square, stretched
+from ssltool.data.sources.base import Source, Survey
+from ssltool.data.sources.fingerprints import fingerprint_of
 from ssltool.data.sources.locations import printable
 from ssltool.data.sources.raw_index import RawIndex, RawTable, read_raw_table
 from ssltool.documents import DocumentError

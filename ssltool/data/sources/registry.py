@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
-from ssltool.data.sources.base import JoinedSource, Source
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.dataset import DatasetSource
 from ssltool.data.sources.demo import DemoSource
 from ssltool.data.sources.folder import FolderSource
 from ssltool.data.sources.formats import is_hidden, is_image
+from ssltool.data.sources.joined import JoinedSource
 from ssltool.data.sources.locations import (
     ACCEPTED,
     demo_count,

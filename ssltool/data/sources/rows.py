@@ -21,16 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssltool.data.decode import ImagePath
-from ssltool.data.sources.base import (
-    EncodedSource,
-    class_order,
-    file_content,
-    file_state,
-    fingerprint_of,
-    in_class_order,
-    nfc,
-)
+from ssltool.data.opening import ImagePath
+from ssltool.data.sources.base import EncodedSource
+from ssltool.data.sources.class_names import class_order, in_class_order, nfc
 from ssltool.data.sources.columns import (
     IMAGES,
     LABELS,
@@ -41,6 +34,7 @@ from ssltool.data.sources.columns import (
     need_column,
 )
 from ssltool.data.sources.extras import need
+from ssltool.data.sources.fingerprints import file_content, file_state, fingerprint_of
 from ssltool.data.sources.formats import check_file, check_readable
 from ssltool.data.sources.locations import hf_parts, printable
 from ssltool.data.sources.splits import canonical_splits

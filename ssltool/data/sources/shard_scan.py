@@ -23,7 +23,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from ssltool.data.sources.base import class_order, nfc
+from ssltool.data.sources.class_names import class_order, nfc
 from ssltool.data.sources.formats import extension_of, is_hidden, is_image
 from ssltool.errors import DataError
 

@@ -19,24 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import (
-    decode,
-    dimensions,
-    fitted,
-    read_square,
-    read_stretched,
-    square,
-    stretched,
-)
-from ssltool.data.sources.base import (
-    Source,
-    file_content,
-    file_size,
-    file_state,
-    fingerprint_of,
-    in_class_order,
-    nfc,
-)
+from ssltool.data.decode import decode, read_square, read_stretched
+from ssltool.data.opening import dimensions
+from ssltool.data.resizing import fitted, square, stretched
+from ssltool.data.sources.base import Source
+from ssltool.data.sources.class_names import in_class_order, nfc
+from ssltool.data.sources.fingerprints import file_content, file_size, file_state, fingerprint_of
 from ssltool.data.sources.locations import printable
 from ssltool.errors import DataError, UnknownNameError, UnreadableImage, UsageError
 

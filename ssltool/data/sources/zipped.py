@@ -19,13 +19,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ssltool.data.sources.base import (
-    EncodedSource,
-    class_order,
-    file_state,
-    fingerprint_of,
-    nfc,
-)
+from ssltool.data.sources.base import EncodedSource
+from ssltool.data.sources.class_names import class_order, nfc
+from ssltool.data.sources.fingerprints import file_state, fingerprint_of
 from ssltool.data.sources.formats import check_readable, is_hidden, is_image
 from ssltool.data.sources.locations import existing_file, printable
 from ssltool.data.sources.splits import canonical_splits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,21 @@ def class_order(name: str) -> tuple[int, int, str, str]:
         digits = name.lstrip("0")  # compared as text: int() refuses more than 4300 digits
         return 0, len(digits), digits, name
     return 1, 0, "", name
+
+
+def numbered(names: Collection[str | None]) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Number the classes of images.
+
+    Args:
+        names: Class name of each image, in NFC; None without one.
+
+    Returns:
+        The names in the order of `class_order`, and labels int32 ``[n]``, -1 without a class.
+    """
+    classes = tuple(sorted({name for name in names if name is not None}, key=class_order))
+    number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
+    labels = (number.get(name, -1) for name in names)
+    return classes, np.fromiter(labels, np.int32, len(names))
 
 
 def in_class_order(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ssltool.data.opening import ImagePath
 from ssltool.data.sources.base import EncodedSource
-from ssltool.data.sources.class_names import class_order, in_class_order, nfc
+from ssltool.data.sources.class_names import in_class_order, nfc, numbered
 from ssltool.data.sources.columns import (
     IMAGES,
     LABELS,
@@ -371,9 +371,8 @@ def _labels(rows: Any, where: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     except TypeError as error:
         raise DataError(f"{where}: in its column {printable(column)} {error}") from error
     names = [nfc(name) if name else None for name in names]
-    classes = tuple(sorted({name for name in names if name}, key=class_order))
-    number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
-    return classes, np.array([number.get(name, -1) for name in names], np.int64)
+    classes, labels = numbered(names)
+    return classes, labels.astype(np.int64)
 
 
 def _values(rows: Any, column: str) -> list[Any]:

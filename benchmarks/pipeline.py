@@ -31,10 +31,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
-from torch.utils.data import default_collate
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
-from turns import Task, take_turns
+from turns import Task, collated, take_turns
 
 from ssltool.data import decode_jpeg
 from ssltool.data.batch import Batch
@@ -317,18 +316,7 @@ def ours(task: str, folder: str, batch: int) -> Task:
 
 def per_sample(task: str, folder: str, batch: int) -> Task:
     """A batch of the per-sample dataset."""
-    images = ImageFolder(folder, transform=PER_SAMPLE[task])
-    indices: list[int] = []
-
-    def once() -> None:
-        nonlocal indices
-        samples = []
-        for _ in range(batch):
-            indices = indices or random.sample(range(len(images)), len(images))
-            samples.append(images[indices.pop()])
-        default_collate(samples)
-
-    return once
+    return collated(ImageFolder(folder, transform=PER_SAMPLE[task]), batch)
 
 
 def compare(task: str, folder: Path, batch: int, rounds: int) -> dict[str, float]:

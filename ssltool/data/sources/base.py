@@ -69,7 +69,7 @@ class Source(ABC):
     """Whether the images of a batch are better read in ascending order."""
 
     channels: int = 3
-    """Channels of what is read: R, G and B, unless files are read as they are."""
+    """Channels that are read; R, G and B, unless files are read as they are."""
 
     notes: tuple[str, ...] = ()
     """What was left out or decided when the source was opened, one line each, for people."""

@@ -24,7 +24,13 @@ from ssltool.data.opening import dimensions
 from ssltool.data.resizing import fitted, square, stretched
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.class_names import in_class_order, nfc
-from ssltool.data.sources.fingerprints import file_content, file_size, file_state, fingerprint_of
+from ssltool.data.sources.fingerprints import (
+    encode,
+    file_content,
+    file_size,
+    file_state,
+    fingerprint_of,
+)
 from ssltool.data.sources.locations import printable
 from ssltool.errors import DataError, UnknownNameError, UnreadableImage, UsageError
 
@@ -164,7 +170,7 @@ class TorchvisionSource(Source):
             for file in sorted(files):
                 path = os.path.join(folder, file)
                 relative = os.path.relpath(path, self._dataset.root)
-                yield relative.encode("utf-8", "surrogateescape") + b"\0" + file_state(path)
+                yield encode(relative) + b"\0" + file_state(path)
 
     def _state(self, index: int) -> bytes:
         file = self._file(index)

@@ -21,7 +21,7 @@ from ssltool.data.opening import check_size
 from ssltool.data.sources.base import PixelSource, Source
 from ssltool.data.sources.class_names import nfc
 from ssltool.data.sources.extras import need
-from ssltool.data.sources.fingerprints import file_content, file_state, fingerprint_of
+from ssltool.data.sources.fingerprints import encode, file_content, file_state, fingerprint_of
 from ssltool.data.sources.formats import is_hidden
 from ssltool.data.sources.joined import JoinedSource
 from ssltool.data.sources.locations import VIDEOS, existing_file, printable
@@ -105,7 +105,7 @@ class VideoSource(PixelSource):
     def fingerprint(self, *, content: bool = False) -> str:
         name = f"{self.relative_path(0)}\0{len(self)} frames, one of each {self._every}\0"
         state = b"content " + file_content(self._path) if content else file_state(self._path)
-        return fingerprint_of([name.encode("utf-8", "surrogateescape")], [state])
+        return fingerprint_of([encode(name)], [state])
 
     def _decoder(self) -> Any:
         return _decoder(self._path, self._state_of_file, os.getpid(), get_ident())

@@ -21,7 +21,7 @@ import numpy as np
 
 from ssltool.data.sources.base import EncodedSource
 from ssltool.data.sources.class_names import nfc, numbered
-from ssltool.data.sources.fingerprints import file_state, fingerprint_of
+from ssltool.data.sources.fingerprints import encode, file_state, fingerprint_of
 from ssltool.data.sources.formats import check_readable, is_hidden, is_image
 from ssltool.data.sources.locations import existing_file, printable
 from ssltool.data.sources.splits import canonical_splits
@@ -123,7 +123,7 @@ class ZipSource(EncodedSource):
         indices = range(len(self))
         names = (f"{self.relative_path(i)}\0{self._class_name(i)}\0" for i in indices)
         states = [file_state(self._path), self._sizes.tobytes(), self._crcs.tobytes()]
-        return fingerprint_of((name.encode("utf-8", "surrogateescape") for name in names), states)
+        return fingerprint_of((encode(name) for name in names), states)
 
     def _bytes(self, index: int) -> bytes:
         """The bytes of a member.

@@ -44,7 +44,8 @@ from PIL import Image
 from rich.console import Console
 
 import ssltool
-from ssltool.data.decode import dimensions, read_square
+from ssltool.data.decode import read_square
+from ssltool.data.opening import dimensions
 from ssltool.data.sources.shard_index import write_index
 from ssltool.data.sources.shards import ShardSource
 from ssltool.encoders.weights import load_encoder

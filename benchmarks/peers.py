@@ -25,7 +25,6 @@ import importlib.util
 import json
 import math
 import platform
-import random
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -37,9 +36,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
-from turns import Task, take_turns
+from turns import Task, collated, take_turns
 
 from ssltool.data.loader import TrainBatches
 from ssltool.data.sources.base import Source
@@ -47,7 +46,8 @@ from ssltool.data.sources.registry import open_source
 from ssltool.encoders.registry import build_encoder
 from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_method
-from ssltool.runs.config import RunConfig, resolve
+from ssltool.runs.config import RunConfig
+from ssltool.runs.resolve import resolve
 from ssltool.training import budget, start
 
 PACKAGES = ("lightly", "timm")
@@ -135,17 +135,7 @@ def installed(package: str) -> bool:
 
 def transformed(make: Callable[[], Callable[[Image.Image], Any]], folder: str, images: int) -> Task:
     """Images decoded, transformed and collated one by one."""
-    dataset, indices = ImageFolder(folder, transform=make()), list[int]()
-
-    def once() -> None:
-        nonlocal indices
-        samples = []
-        for _ in range(images):
-            indices = indices or random.sample(range(len(dataset)), len(dataset))
-            samples.append(dataset[indices.pop()])
-        default_collate(samples)
-
-    return once
+    return collated(ImageFolder(folder, transform=make()), images)
 
 
 def simclr_transform(size: int = 224) -> Any:

@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
-from torch.utils.data import default_collate
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
-from turns import Task, take_turns
+from turns import Task, collated, take_turns
 
-from ssltool.data import decode
-from ssltool.data.loader import Batch, TrainBatches
+from ssltool.data import decode_jpeg
+from ssltool.data.batch import Batch
+from ssltool.data.decode import decode
+from ssltool.data.loader import TrainBatches
 from ssltool.data.sources.registry import open_source
 from ssltool.methods.colorization.ab_bins import bin_centers
 from ssltool.methods.options import DataInfo
@@ -272,7 +272,7 @@ def photographs(folder: str | None) -> list[Image.Image]:
         return images
     for path in sorted(Path(folder).rglob("*")):
         if path.suffix.lower() in {".jpg", ".jpeg", ".png"}:
-            image = decode.decode(path)
+            image = decode(path)
             image.thumbnail((2000, 2000))
             if min(image.size) >= 500:
                 images.append(image)
@@ -318,18 +318,7 @@ def ours(task: str, folder: str, batch: int) -> Task:
 
 def per_sample(task: str, folder: str, batch: int) -> Task:
     """A batch of the per-sample dataset."""
-    images = ImageFolder(folder, transform=PER_SAMPLE[task])
-    indices: list[int] = []
-
-    def once() -> None:
-        nonlocal indices
-        samples = []
-        for _ in range(batch):
-            indices = indices or random.sample(range(len(images)), len(images))
-            samples.append(images[indices.pop()])
-        default_collate(samples)
-
-    return once
+    return collated(ImageFolder(folder, transform=PER_SAMPLE[task]), batch)
 
 
 def compare(task: str, folder: Path, batch: int, rounds: int) -> dict[str, float]:
@@ -377,7 +366,7 @@ def main() -> None:
                     )
     if args.json:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
-        fast = find_spec("simplejpeg") is not None
+        fast = decode_jpeg.simplejpeg_version() != "none"
         print(
             json.dumps(
                 {

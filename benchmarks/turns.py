@@ -7,12 +7,15 @@ Sides therefore share no threads, caches and freed memory.
 from __future__ import annotations
 
 import multiprocessing
+import random
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from statistics import median
+from typing import Any
 
 import torch
+from torch.utils.data import Dataset, default_collate
 
 from ssltool.training.memory import keep_freed_memory
 
@@ -54,6 +57,21 @@ def take_turns(
         turns.send(False)
         process.join()
     return {name: median(seconds) for name, seconds in taken.items()}
+
+
+def collated(images: Dataset[Any], batch: int) -> Task:
+    """A batch of a per-sample dataset, in random order: read, transformed and collated."""
+    indices: list[int] = []
+
+    def once() -> None:
+        nonlocal indices
+        samples = []
+        for _ in range(batch):
+            indices = indices or random.sample(range(len(images)), len(images))  # type: ignore[arg-type]
+            samples.append(images[indices.pop()])
+        default_collate(samples)
+
+    return once
 
 
 def _serve(begin: Callable[[], Task], turns: Connection, keep: bool) -> None:

@@ -37,12 +37,10 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 nitpick_ignore_regex = [
     # No inventories are read, so that the site builds offline.
-    (r"py:.*", r"(torch|numpy|pydantic|pathlib|os|collections|typing|annotated_types|Path)\b.*"),
-    # Internal: named in signatures, described where they are.
     (
         r"py:.*",
-        r"ssltool\.(data\.sources|runs\.(config|records|tables)|plotting\.records|encoders\.projection)\..*",
+        r"(torch|numpy|pydantic|pathlib|os|collections|typing|annotated_types|PIL|Path)\b.*",
     ),
     (r"py:class", "Format"),  # of an export: a Literal, written out where it is an option
-    (r"py:.*", r"ssltool\.methods\.(auditing\..*|base\.(OptionsT|ViewT))"),
+    (r"py:.*", r"ssltool\.methods\.base\.(OptionsT|ViewT)"),
 ]

@@ -17,10 +17,12 @@ from ssltool.methods.context_prediction.task import ContextPrediction
 from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_options
 from ssltool.ops.per_image_rng import PerImageRNG
-from ssltool.plotting.figures import panels, save_figure, save_plot
+from ssltool.plotting.figures import save_figure, save_plot
+from ssltool.plotting.lines import panels
 from ssltool.plotting.records import Lines
-from ssltool.runs.config import ResolvedConfig, RunConfig, resolve
+from ssltool.runs.config import ResolvedConfig, RunConfig
 from ssltool.runs.folder import build_method
+from ssltool.runs.resolve import resolve
 from ssltool.training.schedule import learning_rate
 
 DOCS = Path(__file__).parent

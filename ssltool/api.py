@@ -341,15 +341,3 @@ def _path(weights: Weights) -> Path:
 
 def _console(progress: bool) -> Console:
     return stderr_console(quiet=not progress)
-
-
-__all__ = [
-    "audit",
-    "embed",
-    "export",
-    "load_encoder",
-    "predict",
-    "pretrain",
-    "probe",
-    "visualize",
-]

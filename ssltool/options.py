@@ -214,6 +214,16 @@ def option(
     )
 
 
+def weights_option(description: str = "Run folder or weights file") -> Any:
+    """Declare the weights that a command reads."""
+    return option(
+        ...,
+        description,
+        panel="Model",
+        needed="--weights RUN, such as runs/jigsaw-1, or a .safetensors file",
+    )
+
+
 def seed_option(description: str, *, panel: str) -> Any:
     """Declare a seed, an integer from 0 to `LARGEST_SEED`."""
     return option(0, description, panel=panel, metavar="INT", ge=0, le=LARGEST_SEED)

@@ -15,8 +15,9 @@ from ssltool.encoders.encoder import Encoder
 from ssltool.errors import UsageError
 from ssltool.methods import base
 from ssltool.methods.options import DataInfo
-from ssltool.runs.config import RunConfig, resolve
+from ssltool.runs.config import RunConfig
 from ssltool.runs.folder import build_method
+from ssltool.runs.resolve import resolve
 
 BATCH = 4
 

@@ -114,6 +114,8 @@ def test_the_api_page_has_every_public_name() -> None:
     documented = {name.rpartition(".")[2] for name in re.findall(r"auto\w+:: ([\w.]+)", text)}
     documented |= set(re.findall(r"\w+", " ".join(re.findall(r":members: (.*)", text))))
     assert set(ssltool.__all__) - {"__version__"} <= documented
+    figures = "".join(path.read_text() for path in (ROOT / "ssltool/visualizing").glob("*.py"))
+    assert set(re.findall(r"class (\w+)\(FigureResult\)", figures)) <= documented
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:

@@ -14,7 +14,8 @@ from ssltool.data.sources.registry import open_source
 from ssltool.device import choose_device
 from ssltool.errors import UsageError
 from ssltool.methods.auditing import BASE, CHANCE, Comparison, Plan
-from ssltool.plotting.figures import bar_panels, require_format, save_figure
+from ssltool.plotting.bars import bar_panels
+from ssltool.plotting.figures import require_format, save_figure
 from ssltool.runs.audit_record import AUDIT_FILE, LEAST_SHARE, AuditRecord, Finding, Score
 from ssltool.runs.evaluation import Evaluation
 from ssltool.runs.folder import FIGURES

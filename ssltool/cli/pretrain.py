@@ -80,7 +80,7 @@ def build(name: str) -> TyperCommand:
 def _check(config: RunConfig, start: StartOptions) -> None:
     """Refuse, before torch is imported, a run that could not begin or continue."""
     from ssltool.runs.claim import check_new, folder_to_resume
-    from ssltool.runs.config import check_probe
+    from ssltool.runs.resolve import check_probe
 
     run = config.run
     if not start.resume:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssltool.data.ranges import Range, parse_range
-from ssltool.data.sources.base import Source, unreadable_set
+from ssltool.data.sources.base import Source
+from ssltool.data.sources.survey import unreadable_set
 from ssltool.errors import UnreadableImage
 
 PERCENTILES = (0.1, 99.9)

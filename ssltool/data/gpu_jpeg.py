@@ -1,9 +1,10 @@
 """JPEG files decoded in batches on a GPU, and resized there.
 
-What the GPU is given is decided by `ssltool.data.decode.plain_jpeg`; all else, and what the decoder
-refuses, is decoded on the CPU. There libjpeg decodes large files at a reduced scale, which averages
-squares of 2, 4 or 8 pixels; here they are averaged afterwards. Other pixels come from the decoder's
-arithmetic and from colors that are stored at half the resolution; see docs/performance.md.
+What the GPU is given is decided by `ssltool.data.decode_jpeg.plain_jpeg`; all else, and what the
+decoder refuses, is decoded on the CPU. There libjpeg decodes large files at a reduced scale, which
+averages squares of 2, 4 or 8 pixels; here they are averaged afterwards. Other pixels come from the
+decoder's arithmetic and from colors that are stored at half the resolution; see
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.data.decode import LONGEST, reduction
+from ssltool.data.decode_jpeg import reduction
+from ssltool.data.resizing import LONGEST
 
 Decode = Callable[[list[Tensor]], list[Tensor]]
 """Files uint8 ``[n]`` on the CPU -> images uint8 ``[3, H, W]``; RuntimeError if one fails."""
@@ -90,7 +92,7 @@ def reduced(image: Tensor, short_side: int) -> Tensor:
 
 
 def square(image: Tensor, size: int) -> tuple[Tensor, float]:
-    """As `ssltool.data.decode.square`, of an image ``[3, H, W]`` on any device."""
+    """As `ssltool.data.resizing.square`, of an image ``[3, H, W]`` on any device."""
     height, width = image.shape[1:]
     longest = LONGEST * min(height, width)
     top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
@@ -103,7 +105,7 @@ def square(image: Tensor, size: int) -> tuple[Tensor, float]:
 
 
 def stretched(image: Tensor, size: int) -> tuple[Tensor, float]:
-    """As `ssltool.data.decode.stretched`, of an image ``[3, H, W]`` on any device."""
+    """As `ssltool.data.resizing.stretched`, of an image ``[3, H, W]`` on any device."""
     height, width = image.shape[1:]
     return _resized(image, size, size), width / height
 

@@ -26,7 +26,6 @@ from rich.progress import Progress, track
 
 from ssltool import atomic
 from ssltool.atomic import atomic_file
-from ssltool.data.loader import default_workers
 from ssltool.data.options import PackOptions
 from ssltool.data.pack_raw import RawLayout
 from ssltool.data.sampler import Order
@@ -41,6 +40,7 @@ from ssltool.data.sources.shard_index import (
     write_index,
 )
 from ssltool.data.sources.shards import UNFINISHED
+from ssltool.data.workers import default_workers
 from ssltool.distributed.collectives import from_main, is_main, rank
 from ssltool.distributed.parts import divided_work, gathered, own_part
 from ssltool.documents import DocumentError, read_json

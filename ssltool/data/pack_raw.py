@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ssltool.atomic import atomic_file
 from ssltool.console import printable
 from ssltool.data.options import LARGEST_RAW_SIZE, PackOptions
-from ssltool.data.sources.base import Source, Survey, automatic_size, survey
+from ssltool.data.sources.base import Source, Survey
 from ssltool.data.sources.raw_index import (
     RawEntry,
     RawIndex,
@@ -23,6 +23,7 @@ from ssltool.data.sources.raw_index import (
     write_raw_shard,
 )
 from ssltool.data.sources.shard_index import INDEX, ShardIndex
+from ssltool.data.sources.survey import automatic_size, survey
 from ssltool.errors import UnreadableImage, UsageError
 
 

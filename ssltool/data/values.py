@@ -29,14 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssltool.arrays import parse_array
-from ssltool.data.decode import (
-    MAX_PIXELS,
-    ImagePath,
-    check_size,
-    opened_stream,
-    stored_values,
-    upright,
-)
+from ssltool.data.decode import stored_values, upright
+from ssltool.data.opening import MAX_PIXELS, ImagePath, check_size, opened_stream
 from ssltool.documents import DocumentError
 from ssltool.errors import UnreadableImage
 from ssltool.options import LARGEST_CHANNELS

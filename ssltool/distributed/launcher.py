@@ -11,16 +11,13 @@ import logging
 import os
 import signal
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 from ssltool.cores import available_cores
-from ssltool.distributed.signals import hangup_signals
+from ssltool.distributed.signals import hangup_signals, raising
 from ssltool.errors import Interrupted, ProcessLost, SslToolError
 
 LAUNCHED = "SSLTOOL_LAUNCHED"  # set in the environment of processes started here
@@ -111,7 +108,8 @@ def start_processes(devices: int, words: Sequence[str], interrupted: str) -> str
         own += f" --signals-to-handle {','.join(s.name for s in handled)}"
         arguments = [*own.split(), "--log-dir", logs, "-m", "ssltool", *words]
         try:
-            with _interrupt_as(SignalException):
+            # Ctrl-C stops the launcher as SIGTERM does: Python reports SIGINT in each process.
+            with raising(signal.SIGINT, lambda: SignalException("Ctrl-C", signal.SIGTERM)):
                 run(parse_args(arguments))  # type: ignore[no-untyped-call]
         except (ChildFailedError, SignalException) as error:
             first = _first_failure(Path(logs))
@@ -144,20 +142,3 @@ def _first_failure(logs: Path) -> Failure | None:
             text = message["message"].removeprefix("error: ")
             failures.append(Failure(extra["time"], extra["kind"], text, extra["exit_code"]))
     return min((f for f in failures if f.kind != ProcessLost.__name__), default=None)
-
-
-@contextmanager
-def _interrupt_as(exception: type[Exception]) -> Iterator[None]:
-    """Let Ctrl-C stop the launcher as SIGTERM does: Python reports SIGINT in each process."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise exception("Ctrl-C", signal.SIGTERM)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

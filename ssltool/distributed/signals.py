@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -22,20 +22,29 @@ def hangup_signals() -> tuple[signal.Signals, ...]:
 @contextmanager
 def terminated_in_order() -> Iterator[None]:
     """Inside of the block let SIGTERM, which a launcher sends, raise what Ctrl-C does: temporary
-    files are removed. Outside the main thread signals cannot be caught and none is.
+    files are removed. Of no effect outside the main thread.
 
     Raises:
         KeyboardInterrupt: SIGTERM came.
     """
+    with raising(signal.SIGTERM, KeyboardInterrupt):
+        yield
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+
+@contextmanager
+def raising(number: signal.Signals, error: Callable[[], BaseException]) -> Iterator[None]:
+    """Inside of the block let a signal raise ``error()``, in the main thread; elsewhere signals
+    cannot be caught, and none is.
+    """
+
+    def handle(received: int, frame: FrameType | None) -> None:
+        raise error()
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, handle)
+    before = signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)

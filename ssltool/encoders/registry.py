@@ -78,20 +78,20 @@ def build_encoder(
             f"an encoder takes 1 to {LARGEST_CHANNELS} input channels, not {in_channels}"
         )
     if is_timm(name):
-        encoder: Encoder = _timm_encoder(
-            name, stem=stem, in_channels=in_channels, image_size=image_size, norm=norm
-        )
-        if last_stage is not None:
-            encoder.cut_after(last_stage)
-        return encoder
+        encoder = _timm_encoder(name, stem, in_channels, image_size, norm)
+    else:
+        encoder = _encoder(name, stem, in_channels, image_size, norm, empty=empty)
+    if last_stage is not None:
+        encoder.cut_after(last_stage)
+    return encoder
+
+
+def _encoder(
+    name: str, stem: Stem, in_channels: int, image_size: int | None, norm: Norm, *, empty: bool
+) -> Encoder:
+    """An encoder of `FAMILIES`; see `build_encoder`."""
     family = next(family for family in FAMILIES if re.fullmatch(family.pattern, name))
-    if name in SMALL_RESNETS:
-        stem = "small"
-    elif stem == "small" and not family.small_stem:
-        raise UsageError(
-            f"{name} has no small stem, only resnet*, resnext* and wide_resnet* have; "
-            "type --stem imagenet, --backbone resnet18 or --backbone resnet10_w32"
-        )
+    stem = _stem_of(name, family, stem)
     side = _vit_side(name, image_size or 224) if family is VIT else None
     with _MetaTensors() if empty else nullcontext():
         backbone = _create(name, side)
@@ -103,7 +103,7 @@ def build_encoder(
         _replace_batch_norm(backbone, norm)
     use_small_map_convolutions(backbone)
     kind = ViTEncoder if family is VIT else Encoder
-    encoder = kind(
+    return kind(
         backbone,
         name=name,
         stem=stem,
@@ -112,15 +112,28 @@ def build_encoder(
         image_size=side,
         family=family,
     )
-    if last_stage is not None:
-        encoder.cut_after(last_stage)
-    return encoder
+
+
+def _stem_of(name: str, family: Family, stem: Stem) -> Stem:
+    """The stem that a backbone gets: small ResNets have no other than the small one.
+
+    Raises:
+        UsageError: The backbone has no small stem.
+    """
+    if name in SMALL_RESNETS:
+        return "small"
+    if stem == "small" and not family.small_stem:
+        raise UsageError(
+            f"{name} has no small stem, only resnet*, resnext* and wide_resnet* have; "
+            "type --stem imagenet, --backbone resnet18 or --backbone resnet10_w32"
+        )
+    return stem
 
 
 def _timm_encoder(
-    name: str, *, stem: Stem, in_channels: int, image_size: int | None, norm: Norm
+    name: str, stem: Stem, in_channels: int, image_size: int | None, norm: Norm
 ) -> Encoder:
-    """Imports timm, which is an extra."""
+    """An encoder of timm, which is an extra and imported here; see `build_encoder`."""
     from ssltool.encoders.timm_encoder import TimmEncoder, build_backbone
 
     backbone, side = build_backbone(name, stem=stem, in_channels=in_channels, image_size=image_size)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ssltool.errors import UsageError
-from ssltool.options import Options, option, refuse_unused
+from ssltool.options import Options, option, refuse_unused, weights_option
 
 InputForm = Literal["lightness", "lab", "rgb"]
 Format = Literal["safetensors", "timm", "onnx", "torch"]
@@ -17,12 +17,7 @@ _FILES = {".onnx", ".pt2", ".pt", ".pth", ".bin", ".ckpt", ".npz"}
 class ExportOptions(Options):
     """What to export, where to, in which formats and input form."""
 
-    weights: Path = option(
-        ...,
-        "Run folder or weights file",
-        panel="Model",
-        needed="--weights RUN, such as runs/jigsaw-1, or a .safetensors file",
-    )
+    weights: Path = weights_option()
     form: InputForm | None = option(
         None,
         "Input color space of an encoder trained on lightness; rgb is an approximation",

@@ -22,6 +22,7 @@ POINT = 1 / 72  # inches
 TITLE, TEXT, SMALL = 8.0, 7.0, 6.0  # points
 LINE = 1.2  # height of a line of text per size
 LEVEL_WIDTH = 0.6  # points, of reference lines: thinner than curves
+LEVEL_DASH: Any = (0, (5, 3))  # of reference lines
 
 _STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssltool.data.decode import stretched
+from ssltool.data.resizing import stretched
 from ssltool.errors import UsageError
 from ssltool.methods.colorization.recolor import with_colors
 from ssltool.methods.colorization.task import Colorization

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ssltool.data.channels import Channels
 from ssltool.data.loader import AllImages
-from ssltool.data.sources.base import Source, class_order
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.channels import as_they_are
+from ssltool.data.sources.class_names import class_order
 from ssltool.data.sources.registry import Part, open_source, splits_of
 from ssltool.errors import DataError, UnreadableImage, UsageError
 from ssltool.probing.label_file import ClassLabel, LabelFile, Labels

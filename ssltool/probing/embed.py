@@ -10,10 +10,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from ssltool.data.batch import Batch
 from ssltool.data.channels import Channels
-from ssltool.data.loader import AllImages, Batch
-from ssltool.data.sources.base import Source, class_order
+from ssltool.data.loader import AllImages
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.channels import as_they_are
+from ssltool.data.sources.class_names import class_order
 from ssltool.data.sources.registry import open_source, whole_of
 from ssltool.data.sources.same import require_same_images
 from ssltool.device import choose_device

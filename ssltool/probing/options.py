@@ -21,6 +21,7 @@ from ssltool.options import (
     option,
     refuse_unused,
     seed_option,
+    weights_option,
 )
 
 Kind = Literal["linear", "layers", "knn", "svm", "mlp", "patch_linear", "finetune"]
@@ -185,12 +186,7 @@ class LabelEfficiency(Options):
 class ProbedModel(Options):
     """The weights of ``probe``."""
 
-    weights: Path = option(
-        ...,
-        "Run folder, weights file or plain state dict, .safetensors",
-        panel="Model",
-        needed="--weights RUN, such as runs/jigsaw-1, or a .safetensors file",
-    )
+    weights: Path = weights_option("Run folder, weights file or plain state dict, .safetensors")
     backbone: str | None = option(
         None, "Torchvision model that a plain state dict belongs to", panel="Model"
     )
@@ -269,12 +265,7 @@ class EmbedImages(Options):
         "Embedding file, .npz or .safetensors, by whose classes labels are numbered",
         panel="Data",
     )
-    weights: Path = option(
-        ...,
-        "Run folder or weights file",
-        panel="Model",
-        needed="--weights RUN, such as runs/jigsaw-1, or a .safetensors file",
-    )
+    weights: Path = weights_option()
     stage: str = option(
         "pooled", "pooled, or a stage such as layer3, whose map is averaged", panel="Model"
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ssltool.data.sources.base import Source, automatic_size, survey
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.channels import ChannelSource
+from ssltool.data.sources.survey import automatic_size, survey
 from ssltool.methods.options import DataInfo
 
 _LEAST_STD = 1 / 255  # of a channel without contrast, by which images are divided

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 import ssltool
 from ssltool.cores import available_cores
-from ssltool.data.loader import default_workers
+from ssltool.data.workers import default_workers
 from ssltool.encoders.precision import choose_precision
 from ssltool.encoders.registry import build_encoder
 

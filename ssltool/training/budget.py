@@ -23,9 +23,10 @@ from ssltool.distributed.collectives import from_main, world_size
 from ssltool.errors import UnreadableImage, UsageError
 from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import find_options
-from ssltool.runs.config import LENGTHS, RunConfig, resolve
+from ssltool.runs.config import LENGTHS, RunConfig
 from ssltool.runs.duration import format_duration, parse_duration
 from ssltool.runs.records import BudgetRecord
+from ssltool.runs.resolve import resolve
 from ssltool.training.start import Start
 from ssltool.training.trainer import CACHE_BYTES, Trainer
 

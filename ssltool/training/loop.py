@@ -25,7 +25,7 @@ from ssltool.training.schedule import Kind, learning_rate
 
 
 class TrainBatch(Protocol):
-    """What the loop needs of a batch; `ssltool.data.loader.Batch` has it."""
+    """What the loop needs of a batch; `ssltool.data.batch.Batch` has it."""
 
     @property
     def images(self) -> Tensor:

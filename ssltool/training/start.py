@@ -17,13 +17,14 @@ from ssltool.errors import CheckpointError, UsageError
 from ssltool.methods.options import DataInfo
 from ssltool.runs import checkpoint
 from ssltool.runs.claim import claim_new, claim_to_resume
-from ssltool.runs.config import ResolvedConfig, RunConfig, check_probe, resolve, steps_of
+from ssltool.runs.config import ResolvedConfig, RunConfig
 from ssltool.runs.data_info import inspect
 from ssltool.runs.folder import Run
 from ssltool.runs.images import open_training_images
 from ssltool.runs.lock import FolderLock
 from ssltool.runs.options import FREE_ON_RESUME
 from ssltool.runs.records import RUN_FILE, Extension, RunRecord
+from ssltool.runs.resolve import check_probe, resolve, steps_of
 
 _data_info = TypeAdapter(DataInfo)
 _PATIENCE = 120.0  # seconds until a file system shared by hosts notices that one is lost

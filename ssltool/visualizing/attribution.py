@@ -12,23 +12,19 @@ from matplotlib.colors import ListedColormap
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssltool.data.sample import sample
 from ssltool.device import choose_device
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.padding import replicate_padding
 from ssltool.encoders.transform import InputTransform
-from ssltool.errors import UsageError
 from ssltool.options import DeviceName
 from ssltool.plotting import frames
 from ssltool.plotting.channels import as_rgb
 from ssltool.plotting.figures import require_format, save_figure
 from ssltool.plotting.image_grid import as_rows, image_grid
 from ssltool.probing.features import recalibrate_batch_norm
-from ssltool.visualizing.loading import load_pretrained, open_images
+from ssltool.visualizing.loading import check_stages, load_pretrained, open_images, read_images
 from ssltool.visualizing.results import FigureResult
-from ssltool.visualizing.sampling import spread_indices
 
-_BACKGROUND = 64  # images that channel means and batch norm statistics are taken over
 _TILE = 160  # px, about the side of a drawn image
 _HEAT = 0.6  # weight of the colors over the gray image
 _COLORS = colormaps["inferno"]
@@ -83,20 +79,14 @@ def draw_attribution(
     require_format(path)
     where = choose_device(device)
     encoder, metadata, transform, size = pretrained = load_pretrained(weights, where)
-    names = [stage.name for stage in encoder.stages]
-    if unknown := sorted(set(stages) - set(names)):
-        raise UsageError(f"--stage {unknown[0]}: {encoder.name} has the stages {', '.join(names)}")
-    source, more = open_images(weights, data, image, background_required=False)
-    images = sample(source, size, len(source) if image else _BACKGROUND)[0]
-    background = images
-    if more is not None:
-        background = torch.cat([images, sample(more, size, _BACKGROUND)[0]])
-    drawn = images if image else images[spread_indices(images, count)]
+    check_stages(encoder, stages)
+    opened = open_images(weights, data, image, background_required=False)
+    drawn, background = read_images(opened, size, count=None if image else count)
     recalibrate_batch_norm(encoder, background, transform)
     large = frames.enlarged(as_rgb(drawn), max(1, round(_TILE / drawn.shape[-1])))
     columns = {"image": as_rows(large)}
     maps = responses(encoder.eval(), transform, background, drawn)
-    maps = {name: maps[name] for name in names if name in stages or not stages}
+    maps = {name: values for name, values in maps.items() if name in stages or not stages}
     highest = max(float(values.quantile(_HIGHEST)) for values in maps.values()) or 1.0
     for name, values in maps.items():
         columns[f"{name}\n{_side(values)}"] = as_rows(overlaid(large, values / highest))

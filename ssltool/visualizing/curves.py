@@ -8,7 +8,8 @@ from statistics import median
 from typing import NamedTuple
 
 from ssltool.errors import UsageError
-from ssltool.plotting.figures import panels, save_figure
+from ssltool.plotting.figures import save_figure
+from ssltool.plotting.lines import panels
 from ssltool.plotting.records import Level, Lines, Series
 from ssltool.plotting.units import TRAINING_UNITS, axis_label, display_scale
 from ssltool.runs.folder import Run, short_names

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ssltool.data.sample import sample
+from ssltool.data.sources.base import Source
 from ssltool.device import choose_device
 from ssltool.errors import UsageError
 from ssltool.ops.principal import principal_components
@@ -95,28 +96,16 @@ def draw_features(
     batches = torch.split(images.to(where), _BATCH)
     # Neighbors are compared by cosine similarity, so the map leaves lengths out as well.
     features = nn.functional.normalize(extract(encoder, batches, transform)[POOLED]).double().cpu()
-    variance = None
-    if embed is None:
-        points, shares = principal_plane(features)
-        variance = sum(shares)
-        axes = tuple(
-            f"principal component {i}, {share:.0%} of the variance"
-            for i, share in enumerate(shares, start=1)
-        )
-    else:
-        points = embed(features)
-        axes = tuple(f"{_NAMES[kind]} dimension {i}, no unit" for i in (1, 2))
-    labels = [label for i in index.tolist() if (label := source.label(i)) is not None]
-    if len(labels) < len(images) or len(source.classes) < 2:
-        labels = []
+    arranged = _principal_map(features) if embed is None else _embedded_map(features, embed, kind)
+    labels = _labels(source, index)
     drawn = thumbnail_map(
-        points.numpy(),
+        arranged.points.numpy(),
         images,
         labels=labels,
         classes=source.classes if labels else (),
         title=f"{metadata.method}, {metadata.backbone}: pooled features of {len(images):,} of "
         f"{source.description}",
-        axes=(axes[0], axes[1]),
+        axes=arranged.axes,
     )
     return FeaturesFigure(
         path=save_figure(drawn.figure, path),
@@ -124,8 +113,42 @@ def draw_features(
         method=metadata.method,
         images=len(images),
         classes=len(source.classes),
-        variance=variance,
+        variance=arranged.variance,
     )
+
+
+class _Map(NamedTuple):
+    """Images arranged in a plane.
+
+    Attributes:
+        points: float64 ``[N, 2]``.
+        axes: Titles of the axes.
+        variance: Fraction of the variance along both, of principal components.
+    """
+
+    points: Tensor
+    axes: tuple[str, str]
+    variance: float | None = None
+
+
+def _principal_map(features: Tensor) -> _Map:
+    points, shares = principal_plane(features)
+    first, second = (
+        f"principal component {i}, {share:.0%} of the variance"
+        for i, share in enumerate(shares, start=1)
+    )
+    return _Map(points, (first, second), sum(shares))
+
+
+def _embedded_map(features: Tensor, embed: Embedding, kind: str) -> _Map:
+    first, second = (f"{_NAMES[kind]} dimension {i}, no unit" for i in (1, 2))
+    return _Map(embed(features), (first, second))
+
+
+def _labels(source: Source, index: Tensor) -> list[int]:
+    """Labels of the images; none at all unless every image has one, of two classes or more."""
+    labels = [label for i in index.tolist() if (label := source.label(i)) is not None]
+    return labels if len(labels) == len(index) and len(source.classes) > 1 else []
 
 
 def principal_plane(features: Tensor) -> tuple[Tensor, tuple[float, float]]:

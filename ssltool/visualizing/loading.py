@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ssltool.data.channels import Channels
+from ssltool.data.sample import sample
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.channels import as_they_are
 from ssltool.data.sources.files import FileSource
@@ -20,7 +22,9 @@ from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import has_metadata, load_encoder, read_metadata
 from ssltool.errors import UsageError
 from ssltool.runs.folder import Run
+from ssltool.visualizing.sampling import spread_indices
 
+_BACKGROUND = 64  # images that statistics are taken over
 _NAME_IMAGES = "name images with --data"
 
 
@@ -58,6 +62,17 @@ def load_pretrained(weights: Path, device: torch.device) -> Pretrained:
     encoder = load_encoder(find_weights(weights)).to(device)
     metadata = encoder.metadata
     return Pretrained(encoder.eval(), metadata, encoder.transform, metadata.read_size)
+
+
+def check_stages(encoder: Encoder, stages: Sequence[str]) -> None:
+    """Make sure that an encoder has the stages of ``--stage``.
+
+    Raises:
+        UsageError: It has no such stage.
+    """
+    names = [stage.name for stage in encoder.stages]
+    if unknown := sorted(set(stages) - set(names)):
+        raise UsageError(f"--stage {unknown[0]}: {encoder.name} has the stages {', '.join(names)}")
 
 
 class Images(NamedTuple):
@@ -109,6 +124,34 @@ def open_images(
         text = str(error)
         raise UsageError(text if _NAME_IMAGES in text else f"{text}; {_NAME_IMAGES}") from error
     return Images(drawn[0], background) if drawn else Images(background, None)
+
+
+class Drawn(NamedTuple):
+    """The images of a figure, read.
+
+    Attributes:
+        images: uint8 ``[B, C, S, S]``, to draw.
+        background: uint8 ``[N, C, S, S]``, those that statistics are taken over.
+    """
+
+    images: Tensor
+    background: Tensor
+
+
+def read_images(opened: Images, size: int, *, count: int | None) -> Drawn:
+    """Read the images of a figure, and the background of its statistics.
+
+    Args:
+        opened: Of `open_images`.
+        size: Side S in pixels at which they are read.
+        count: How many are drawn of a sample of the source; None draws all of it.
+    """
+    source, more = opened
+    images = sample(source, size, len(source) if count is None else _BACKGROUND)[0]
+    background = images
+    if more is not None:
+        background = torch.cat([images, sample(more, size, _BACKGROUND)[0]])
+    return Drawn(images if count is None else images[spread_indices(images, count)], background)
 
 
 def _channels(weights: Path) -> Channels | None:

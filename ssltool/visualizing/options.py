@@ -7,19 +7,22 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from ssltool.options import FigurePath, Options, ending_in, option, refuse_unused, seed_option
+from ssltool.options import (
+    FigurePath,
+    Options,
+    ending_in,
+    option,
+    refuse_unused,
+    seed_option,
+    weights_option,
+)
 
 Mode = Literal["max_min", "max_mean", "min_mean", "random", "code", "all"]
 
 # Options that several commands share.
 _DATA: Any = option((), "Images; automatic: those of the run; may be repeated", panel="Data")
 _IMAGE: Any = option((), "Draw this image file instead; may be repeated", panel="Data")
-_WEIGHTS: Any = option(
-    ...,
-    "Run folder or weights file",
-    panel="Model",
-    needed="--weights RUN, such as runs/jigsaw-1, or a .safetensors file",
-)
+_WEIGHTS: Any = weights_option()
 _COUNT: Any = option(6, "Images to draw", panel="Figure", ge=1, le=64)
 _SEED: Any = seed_option("Seed of what is sampled", panel="Figure")
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ssltool.data.sample import sample
 from ssltool.device import choose_device
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.padding import replicate_padding
@@ -27,11 +27,15 @@ from ssltool.plotting import frames
 from ssltool.plotting.figures import require_format, save_figure
 from ssltool.plotting.image_grid import as_rows, image_grid
 from ssltool.probing.features import compute_batch, recalibrate_batch_norm
-from ssltool.visualizing.loading import load_pretrained, open_images
+from ssltool.visualizing.loading import (
+    Pretrained,
+    check_stages,
+    load_pretrained,
+    open_images,
+    read_images,
+)
 from ssltool.visualizing.results import FigureResult
-from ssltool.visualizing.sampling import spread_indices
 
-_BACKGROUND = 64  # images that batch norm statistics are taken over
 _STAGES = 3  # drawn of the last ones
 _TILE = 160  # px, about the side of a drawn image
 _TAIL = 0.01  # of the values at either end, drawn as the darkest and the brightest
@@ -99,42 +103,21 @@ def draw_pca(
     """
     require_format(path)
     where = choose_device(device)
-    encoder, metadata, transform, read_size = pretrained = load_pretrained(weights, where)
-    names = [stage.name for stage in encoder.stages]
-    if unknown := sorted(set(stages) - set(names)):
-        raise UsageError(f"--stage {unknown[0]}: {encoder.name} has the stages {', '.join(names)}")
+    pretrained = load_pretrained(weights, where)
+    check_stages(pretrained.encoder, stages)
     if size is not None:
-        if encoder.image_size not in (None, size):
-            raise UsageError(
-                f"--size {size}: {encoder.name} takes images of {encoder.image_size} px only; "
-                "omit --size"
-            )
-        transform, read_size = InputTransform.of(metadata, size), size
-    source, more = open_images(weights, data, image, background_required=False)
-    images = sample(source, read_size, len(source) if image else _BACKGROUND)[0]
-    background = images
-    if more is not None:
-        background = torch.cat([images, sample(more, read_size, _BACKGROUND)[0]])
-    drawn = images if image else images[spread_indices(images, count)]
+        pretrained = _at_size(pretrained, size)
+    encoder, metadata, transform, read_size = pretrained
+    opened = open_images(weights, data, image, background_required=False)
+    drawn, background = read_images(opened, read_size, count=None if image else count)
     recalibrate_batch_norm(encoder, background, transform)
-    large = frames.enlarged(drawn, max(1, round(_TILE / drawn.shape[-1])))
-    columns, sides, variance = {"image": as_rows(large)}, {}, {}
     maps = dense_features(encoder.eval(), transform, drawn)
-    for name in [n for n in names if n in stages] or names[-_STAGES:]:
-        colored = principal_colors(maps[name], joint=joint)
-        sides[name], variance[name] = colored.images.shape[-1], colored.variance
-        side = f"{sides[name]} \u00d7 {maps[name].shape[-2]}"
-        columns[f"{name}\n{side}\n{_percent(colored.variance)}"] = as_rows(colored.images)
-    of = f"joint over {len(drawn)} images" if joint else "of each image by itself"
-    of = of if len(drawn) > 1 else "of one image"
+    names = [name for name in maps if name in stages] or list(maps)[-_STAGES:]
+    colored = {name: principal_colors(maps[name], joint=joint) for name in names}
     figure = image_grid(
-        columns,
+        _columns(drawn, colored),
         f"{pretrained.title}: principal components of dense features",
-        notes=(
-            f"Components 1 to 3 as red, green and blue, {of}; "
-            f"in percent, the variance along them{'' if joint else ' (mean over images)'}. Images "
-            f"read at {transform.size} px.",
-        ),
+        notes=(_note(len(drawn), transform.size, joint=joint),),
     )
     return PCAFigure(
         path=save_figure(figure, path),
@@ -142,8 +125,41 @@ def draw_pca(
         images=len(drawn),
         joint=joint,
         image_size=transform.size,
-        stages=sides,
-        variance=variance,
+        stages={name: colors.images.shape[-1] for name, colors in colored.items()},
+        variance={name: colors.variance for name, colors in colored.items()},
+    )
+
+
+def _at_size(pretrained: Pretrained, size: int) -> Pretrained:
+    """The same encoder, reading images at another size."""
+    encoder = pretrained.encoder
+    if encoder.image_size not in (None, size):
+        raise UsageError(
+            f"--size {size}: {encoder.name} takes images of {encoder.image_size} px only; "
+            "omit --size"
+        )
+    return pretrained._replace(
+        transform=InputTransform.of(pretrained.metadata, size), image_size=size
+    )
+
+
+def _columns(images: Tensor, colored: dict[str, Colors]) -> dict[str, NDArray[np.uint8]]:
+    """Images and, by stage, their colored maps, with the size and the variance in the title."""
+    large = frames.enlarged(images, max(1, round(_TILE / images.shape[-1])))
+    columns = {"image": as_rows(large)}
+    for name, (maps, variance) in colored.items():
+        height, width = maps.shape[-2:]
+        columns[f"{name}\n{width} \u00d7 {height}\n{_percent(variance)}"] = as_rows(maps)
+    return columns
+
+
+def _note(images: int, size: int, *, joint: bool) -> str:
+    """What the colors are, for the foot of the figure."""
+    of = f"joint over {images} images" if joint else "of each image by itself"
+    of = of if images > 1 else "of one image"
+    return (
+        f"Components 1 to 3 as red, green and blue, {of}; in percent, the variance along "
+        f"them{'' if joint else ' (mean over images)'}. Images read at {size} px."
     )
 
 

@@ -15,10 +15,11 @@ from ssltool.options import DeviceName
 from ssltool.plotting.channels import legend
 from ssltool.plotting.figures import require_format
 from ssltool.plotting.sheet_layout import save_sheet
-from ssltool.runs.config import RunConfig, resolve
+from ssltool.runs.config import RunConfig
 from ssltool.runs.data_info import inspect
 from ssltool.runs.folder import build_method
 from ssltool.runs.images import open_training_images
+from ssltool.runs.resolve import resolve
 from ssltool.visualizing.results import FigureResult
 from ssltool.visualizing.sampling import SAMPLE, spread_indices
 from ssltool.visualizing.task_plots import save_task_plots

@@ -166,7 +166,7 @@ def test_a_profile_is_converted_to_srgb(kind: str, monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         found = read(red, kind, icc_profile=SWAPPED).astype(int)
         assert np.abs(found - np.asarray(expected)).max() <= 4
-        monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+        monkeypatch.setattr("ssltool.data.decode_jpeg.simplejpeg", None)
 
 
 def test_a_profile_counts_at_a_reduced_scale_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_a_profile_counts_at_a_reduced_scale_too(monkeypatch: pytest.MonkeyPatch
     fast = np.asarray(decode(file, 20))
     assert fast.shape == (20, 25, 3)
     assert np.abs(fast.astype(int) - [24, 24, 221]).max() <= 3
-    monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+    monkeypatch.setattr("ssltool.data.decode_jpeg.simplejpeg", None)
     np.testing.assert_array_equal(fast, np.asarray(decode(file, 20)))
 
 
@@ -201,7 +201,7 @@ def test_a_gray_profile(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         found = read(gray, kind, icc_profile=gray_profile(1.0))
         assert np.abs(found - linear).max() <= 1
         assert (read(gray, kind, icc_profile=SWAPPED) == 100).all()  # not of a gray image
-        monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+        monkeypatch.setattr("ssltool.data.decode_jpeg.simplejpeg", None)
 
 
 def test_a_gray_profile_of_16_bits() -> None:

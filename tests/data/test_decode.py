@@ -23,15 +23,9 @@ from PIL import Image, ImageFile, ImageOps
 from torchvision import transforms
 
 from ssltool.data import decode as decode_module
-from ssltool.data.decode import (
-    DECODE_VERSION,
-    MIN_SIDE,
-    decode,
-    decode_identity,
-    dimensions,
-    read_square,
-    square,
-)
+from ssltool.data.decode import DECODE_VERSION, decode, decode_identity, read_square
+from ssltool.data.opening import MIN_SIDE, dimensions
+from ssltool.data.resizing import square
 from ssltool.errors import UnreadableImage
 
 pytestmark = pytest.mark.filterwarnings("error")  # Pillow's warnings must not reach the user
@@ -424,7 +418,7 @@ def test_the_identity_names_all_that_decodes(monkeypatch: pytest.MonkeyPatch) ->
     assert f"decode rules {DECODE_VERSION};" in identity
     assert f"Pillow {PIL.__version__};" in identity
     assert f"torch {torch.__version__};" in identity
-    monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+    monkeypatch.setattr("ssltool.data.decode_jpeg.simplejpeg", None)
     assert "simplejpeg none" in decode_identity()
     monkeypatch.setattr("ssltool.data.decode.DECODE_VERSION", DECODE_VERSION + 1)
     assert f"decode rules {DECODE_VERSION + 1};" in decode_identity()
@@ -485,7 +479,7 @@ def test_both_jpeg_readers_give_the_same_pixels(
         image.save(file, "JPEG", exif=exif, **options)
         with monkeypatch.context() as without:
             fast = np.asarray(decode(file, size))
-            without.setattr("ssltool.data.decode.simplejpeg", None)
+            without.setattr("ssltool.data.decode_jpeg.simplejpeg", None)
             np.testing.assert_array_equal(fast, np.asarray(decode(file, size)))
         assert (fast.shape[0] > fast.shape[1]) == (orientation > 4)
 
@@ -499,10 +493,11 @@ def test_a_jpeg_without_exif_is_the_same_with_and_without_pillow(
     file = saved(scene(301, 203).convert(mode), "JPEG")
     with monkeypatch.context() as without:
         if mode != "CMYK":
-            without.setattr("ssltool.data.decode._open", None)
+            without.setattr("ssltool.data.decode.opened_image", None)
+            without.setattr("ssltool.data.decode_jpeg.opened_image", None)
         fast = np.asarray(decode(file, size))
     file.seek(0)
-    monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+    monkeypatch.setattr("ssltool.data.decode_jpeg.simplejpeg", None)
     np.testing.assert_array_equal(fast, np.asarray(decode(file, size)))
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from ssltool.data import decode
+from ssltool.data import resizing
+from ssltool.data.decode import decode
 from ssltool.data.gpu_jpeg import JpegDecoder, cuda_decoder, reduced, square, stretched
 from ssltool.data.loader import TrainBatches
 from ssltool.data.sources.registry import open_source
@@ -51,7 +52,7 @@ class FakeDecoder:
 def test_large_files_are_reduced_as_libjpeg_does(by: int, subsampling: str) -> None:
     file = jpeg(smooth(16 * by + 3, 20 * by + 1), quality=95, subsampling=subsampling)
     whole = torch.from_numpy(np.array(Image.open(io.BytesIO(file)))).permute(2, 0, 1)
-    expected = np.asarray(decode.decode(io.BytesIO(file), 16)).astype(int)
+    expected = np.asarray(decode(io.BytesIO(file), 16)).astype(int)
     found = reduced(whole, 16).permute(1, 2, 0).numpy()
     assert found.shape == expected.shape
     difference = found - expected
@@ -65,7 +66,7 @@ def test_large_files_are_reduced_as_libjpeg_does(by: int, subsampling: str) -> N
 def test_geometry_is_that_of_the_cpu(width: int, height: int, size: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
-    for here, there in ((decode.square, square), (decode.stretched, stretched)):
+    for here, there in ((resizing.square, square), (resizing.stretched, stretched)):
         expected, found = here(pixels, size), there(image, size)
         if isinstance(expected, tuple):
             expected, aspect = expected

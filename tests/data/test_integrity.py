@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-import ssltool.data.decode
+import ssltool.data.decode_jpeg
 from ssltool.data import jpeg
 from ssltool.data.decode import decode
 from ssltool.errors import UnreadableImage
 
-FAST = ssltool.data.decode.simplejpeg
+FAST = ssltool.data.decode_jpeg.simplejpeg
 
 
 def scene(mode: str = "RGB") -> Image.Image:
@@ -98,11 +98,11 @@ def expected(kind: str, short_side: int | None) -> NDArray[np.uint8]:
 
 def check(kind: str, data: bytes, short_side: int | None, fast: bool) -> bool:
     """Whether it is read; fails if with other pixels than the whole file."""
-    ssltool.data.decode.simplejpeg = FAST if fast else None
+    ssltool.data.decode_jpeg.simplejpeg = FAST if fast else None
     try:
         found = read(data, short_side)
     finally:
-        ssltool.data.decode.simplejpeg = FAST
+        ssltool.data.decode_jpeg.simplejpeg = FAST
     assert found is None or np.array_equal(found, expected(kind, short_side))
     return found is not None
 
@@ -167,7 +167,7 @@ def test_what_follows_a_complete_image_does_not_matter(
     kind: str, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not fast:
-        monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+        monkeypatch.setattr("ssltool.data.decode_jpeg.simplejpeg", None)
     movie = struct.pack(">I", 24) + b"ftypmp42" + bytes(500) + whole("jpeg")
     for more in (bytes(5000), b"some text\n" * 40, movie):
         if kind == "tga" or (kind == "jpeg 2000" and more is movie):
@@ -184,7 +184,7 @@ def test_flat_images_are_complete(
     kind: str, mode: str, optimize: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their coding has long runs of zeros."""
-    monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+    monkeypatch.setattr("ssltool.data.decode_jpeg.simplejpeg", None)
     options: dict[str, Any] = {"optimize": optimize, "progressive": kind.endswith("progressive")}
     options |= {"TIFF": {"compression": "jpeg"}, "WEBP": {"quality": 5}}.get(kind, {})
     for shade in (0, 128, 255):
@@ -223,7 +223,7 @@ def test_scans_that_are_missing_are_noticed_by_both_readers(
             cut = max(table, data.rfind(b"\xff\xda", 0, scan) + 12)
             with pytest.raises(UnreadableImage, match="truncated"):
                 decode(io.BytesIO(data[:cut] + b"\xff\xd9"))
-        monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+        monkeypatch.setattr("ssltool.data.decode_jpeg.simplejpeg", None)
 
 
 def test_a_png_with_a_flipped_bit_in_its_pixels_is_refused() -> None:
@@ -237,7 +237,7 @@ def test_arithmetic_coding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         with pytest.raises(UnreadableImage):
             decode(io.BytesIO(data))
-        monkeypatch.setattr("ssltool.data.decode.simplejpeg", None)
+        monkeypatch.setattr("ssltool.data.decode_jpeg.simplejpeg", None)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "jpeg restarts", "jpeg progressive", "jpeg cmyk", "mpo"])

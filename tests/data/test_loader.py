@@ -22,16 +22,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.loader import (
-    AllImages,
-    Batch,
-    TrainBatches,
-    _copied_ahead,
-    _timed,
-    default_workers,
-)
+from ssltool.data.batch import Batch
+from ssltool.data.loader import AllImages, TrainBatches
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.folder import FolderSource
+from ssltool.data.workers import _copied_ahead, _timed, default_workers
 from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 WORKERS = [0, 1, 2]

@@ -17,9 +17,10 @@ from ssltool.data import pack as packing
 from ssltool.data import pack_raw
 from ssltool.data.options import PackOptions
 from ssltool.data.pack import PackResult
-from ssltool.data.sources.base import Source, survey
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shard_index import INDEX
+from ssltool.data.sources.survey import survey
 from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 QUIET = Console(quiet=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssltool.data.loader import Batch
+from ssltool.data.batch import Batch
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.precision import Precision
 from ssltool.encoders.registry import build_encoder

@@ -15,17 +15,12 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ssltool.errors import UsageError
+from ssltool.plotting.bars import bar_panels
 from ssltool.plotting.colors import BASELINE, GRAY, PALETTE
-from ssltool.plotting.figures import (
-    bar_panels,
-    figure,
-    number,
-    panels,
-    save_figure,
-    save_plot,
-    spread,
-)
+from ssltool.plotting.figures import figure, save_figure, save_plot
+from ssltool.plotting.lines import panels, spread
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Points, Series
+from ssltool.plotting.ticks import number
 
 LOSS = Lines(
     {"a": Series([10, 20, 30], [3.5, 3.0, 2.5])}, "step", "loss", [Level(4.6, "chance level")]

@@ -17,7 +17,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ssltool.plotting import text as module
-from ssltool.plotting.figures import figure, panels, save_figure
+from ssltool.plotting.figures import figure, save_figure
+from ssltool.plotting.lines import panels
 from ssltool.plotting.records import Bars, Level, Lines, Matrix, Plot, Series
 from ssltool.plotting.sheet import Column, Sheet
 from ssltool.plotting.sheet_layout import save_sheet

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssltool.data.sources.base import automatic_size
+from ssltool.data.sources.survey import automatic_size
 from ssltool.errors import UsageError
 from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import available, find_method
-from ssltool.runs.config import ResolvedConfig, RunConfig, resolve
+from ssltool.runs.config import ResolvedConfig, RunConfig
 from ssltool.runs.options import RunOptions
+from ssltool.runs.resolve import resolve
 
 JIGSAW = find_method("jigsaw")
 

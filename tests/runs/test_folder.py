@@ -11,9 +11,10 @@ from made_runs import made_run, run_record
 from ssltool.errors import CheckpointError, DataError, UsageError
 from ssltool.methods.options import DataInfo
 from ssltool.runs.claim import claim_new, claim_to_resume, folder_to_resume
-from ssltool.runs.config import RunConfig, resolve
+from ssltool.runs.config import RunConfig
 from ssltool.runs.folder import Run, clear
 from ssltool.runs.lock import FolderLock
+from ssltool.runs.resolve import resolve
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,8 @@ from ssltool.errors import (
 )
 from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import available, find_options
-from ssltool.runs.config import RunConfig, resolve
+from ssltool.runs.config import RunConfig
+from ssltool.runs.resolve import resolve
 from ssltool.training import launch as launching
 from ssltool.training import start
 from ssltool.training.launch import launch

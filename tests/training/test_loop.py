@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssltool.data.loader import Batch
+from ssltool.data.batch import Batch
 from ssltool.encoders.precision import Precision, choose_precision
 from ssltool.encoders.registry import build_encoder
 from ssltool.errors import UsageError

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_kills import KILL_AFTER
 from made_server import serving
 from made_shards import tar
 from PIL import Image
@@ -40,20 +41,11 @@ KINDS = [
     "zip by URL", "manifest by URL", "parquet by URL", "shard in a zip", "dataset",
 ]  # fmt: skip
 # Each run ends itself with SIGKILL when it is about to save its second checkpoint.
-KILLED = """
-import json, os, signal, sys
-import ssltool
-from ssltool.runs import checkpoint
+KILLED = f"""
+{KILL_AFTER}
 from ssltool.training.pretrain import pretrain  # before the processes are divided
 
-save = checkpoint.save
-
-def killed(run, step, *rest):
-    if step > 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return save(run, step, *rest)
-
-checkpoint.save = killed
+kill_after(8)
 for kind, (spec, out, options) in json.load(sys.stdin).items():
     child = os.fork()
     if child == 0:

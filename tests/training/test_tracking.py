@@ -116,6 +116,16 @@ def lines_of(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def killed_and_resumed(folder: Path, track: str) -> tuple[Path, list[dict[str, float]]]:
+    """A run that was killed after its second step, resumed; and its metrics before that."""
+    out = folder / "run"
+    take(out, track)
+    first = lines_of(out)
+    killed_after(out, 2)
+    take(out, track, resume=True)
+    return out, first
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No connection to another machine; no home with a login."""
@@ -163,11 +173,7 @@ def test_tensorboard_has_the_numbers_and_images(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_network")
 def test_mlflow_has_a_resumed_run_once(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    take(out, "mlflow")
-    first = lines_of(out)
-    killed_after(out, 2)
-    take(out, "mlflow", resume=True)
+    out, first = killed_and_resumed(tmp_path, "mlflow")
     run, history, figures = mlflow_run(out)
     assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
     assert (run.data.params["backbone"], run.data.params["batch_size"]) == ("resnet20", "4")
@@ -180,11 +186,7 @@ def test_mlflow_has_a_resumed_run_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_network")
 def test_wandb_has_a_resumed_run_once(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    take(out, "wandb")
-    first = lines_of(out)
-    killed_after(out, 2)
-    take(out, "wandb", resume=True)
+    out, first = killed_and_resumed(tmp_path, "wandb")
     ids, steps, config = wandb_records(out)
     assert len(ids) == 1
     assert {step: v["loss"] for step, v in steps.items() if "loss" in v} == {

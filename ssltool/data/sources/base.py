@@ -1,38 +1,50 @@
-"""`Source`: an indexable list of images with optional labels; `survey` samples its statistics."""
+"""`Source`: an indexable list of images with optional labels, and what its classes share."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import unicodedata
 from abc import ABC, abstractmethod
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import (
-    ImagePath,
-    decode,
-    dimensions,
-    fitted,
-    plain_jpeg,
-    read_square,
-    read_stretched,
-    stretched,
+from ssltool.data.decode import decode, read_square, read_stretched
+from ssltool.data.decode_jpeg import plain_jpeg
+from ssltool.data.opening import ImagePath, dimensions
+from ssltool.data.resizing import fitted, square, stretched
+from ssltool.data.sources.fingerprints import (
+    encode,
+    file_content,
+    file_size,
+    file_state,
+    fingerprint_of,
 )
 from ssltool.data.sources.formats import check_file
 from ssltool.data.sources.locations import printable
 from ssltool.data.values import read_values
-from ssltool.errors import DataError, UnreadableImage
+from ssltool.errors import UnreadableImage
 
-_SURVEY_SIZE = 64
-_FOLDER_CHUNK = 4096
+
+@dataclass(frozen=True)
+class Survey:
+    """Statistics of a source, estimated from a sample of its images."""
+
+    count: int
+    """Images in the source, unreadable ones included."""
+    short_side: int
+    """Median length in pixels of the sampled images' shorter sides."""
+    gray_fraction: float
+    """Fraction of the sampled images without color, 0..1."""
+    mean: tuple[float, ...]
+    """Mean of each channel, such as red, green and blue, 0..1."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel over all sampled pixels, 0..1."""
+    unreadable: dict[str, str]
+    """Reason by name of the images that cannot be read and folders that cannot be listed."""
 
 
 class Source(ABC):
@@ -57,13 +69,13 @@ class Source(ABC):
     """Whether the images of a batch are better read in ascending order."""
 
     channels: int = 3
-    """Channels of what is read: R, G and B, unless files are read as they are."""
+    """Channels that are read; R, G and B, unless files are read as they are."""
 
     notes: tuple[str, ...] = ()
     """What was left out or decided when the source was opened, one line each, for people."""
 
     surveyed: Survey | None = None
-    """Statistics that are known without reading images; see `survey`."""
+    """Statistics that are known without reading images; see `ssltool.data.sources.survey`."""
 
     @property
     def chunks(self) -> Sequence[int]:
@@ -176,7 +188,7 @@ class Source(ABC):
         indices = range(len(self))
         names = (f"{self.relative_path(i)}\0{self._class_name(i)}\0" for i in indices)
         states = (self._content_state(i) if content else self._state(i) for i in indices)
-        return fingerprint_of(map(_encode, names), states)
+        return fingerprint_of(map(encode, names), states)
 
     def _state(self, index: int) -> bytes:
         """What identifies an image without reading it."""
@@ -186,11 +198,32 @@ class Source(ABC):
         try:
             return b"content " + self.content(index)
         except UnreadableImage as error:
-            return _encode(f"unreadable {error}\0")
+            return encode(f"unreadable {error}\0")
 
     def _class_name(self, index: int) -> str:
         label = self.label(index)
         return "" if label is None else f"/{self.classes[label]}"
+
+
+class PixelSource(Source):
+    """A source that has the pixels of its images, not their files."""
+
+    @abstractmethod
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """One whole image, uint8 ``[H, W, 3]``, RGB.
+
+        Raises:
+            UnreadableImage: As ``read``.
+        """
+
+    def read(self, index: int, size: int) -> NDArray[np.uint8]:
+        return square(self.pixels(index), size)
+
+    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
+        return stretched(self.pixels(index), size)
+
+    def image(self, index: int, short_side: int) -> Image.Image:
+        return fitted(Image.fromarray(self.pixels(index)), short_side)
 
 
 class EncodedSource(Source):
@@ -245,279 +278,3 @@ class FilePerImageSource(EncodedSource):
 
     def _state(self, index: int) -> bytes:
         return file_state(self.path(index))
-
-
-class JoinedSource(Source):
-    """Several sources, concatenated; classes of the same name are one class.
-
-    Args:
-        parts: The sources, at least one.
-        folders: The splits of a folder that the parts are, one for each; none by default. Relative
-            paths begin with them.
-    """
-
-    def __init__(self, parts: Sequence[Source], folders: Sequence[str] = ()) -> None:
-        self._parts = tuple(parts)
-        self._folders = tuple(folders)
-        self._ends = list(accumulate(len(part) for part in parts))
-        names = {name for part in parts for name in part.classes}
-        self.classes = tuple(sorted(names, key=class_order))
-        number = {name: label for label, name in enumerate(self.classes)}
-        self._labels = [[number[name] for name in part.classes] for part in parts]
-        self.unlisted = {
-            folder: reason for part in parts for folder, reason in part.unlisted.items()
-        }
-        self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
-        self.description = " + ".join(part.description for part in parts)
-        self.location = os.pathsep.join(part.location for part in parts)
-        self.in_order = any(part.in_order for part in parts)
-        self.cacheable = all(part.cacheable for part in parts)
-
-    @property
-    def chunks(self) -> Sequence[int]:
-        if not any(part.chunks for part in self._parts):
-            return ()
-        ends, start = list[int](), 0
-        for part in self._parts:
-            # A source without chunks, such as a folder, is divided into some.
-            chunks = part.chunks or (*range(_FOLDER_CHUNK, len(part), _FOLDER_CHUNK), len(part))
-            ends += [start + end for end in chunks]
-            start += len(part)
-        return ends
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def read(self, index: int, size: int) -> NDArray[np.uint8]:
-        part, local = self._locate(index)
-        return self._parts[part].read(local, size)
-
-    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
-        part, local = self._locate(index)
-        return self._parts[part].read_whole(local, size)
-
-    def image(self, index: int, short_side: int) -> Image.Image:
-        part, local = self._locate(index)
-        return self._parts[part].image(local, short_side)
-
-    def values(self, index: int) -> NDArray[Any]:
-        part, local = self._locate(index)
-        return self._parts[part].values(local)
-
-    def jpeg(self, index: int) -> bytes | None:
-        part, local = self._locate(index)
-        return self._parts[part].jpeg(local)
-
-    def short_side(self, index: int) -> int:
-        part, local = self._locate(index)
-        return self._parts[part].short_side(local)
-
-    def name(self, index: int) -> str:
-        part, local = self._locate(index)
-        return self._parts[part].name(local)
-
-    def label(self, index: int) -> int | None:
-        part, local = self._locate(index)
-        label = self._parts[part].label(local)
-        return None if label is None else self._labels[part][label]
-
-    def relative_path(self, index: int) -> str:
-        part, local = self._locate(index)
-        relative = self._parts[part].relative_path(local)
-        return f"{self._folders[part]}/{relative}" if self._folders else relative
-
-    def split(self, index: int) -> str | None:
-        part, local = self._locate(index)
-        return self._folders[part] if self._folders else self._parts[part].split(local)
-
-    def path(self, index: int) -> str:
-        part, local = self._locate(index)
-        return self._parts[part].path(local)
-
-    def nbytes(self, index: int) -> int | None:
-        part, local = self._locate(index)
-        return self._parts[part].nbytes(local)
-
-    def content(self, index: int) -> bytes:
-        part, local = self._locate(index)
-        return self._parts[part].content(local)
-
-    def fingerprint(self, *, content: bool = False) -> str:
-        parts = [part.fingerprint(content=content).partition("-") for part in self._parts]
-        names = [f"{folder}\0" for folder in self._folders] + [own for _, _, own in parts]
-        return fingerprint_of(map(_encode, names), (_encode(every) for every, _, _ in parts))
-
-    def _locate(self, index: int) -> tuple[int, int]:
-        """Number of the source that holds an image, and the index of the image in it."""
-        part = bisect_right(self._ends, index)
-        return part, index - (self._ends[part - 1] if part else 0)
-
-
-@dataclass(frozen=True)
-class Survey:
-    """Statistics of a source, estimated from a sample of its images."""
-
-    count: int
-    """Images in the source, unreadable ones included."""
-    short_side: int
-    """Median length in pixels of the sampled images' shorter sides."""
-    gray_fraction: float
-    """Fraction of the sampled images without color, 0..1."""
-    mean: tuple[float, ...]
-    """Mean of each channel, such as red, green and blue, 0..1."""
-    std: tuple[float, ...]
-    """Standard deviation of each channel over all sampled pixels, 0..1."""
-    unreadable: dict[str, str]
-    """Reason by name of the images that cannot be read and folders that cannot be listed."""
-
-
-def survey(source: Source, sample: int = 64) -> Survey:
-    """Estimate statistics from evenly spaced images, read at 64 px, unless the source knows them.
-
-    If none of them is readable, the first readable ones of the source are used.
-
-    Args:
-        source: The images.
-        sample: Most images to read.
-
-    Raises:
-        DataError: No image of the source can be read.
-    """
-    if source.surveyed is not None:
-        return source.surveyed
-    spread = np.unique(
-        np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)
-    )
-    unreadable = dict(source.unlisted)
-    readable = list(_read_some(source, spread.tolist(), unreadable))
-    if not readable:
-        readable = list(islice(_read_some(source, range(len(source)), unreadable), sample))
-    if not readable:
-        raise unreadable_set(source, unreadable)
-    images = np.stack([image for _, image in readable])
-    gray = (images == images[..., :1]).all(axis=(1, 2, 3))
-    return Survey(
-        count=len(source),
-        short_side=int(np.median([side for side, _ in readable])),
-        gray_fraction=float(gray.mean()),
-        mean=tuple((images.mean(axis=(0, 1, 2)) / 255).tolist()),
-        std=tuple((images.std(axis=(0, 1, 2)) / 255).tolist()),
-        unreadable=unreadable,
-    )
-
-
-_SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
-
-
-def automatic_size(short_side: int) -> int:
-    """The largest usual image size that does not enlarge the typical image, 28 to 256 px."""
-    return max([size for size in _SIZES if size <= short_side], default=_SIZES[0])
-
-
-def _read_some(
-    source: Source, indices: Iterable[int], unreadable: dict[str, str]
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield shorter side and pixels of the readable images; add the others to ``unreadable``."""
-    for index in indices:
-        try:
-            yield source.short_side(index), source.read(index, _SURVEY_SIZE)
-        except UnreadableImage as error:
-            unreadable[source.name(index)] = str(error)
-
-
-def unreadable_set(source: Source, unreadable: Mapping[str, str]) -> DataError:
-    """The error that no image of a source can be read; ``unreadable`` holds reason by name."""
-    name, reason = next(
-        (name, reason) for name, reason in unreadable.items() if name not in source.unlisted
-    )
-    where = source.description.partition(" in ")[2] or source.description
-    return DataError(
-        f"none of the {len(source)} files in {where} can be read as an image; first: {name}: "
-        f"{reason}"
-    )
-
-
-def class_order(name: str) -> tuple[int, int, str, str]:
-    """Sort key of class names: numbers in numerical order, before words; ties by their text."""
-    if name.isascii() and name.isdigit():
-        digits = name.lstrip("0")  # compared as text: int() refuses more than 4300 digits
-        return 0, len(digits), digits, name
-    return 1, 0, "", name
-
-
-def in_class_order(
-    names: Sequence[str], labels: NDArray[np.int64]
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Class names in NFC and in the order of `class_order`, and labels int64 ``[n]`` for it.
-
-    Args:
-        names: Class names as a dataset numbers them.
-        labels: int64 ``[n]``, indices into ``names``; negative without a label.
-
-    Raises:
-        DataError: A label has no name.
-    """
-    if len(labels) and labels.max() >= len(names):
-        raise DataError(f"an image is of class {labels.max()}, but {len(names)} classes have names")
-    order = sorted(range(len(names)), key=lambda number: class_order(nfc(names[number])))
-    place = np.empty(len(names), np.int64)
-    place[order] = np.arange(len(names))
-    labeled = labels >= 0
-    renumbered = np.full_like(labels, -1)
-    renumbered[labeled] = place[labels[labeled]]
-    return tuple(nfc(names[number]) for number in order), renumbered
-
-
-def nfc(name: str) -> str:
-    """A name in Unicode's normal form C: equal names from macOS and elsewhere become the same."""
-    return unicodedata.normalize("NFC", name)
-
-
-def fingerprint_of(names: Iterable[bytes], states: Iterable[bytes]) -> str:
-    """Two SHA-256 in hex, ``ALL-NAMES``.
-
-    Args:
-        names: Names and labels of the images, in order.
-        states: What identifies the content of each.
-    """
-    listing, everything = hashlib.sha256(), hashlib.sha256()
-    for name in names:
-        listing.update(name)
-    everything.update(listing.digest())
-    for state in states:
-        everything.update(state)
-    return f"{everything.hexdigest()}-{listing.hexdigest()}"
-
-
-def file_state(path: str) -> bytes:
-    """Size and modification time of a file, or that there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return b"missing\n"
-    return b"%d %d\n" % (status.st_size, status.st_mtime_ns)
-
-
-def file_size(path: str) -> int | None:
-    """Length of a file; None if there is none."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
-
-
-def file_content(path: str) -> bytes:
-    """SHA-256 of a file.
-
-    Raises:
-        UnreadableImage: It cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise UnreadableImage((error.strerror or str(error)).lower()) from error
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")

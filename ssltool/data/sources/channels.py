@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssltool.data.channels import Channels, count_of
-from ssltool.data.decode import square, stretched
-from ssltool.data.sources.base import Source, fingerprint_of
+from ssltool.data.resizing import square, stretched
+from ssltool.data.sources.base import Source
+from ssltool.data.sources.fingerprints import fingerprint_of
 from ssltool.errors import UnreadableImage
 
 

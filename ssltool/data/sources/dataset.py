@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from ssltool.data.color import to_rgb
-from ssltool.data.decode import check_size, fitted, square, stretched
-from ssltool.data.sources.base import Source, fingerprint_of, in_class_order
+from ssltool.data.opening import check_size
+from ssltool.data.resizing import square
+from ssltool.data.sources.base import PixelSource
+from ssltool.data.sources.class_names import in_class_order
+from ssltool.data.sources.fingerprints import fingerprint_of
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 _ITEM = "expected an image (PIL, uint8 or float 0..1 of [3, H, W] or [H, W, 3]) or (image, label)"
@@ -23,7 +26,7 @@ _CHANNELS = (1, 3)
 _FINGERPRINT_IMAGES, _FINGERPRINT_SIZE = 16, 32
 
 
-class DatasetSource(Source):
+class DatasetSource(PixelSource):
     """The images, and labels if it has any, of a map-style torch dataset.
 
     An item is an image or a pair (image, label). An image is a PIL image, or a tensor or array of
@@ -66,17 +69,8 @@ class DatasetSource(Source):
     def __len__(self) -> int:
         return self._count
 
-    def read(self, index: int, size: int) -> NDArray[np.uint8]:
-        return square(self._pixels(index), size)
-
-    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
-        return stretched(self._pixels(index), size)
-
-    def image(self, index: int, short_side: int) -> Image.Image:
-        return fitted(Image.fromarray(self._pixels(index)), short_side)
-
     def short_side(self, index: int) -> int:
-        return int(min(self._pixels(index).shape[:2]))
+        return int(min(self.pixels(index).shape[:2]))
 
     def name(self, index: int) -> str:
         return f"item {index} of {self._name}"
@@ -133,7 +127,7 @@ class DatasetSource(Source):
             return -1
         return -1 if label is None else label
 
-    def _pixels(self, index: int) -> NDArray[np.uint8]:
+    def pixels(self, index: int) -> NDArray[np.uint8]:
         return to_pixels(self._item(index)[0])
 
     def _item(self, index: int) -> tuple[Any, int | None]:
@@ -157,7 +151,7 @@ class DatasetSource(Source):
 
     def _check_first_item(self) -> None:
         try:
-            self._pixels(0)
+            self.pixels(0)
         except UnreadableImage as error:
             if error.__cause__ is None:  # not the dataset's own error, such as one damaged file
                 raise UsageError(f"{self.name(0)} is {error}") from error

@@ -19,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.sources.base import Source, class_order, fingerprint_of
+from ssltool.data.sources.base import Source
+from ssltool.data.sources.class_names import class_order
 from ssltool.data.sources.demo_backgrounds import draw_background
 from ssltool.data.sources.demo_objects import OBJECTS
 from ssltool.data.sources.demo_pen import OBJECT, InkMap, Pen
 from ssltool.data.sources.demo_scene import Scene
+from ssltool.data.sources.fingerprints import fingerprint_of
 
 # Small, so that a first run takes a minute or two on a laptop; any size can be rendered.
 NATIVE_SIDE = 32

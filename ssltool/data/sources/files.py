@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssltool.data.decode import dimensions
-from ssltool.data.sources.base import FilePerImageSource, nfc
+from ssltool.data.opening import dimensions
+from ssltool.data.sources.base import FilePerImageSource
+from ssltool.data.sources.class_names import nfc
 from ssltool.data.sources.formats import check_file
 from ssltool.data.values import read_values
 from ssltool.errors import DataError, UnreadableImage, UsageError

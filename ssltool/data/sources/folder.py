@@ -9,11 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ssltool.data.sources.base import (
-    FilePerImageSource,
-    class_order,
-    nfc,
-)
+from ssltool.data.sources.base import FilePerImageSource
+from ssltool.data.sources.class_names import class_order, nfc
 from ssltool.data.sources.formats import ARRAYS, extension_of, is_hidden, is_image
 from ssltool.data.sources.locations import ACCEPTED, existing_folder, printable
 from ssltool.data.sources.strings import PackedStrings

@@ -13,9 +13,8 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ssltool.data.sources.base import FilePerImageSource, class_order, nfc
+from ssltool.data.sources.base import FilePerImageSource
+from ssltool.data.sources.class_names import nfc, numbered
 from ssltool.data.sources.columns import (
     LABELS,
     PATHS,
@@ -82,10 +81,7 @@ class ManifestSource(FilePerImageSource):
         self._paths = PackedStrings(names)
         self._relative = PackedStrings(_relative_paths(paths, folder, url))
         self._splits = [row.split for row in rows] if any(row.split for row in rows) else None
-        classes = {row.label for row in rows if row.label is not None}
-        self.classes = tuple(sorted(classes, key=class_order))
-        number: dict[str | None, int] = {name: label for label, name in enumerate(self.classes)}
-        self._labels = np.fromiter((number.get(row.label, -1) for row in rows), np.int32, len(rows))
+        self.classes, self._labels = numbered([row.label for row in rows])
         of = f" ({printable(split)})" if split else ""
         self.description = f"{len(rows):,} images in {self._shown}{of}"
         self.location = (shown(url) if url else os.path.realpath(path)) + (

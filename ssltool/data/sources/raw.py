@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import square, stretched
-from ssltool.data.sources.base import Source, Survey, fingerprint_of
+from ssltool.data.resizing import square, stretched
+from ssltool.data.sources.base import Source, Survey
+from ssltool.data.sources.fingerprints import encode, fingerprint_of
 from ssltool.data.sources.locations import printable
 from ssltool.data.sources.raw_index import RawIndex, RawTable, read_raw_table
 from ssltool.documents import DocumentError
@@ -102,7 +103,7 @@ class RawSource(Source):
     def fingerprint(self, *, content: bool = False) -> str:
         if content:
             return super().fingerprint(content=True)
-        classes = "\0".join(self.classes).encode("utf-8", "surrogateescape")
+        classes = encode("\0".join(self.classes))
         names = (f"{each.nsamples}\0{each.sha256}\0".encode() for each in self._entries)
         states = (b"%d %d\n" % state for state in self._states)
         return fingerprint_of([classes, *names], states)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
-from ssltool.data.sources.base import JoinedSource, Source
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.dataset import DatasetSource
 from ssltool.data.sources.demo import DemoSource
 from ssltool.data.sources.folder import FolderSource
 from ssltool.data.sources.formats import is_hidden, is_image
+from ssltool.data.sources.joined import JoinedSource
 from ssltool.data.sources.locations import (
     ACCEPTED,
     demo_count,
@@ -131,21 +132,33 @@ def splits_of(spec: str | os.PathLike[str]) -> dict[str, Part]:
     if place.split is not None or place.path.endswith(".tar"):
         return {}
     if is_zip(place.path):
-        folders = zip_splits(place.path, place.folder)
-        archive = zip_parts(spec)[1]
-        return {
-            split: Part(folder.rpartition("/")[2], f"zip://{folder}::{archive}")
-            for split, folder in folders.items()
-        }
-    if is_manifest(place.path) or is_parquet(place.path):
-        names = (
-            parquet_splits(place.parquet) if _holds_images(place) else manifest_splits(place.path)
-        )
-        return {split: Part(own, f"{spec}:{own}") for split, own in names.items()}
-    patterns = parquet_folder(place.path)
+        return _zip_parts(spec, place)
+    if place.is_table:
+        return _table_parts(spec, place)
+    return _folder_parts(place.path)
+
+
+def _zip_parts(spec: str, place: _Place) -> dict[str, Part]:
+    """The splits that the folders of a zip file are."""
+    archive = zip_parts(spec)[1]
+    return {
+        split: Part(folder.rpartition("/")[2], f"zip://{folder}::{archive}")
+        for split, folder in zip_splits(place.path, place.folder).items()
+    }
+
+
+def _table_parts(spec: str, place: _Place) -> dict[str, Part]:
+    """The splits that a column of a manifest or of Parquet files tells."""
+    names = parquet_splits(place.parquet) if place.holds_images else manifest_splits(place.path)
+    return {split: Part(own, f"{spec}:{own}") for split, own in names.items()}
+
+
+def _folder_parts(root: str) -> dict[str, Part]:
+    """The splits of a folder: of its Parquet files by their names, or its folders."""
+    patterns = parquet_folder(root)
     if patterns:
         return {split: Part(split, pattern) for split, pattern in patterns.items() if split}
-    folders = split_folders(place.path) or {}
+    folders = split_folders(root) or {}
     return {split: Part(os.path.basename(path), path) for split, path in folders.items()}
 
 
@@ -192,11 +205,23 @@ class _Place(NamedTuple):
 
     @property
     def path(self) -> str:
+        """The folder, file or pattern; the first of several."""
         return self.paths[0]
 
     @property
     def parquet(self) -> list[str]:
+        """Its Parquet files."""
         return self.paths if self.url else listed_parquet(self.path)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a manifest or Parquet files."""
+        return is_manifest(self.path) or is_parquet(self.path)
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether it is Parquet files of images, and not of their paths."""
+        return is_parquet(self.path) and parquet_has_images(self.parquet)
 
 
 def _find(spec: str) -> _Place:
@@ -246,22 +271,27 @@ def _open_whole(spec: str, arrays: bool) -> Source:
         return ShardSource(shards, where or place.path)
     if is_zip(place.path):
         return ZipSource(place.path, place.folder, where)
-    if is_parquet(place.path) and _holds_images(place):
+    if place.holds_images:
         return open_parquet(place.parquet, place.split, where or printable(place.path))
-    if is_manifest(place.path) or is_parquet(place.path):
+    if place.is_table:
         return ManifestSource(place.path, place.split, place.url or None)
-    check_finished(place.path)
-    raw = read_raw_index(place.path)
+    return _open_folder(place.path, arrays)
+
+
+def _open_folder(path: str, arrays: bool) -> Source:
+    """A folder of raw shards, Parquet files, videos, tar shards or, else, of images."""
+    check_finished(path)
+    raw = read_raw_index(path)
     if raw is not None:
-        return RawSource(place.path, raw)
-    patterns = parquet_folder(place.path)
+        return RawSource(path, raw)
+    patterns = parquet_folder(path)
     if patterns:
-        return open_parquet(listed_parquet(patterns[""]), None, printable(place.path))
-    videos = videos_of(place.path)
+        return open_parquet(listed_parquet(patterns[""]), None, printable(path))
+    videos = videos_of(path)
     if videos:
         return open_videos(videos)
-    shards = shard_paths(place.path)
-    return ShardSource(shards, place.path) if shards else FolderSource(place.path, arrays=arrays)
+    shards = shard_paths(path)
+    return ShardSource(shards, path) if shards else FolderSource(path, arrays=arrays)
 
 
 def _open_video(path: str, every: int) -> Source:
@@ -273,10 +303,6 @@ def _open_video(path: str, every: int) -> Source:
             f"{printable(path)} does not hold videos alone, and ?every=N is for videos; name one"
         )
     return open_videos(videos, every)
-
-
-def _holds_images(place: _Place) -> bool:
-    return is_parquet(place.path) and parquet_has_images(place.parquet)
 
 
 def _open_split(spec: str, parts: dict[str, Part], split: str | None, arrays: bool) -> Source:

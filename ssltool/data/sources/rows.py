@@ -22,17 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssltool.data.decode import ImagePath
-from ssltool.data.sources.base import (
-    EncodedSource,
-    class_order,
-    file_content,
-    file_size,
-    file_state,
-    fingerprint_of,
-    in_class_order,
-    nfc,
-)
+from ssltool.data.opening import ImagePath
+from ssltool.data.sources.base import EncodedSource
+from ssltool.data.sources.class_names import in_class_order, nfc, numbered
 from ssltool.data.sources.columns import (
     IMAGES,
     LABELS,
@@ -43,6 +35,7 @@ from ssltool.data.sources.columns import (
     need_column,
 )
 from ssltool.data.sources.extras import need
+from ssltool.data.sources.fingerprints import file_content, file_size, file_state, fingerprint_of
 from ssltool.data.sources.formats import check_file, check_readable
 from ssltool.data.sources.locations import hf_parts, printable
 from ssltool.data.sources.splits import canonical_splits
@@ -404,9 +397,8 @@ def _labels(rows: Any, where: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     except TypeError as error:
         raise DataError(f"{where}: in its column {printable(column)} {error}") from error
     names = [nfc(name) if name else None for name in names]
-    classes = tuple(sorted({name for name in names if name}, key=class_order))
-    number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
-    return classes, np.array([number.get(name, -1) for name in names], np.int64)
+    classes, labels = numbered(names)
+    return classes, labels.astype(np.int64)
 
 
 def _values(rows: Any, column: str) -> list[Any]:

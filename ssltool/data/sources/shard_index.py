@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from ssltool.arrays import open_tensors
 from ssltool.atomic import atomic_file
-from ssltool.data.sources.base import class_order
+from ssltool.data.sources.class_names import class_order
 from ssltool.data.sources.shard_scan import HEADER, Table, scan
 from ssltool.documents import DocumentError, parse_json, read_json, validated
 

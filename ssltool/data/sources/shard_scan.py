@@ -23,7 +23,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from ssltool.data.sources.base import class_order, nfc
+from ssltool.data.sources.class_names import nfc, numbered
 from ssltool.data.sources.formats import extension_of, is_hidden, is_image
 from ssltool.errors import DataError
 
@@ -119,14 +119,13 @@ def scan(path: str) -> Table:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     images = list(shard.images())
     labels = [shard.label(image) for image in images]
-    classes = tuple(sorted({label for label in labels if label is not None}, key=class_order))
-    number: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
+    classes, numbers = numbered(labels)
     names = [image.name.encode("utf-8", "surrogateescape") for image in images]
     return Table(
         offsets=np.array([image.data.offset for image in images], np.int64),
         sizes=np.array([image.data.size for image in images], np.int64),
         headers=np.array([image.data.header for image in images], np.uint32),
-        labels=np.array([number.get(label, -1) for label in labels], np.int32),
+        labels=numbers,
         names=b"".join(names),
         ends=np.fromiter(accumulate(map(len, names)), np.int64, len(names)),
         classes=classes,

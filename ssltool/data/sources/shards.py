@@ -21,7 +21,9 @@ from io import BytesIO
 from itertools import accumulate
 from typing import BinaryIO
 
-from ssltool.data.sources.base import EncodedSource, class_order, fingerprint_of, nfc
+from ssltool.data.sources.base import EncodedSource
+from ssltool.data.sources.class_names import class_order, nfc
+from ssltool.data.sources.fingerprints import fingerprint_of
 from ssltool.data.sources.formats import check_readable
 from ssltool.data.sources.locations import listed_shards, printable
 from ssltool.data.sources.shard_index import (

@@ -19,23 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssltool.data.decode import (
-    decode,
-    dimensions,
-    fitted,
-    read_square,
-    read_stretched,
-    square,
-    stretched,
-)
-from ssltool.data.sources.base import (
-    Source,
+from ssltool.data.decode import decode, read_square, read_stretched
+from ssltool.data.opening import dimensions
+from ssltool.data.resizing import fitted, square, stretched
+from ssltool.data.sources.base import Source
+from ssltool.data.sources.class_names import in_class_order, nfc
+from ssltool.data.sources.fingerprints import (
+    encode,
     file_content,
     file_size,
     file_state,
     fingerprint_of,
-    in_class_order,
-    nfc,
 )
 from ssltool.data.sources.locations import printable
 from ssltool.errors import DataError, UnknownNameError, UnreadableImage, UsageError
@@ -176,7 +170,7 @@ class TorchvisionSource(Source):
             for file in sorted(files):
                 path = os.path.join(folder, file)
                 relative = os.path.relpath(path, self._dataset.root)
-                yield relative.encode("utf-8", "surrogateescape") + b"\0" + file_state(path)
+                yield encode(relative) + b"\0" + file_state(path)
 
     def _state(self, index: int) -> bytes:
         file = self._file(index)

@@ -16,19 +16,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ssltool.data.decode import check_size, fitted, square, stretched
-from ssltool.data.sources.base import (
-    JoinedSource,
-    Source,
-    file_content,
-    file_state,
-    fingerprint_of,
-    nfc,
-)
+from ssltool.data.opening import check_size
+from ssltool.data.sources.base import PixelSource, Source
+from ssltool.data.sources.class_names import nfc
 from ssltool.data.sources.extras import need
+from ssltool.data.sources.fingerprints import encode, file_content, file_state, fingerprint_of
 from ssltool.data.sources.formats import is_hidden
+from ssltool.data.sources.joined import JoinedSource
 from ssltool.data.sources.locations import VIDEOS, existing_file, printable
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
@@ -38,7 +33,7 @@ _PLACE = re.compile(r"^.*?\.cpp:\d+,\s*", re.S)
 """Start of torchcodec's messages: the line of its code."""
 
 
-class VideoSource(Source):
+class VideoSource(PixelSource):
     """The frames of a video in the order in which they are shown, as torchcodec counts them.
 
     Frames are 8-bit RGB, turned upright by the rotation that the file states; pixels that are not
@@ -75,14 +70,18 @@ class VideoSource(Source):
     def __len__(self) -> int:
         return -(-self._total // self._every)
 
-    def read(self, index: int, size: int) -> NDArray[np.uint8]:
-        return square(self._pixels(index), size)
-
-    def read_whole(self, index: int, size: int) -> tuple[NDArray[np.uint8], float]:
-        return stretched(self._pixels(index), size)
-
-    def image(self, index: int, short_side: int) -> Image.Image:
-        return fitted(Image.fromarray(self._pixels(index)), short_side)
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        if file_state(self._path) != self._state_of_file:
+            raise UnreadableImage("its video is gone or has changed since it was opened")
+        decoder = self._decoder()
+        try:
+            pixels = decoder.get_frame_at(index * self._every).data.numpy()
+        except (RuntimeError, ValueError, IndexError) as error:
+            # What a decoder returns next may depend on what it failed at.
+            _decoder.cache_clear()
+            raise UnreadableImage(f"cannot be decoded ({_reason(error)})") from error
+        check_size(pixels.shape[1], pixels.shape[0])
+        return np.ascontiguousarray(pixels)
 
     def short_side(self, index: int) -> int:
         del index
@@ -106,24 +105,10 @@ class VideoSource(Source):
     def fingerprint(self, *, content: bool = False) -> str:
         name = f"{self.relative_path(0)}\0{len(self)} frames, one of each {self._every}\0"
         state = b"content " + file_content(self._path) if content else file_state(self._path)
-        return fingerprint_of([name.encode("utf-8", "surrogateescape")], [state])
+        return fingerprint_of([encode(name)], [state])
 
     def _decoder(self) -> Any:
         return _decoder(self._path, self._state_of_file, os.getpid(), get_ident())
-
-    def _pixels(self, index: int) -> NDArray[np.uint8]:
-        """The pixels of a frame, uint8 ``[H, W, 3]``."""
-        if file_state(self._path) != self._state_of_file:
-            raise UnreadableImage("its video is gone or has changed since it was opened")
-        decoder = self._decoder()
-        try:
-            pixels = decoder.get_frame_at(index * self._every).data.numpy()
-        except (RuntimeError, ValueError, IndexError) as error:
-            # What a decoder returns next may depend on what it failed at.
-            _decoder.cache_clear()
-            raise UnreadableImage(f"cannot be decoded ({_reason(error)})") from error
-        check_size(pixels.shape[1], pixels.shape[0])
-        return np.ascontiguousarray(pixels)
 
 
 def open_videos(paths: Sequence[str], every: int = 1) -> Source:

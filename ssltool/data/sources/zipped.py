@@ -19,13 +19,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ssltool.data.sources.base import (
-    EncodedSource,
-    class_order,
-    file_state,
-    fingerprint_of,
-    nfc,
-)
+from ssltool.data.sources.base import EncodedSource
+from ssltool.data.sources.class_names import nfc, numbered
+from ssltool.data.sources.fingerprints import encode, file_state, fingerprint_of
 from ssltool.data.sources.formats import check_readable, is_hidden, is_image
 from ssltool.data.sources.locations import existing_file, printable
 from ssltool.data.sources.splits import canonical_splits
@@ -55,34 +51,34 @@ class ZipSource(EncodedSource):
     def __init__(self, path: str, folder: str = "", shown: str = "") -> None:
         self._path = existing_file(path)
         self._shown = shown or printable(self._path)
-        self._prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        self._prefix = _prefix(folder)
         status = os.stat(self._path)
         self._status = (status.st_size, status.st_mtime_ns)
+        where = f"{self._shown}/{printable(folder)}" if self._prefix else self._shown
         left_out = Counter[str]()
         members = _images(_directory(self._path, self._shown), self._prefix, left_out)
-        where = f"{self._shown}/{printable(folder)}" if self._prefix else self._shown
         if not members:
             raise DataError(
                 f"no images in {where}: no member there has an image's ending (.jpg, .png, .webp, "
                 "...)"
             )
         names = sorted(members, key=lambda name: (nfc(name), name))
-        infos = [members[name] for name in names]
         self._names = PackedStrings(names)
-        self._offsets = np.array([info.header_offset for info in infos], np.int64)
-        self._stored = np.array([info.compress_size for info in infos], np.int64)
-        self._sizes = np.array([info.file_size for info in infos], np.int64)
-        self._crcs = np.array([info.CRC for info in infos], np.uint32)
-        folders = [nfc(name.partition("/")[0]) if "/" in name else None for name in names]
-        self.classes = tuple(sorted({name for name in folders if name}, key=class_order))
-        number: dict[str | None, int] = {name: label for label, name in enumerate(self.classes)}
-        self._labels = np.fromiter((number.get(name, -1) for name in folders), np.int32, len(names))
+        self._keep_directory([members[name] for name in names])
+        self.classes, self._labels = numbered([_class_of(name) for name in names])
         self.description = f"{len(names):,} images in {where}"
         self.location = os.path.realpath(self._path) + (f"/{self._prefix}" if self._prefix else "")
         self.notes = (
             *(f"left out {what}: {count:,}" for what, count in sorted(left_out.items())),
             *self._root_note(names, where),
         )
+
+    def _keep_directory(self, members: list[zipfile.ZipInfo]) -> None:
+        """Keep where the images are in the file, as arrays: a `ZipInfo` takes half a kilobyte."""
+        self._offsets = np.array([member.header_offset for member in members], np.int64)
+        self._stored = np.array([member.compress_size for member in members], np.int64)
+        self._sizes = np.array([member.file_size for member in members], np.int64)
+        self._crcs = np.array([member.CRC for member in members], np.uint32)
 
     def _root_note(self, names: list[str], where: str) -> tuple[str, ...]:
         """That all images have one class because the archive holds one folder."""
@@ -127,7 +123,7 @@ class ZipSource(EncodedSource):
         indices = range(len(self))
         names = (f"{self.relative_path(i)}\0{self._class_name(i)}\0" for i in indices)
         states = [file_state(self._path), self._sizes.tobytes(), self._crcs.tobytes()]
-        return fingerprint_of((name.encode("utf-8", "surrogateescape") for name in names), states)
+        return fingerprint_of((encode(name) for name in names), states)
 
     def _bytes(self, index: int) -> bytes:
         """The bytes of a member.
@@ -173,11 +169,21 @@ def zip_splits(path: str, folder: str = "") -> dict[str, str]:
     Returns:
         Split -> folder of the archive; empty unless all folders with images are splits.
     """
-    prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+    prefix = _prefix(folder)
     members = _images(_directory(existing_file(path), printable(path)), prefix, Counter())
     folders = list(dict.fromkeys(name.partition("/")[0] for name in members if "/" in name))
     splits = canonical_splits(folders)
     return {s: prefix + name for s, name in splits.items()} if len(splits) == len(folders) else {}
+
+
+def _prefix(folder: str) -> str:
+    """What the names of the members below a folder of the archive begin with."""
+    return f"{folder.strip('/')}/" if folder.strip("/") else ""
+
+
+def _class_of(name: str) -> str | None:
+    """The first folder of a member's path; None for images beside the folders."""
+    return nfc(name.partition("/")[0]) or None if "/" in name else None
 
 
 def _directory(path: str, shown: str) -> list[zipfile.ZipInfo]:

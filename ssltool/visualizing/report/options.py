@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from ssltool.errors import SslToolError
 from ssltool.methods.registry import find_options
 from ssltool.options import flag_of
-from ssltool.runs.config import RunConfig, resolve
+from ssltool.runs.config import RunConfig
 from ssltool.runs.options import RunOptions
 from ssltool.runs.records import RunRecord
+from ssltool.runs.resolve import resolve
 from ssltool.visualizing.report.parts import Table, format_cell
 
 # Where a run reads, writes and computes, and what its summary says anyway.

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import FakeData
 
 from ssltool.data.loader import AllImages
-from ssltool.data.sources.base import survey
 from ssltool.data.sources.dataset import DatasetSource, to_pixels
 from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.survey import survey
 from ssltool.errors import DataError, UnreadableImage, UsageError
 
 

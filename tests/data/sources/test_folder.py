@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssltool.data.sources.base import JoinedSource, Source, class_order, survey
+from ssltool.data.sources.base import Source
+from ssltool.data.sources.class_names import class_order
 from ssltool.data.sources.demo import DemoSource
 from ssltool.data.sources.folder import FolderSource
+from ssltool.data.sources.joined import JoinedSource
 from ssltool.data.sources.locations import DEMO_COUNT
 from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.survey import survey
 from ssltool.errors import DataError, SslToolError, UnreadableImage, UsageError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs links and file names of POSIX")

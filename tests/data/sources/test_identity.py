@@ -17,8 +17,9 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 from torchvision.datasets import FakeData
 
-from ssltool.data.sources.base import JoinedSource, Source
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.files import FileSource
+from ssltool.data.sources.joined import JoinedSource
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shard_index import write_index
 from ssltool.errors import DataError

@@ -15,8 +15,8 @@ from PIL import Image
 from ssltool.data.loader import TrainBatches
 from ssltool.data.sampler import Order
 from ssltool.data.sources import shards
-from ssltool.data.sources.base import JoinedSource
 from ssltool.data.sources.folder import FolderSource
+from ssltool.data.sources.joined import JoinedSource
 from ssltool.data.sources.locations import expand_braces
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shard_index import write_index

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_kills import KILL_AFTER
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -254,19 +255,9 @@ def test_damaged_files(encode: Encode) -> None:
         assert "\n" not in str(error.value)
 
 
-KILLED = """
-import json, os, signal, sys
-import ssltool
-from ssltool.runs import checkpoint
-
-save = checkpoint.save
-
-def killed(run, step, *rest):
-    if step > 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return save(run, step, *rest)
-
-checkpoint.save = killed
+KILLED = f"""
+{KILL_AFTER}
+kill_after(3)
 ssltool.pretrain("npid", sys.argv[1], out=sys.argv[2], workers=1, **json.loads(sys.argv[3]))
 """
 

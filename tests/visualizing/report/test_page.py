@@ -18,8 +18,9 @@ from PIL import Image
 
 from ssltool.cli import run as command
 from ssltool.errors import UsageError
-from ssltool.runs.config import RunConfig, resolve
+from ssltool.runs.config import RunConfig
 from ssltool.runs.probe_record import Details
+from ssltool.runs.resolve import resolve
 from ssltool.visualizing.report.headline import headline, headlines
 from ssltool.visualizing.report.options import list_options
 from ssltool.visualizing.report.reading import read_run_files

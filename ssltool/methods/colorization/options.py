@@ -139,7 +139,7 @@ class ColorizationOptions(MethodOptions):
             "factor": 0.1**0.5,
             "warmup": 0,
         },
-        "small": {"backbone": "resnet10_w32", "weight_decay": 1e-4},
+        "small": {"backbone": "resnet10_w32_s2", "batch_size": 32, "weight_decay": 1e-4},
     }
 
     def with_defaults(self, data: DataInfo) -> Self:

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from PIL import Image
 from rich.console import Console
 from torch import distributed, multiprocessing
 
+import ssltool
 from ssltool.data.check import check
 from ssltool.data.options import PackOptions
 from ssltool.data.pack import pack
@@ -42,6 +43,7 @@ from ssltool.probing import embed as embedding
 from ssltool.probing import extraction
 from ssltool.probing.options import EmbedOptions, ProbeOptions
 from ssltool.probing.probe import probe
+from ssltool.runs.probe_record import BANK
 
 QUIET = Console(quiet=True)
 BLOCK = 8  # images that the network is applied to at a time
@@ -344,14 +346,14 @@ def test_an_error_in_one_process_is_one_line(folder: Path, tmp_path: Path) -> No
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def interrupted(folder: Path, tmp_path: Path, words: str, number: int) -> str:
-    """What a command in two processes shows that gets Ctrl-C once both have read some images."""
-    for path in tmp_path.glob("began-*"):
-        path.unlink()
+def interrupt(
+    folder: Path, tmp_path: Path, words: str, number: int, readers: Sequence[int]
+) -> None:
+    """Send Ctrl-C to a command in two processes once its readers have read some images each."""
     mine = f"{str(tmp_path / 'began')!r} + '-' + os.environ.get('RANK', '') + f'-{{index}}'"
     process = command(folder, tmp_path, words, f"open({mine}, 'w').close(); time.sleep(0.3)")
     deadline = time.monotonic() + 300
-    while not all(len(list(tmp_path.glob(f"began-{n}-*"))) >= number for n in range(2)):
+    while not all(len(list(tmp_path.glob(f"began-{n}-*"))) >= number for n in readers):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
@@ -361,17 +363,19 @@ def interrupted(folder: Path, tmp_path: Path, words: str, number: int) -> str:
     assert shown.splitlines()[-1] == "error: interrupted"
     assert "Traceback" not in shown
     assert printed == ""
-    return shown
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
-@pytest.mark.parametrize("words", [embed_command, check_command, probe_command])
+@pytest.mark.parametrize(
+    ("words", "readers"), [(embed_command, [1]), (check_command, [0, 1]), (probe_command, [0, 1])]
+)
 def test_ctrl_c_leaves_nothing(
-    folder: Path, tmp_path: Path, words: Callable[[Path, Path], str]
+    folder: Path, tmp_path: Path, words: Callable[[Path, Path], str], readers: list[int]
 ) -> None:
+    """All images are one block for the network: one process of `embed` waits for the other."""
     out = tmp_path / "out"
-    interrupted(folder, tmp_path, words(folder, out), 3)
+    interrupt(folder, tmp_path, words(folder, out), 3, readers)
     assert not out.exists() or list(out.iterdir()) == []
 
 
@@ -380,7 +384,7 @@ def test_ctrl_c_leaves_nothing(
 def test_ctrl_c_leaves_whole_shards_to_continue_from(folder: Path, tmp_path: Path) -> None:
     """Each process has written a shard and is in the middle of another."""
     out, words = tmp_path / "out", pack_command(folder, tmp_path / "out")
-    interrupted(folder, tmp_path, words, 9)
+    interrupt(folder, tmp_path, words, 9, [0, 1])
     left = {path.name: path.read_bytes() for path in out.iterdir()}
     assert not [name for name in left if not re.fullmatch(rf"shard-\d+\.tar|{UNFINISHED}", name)]
     shards = left.keys() - {UNFINISHED}
@@ -392,3 +396,44 @@ def test_ctrl_c_leaves_whole_shards_to_continue_from(folder: Path, tmp_path: Pat
     assert json.loads(printed)["images"] == 40, shown
     assert UNFINISHED not in {path.name for path in out.iterdir()}
     assert {name: (out / name).read_bytes() for name in shards} == {n: left[n] for n in shards}
+
+
+def printed(*words: str) -> str:
+    """What a module prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_memory_bank_is_whole_where_the_first_process_measures(tmp_path: Path) -> None:
+    """In training the bank of `npid` is divided; a probe under ``--devices 2`` reads all of it."""
+    options = {"steps": 2, "batch_size": 8, "backbone": "resnet20", "image_size": 32}
+    run = ssltool.pretrain("npid", data="demo:48", out=tmp_path / "run", workers=0, **options)
+    probing = f"ssltool probe --weights {run.folder} --data demo:48 --kind knn --workers 0 --json"
+    words = [*probing.split(), "--no-keep-features", "--to"]
+    one, two = (
+        json.loads(
+            printed(*words, str(tmp_path / n), "--devices", n).replace(str(tmp_path / n), "")
+        )
+        for n in "12"
+    )
+    assert one == two
+    assert BANK in {row["stage"] for row in one["rows"]}
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_all_processes(tmp_path: Path) -> None:
+    launcher = "torch.distributed.run --standalone --nproc-per-node 2 -m"
+    dry = "ssltool pretrain jigsaw --data demo:48 --dry-run --steps 9 --image-size 32"
+    dry += " --backbone resnet20 --batch-size 4 --workers 0 --device cpu"
+    alone, both = printed(*dry.split()), printed(*launcher.split(), *dry.split())
+    lines = {line.split()[0]: line.split(None, 1)[1] for line in both.splitlines()}
+    assert lines["processes"] == "2, gradients averaged after the backward pass"
+    assert both.count("Dry run OK") == 1  # one process prints
+    assert lines["batch"] == "8 images"
+    assert "batch      4 images" in alone
+    assert "processes" not in alone

@@ -10,8 +10,9 @@ files, and ratios are of one run.
 
 ``loader``: from JPEG files to network input, normalized views per CPU-second. A view is an
 augmented image of 224 px, or as many pixels: DINO's six crops of 96 px count as 1.1. ``step``:
-loading, forward and backward pass and the update, all with a ResNet-18, at 128 px and on 16 views:
-one of each of 16 images, or two of eight.
+loading, forward and backward pass and the update by AdamW, all with a ResNet-18, at 128 px and on
+16 views: one of each of 16 images, or two of eight. timm trains no pretext task: its side is a
+supervised step, with cross-entropy in place of a projection and a contrastive loss.
 
 ``simclr`` is lightly's SimCLR (transform, projection head and loss) for `quality.py`, on the
 backbone and image size that ssltool's preset ``small`` takes for these images. The weights are
@@ -156,25 +157,26 @@ def dino_transform() -> Any:
     return DINOTransform()
 
 
-def timm_loader(folder: str, batch: int) -> Task:
-    """The loader of timm with its default augmentation: crop, flip and jitter."""
+def timm_batches(folder: str, batch: int, size: int) -> Iterator[Any]:
+    """Batches of timm's loader with its default augmentation: crop, flip and jitter."""
     from timm.data import create_dataset, create_loader
 
     loader = create_loader(
         create_dataset("", root=folder, is_training=True),
-        input_size=(3, 224, 224),
+        input_size=(3, size, size),
         batch_size=batch,
         is_training=True,
         color_jitter=0.4,
         num_workers=0,
         use_prefetcher=False,
     )
+    while True:
+        yield from loader
 
-    def forever() -> Iterator[Any]:
-        while True:
-            yield from loader
 
-    batches = forever()
+def timm_loader(folder: str, batch: int) -> Task:
+    """One batch at a time."""
+    batches = timm_batches(folder, batch, 224)
 
     def once() -> None:
         next(batches)
@@ -273,11 +275,30 @@ def lightly_step(folder: str) -> Task:
     return once
 
 
+def timm_step(folder: str) -> Task:
+    """Supervised classification: one view of each image."""
+    from timm import create_model
+
+    classes = len(ImageFolder(folder).classes)
+    network = create_model("resnet18", num_classes=classes)
+    optimizer, batches = trained(network), timm_batches(folder, STEP_VIEWS, STEP_SIDE)
+
+    def once() -> None:
+        images, labels = next(batches)
+        logits = network(images.contiguous(memory_format=torch.channels_last))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(logits, labels).backward()
+        optimizer.step()
+
+    return once
+
+
 def steps(folder: str) -> dict[str, tuple[str, float, Callable[[], Task]]]:
     """As `loaders`."""
     sides: dict[str, tuple[str, float, Callable[[], Task]]] = {
         "ssltool npid": ("ssltool", STEP_VIEWS, partial(our_step, folder)),
         "lightly SimCLR": ("lightly", STEP_VIEWS, partial(lightly_step, folder)),
+        "timm supervised": ("timm", STEP_VIEWS, partial(timm_step, folder)),
     }
     return {k: v for k, v in sides.items() if v[0] == "ssltool" or installed(v[0])}
 
@@ -287,6 +308,9 @@ SPEED = {"loader": loaders, "step": steps}
 
 def compare(what: str, folder: str, rounds: int) -> dict[str, Any]:
     """Views per CPU-second of every side, and how many times as fast the first one is."""
+    images = len(open_source([folder]))
+    if images < VIEWS:  # loaders that drop the last batch would never have one
+        raise SystemExit(f"{images} images in {folder}; at least {VIEWS} are expected")
     sides = SPEED[what](folder)
     ours = frozenset(name for name, side in sides.items() if side[0] == "ssltool")
     seconds = take_turns({name: begin for name, (_, _, begin) in sides.items()}, rounds, ours)

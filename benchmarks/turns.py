@@ -36,6 +36,9 @@ def take_turns(
         sides: Name -> function that prepares the task in the process of that side; picklable.
         rounds: Timed runs of each task.
         ours: Sides that keep freed memory, like the ``ssltool`` command.
+
+    Raises:
+        SystemExit: The process of a side ended.
     """
     context = multiprocessing.get_context("spawn")
     processes, ends = [], {}
@@ -45,11 +48,15 @@ def take_turns(
             context.Process(target=_serve, args=(begin, end, name in ours), daemon=True)
         )
         processes[-1].start()
+        end.close()  # else nobody would hear of a process that ends
     taken: dict[str, list[float]] = {}
     for number in range(rounds + _WARM_UP):
         for name, turns in ends.items():
-            turns.send(True)
-            whole, parts = turns.recv()
+            try:
+                turns.send(True)
+                whole, parts = turns.recv()
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                raise SystemExit(f"{name}: its process ended, see above") from None
             if number >= _WARM_UP:
                 for part, seconds in {name: whole, **parts}.items():
                     taken.setdefault(part, []).append(seconds)

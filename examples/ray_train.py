@@ -13,16 +13,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ray.train import FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+
+import ssltool
 
 
 def pretrain(config: dict[str, Any]) -> None:
     """What each worker does."""
     import ray.train
     import torch
-
-    import ssltool
 
     out = Path(config["out"])
     begun = (out / "run.json").is_file()
@@ -41,8 +41,8 @@ def train(
     workers: int,
     gpu: bool,
     storage: str,
-) -> Result:
-    """Run the workers; the result has the metrics of the last step."""
+) -> ssltool.Run:
+    """Run the workers; the run that they trained."""
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"  # values on the host travel by gloo
     trainer = TorchTrainer(
         pretrain,
@@ -51,7 +51,8 @@ def train(
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
         run_config=RunConfig(storage_path=storage, failure_config=FailureConfig(max_failures=3)),
     )
-    return trainer.fit()
+    trainer.fit()
+    return ssltool.Run.open(out)  # Ray keeps the metrics of its own checkpoints only
 
 
 if __name__ == "__main__":
@@ -65,7 +66,7 @@ if __name__ == "__main__":
     parser.add_argument("--options", nargs="*", default=[], metavar="NAME=VALUE", help="of the run")
     given = parser.parse_args()
     storage = str(Path(given.storage).expanduser())
-    result = train(
+    run = train(
         given.method,
         given.data,
         given.out,
@@ -74,4 +75,4 @@ if __name__ == "__main__":
         gpu=given.gpu,
         storage=storage,
     )
-    print(result.metrics)
+    print(run.metrics()[-1])

@@ -114,6 +114,9 @@ def probe(
         progress: Whether to print progress to stderr.
         **options: Options of ``ssltool probe``, with underscores: ``kind=("linear", "knn")``.
 
+    Returns:
+        What was measured. Of several processes the first one measures, and all get the record.
+
     Raises:
         UsageError: An option or the data cannot be used.
         SslToolError: The weights or the images are invalid.

@@ -92,17 +92,27 @@ def test_the_kubernetes_job_is_what_the_operator_expects() -> None:
 
 LOCAL_RAY = """
 import runpy, sys, ray
-ray.init(include_dashboard=False, num_cpus=4)
+ray.init(include_dashboard=False, num_cpus=2, object_store_memory=100 * 2**20)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def ray_train(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
-    options = f"steps={steps} image_size=32 batch_size=4 backbone=resnet20 workers=0 device=cpu"
-    words = f"jigsaw demo:48 {folder}/run --workers 2 --storage {folder}/ray --options {options}"
-    return subprocess.run(
-        [sys.executable, "-c", LOCAL_RAY, str(EXAMPLES / "ray_train.py"), *words.split()],
+STEPS = 4
+OPTIONS = {
+    "steps": STEPS,
+    "image_size": 32,
+    "batch_size": 4,
+    "backbone": "resnet20",
+    "workers": 0,
+    "device": "cpu",
+}
+
+
+def ran(*words: str) -> str:
+    """What a command printed."""
+    done = subprocess.run(
+        [sys.executable, *words],
         capture_output=True,
         text=True,
         check=False,
@@ -116,18 +126,39 @@ def ray_train(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
             "PYTHONPATH": os.pathsep.join(sys.path),
         },
     )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ray_train(folder: Path) -> str:
+    recipe = str(EXAMPLES / "ray_train.py")
+    words = f"jigsaw demo:48 {folder}/run --workers 2 --storage {folder}/ray --options"
+    options = [f"{name}={value}" for name, value in OPTIONS.items()]
+    return ran("-c", LOCAL_RAY, recipe, *words.split(), *options)
+
+
+def devices_train(folder: Path) -> None:
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    words = f"pretrain jigsaw --data demo:48 --out {folder}/same --devices 2"
+    ran("-m", "ssltool", *words.split(), *options)
 
 
 @pytest.mark.slow
 def test_ray_train_runs_pretraining(tmp_path: Path) -> None:
-    """Two workers of a local Ray train one run together."""
+    """Two workers of a local Ray train one run together, as ``--devices 2`` does."""
     pytest.importorskip("ray.train")
-    done = ray_train(tmp_path, steps=4)
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    printed = ray_train(tmp_path)
+    run, same = tmp_path / "run", tmp_path / "same"
+    record = json.loads((run / "run.json").read_text())
     assert (record["options"]["devices"], record["options"]["batch_size"]) == (2, 4)
-    assert (tmp_path / "run" / "encoder.safetensors").is_file()
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = (run / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
-    assert last["step"] == 4
-    assert f"'loss': {last['loss']}" in done.stdout
+    assert last["step"] == STEPS
+    assert f"'loss': {last['loss']}" in printed
+    devices_train(tmp_path)
+    trained = ["encoder.safetensors"]
+    trained += [
+        f"checkpoints/step-{STEPS:07d}/{name}.safetensors" for name in ("model", "optimizer")
+    ]
+    for name in trained:
+        assert (run / name).read_bytes() == (same / name).read_bytes(), name

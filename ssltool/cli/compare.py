@@ -10,9 +10,12 @@ from ssltool.probing.options import CompareOptions
 
 def compare(options: CompareOptions, output: OutputOptions) -> None:
     """Probe runs alike and rank them in one table, beside random init and raw pixels."""
+    from ssltool.distributed.collectives import is_main
     from ssltool.probing.compare import compare as run
 
     result = run(options, stderr_console(output.quiet))
+    if not is_main():
+        return
     if output.as_json:
         print_json(result.model_dump(mode="json"))
         return
@@ -24,6 +27,7 @@ def compare(options: CompareOptions, output: OutputOptions) -> None:
 command = command_of(
     "compare",
     compare,
+    divided=True,
     examples=[
         "ssltool compare runs/* --data labeled/",
         "ssltool compare runs/* --data labeled/ --sort knn20 --csv runs.csv --to runs.png",

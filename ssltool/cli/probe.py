@@ -12,9 +12,12 @@ def probe(options: ProbeOptions, output: OutputOptions) -> None:
     """Measure an encoder's features by linear probes of every stage, kNN, SVM, MLP and fine-tuning,
     beside random init and raw pixels.
     """
+    from ssltool.distributed.collectives import is_main
     from ssltool.probing.probe import probe as run
 
     record = run(options, stderr_console(output.quiet))
+    if not is_main():
+        return
     if output.as_json:
         print_json(record.to_dict())
         for warning in record.warnings():
@@ -31,9 +34,11 @@ def probe(options: ProbeOptions, output: OutputOptions) -> None:
 command = command_of(
     "probe",
     probe,
+    divided=True,
     examples=[
         "ssltool probe --weights runs/jigsaw-1 --data labeled/",
         "ssltool probe --weights runs/cpc-1 --data train/ --test-data test/ --kind linear,svm",
         "ssltool probe --weights runs/cpc-1 --data train/ --label-fractions 0.01,0.1,1",
+        "ssltool probe --weights runs/jigsaw-1 --data labeled/ --devices 4",
     ],
 )

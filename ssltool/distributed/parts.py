@@ -6,6 +6,7 @@ The parts are consecutive, so results joined in the order of the ranks are in th
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +22,7 @@ from ssltool.distributed.process_group import process_group
 from ssltool.distributed.signals import terminated_in_order
 
 T = TypeVar("T")
+_PROCESSES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _PATIENCE = timedelta(days=7)  # parts of equal size may take hours longer on one host than another
 
 
@@ -40,6 +42,18 @@ def divided_work(console: Console | None = None) -> Iterator[Console]:
     console = console or stderr_console()
     with terminated_in_order(), process_group(_PATIENCE, "type the same command again"):
         yield console if is_main() else stderr_console(quiet=True)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside of the block this process is the only one there is: what it calls makes no collective
+    calls, and has all the cores. For the first one, when the others wait for it.
+    """
+    hidden = {name: os.environ.pop(name) for name in _PROCESSES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def own_part(count: int, block: int = 1) -> range:

@@ -12,7 +12,8 @@ from pydantic import Field
 from rich.console import Console
 
 from ssltool.atomic import atomic_file
-from ssltool.console import stderr_console
+from ssltool.distributed.collectives import from_main, is_main
+from ssltool.distributed.parts import divided_work
 from ssltool.encoders.files import find_weights
 from ssltool.errors import CheckpointError, UsageError
 from ssltool.plotting.colors import BASELINE
@@ -125,6 +126,8 @@ class Comparison(Part):
 def compare(options: CompareOptions, console: Console | None = None) -> Comparison:
     """Probe several runs alike; those whose folder holds an equal probe are not probed again.
 
+    Several processes share the work as in `ssltool.probing.probe.probe`; all return the comparison.
+
     Args:
         options: Which runs, on which images and how.
         console: Where progress goes; stderr if not given.
@@ -132,12 +135,12 @@ def compare(options: CompareOptions, console: Console | None = None) -> Comparis
     Raises:
         SslToolError: As `ssltool.probing.probe.probe`.
     """
-    console = console or stderr_console()
     if options.sort not in COLUMNS:
         raise UsageError(f"--sort {options.sort}: one of {', '.join(COLUMNS)} expected")
     names = _unique_names(options.runs)
     cache: RowCache = {}  # most runs share their random init and pixels
-    records = [_probed(options.probe_options(run), cache, console) for run in options.runs]
+    with divided_work(console) as console:
+        records = [_probed(options.probe_options(run), cache, console) for run in options.runs]
     rows: dict[tuple[str, FeatureSource], ComparedRow] = {}
     for name, record in zip(names, records, strict=True):
         for row in _compared_rows(name, record):
@@ -147,9 +150,9 @@ def compare(options: CompareOptions, console: Console | None = None) -> Comparis
         _with_unique_names(rows.values()), key=lambda row: -row.values.get(options.sort, -1.0)
     )
     last = records[-1]
-    if options.csv is not None:
+    if options.csv is not None and is_main():
         _write_csv(ordered, options.csv)
-    if options.to is not None:
+    if options.to is not None and is_main():
         values = {
             row.name: row.values[options.sort] for row in ordered if options.sort in row.values
         }
@@ -179,17 +182,23 @@ def _probed(options: ProbeOptions, cache: RowCache, console: Console) -> ProbeRe
     """The record of the run folder if it has the same protocol, else of a new probe."""
     inputs = open_inputs(options, console)
     path = inputs.weights.parent / PROBE_FILE
-    if path.is_file():
-        try:
-            record = ProbeRecord.read(path)
-        except CheckpointError as error:  # replaced by the new one
-            console.print(f"{error}; probing again")
-        else:
-            if record.protocol == protocol_of(inputs, options):
-                console.print(f"{options.weights}: taken from {path}")
-                return record
+    protocol = protocol_of(inputs, options)
+    if from_main(lambda: _has_record(path, protocol, console)):
+        console.print(f"{options.weights}: taken from {path}")
+        return ProbeRecord.read(path)
     console.print(f"{options.weights}: probing")
     return run_probe(inputs, options, console, cache)
+
+
+def _has_record(path: Path, protocol: ProbeProtocol, console: Console) -> bool:
+    """Whether a file has a record under a protocol."""
+    if not path.is_file():
+        return False
+    try:
+        return ProbeRecord.read(path).protocol == protocol
+    except CheckpointError as error:  # replaced by the new one
+        console.print(f"{error}; probing again")
+        return False
 
 
 def _compared_rows(name: str, record: ProbeRecord) -> list[ComparedRow]:

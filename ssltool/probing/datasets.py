@@ -83,6 +83,7 @@ class LabeledImages:
 
     Attributes:
         classes: Class names, in `class_order`.
+        sources: Of the training images and, if they are others, of the test images.
         multilabel: Whether an image may have any number of classes.
         notes: What was left out or decided, one line each.
         skipped: Name -> reason of images that could not be read.
@@ -116,6 +117,7 @@ class LabeledImages:
         opened = [train_source] if test_source is None else [train_source, test_source]
         sources = [as_they_are(source, channels) for source in opened]
         _refuse_the_same_twice(sources)
+        self.sources = tuple(sources)
         subsets, label_notes = _labeled(sources, label_file)
         self.notes = (*notes, *(note for s in sources for note in s.notes), *label_notes)
         train = subsets[0]
@@ -264,7 +266,7 @@ class LabeledImages:
                     kept.update(zip(read, pixels, strict=True))
                 yield batch.images, torch.tensor(read)
             self.mark_unreadable(
-                split, {i: loader.skipped.get(source.name(members[i]), "") for i in missing}
+                split, {i: loader.skipped.get(source.name(members[i]), "") for i in sorted(missing)}
             )
 
     def _kept_images(self, split: Split, size: int) -> dict[int, Tensor]:

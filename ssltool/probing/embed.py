@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -32,7 +31,7 @@ from ssltool.probing.embedding_files import (
     read_classes,
     write,
 )
-from ssltool.probing.extraction import ImageBatch
+from ssltool.probing.extraction import in_blocks
 from ssltool.probing.features import (
     POOLED,
     FeatureExtractor,
@@ -150,7 +149,8 @@ def compute(
     spool, indices = Spool(folder), list[int]()
     extractor = FeatureExtractor(encoder, encoder.transform)
     with images, torch.no_grad():
-        for batch in _blocks(_shown(images, options.batch_size, console), block):
+        read = ((b.images, b.indices) for b in _shown(images, options.batch_size, console))
+        for batch in in_blocks(read, block):
             if options.patches:
                 maps = encoder.maps(encoder.transform(batch.images))
                 vectors = maps[stage].permute(0, 2, 3, 1)
@@ -178,26 +178,6 @@ def _shown(images: AllImages, read: int, console: Console) -> Iterable[Batch]:
     """The batches, with their progress, of ``read`` images each."""
     total = -(-len(images) // read)
     return track(images, "extracting", total=total, console=console, disable=console.quiet)
-
-
-def _blocks(batches: Iterable[Batch], size: int) -> Iterator[ImageBatch]:
-    """The readable images of each block of ``size`` consecutive ones of a source.
-
-    What a network computes of an image can depend, in the last bit, on the others of its batch. A
-    block is the same however many images are read at a time, by whichever process.
-    """
-    blocks = groupby(_divided(batches, size), key=lambda part: int(part.indices[0]) // size)
-    for _, parts in blocks:
-        images, indices = zip(*parts, strict=True)
-        yield ImageBatch(torch.cat(images), torch.cat(indices))
-
-
-def _divided(batches: Iterable[Batch], size: int) -> Iterator[ImageBatch]:
-    """Batches, divided where blocks of ``size`` consecutive images of the source end."""
-    for batch in batches:
-        ends = (batch.indices.cpu() // size).diff().nonzero().flatten() + 1
-        images = torch.tensor_split(batch.images, ends)
-        yield from map(ImageBatch, images, torch.tensor_split(batch.indices, ends))
 
 
 def _join(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 import ssltool
 from ssltool.data.decode import decode_identity
+from ssltool.distributed.collectives import copy_from_main, from_main, is_main
+from ssltool.distributed.parts import own_part
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.metadata import EncoderMetadata
 from ssltool.encoders.projection import Projection
@@ -75,6 +77,12 @@ class EncoderVariant(NamedTuple):
         patches = isinstance(self.network, PatchEncoder)
         size = self.metadata.read_size if patches else self.metadata.image_size
         return InputTransform.of(self.metadata, size)
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Batch norm's statistics, of the projection too."""
+        yield from self.network.buffers()
+        if self.projection is not None:
+            yield from self.projection.buffers()
 
 
 def encoder_variants(
@@ -205,7 +213,8 @@ class Extractor:
     def features(
         self, variants: Sequence[EncoderVariant], *, with_pixels: bool
     ) -> dict[FeatureSource, list[Features]]:
-        """Features of both splits, in one pass over the images that are not cached.
+        """Features of both splits, in one pass over the images that are not cached; in the first
+        process, which gets those that the others compute. They get none.
 
         Networks are moved to the device, and their batch-norm statistics change if recalibrated.
 
@@ -217,10 +226,13 @@ class Extractor:
         jobs: list[_Job] = [self._network_job(variant) for variant in variants]
         if self._recalibrate:
             recalibrate(variants, self._data, self._seed)
+            copy_from_main(b for variant in variants for b in variant.buffers())
         if with_pixels:
             jobs.append(self._pixel_job(size))
         for split in ("train", "test"):
             self._extract(jobs, split, size)
+        if not is_main():
+            return {}
         result: dict[FeatureSource, list[Features]] = {}
         for job in jobs:
             train, test = (self._store.read(job.key(self._data, s)) for s in ("train", "test"))
@@ -306,17 +318,20 @@ class Extractor:
         )
 
     def _extract(self, jobs: Sequence[_Job], split: Split, size: int) -> None:
-        """Read a split once and write the features that are not in the store."""
-        missing = [job for job in jobs if self._store.get(job.key(self._data, split)) is None]
-        if not missing:
+        """Read a split once and write the features that are not in the store.
+
+        Of several processes each computes a part, and the first one gets all.
+        """
+        keys = [job.key(self._data, split) for job in jobs]
+        wanted = from_main(lambda: [n for n, key in enumerate(keys) if not self._store.get(key)])
+        if not wanted:
             return
+        missing = [jobs[n] for n in wanted]
+        own = own_part(self._data.total(split), max(job.block for job in missing))
         with ExitStack() as stack:
-            writers = [
-                stack.enter_context(self._store.writer(job.key(self._data, split)))
-                for job in missing
-            ]
-            streams = [Rebatched(job.batch) for job in missing]
-            for images, indices in self._data.batches(split, size):
+            writers = [stack.enter_context(self._store.writer(keys[n])) for n in wanted]
+            streams = [Blocks(job.block) for job in missing]
+            for images, indices in self._data.batches(split, size, indices=own):
                 digests = pixel_digests(images)
                 for job, writer, stream in zip(missing, writers, streams, strict=True):
                     writer.add_images(indices, digests)
@@ -335,10 +350,12 @@ class _Job:
         self,
         source: FeatureSource,
         extract: Callable[[Tensor], Mapping[str, Tensor]],
-        batch: int,
+        most: int,
         facts: dict[str, Any],
     ) -> None:
-        self.source, self.extract, self.batch, self._facts = source, extract, batch, facts
+        self.source, self.extract, self._facts = source, extract, facts
+        # Images taken at a time: a power of two, so that blocks of several jobs end together.
+        self.block = 1 << (most.bit_length() - 1)
         # Images that cannot be identified are of this command alone.
         self._nonce = uuid.uuid4().hex
 
@@ -355,41 +372,46 @@ class ImageBatch(NamedTuple):
     indices: Tensor
 
 
-class Rebatched:
-    """Batches of one size, from batches of any: what is computed does not depend on the latter.
+class Blocks:
+    """The readable images of each block of consecutive ones, from batches of any size.
+
+    What a network computes of an image can depend, in the last bit, on the others of its batch. A
+    block is the same however many images are read at a time, by whichever process.
 
     Args:
-        size: Images per batch; fewer in the last one.
+        size: Images of a block, unreadable ones included.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._waiting: list[ImageBatch] = []
 
     def add(self, images: Tensor, indices: Tensor) -> Iterator[ImageBatch]:
-        """Take a batch in; yield the full batches there are now."""
-        self._waiting.append((images, indices))
-        if sum(len(part) for _, part in self._waiting) >= self._size:
-            *full, last = self._split()
-            if len(last.indices) == self._size:
-                full.append(last)
-            else:
-                self._waiting = [(last.images, last.indices)]
-            yield from full
+        """Take a batch in, indices ascending; yield the blocks that have ended."""
+        ends = (indices.cpu() // self._size).diff().nonzero().flatten() + 1
+        parts = (torch.tensor_split(each, ends) for each in (images, indices))
+        for part in map(ImageBatch, *parts):
+            if self._waiting and self._number(part) != self._number(self._waiting[0]):
+                yield from self.rest()
+            self._waiting.append(part)
 
     def rest(self) -> Iterator[ImageBatch]:
-        """Yield what is left."""
+        """Yield the last block."""
         if self._waiting:
-            yield from self._split()
+            images, indices = zip(*self._waiting, strict=True)
+            self._waiting = []
+            yield ImageBatch(torch.cat(images), torch.cat(indices))
 
-    def _split(self) -> list[ImageBatch]:
-        images, indices = self._waiting[0]
-        if len(self._waiting) > 1:
-            images = torch.cat([part for part, _ in self._waiting])
-            indices = torch.cat([part for _, part in self._waiting])
-        self._waiting = []
-        parts = zip(torch.split(images, self._size), torch.split(indices, self._size), strict=True)
-        return [ImageBatch(*part) for part in parts]
+    def _number(self, part: ImageBatch) -> int:
+        return int(part.indices[0]) // self._size
+
+
+def in_blocks(batches: Iterable[tuple[Tensor, Tensor]], size: int) -> Iterator[ImageBatch]:
+    """Images and their indices, from batches of any size, in `Blocks`."""
+    blocks = Blocks(size)
+    for images, indices in batches:
+        yield from blocks.add(images, indices)
+    yield from blocks.rest()
 
 
 def pixel_digests(images: Tensor) -> Tensor:

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 
-from ssltool.console import stderr_console
 from ssltool.data.channels import Channels
+from ssltool.data.sources.same import require_same_images
 from ssltool.device import choose_device
+from ssltool.distributed.collectives import from_main, is_main
+from ssltool.distributed.parts import alone, divided_work
 from ssltool.encoders.encoder import Encoder
 from ssltool.encoders.files import find_weights
 from ssltool.encoders.metadata import EncoderMetadata
@@ -94,6 +96,8 @@ def probe(
     """Probe an encoder; on a CPU the same options give the same record.
 
     The record and its plots are written to ``options.to``, or into the run folder of the weights.
+    Processes that torchrun started extract the features of a part of the images each; the first one
+    measures, and all return its record.
 
     Args:
         options: What to probe, on which images and how.
@@ -103,8 +107,8 @@ def probe(
     Raises:
         SslToolError: The weights, the images or the options are invalid.
     """
-    console = console or stderr_console()
-    return run_probe(open_inputs(options, console, data), options, console)
+    with divided_work(console) as console:
+        return run_probe(open_inputs(options, console, data), options, console)
 
 
 def open_inputs(
@@ -125,6 +129,7 @@ def open_inputs(
         content_hash=options.content_hash,
         channels=Channels.of(metadata),
     )
+    require_same_images(*data.sources)
     for note in data.notes:
         console.print(note)
     kinds = _choose_kinds(options, data)
@@ -199,7 +204,7 @@ def _data_identity(data: LabeledImages) -> tuple[str, ...]:
 def run_probe(
     inputs: ProbeInputs, options: ProbeOptions, console: Console, cache: RowCache | None = None
 ) -> ProbeRecord:
-    """Extract features, measure them, and write the record.
+    """Extract features, measure them, and write the record; see `probe` for several processes.
 
     Args:
         inputs: What is probed.
@@ -213,40 +218,52 @@ def run_probe(
     folder = options.cache or default_folder()
     store = FeatureStore.open(folder, console) if options.keep_features else FeatureStore(None)
     start = time.perf_counter()
-    features, health = _extract(inputs, options, variants, store, console)
-    notes = _add_memory(inputs, features, console)
-    same = overlap(inputs.data, features)
-    near = near_duplicates(inputs.data) if options.near_duplicates else None
-    extracted = time.perf_counter()
-    rows = _measure(inputs, options, features, console, cache)
-    labels = _label_rows(inputs, options, variants, features, console)
-    took = format_duration(extracted - start), format_duration(time.perf_counter() - extracted)
-    console.print(f"features took {took[0]}, probes {took[1]}")
-    chosen = _choose_row(rows)
-    metadata, data = inputs.metadata, inputs.data
-    record = ProbeRecord(
-        weights=str(inputs.weights),
-        method=metadata.method,
-        backbone=metadata.backbone,
-        network=network_summary(metadata),
-        steps=metadata.training.steps if metadata.training else 0,
-        classes=data.classes,
-        train_images=data.count("train"),
-        test_images=data.count("test"),
-        overlap=same,
-        near_duplicates=None if near is None else tuple(near),
-        skipped=data.skipped,
-        notes=(*data.notes, *notes),
-        rows=tuple(measured.row for measured in rows),
-        chosen=chosen,
-        details=None if chosen is None else rows[chosen].details(chosen),
-        health=tuple(health),
-        label_efficiency=tuple(labels),
-        plots=(),
-        protocol=protocol,
-    )
-    predictions = None if chosen is None else rows[chosen].predictions
-    return _write(record, inputs, options, predictions)
+    extractor = _extractor(inputs, options, store)
+    features = _extract(extractor, inputs, options, variants, console)
+    if not is_main():
+        return _record_of_main()
+    with alone():
+        health = _health(extractor, variants) if features else []
+        notes = _add_memory(inputs, features, console)
+        same = overlap(inputs.data, features)
+        near = near_duplicates(inputs.data) if options.near_duplicates else None
+        extracted = time.perf_counter()
+        rows = _measure(inputs, options, features, console, cache)
+        labels = _label_rows(inputs, options, variants, features, console)
+        took = format_duration(extracted - start), format_duration(time.perf_counter() - extracted)
+        console.print(f"features took {took[0]}, probes {took[1]}")
+        chosen = _choose_row(rows)
+        metadata, data = inputs.metadata, inputs.data
+        record = ProbeRecord(
+            weights=str(inputs.weights),
+            method=metadata.method,
+            backbone=metadata.backbone,
+            network=network_summary(metadata),
+            steps=metadata.training.steps if metadata.training else 0,
+            classes=data.classes,
+            train_images=data.count("train"),
+            test_images=data.count("test"),
+            overlap=same,
+            near_duplicates=None if near is None else tuple(near),
+            skipped=data.skipped,
+            notes=(*data.notes, *notes),
+            rows=tuple(measured.row for measured in rows),
+            chosen=chosen,
+            details=None if chosen is None else rows[chosen].details(chosen),
+            health=tuple(health),
+            label_efficiency=tuple(labels),
+            plots=(),
+            protocol=protocol,
+        )
+        predictions = None if chosen is None else rows[chosen].predictions
+        record = _write(record, inputs, options, predictions)
+    return _record_of_main(record)
+
+
+def _record_of_main(record: ProbeRecord | None = None) -> ProbeRecord:
+    """The record that the first process has measured, in all of them."""
+    measured = from_main(lambda: record and record.to_dict())
+    return record or ProbeRecord.model_validate(measured)
 
 
 def _variants(inputs: ProbeInputs, options: ProbeOptions) -> list[EncoderVariant]:
@@ -263,19 +280,8 @@ def _variants(inputs: ProbeInputs, options: ProbeOptions) -> list[EncoderVariant
     return variants
 
 
-def _extract(
-    inputs: ProbeInputs,
-    options: ProbeOptions,
-    variants: list[EncoderVariant],
-    store: FeatureStore,
-    console: Console,
-) -> tuple[dict[FeatureSource, list[Features]], list[HealthRow]]:
-    """Features of every source and seed, and the health of the first encoder of each; none for
-    fine-tuning alone.
-    """
-    if not inputs.kinds - {"finetune"}:
-        return {}, []
-    extractor = Extractor(
+def _extractor(inputs: ProbeInputs, options: ProbeOptions, store: FeatureStore) -> Extractor:
+    return Extractor(
         inputs.data,
         store,
         inputs.device,
@@ -284,12 +290,28 @@ def _extract(
         patch_moments="patch_linear" in inputs.kinds,
         seed=options.seed,
     )
+
+
+def _extract(
+    extractor: Extractor,
+    inputs: ProbeInputs,
+    options: ProbeOptions,
+    variants: list[EncoderVariant],
+    console: Console,
+) -> dict[FeatureSource, list[Features]]:
+    """Features of every source and seed; none for fine-tuning alone."""
+    if not inputs.kinds - {"finetune"}:
+        return {}
     labels = dict.fromkeys(variant.source.label() for variant in variants)
     console.print(f"extracting features: {', '.join(labels)}")
     with_pixels = options.baselines and not label_efficiency.budgets(options)
-    features = extractor.features(variants, with_pixels=with_pixels)
+    return extractor.features(variants, with_pixels=with_pixels)
+
+
+def _health(extractor: Extractor, variants: list[EncoderVariant]) -> list[HealthRow]:
+    """Of the first encoder of each source."""
     first = {variant.source: variant for variant in reversed(variants)}
-    return features, extractor.health([first[v] for v in dict.fromkeys(v.source for v in variants)])
+    return extractor.health([first[v] for v in dict.fromkeys(v.source for v in variants)])
 
 
 def _grid(options: ProbeOptions) -> Grid:

@@ -22,6 +22,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NamedTuple, Self
 
@@ -31,6 +32,8 @@ from rich.console import Console
 from torch import Tensor
 
 from ssltool import atomic
+from ssltool.distributed.collectives import from_all, is_main
+from ssltool.distributed.parts import gathered, send_to_main
 from ssltool.documents import DocumentError, read_json, validated
 from ssltool.errors import DataError, DiskFullError
 from ssltool.probing.features import check_finite, no_images
@@ -40,6 +43,7 @@ LIMIT = 8 * 2**30
 
 _INDEX = "index.json"
 _PARTIAL = ".partial-"
+_BLOCK = 2**24  # bytes sent to the first process at a time
 _LARGEST_INDEX = 2**30  # bytes: it lists the images that could not be read
 
 
@@ -140,7 +144,8 @@ class FeatureStore:
     @contextmanager
     def writer(self, key: str) -> Iterator[FeatureWriter]:
         """Write the features of a key batch by batch; they are there when the block has ended
-        without an error.
+        without an error. Of several processes each writes the features of its part of the images,
+        and the first one stores all.
 
         Args:
             key: See `cache_key`.
@@ -157,6 +162,9 @@ class FeatureStore:
             partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, suffix=suffix, dir=self.folder))
             with FeatureWriter(partial) as writer:
                 yield writer
+                writer.join()
+            if not is_main():
+                return
             writer.finish()
             shutil.rmtree(self.folder / key, ignore_errors=True)
             partial.rename(self.folder / key)
@@ -258,6 +266,15 @@ class FeatureWriter:
             self._dims[name] = values.shape[1]
             self._append(f"{number}.f32", values.float())
 
+    def join(self) -> None:
+        """In the first process append what the others wrote, in the order of their ranks."""
+        self._dims = next(filter(None, from_all(self._dims)), {})
+        for name in ("indices.i64", "digests.i64", *(f"{i}.f32" for i in range(len(self._dims)))):
+            send_to_main(self._written(name), partial(self._append, name))
+        parts = gathered((self._images, list(self.unreadable.items())))
+        self._images = sum(images for images, _ in parts)
+        self.unreadable = {index: reason for _, own in parts for index, reason in own}
+
     def finish(self) -> None:
         """Write the index, which makes the entry valid.
 
@@ -271,8 +288,15 @@ class FeatureWriter:
 
     def _append(self, name: str, values: Tensor) -> None:
         if name not in self._files:
-            self._files[name] = self._stack.enter_context((self._folder / name).open("wb"))
+            self._files[name] = self._stack.enter_context((self._folder / name).open("w+b"))
         self._files[name].write(values.cpu().contiguous().numpy().data)
+
+    def _written(self, name: str) -> Iterator[Tensor]:
+        """What was appended to a file, as uint8 ``[n]``."""
+        if file := self._files.get(name):
+            file.seek(0)
+            while data := file.read(_BLOCK):
+                yield torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def cache_key(**facts: Any) -> str:

@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from PIL import Image
 from rich.console import Console
 from torch import distributed, multiprocessing
 
+import ssltool
 from ssltool.data.check import check
 from ssltool.data.options import PackOptions
 from ssltool.data.pack import pack
@@ -37,7 +40,10 @@ from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.weights import describe, save_encoder
 from ssltool.errors import DataError, SslToolError, UsageError
 from ssltool.probing import embed as embedding
-from ssltool.probing.options import EmbedOptions
+from ssltool.probing import extraction
+from ssltool.probing.options import EmbedOptions, ProbeOptions
+from ssltool.probing.probe import probe
+from ssltool.runs.probe_record import BANK
 
 QUIET = Console(quiet=True)
 BLOCK = 8  # images that the network is applied to at a time
@@ -95,22 +101,41 @@ def embed_options(folder: Path, to: Path, **more: Any) -> EmbedOptions:
     )
 
 
+def small_blocks() -> None:
+    embedding.compute_batch = extraction.compute_batch = lambda *_: BLOCK  # type: ignore[attr-defined]
+    extraction._PIXEL_BATCH = 2 * BLOCK
+
+
 def results(folder: Path, to: Path) -> dict[str, str]:
-    """SHA-256 of everything that the commands write and print; empty but in the first process."""
-    embedding.compute_batch = lambda *_: BLOCK  # type: ignore[attr-defined]
+    """SHA-256 of everything that the commands write and print; of the record of a probe alone but
+    in the first process.
+    """
+    small_blocks()
     images, told = str(folder / "images"), list[Any]()
     for name, more in (("a.safetensors", {}), ("b.csv", {"patches": True})):
         told.append(embedding.embed(embed_options(folder, to / name, **more), QUIET))
     checked = check(images, QUIET)
     packed = pack(PackOptions(data=(images,), to=to / "shards", per_shard=6, workers=1), QUIET)
+    measured = ProbeOptions(
+        data=(images,),
+        weights=folder / "encoder.safetensors",
+        to=to / "probe",
+        cache=to / "features",
+        kind=("linear", "knn"),
+        workers=0,
+        batch_size=5,
+    )
+    record = probe(measured, QUIET)
+    text = record.model_dump_json().replace(str(to), "")
+    digests = {"record": hashlib.sha256(text.encode()).hexdigest()}
     if not is_main():
         assert [*told, checked, packed] == [None] * 4
-        return {}
+        return digests
+    assert len(record.skipped) == 3
     told += [checked, packed]
     (to / "told").write_text(
         re.sub(r'"seconds":[^,}]*', "", "".join(each.model_dump_json() for each in told))
     )
-    digests = {}
     for path in sorted(to.rglob("*")):
         if path.is_file():
             data = path.read_bytes().replace(str(to).encode(), b"")
@@ -122,7 +147,7 @@ def results(folder: Path, to: Path) -> dict[str, str]:
 
 def nothing_readable(folder: Path, to: Path) -> dict[str, str]:
     """The first process has no readable image, the others have all; then none has any."""
-    embedding.compute_batch = lambda *_: BLOCK  # type: ignore[attr-defined]
+    small_blocks()
     found = {}
     options = embed_options(folder, to / "x.npz").model_copy(
         update={"data": (str(folder / "half"),)}
@@ -217,11 +242,17 @@ def start(
 @pytest.mark.slow
 @pytest.mark.ci
 def test_processes_write_what_one_writes(folder: Path, tmp_path: Path) -> None:
-    one, two, three = (
-        start(world, results, folder, tmp_path / str(world))[0] for world in (1, 2, 3)
+    (one,), two, three = (
+        start(world, results, folder, tmp_path / str(world)) for world in (1, 2, 3)
     )
-    assert len(one) == 2 + 1 + 8 + 8 + 1  # embeddings, told, shards, their tables, the index
-    assert one == two == three
+    assert one == two[0] == three[0]
+    assert {each["record"] for each in (*two, *three)} == {one["record"]}
+    folders = Counter(Path(name).parts[0] for name in one)
+    assert folders["shards"] == 8 + 8 + 1  # shards, their tables, the index
+    # Of pretrained weights, random init and pixels, in both splits: index, indices, digests, and
+    # five stages or one.
+    assert folders["features"] == 2 * (8 + 8 + 4)
+    assert folders["probe"] > 1
 
 
 @pytest.mark.slow
@@ -268,9 +299,8 @@ base.FilePerImageSource.encoded = acting
 def command(folder: Path, tmp_path: Path, words: str, what: str) -> subprocess.Popen[str]:
     """A command in two processes, with something that happens at each image."""
     (tmp_path / "sitecustomize.py").write_text(AT_EACH_IMAGE.format(what=what))
-    words = f"{words} --data {folder}/images --devices 2 --json"
     return subprocess.Popen(
-        [sys.executable, "-m", "ssltool", *words.split()],
+        [sys.executable, "-m", "ssltool", *words.split(), "--devices", "2", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -283,12 +313,23 @@ def command(folder: Path, tmp_path: Path, words: str, what: str) -> subprocess.P
 
 
 def embed_command(folder: Path, to: Path) -> str:
-    return f"embed --weights {folder}/encoder.safetensors --workers 0 --to {to}/x.npz"
+    weights = folder / "encoder.safetensors"
+    return f"embed --weights {weights} --data {folder}/images --workers 0 --to {to}/x.npz"
+
+
+def check_command(folder: Path, to: Path) -> str:
+    del to
+    return f"data check {folder}/images"
 
 
 def pack_command(folder: Path, to: Path) -> str:
-    del folder
-    return f"data pack --per-shard 6 --workers 1 --to {to}"
+    return f"data pack {folder}/images --per-shard 6 --workers 1 --to {to}"
+
+
+def probe_command(folder: Path, to: Path) -> str:
+    weights = folder / "encoder.safetensors"
+    data = f"--data {folder}/images --workers 0"
+    return f"probe --weights {weights} {data} --to {to} --cache {to}"
 
 
 @pytest.mark.slow
@@ -305,18 +346,14 @@ def test_an_error_in_one_process_is_one_line(folder: Path, tmp_path: Path) -> No
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
-@pytest.mark.parametrize("words", [embed_command, pack_command])
-def test_ctrl_c_leaves_no_half_file(
-    folder: Path, tmp_path: Path, words: Callable[[Path, Path], str]
+def interrupt(
+    folder: Path, tmp_path: Path, words: str, number: int, readers: Sequence[int]
 ) -> None:
-    """All images are one block for the network: one process of `embed` waits for the other."""
-    began, out = tmp_path / "began", tmp_path / "out"
-    what = f"open({str(began)!r}, 'w').close(); time.sleep(1)"
-    process = command(folder, tmp_path, words(folder, out), what)
-    deadline = time.monotonic() + 120
-    while not began.exists():
+    """Send Ctrl-C to a command in two processes once its readers have read some images each."""
+    mine = f"{str(tmp_path / 'began')!r} + '-' + os.environ.get('RANK', '') + f'-{{index}}'"
+    process = command(folder, tmp_path, words, f"open({mine}, 'w').close(); time.sleep(0.3)")
+    deadline = time.monotonic() + 300
+    while not all(len(list(tmp_path.glob(f"began-{n}-*"))) >= number for n in readers):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
@@ -326,5 +363,77 @@ def test_ctrl_c_leaves_no_half_file(
     assert shown.splitlines()[-1] == "error: interrupted"
     assert "Traceback" not in shown
     assert printed == ""
-    left = {path.name for path in out.iterdir()}
-    assert all(re.fullmatch(r"shard-\d+\.tar", name) for name in left - {UNFINISHED})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize(
+    ("words", "readers"), [(embed_command, [1]), (check_command, [0, 1]), (probe_command, [0, 1])]
+)
+def test_ctrl_c_leaves_nothing(
+    folder: Path, tmp_path: Path, words: Callable[[Path, Path], str], readers: list[int]
+) -> None:
+    """All images are one block for the network: one process of `embed` waits for the other."""
+    out = tmp_path / "out"
+    interrupt(folder, tmp_path, words(folder, out), 3, readers)
+    assert not out.exists() or list(out.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+def test_ctrl_c_leaves_whole_shards_to_continue_from(folder: Path, tmp_path: Path) -> None:
+    """Each process has written a shard and is in the middle of another."""
+    out, words = tmp_path / "out", pack_command(folder, tmp_path / "out")
+    interrupt(folder, tmp_path, words, 9, [0, 1])
+    left = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert not [name for name in left if not re.fullmatch(rf"shard-\d+\.tar|{UNFINISHED}", name)]
+    shards = left.keys() - {UNFINISHED}
+    assert 2 <= len(shards) < 8
+    for name in shards:
+        with tarfile.open(out / name) as tar:
+            assert sum(member.name.endswith(".json") for member in tar) >= 4
+    printed, shown = command(folder, tmp_path, words, "pass").communicate()
+    assert json.loads(printed)["images"] == 40, shown
+    assert UNFINISHED not in {path.name for path in out.iterdir()}
+    assert {name: (out / name).read_bytes() for name in shards} == {n: left[n] for n in shards}
+
+
+def printed(*words: str) -> str:
+    """What a module prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_memory_bank_is_whole_where_the_first_process_measures(tmp_path: Path) -> None:
+    """In training the bank of `npid` is divided; a probe under ``--devices 2`` reads all of it."""
+    options = {"steps": 2, "batch_size": 8, "backbone": "resnet20", "image_size": 32}
+    run = ssltool.pretrain("npid", data="demo:48", out=tmp_path / "run", workers=0, **options)
+    probing = f"ssltool probe --weights {run.folder} --data demo:48 --kind knn --workers 0 --json"
+    words = [*probing.split(), "--no-keep-features", "--to"]
+    one, two = (
+        json.loads(
+            printed(*words, str(tmp_path / n), "--devices", n).replace(str(tmp_path / n), "")
+        )
+        for n in "12"
+    )
+    assert one == two
+    assert BANK in {row["stage"] for row in one["rows"]}
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_all_processes(tmp_path: Path) -> None:
+    launcher = "torch.distributed.run --standalone --nproc-per-node 2 -m"
+    dry = "ssltool pretrain jigsaw --data demo:48 --dry-run --steps 9 --image-size 32"
+    dry += " --backbone resnet20 --batch-size 4 --workers 0 --device cpu"
+    alone, both = printed(*dry.split()), printed(*launcher.split(), *dry.split())
+    lines = {line.split()[0]: line.split(None, 1)[1] for line in both.splitlines()}
+    assert lines["processes"] == "2, gradients averaged after the backward pass"
+    assert both.count("Dry run OK") == 1  # one process prints
+    assert lines["batch"] == "8 images"
+    assert "batch      4 images" in alone
+    assert "processes" not in alone

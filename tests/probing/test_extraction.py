@@ -22,10 +22,10 @@ from ssltool.probing.extraction import (
     EncoderVariant,
     Extractor,
     Features,
-    Rebatched,
     encoder_variants,
     hash_of_encoder,
     hash_of_tensors,
+    in_blocks,
     pixel_digests,
     random_init,
     recalibrate,
@@ -199,17 +199,22 @@ def test_the_batch_size_changes_nothing(tmp_path: Path) -> None:
             assert all(torch.equal(a.stages[name], b.stages[name]) for name in a.stages)
 
 
-@given(st.lists(st.integers(1, 9), max_size=12), st.integers(1, 8))
-def test_rebatching_keeps_every_image_in_order(lengths: list[int], size: int) -> None:
-    stream, start, batches = Rebatched(size), 0, []
-    for length in lengths:
-        indices = torch.arange(start, start + length)
-        batches += list(stream.add(indices.view(-1, 1, 1, 1).byte(), indices))
-        start += length
-    batches += list(stream.rest())
-    assert all(len(batch.indices) == size for batch in batches[:-1])
-    assert [i for batch in batches for i in batch.indices.tolist()] == list(range(start))
-    assert all(torch.equal(b.images.flatten().long(), b.indices % 256) for b in batches)
+@given(
+    st.lists(st.booleans(), max_size=40),
+    st.lists(st.integers(1, 40), max_size=5),
+    st.integers(1, 8),
+)
+def test_blocks_are_the_same_whatever_is_read_at_a_time(
+    readable: list[bool], ends: list[int], size: int
+) -> None:
+    read = torch.tensor([i for i, whole in enumerate(readable) if whole], dtype=torch.int64)
+    batches = [part for part in torch.tensor_split(read, sorted(ends)) if len(part)]
+    blocks = list(in_blocks(((part.view(-1, 1).byte(), part) for part in batches), size))
+    expected: dict[int, list[int]] = {}
+    for index in read.tolist():
+        expected.setdefault(index // size, []).append(index)
+    assert [block.indices.tolist() for block in blocks] == list(expected.values())
+    assert all(torch.equal(block.images.flatten().long(), block.indices) for block in blocks)
 
 
 def test_batch_norm_of_images_sorted_by_class_has_the_variance_of_the_set(tmp_path: Path) -> None:

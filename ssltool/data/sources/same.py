@@ -28,11 +28,11 @@ def common_fingerprint(source: Source, *, content: bool = False) -> str:
     return own
 
 
-def require_same_images(source: Source) -> None:
+def require_same_images(*sources: Source) -> None:
     """Refuse, in several processes, images that are not the same in all of them.
 
     Raises:
         DataError: They are not.
     """
-    if world_size() > 1:
+    for source in sources if world_size() > 1 else ():
         common_fingerprint(source)

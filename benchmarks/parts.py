@@ -95,7 +95,7 @@ def compare(images: str, worlds: Sequence[int], rounds: int) -> list[dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         encoder = build_encoder("resnet18")
-        about = {"method": "npid", "color_space": "rgb", "image_size": SIDE}
+        about: dict[str, Any] = {"method": "npid", "color_space": "rgb", "image_size": SIDE}
         metadata = describe(encoder, mean=(0.5,) * 3, std=(0.25,) * 3, **about)
         save_encoder(encoder, metadata, Path(folder) / "encoder.safetensors")
         count = len(open_source(images))

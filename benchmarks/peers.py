@@ -287,7 +287,8 @@ def timm_step(folder: str) -> Task:
         images, labels = next(batches)
         logits = network(images.contiguous(memory_format=torch.channels_last))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(logits, labels).backward()
+        loss: Tensor = nn.functional.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return once

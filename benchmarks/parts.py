@@ -35,6 +35,7 @@ from ssltool.probing.options import EmbedOptions
 
 QUIET = Console(quiet=True)
 SIDE = 128
+PATIENCE = 600.0  # seconds, for a process that ended
 
 
 def embedded(folder: str, images: str) -> None:
@@ -56,37 +57,39 @@ COMMANDS: dict[str, Callable[[str, str], None]] = {"embed": embedded, "data chec
 
 
 def process(
-    rank: int, world: int, port: int, work: Callable[[], None], ready: Barrier, taken: Any
+    rank: int, world: int, port: int, works: list[Callable[[], None]], turn: Barrier, taken: Any
 ) -> None:
-    """One process of a command; its wall and CPU seconds."""
+    """One process: does each piece of work at its turn, and tells its wall and CPU seconds."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
-    os.environ.update(LOCAL_WORLD_SIZE=str(world), MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    os.environ.update(LOCAL_WORLD_SIZE=str(world), MASTER_ADDR="localhost")
     torch.set_num_threads(1)
-    ready.wait()
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    taken.put((time.perf_counter() - wall, time.process_time() - cpu))
+    for number, work in enumerate(works):
+        os.environ["MASTER_PORT"] = str(port + number)
+        turn.wait()
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        taken.put((time.perf_counter() - wall, time.process_time() - cpu))
 
 
-def once(world: int, work: Callable[[], None]) -> tuple[float, float]:
-    """Wall seconds of the slowest process, and CPU seconds of all."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ready, taken = context.Barrier(world), context.SimpleQueue()
-    started = [
-        context.Process(target=process, args=(rank, world, port, work, ready, taken))
-        for rank in range(world)
-    ]
-    for each in started:
-        each.start()
-    for each in started:
-        each.join()
-    if any(each.exitcode for each in started):
-        raise SystemExit("a process ended, see above")
-    walls, cpus = zip(*(taken.get() for _ in started), strict=True)
-    return max(walls), sum(cpus)
+class Processes:
+    """Some processes that do pieces of work together, one after another."""
+
+    def __init__(self, world: int, works: list[Callable[[], None]]) -> None:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        context = multiprocessing.get_context("spawn")
+        self._world, self._taken = world, context.Queue()
+        self._turn = context.Barrier(world + 1)
+        for rank in range(world):
+            arguments = (rank, world, port, works, self._turn, self._taken)
+            context.Process(target=process, args=arguments, daemon=True).start()
+
+    def once(self) -> tuple[float, float]:
+        """Wall seconds of the slowest process, and CPU seconds of all, for the next work."""
+        self._turn.wait(PATIENCE)
+        taken = [self._taken.get(timeout=PATIENCE) for _ in range(self._world)]
+        return max(wall for wall, _ in taken), sum(cpu for _, cpu in taken)
 
 
 def compare(images: str, worlds: Sequence[int], rounds: int) -> list[dict[str, Any]]:
@@ -99,13 +102,16 @@ def compare(images: str, worlds: Sequence[int], rounds: int) -> list[dict[str, A
         metadata = describe(encoder, mean=(0.5,) * 3, std=(0.25,) * 3, **about)
         save_encoder(encoder, metadata, Path(folder) / "encoder.safetensors")
         count = len(open_source(images))
-        for name, command in COMMANDS.items():
-            work = partial(command, folder, images)
-            turns = [{world: once(world, work) for world in worlds} for _ in range(rounds)]
-            for world in worlds:
-                walls, cpus = zip(*(turn[world] for turn in turns), strict=True)
-                speed, cpu = count / median(walls), 1000 * median(cpus) / count
-                rows.append({"command": name, "processes": world, "per_s": speed, "cpu_ms": cpu})
+        works = [partial(COMMANDS[name], folder, images) for name in COMMANDS]
+        sides = {world: Processes(world, works * (rounds + 1)) for world in worlds}
+        turns = [
+            {(name, world): sides[world].once() for name in COMMANDS for world in worlds}
+            for _ in range(rounds + 1)
+        ][1:]  # the first one warms up
+        for name, world in turns[0]:
+            walls, cpus = zip(*(turn[name, world] for turn in turns), strict=True)
+            speed, cpu = count / median(walls), 1000 * median(cpus) / count
+            rows.append({"command": name, "processes": world, "per_s": speed, "cpu_ms": cpu})
     return rows
 
 

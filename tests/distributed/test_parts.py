@@ -41,7 +41,8 @@ from ssltool.encoders.weights import describe, save_encoder
 from ssltool.errors import DataError, SslToolError, UsageError
 from ssltool.probing import embed as embedding
 from ssltool.probing import extraction
-from ssltool.probing.options import EmbedOptions, ProbeOptions
+from ssltool.probing.compare import compare
+from ssltool.probing.options import CompareOptions, EmbedOptions, Kind, ProbeOptions
 from ssltool.probing.probe import probe
 from ssltool.runs.probe_record import BANK
 
@@ -107,8 +108,8 @@ def small_blocks() -> None:
 
 
 def results(folder: Path, to: Path) -> dict[str, str]:
-    """SHA-256 of everything that the commands write and print; of the record of a probe alone but
-    in the first process.
+    """SHA-256 of everything that the commands write and print; of what `probe` and `compare`
+    return alone but in the first process.
     """
     small_blocks()
     images, told = str(folder / "images"), list[Any]()
@@ -116,17 +117,16 @@ def results(folder: Path, to: Path) -> dict[str, str]:
         told.append(embedding.embed(embed_options(folder, to / name, **more), QUIET))
     checked = check(images, QUIET)
     packed = pack(PackOptions(data=(images,), to=to / "shards", per_shard=6, workers=1), QUIET)
-    measured = ProbeOptions(
-        data=(images,),
-        weights=folder / "encoder.safetensors",
-        to=to / "probe",
-        cache=to / "features",
-        kind=("linear", "knn"),
-        workers=0,
-        batch_size=5,
+    weights, data = folder / "encoder.safetensors", (images,)
+    kept: dict[str, Any] = {"cache": to / "features", "workers": 0, "batch_size": 5}
+    kinds: tuple[Kind, ...] = ("linear", "knn")
+    record = probe(
+        ProbeOptions(data=data, weights=weights, to=to / "probe", kind=kinds, **kept), QUIET
     )
-    record = probe(measured, QUIET)
-    text = record.model_dump_json().replace(str(to), "")
+    compared = compare(
+        CompareOptions(data=data, runs=(weights,), csv=to / "c.csv", kind=kinds, **kept), QUIET
+    )
+    text = (record.model_dump_json() + compared.model_dump_json()).replace(str(to), "")
     digests = {"record": hashlib.sha256(text.encode()).hexdigest()}
     if not is_main():
         assert [*told, checked, packed] == [None] * 4

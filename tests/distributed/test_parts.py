@@ -240,7 +240,6 @@ def start(
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_processes_write_what_one_writes(folder: Path, tmp_path: Path) -> None:
     (one,), two, three = (
         start(world, results, folder, tmp_path / str(world)) for world in (1, 2, 3)

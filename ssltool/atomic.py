@@ -36,7 +36,8 @@ def refuse_input(to: Path, inputs: Iterable[Path]) -> None:
         return
     if any(path.is_file() and path.samefile(to) for path in map(Path.expanduser, inputs)):
         raise UsageError(f"--to {to} is a file that is read; name another")
-    if to.suffix == ".safetensors" and (to.parent / "run.json").is_file():
+    named_as_weights = to.name.startswith("encoder") and to.suffix == ".safetensors"
+    if named_as_weights and (to.parent / "run.json").is_file():
         raise UsageError(f"--to {to} holds weights of a run; name another")
 
 

@@ -264,6 +264,12 @@ class ProbeProtocol(Part):
     rules: dict[str, str]
     environment: dict[str, str]
 
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What accuracies of different encoders must share to be comparable."""
+        shared = {"data", "grid_dim", "paper", "recalibrate", "knn_space", "rules"}
+        return self.model_dump(mode="json", include=shared)
+
 
 class ProbeRecord(Record):
     """``probe.json``: what a probe measured, and how.
@@ -385,13 +391,19 @@ class ProbeRecord(Record):
         )
 
     def table_legend(self) -> str:
-        """What the marks in a table of accuracies mean."""
+        """What the marks in a table of accuracies mean, and what was measured otherwise than by
+        default.
+        """
         legend = "± standard error"
         seeds = max((row.seeds for row in self.rows), default=1)
         if any(row.std for row in self.rows):
             legend += f" / deviation over {seeds} seeds" if seeds > 1 else " / deviation over seeds"
         several = any(row.chosen and row.stage for row in self.rows)
-        return legend + ("; * chosen on held-out training images" if several else "")
+        legend += "; * chosen on held-out training images" if several else ""
+        space, measures = self.protocol.knn_space, {m for row in self.rows for m in row.accuracy}
+        if space != "cosine" and measures & {"knn5", "knn20", "knn200"}:
+            legend += f"; kNN among {space} features"
+        return legend + (f"; stages as in {self.protocol.paper}" if self.protocol.paper else "")
 
     def _health_table(self) -> Table:
         return Table(

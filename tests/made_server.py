@@ -19,11 +19,17 @@ class Handler(SimpleHTTPRequestHandler):
         asked: Requests so far.
         cut: Whether to end after half of a file.
         ranges: Whether ``Range`` is understood.
+        silent: Headers that are left out.
     """
 
     asked: list[str]
     cut = False
     ranges = False
+    silent: tuple[str, ...] = ()
+
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword not in self.silent:
+            super().send_header(keyword, value)
 
     def do_GET(self) -> None:
         self.asked.append(f"{self.command} {self.path}")

@@ -207,14 +207,14 @@ def decode_identity() -> str:
     """
     libraries = {"Pillow": PIL.__version__, "torch": torch.__version__}
     libraries["simplejpeg"] = decode_jpeg.simplejpeg_version()
-    libraries |= _installed("pillow-heif", "tifffile", "imagecodecs", "pydicom", "torchcodec")
+    libraries |= installed("pillow-heif", "tifffile", "imagecodecs", "pydicom", "torchcodec")
     for name in ("libjpeg_turbo", "jpg_2000", "libtiff", "webp", "avif", "zlib", "littlecms2"):
         libraries[name] = str(features.version(name) or "none")
     versions = (f"{name} {version}" for name, version in libraries.items())
     return "; ".join((f"decode rules {DECODE_VERSION}", *versions))
 
 
-def _installed(*names: str) -> dict[str, str]:
+def installed(*names: str) -> dict[str, str]:
     """Versions of the packages that are installed, without importing them."""
     versions: dict[str, str] = {}
     for name in names:

@@ -201,10 +201,12 @@ class EncoderMetadata(BaseModel):
         return self
 
     @property
-    def architecture(self) -> dict[str, object]:
-        """What decides, beside the weights, which function the network computes."""
-        names = {"backbone", "timm", "stem", "norm", "in_channels", "stages", "width"}
-        return self.model_dump(mode="json", include=names)
+    def function(self) -> dict[str, object]:
+        """All that decides, beside the weights, which features an image file has: the architecture,
+        and how files are read and become its input.
+        """
+        fields = self.model_dump(mode="json", exclude={"method", "training"})
+        return fields | {"read_size": self.read_size}
 
     @property
     def read_size(self) -> int:

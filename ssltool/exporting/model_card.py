@@ -377,10 +377,14 @@ def _probed(record: ProbeRecord | None) -> str:
     ]
     measures = [name for name in MEASURES if any(name in row.accuracy for row in rows)]
     cells = [
-        (printable(row.source.label()), row.stage, *(row.score(name) for name in measures))
+        (
+            printable(row.source.label()),
+            f"{row.stage} *" if row.chosen and row.stage else row.stage,
+            *(row.score(name) for name in measures),
+        )
         for row in rows
     ]
-    title = f"Probe\n\nAccuracy in % ± standard error; {record.data_summary()}."
+    title = f"Probe\n\nAccuracy in % {record.table_legend()}; {record.data_summary()}."
     if record.protocol.recalibrate:
         title += " Batch norm was re-estimated on the training images first."
     return _table(title, ("features", "stage", *(MEASURES[name] for name in measures)), cells)

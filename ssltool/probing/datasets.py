@@ -291,6 +291,11 @@ class LabeledImages:
         self._unreadable[split].update(reasons)
         self.skipped.update({source.name(members[i]): reason for i, reason in reasons.items()})
 
+    def readable(self, split: Split) -> Tensor:
+        """Indices int64 of the images of a split, less those found unreadable so far; ascending."""
+        unreadable = self._unreadable[split]
+        return torch.tensor([i for i in range(self.total(split)) if i not in unreadable])
+
     def unreadable(self, split: Split) -> dict[int, str]:
         """Index in the split -> reason of the images that turned out to be unreadable so far."""
         return self._unreadable[split]

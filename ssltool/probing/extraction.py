@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import ssltool
-from ssltool.data.decode import decode_identity
+from ssltool.data.decode import decode_identity, installed
 from ssltool.distributed.collectives import copy_from_main, from_main, is_main
 from ssltool.distributed.parts import own_part
 from ssltool.encoders.encoder import Encoder
@@ -102,13 +102,12 @@ def encoder_variants(
         patches: Whether the patch variant is wanted.
         projection: Of the encoder; applied to whole images.
     """
-    input_facts = metadata.model_dump(mode="json", exclude={"method", "training"})
     source = FeatureSource(
         kind=kind,
         method=metadata.method if kind == "pretrained" else "",
         network=network_summary(metadata),
         input=_input_summary(metadata),
-        identity=cache_key(**input_facts, read_size=metadata.read_size)[:8],
+        identity=cache_key(**metadata.function)[:8],
     )
     variants = [EncoderVariant(source, encoder, metadata, projection)]
     if patches and metadata.patch is not None:
@@ -118,9 +117,11 @@ def encoder_variants(
     return variants
 
 
-def pixel_source(read_size: int) -> FeatureSource:
-    """Raw pixels of files read at a size in pixels."""
-    return FeatureSource(kind="pixels", input=f"{read_size} px", identity=f"{read_size}")
+def pixel_source(metadata: EncoderMetadata) -> FeatureSource:
+    """Raw pixels of files, read as those of an encoder."""
+    size, ranges = metadata.read_size, metadata.value_range
+    read = cache_key(size=size, ranges=ranges, type=metadata.value_type)[:8]
+    return FeatureSource(kind="pixels", input=f"{size} px", identity=read)
 
 
 def network_summary(metadata: EncoderMetadata) -> str:
@@ -169,13 +170,14 @@ def recalibrate(variants: Sequence[EncoderVariant], data: LabeledImages, seed: i
 
 
 def compute_environment(device: torch.device) -> dict[str, str]:
-    """What can change a feature besides weights, images and options: versions, decoders, the device
-    and the threads.
+    """What can change a feature besides weights, images and options: versions, those of the
+    libraries that networks come from among them, decoders, the device and the threads.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "ssltool": ssltool.__version__,
         "torch": torch.__version__,
+        **installed("torchvision", "timm"),
         "decoding": decode_identity(),
         "device": name,
         "threads": str(torch.get_num_threads()),
@@ -228,7 +230,7 @@ class Extractor:
             recalibrate(variants, self._data, self._seed)
             copy_from_main(b for variant in variants for b in variant.buffers())
         if with_pixels:
-            jobs.append(self._pixel_job(size))
+            jobs.append(self._pixel_job(variants[0].metadata))
         for split in ("train", "test"):
             self._extract(jobs, split, size)
         if not is_main():
@@ -288,9 +290,7 @@ class Extractor:
             {
                 "encoder": hash_of_encoder(network, metadata),  # before batch norm is recalibrated
                 "patch": metadata.patch if isinstance(network, PatchEncoder) else None,
-                "metadata": metadata.model_dump(mode="json", exclude={"method", "training"}),
                 "transform": transform.size,
-                "read_size": metadata.read_size,
                 "recalibration": self._recalibration_identity(),
                 "grid": self._grid.dim,
                 "environment": compute_environment(self._device),
@@ -303,11 +303,12 @@ class Extractor:
             return None
         return [_RECALIBRATION, self._seed, self._data.identity("train")]
 
-    def _pixel_job(self, size: int) -> _Job:
+    def _pixel_job(self, metadata: EncoderMetadata) -> _Job:
+        size = metadata.read_size
         sample = self._data.batches("train", size, limit=_RECALIBRATION)
         side, channels = features.pixel_format(images for images, _ in sample)
         return _Job(
-            pixel_source(size),
+            pixel_source(metadata),
             lambda images: {"pixels": features.pixels(images, side, channels)},
             _PIXEL_BATCH,
             {
@@ -426,10 +427,10 @@ def pixel_digests(images: Tensor) -> Tensor:
 
 
 def hash_of_encoder(network: torch.nn.Module, metadata: EncoderMetadata) -> str:
-    """SHA-256 in hex of an architecture and the tensors: networks that differ in a stride alone
-    may have equal ones, and other features.
+    """SHA-256 in hex of the tensors and all else that decides features, see
+    `EncoderMetadata.function`: networks that differ in a stride alone may have equal tensors.
     """
-    text = json.dumps([metadata.architecture, hash_of_tensors(network)], sort_keys=True)
+    text = json.dumps([metadata.function, hash_of_tensors(network)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -38,9 +38,13 @@ class LabelBudget(NamedTuple):
     fraction: float | None = None
     shots: int | None = None
 
-    def subset(self, labels: Tensor, seed: int) -> Tensor:
-        """Indices int64 of the images that keep their label, shuffled."""
-        return label_subset(labels, seed, fraction=self.fraction, shots=self.shots)
+    def subset(self, data: LabeledImages, seed: int) -> Tensor:
+        """Indices int64 of the training images that keep their label, shuffled; of those that are
+        not known to be unreadable, which would leave a class without a label.
+        """
+        readable = data.readable("train")
+        labels = data.labels("train", readable)
+        return readable[label_subset(labels, seed, fraction=self.fraction, shots=self.shots)]
 
 
 RECIPE_FRACTIONS = (0.01, 0.02, 0.04, 0.1, 0.2)
@@ -79,17 +83,14 @@ def linear_rows(
 
     A source of several random initializations gives each repeat one of them, in turn.
     """
-    labels = data.labels("train")
 
     def accuracy(budget: LabelBudget, repeat: int) -> tuple[float, int]:
         train, test, _ = features[repeat % len(features)]
         seed = options.seed + repeat
-        row_of = torch.full((len(labels),), -1)
+        row_of = torch.full((data.total("train"),), -1)
         row_of[train.indices] = torch.arange(len(train.indices))
-        chosen = row_of[budget.subset(labels, seed)]
-        # Unreadable images have no row. In order, so that all labels give the very probe of the
-        # main table.
-        chosen = chosen[chosen >= 0].sort().values
+        # In order, so that all labels give the very probe of the main table.
+        chosen = row_of[budget.subset(data, seed)].sort().values
         x = train.stages[POOLED][chosen].to(device)
         y = data.labels("train", train.indices[chosen]).to(device)
         test_x = test.stages[POOLED].to(device)
@@ -125,6 +126,18 @@ class FineTuner:
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         fits = data.total("test") * self._size**2 * 3 <= _IN_MEMORY
         self._test = list(data.labeled_batches("test", self._size)) if fits else None
+
+    def subset(self, budget: LabelBudget, seed: int) -> Tensor:
+        """As `LabelBudget.subset`, of images that can be read: drawn anew while some cannot."""
+        while True:
+            unreadable, indices = (
+                len(self._data.unreadable("train")),
+                budget.subset(self._data, seed),
+            )
+            for _ in self._data.batches("train", self._size, indices=indices.tolist()):
+                pass
+            if len(self._data.unreadable("train")) == unreadable:
+                return indices
 
     def accuracy(
         self,
@@ -179,7 +192,6 @@ def finetuned_rows(
 
     A source of several random initializations gives each repeat one of them, in turn.
     """
-    labels = data.labels("train")
     encoders: dict[FeatureSource, list[Encoder]] = {}
     for variant in variants:
         if isinstance(variant.network, Encoder):
@@ -187,7 +199,7 @@ def finetuned_rows(
     stages: tuple[str | None, ...] = options.freeze_to or (None,)
     rows = []
     for budget in budgets(options) or [ALL_LABELS]:
-        subsets = [budget.subset(labels, options.seed + r) for r in range(options.repeats)]
+        subsets = [tuner.subset(budget, options.seed + r) for r in range(options.repeats)]
         for freeze_to, (source, networks) in product(stages, encoders.items()):
             accuracies = [
                 tuner.accuracy(
@@ -218,15 +230,15 @@ def scratch_row(
     steps, batch_size = (training.steps, training.batch_size) if training else (0, 0)
     images = steps * batch_size or options.finetune_images
     schedule = Schedule(images=images, mirror=options.mirror)
-    labels, seeds = data.labels("train"), [options.seed + r for r in range(options.repeats)]
+    seeds = [options.seed + r for r in range(options.repeats)]
     networks = [random_init(encoder, seed) for seed in seeds]
     accuracies = [
-        tuner.accuracy(network, ALL_LABELS.subset(labels, seed), schedule, seed)
+        tuner.accuracy(network, tuner.subset(ALL_LABELS, seed), schedule, seed)
         for network, seed in zip(networks, seeds, strict=True)
     ]
     source = encoder_variants(encoder, metadata, "random_init", patches=False)[0].source
-    tested = data.count("test")
-    return _row(source, "scratch", ALL_LABELS, len(labels), accuracies, tested, console)
+    images, tested = data.count("train"), data.count("test")
+    return _row(source, "scratch", ALL_LABELS, images, accuracies, tested, console)
 
 
 def _row(

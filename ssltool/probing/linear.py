@@ -25,6 +25,9 @@ from ssltool.probing.splits import selection_splits
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Weight decays tried first; the search continues beyond an end if the best one lies there."""
 
+FEW = 200
+"""Images up to which the search ends at the optimum: each held-out image counts for percents."""
+
 PRECISE_SEARCH = 20_000
 """Images up to which the search for the weight decay is precise: it takes seconds, and few held-out
 images decide."""
@@ -242,19 +245,21 @@ def _search(
     if not splits:
         return sorted(grid)[len(grid) // 2], {}, None
     mean, std = moments(x)  # of all training images: a few more or less of them move no choice
-    rows = Rows(x, labels, mean, std, exact=False)
-    search = problem(rows, len(present), [kept for kept, _ in splits], coarse=True)
+    few = len(y) <= FEW
+    rows = Rows(x, labels, mean, std, exact=few)
+    search = problem(rows, len(present), [kept for kept, _ in splits], coarse=not few)
     held_out = [Rows(x, labels, mean, std, held.to(x.device)) for _, held in splits]
     images = sum(rows.count for rows in held_out)
     # Which value is best shows long before convergence, with many images earlier still.
-    tolerance = 5e-4 if len(y) <= PRECISE_SEARCH else 2e-3
+    tolerance = 2e-5 if few else 5e-4 if len(y) <= PRECISE_SEARCH else 2e-3
+    iterations = 1000 if few else 200
     thetas: dict[float, Tensor] = {}
     table: dict[float, float] = {}
     # From strong to weak, each fit starts near its optimum.
     path, start = sorted(set(grid), reverse=True), None
     while path:
         value = path.pop(0)
-        start = search.minimize(value, start, tolerance, max_iterations=200).theta
+        start = search.minimize(value, start, tolerance, iterations).theta
         thetas[value] = start
         correct = sum(map(_correct, start.chunk(len(splits)), held_out))
         table[value] = 100 * correct / images

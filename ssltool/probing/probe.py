@@ -30,6 +30,7 @@ from ssltool.probing.extraction import (
     compute_environment,
     encoder_variants,
     hash_of_encoder,
+    hash_of_tensors,
     network_summary,
     random_init,
     recalibrate,
@@ -172,6 +173,7 @@ def protocol_of(inputs: ProbeInputs, options: ProbeOptions) -> ProbeProtocol:
     data = inputs.data
     return ProbeProtocol(
         encoder=hash_of_encoder(inputs.encoder, inputs.metadata),
+        projection=hash_of_tensors(inputs.projection) if inputs.projection else "",
         data=_data_identity(data),
         kind=tuple(sorted(inputs.kinds)),
         image_size=inputs.metadata.image_size,
@@ -182,7 +184,10 @@ def protocol_of(inputs: ProbeInputs, options: ProbeOptions) -> ProbeProtocol:
         baselines=options.baselines,
         random_inits=options.random_inits,
         knn_space=options.knn_space,
+        near_duplicates=options.near_duplicates,
         mirror=options.mirror,
+        finetune_images=options.finetune_images,
+        scratch=options.scratch,
         freeze_to=options.freeze_to,
         label_fractions=options.label_fractions,
         shots=options.shots,

@@ -215,7 +215,8 @@ class ProbeProtocol(Part):
     """How a probe measured: records of equal protocols are equal.
 
     Attributes:
-        encoder: SHA-256 of its architecture and its tensors.
+        encoder: SHA-256 of its tensors and of all else that decides features.
+        projection: SHA-256 of the tensors of its projection; empty if none was measured.
         data: Fingerprints of the training and the test images and of their labels.
         kind: What was measured, sorted.
         image_size: Side in pixels at which the encoder read the images.
@@ -226,7 +227,10 @@ class ProbeProtocol(Part):
         baselines: Whether baselines were measured.
         random_inits: Number of random initializations of the baseline.
         knn_space: Where neighbors were searched: among features as they are, centered or whitened.
+        near_duplicates: Whether near duplicates were looked for.
         mirror: Whether fine-tuning mirrors images.
+        finetune_images: Images seen in fine-tuning, unless a recipe says how many.
+        scratch: Whether a network was trained from random init.
         freeze_to: Stages up to which it leaves the weights as they are.
         label_fractions: Points of the label-efficiency curves.
         shots: Likewise.
@@ -237,6 +241,7 @@ class ProbeProtocol(Part):
     """
 
     encoder: str
+    projection: str = ""
     data: tuple[str, ...]
     kind: tuple[str, ...]
     image_size: int
@@ -247,7 +252,10 @@ class ProbeProtocol(Part):
     baselines: bool
     random_inits: int
     knn_space: str
+    near_duplicates: bool
     mirror: bool
+    finetune_images: int
+    scratch: bool
     freeze_to: tuple[str, ...] = ()
     label_fractions: tuple[float, ...]
     shots: tuple[int, ...]
@@ -255,6 +263,12 @@ class ProbeProtocol(Part):
     seed: int
     rules: dict[str, str]
     environment: dict[str, str]
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What accuracies of different encoders must share to be comparable."""
+        shared = {"data", "grid_dim", "paper", "recalibrate", "knn_space", "rules"}
+        return self.model_dump(mode="json", include=shared)
 
 
 class ProbeRecord(Record):
@@ -377,13 +391,19 @@ class ProbeRecord(Record):
         )
 
     def table_legend(self) -> str:
-        """What the marks in a table of accuracies mean."""
+        """What the marks in a table of accuracies mean, and what was measured otherwise than by
+        default.
+        """
         legend = "± standard error"
         seeds = max((row.seeds for row in self.rows), default=1)
         if any(row.std for row in self.rows):
             legend += f" / deviation over {seeds} seeds" if seeds > 1 else " / deviation over seeds"
         several = any(row.chosen and row.stage for row in self.rows)
-        return legend + ("; * chosen on held-out training images" if several else "")
+        legend += "; * chosen on held-out training images" if several else ""
+        space, measures = self.protocol.knn_space, {m for row in self.rows for m in row.accuracy}
+        if space != "cosine" and measures & {"knn5", "knn20", "knn200"}:
+            legend += f"; kNN among {space} features"
+        return legend + (f"; stages as in {self.protocol.paper}" if self.protocol.paper else "")
 
     def _health_table(self) -> Table:
         return Table(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ssltool.data.sources.registry import open_source
+from ssltool.encoders.metadata import EncoderMetadata, TrainingSummary
 from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.weights import describe
 from ssltool.probing import extraction
@@ -27,6 +28,7 @@ from ssltool.probing.extraction import (
     hash_of_tensors,
     in_blocks,
     pixel_digests,
+    pixel_source,
     random_init,
     recalibrate,
 )
@@ -146,6 +148,55 @@ def test_equal_weights_of_another_architecture_have_their_own_features(
     a, b = (hash_of_encoder(one.network, one.metadata) for one in (plain, strided))
     assert a != b
     assert not set(keys(variant=plain)) & set(keys(variant=strided))
+
+
+OTHER_METADATA: dict[str, object] = {
+    "backbone": "resnet18",
+    "timm": "1.0.0",
+    "stem": "imagenet",
+    "norm": "ln",
+    "in_channels": 1,
+    "color_space": "lab",
+    "converted_from": "lightness",
+    "image_size": 20,
+    "patch": (8, 4),
+    "value_range": ((0.0, 255.0),) * 3,
+    "value_type": "uint16",
+    "mean": (0.4,) * 3,
+    "std": (0.2,) * 3,
+    "standardize": "image",
+    "stages": (("stem", 16, 2),),
+    "width": 65,
+}
+
+
+@pytest.mark.parametrize("field", EncoderMetadata.model_fields)
+def test_every_field_that_decides_features_changes_every_identity(field: str) -> None:
+    network, metadata = variant().network, variant().metadata
+    if field in OTHER_METADATA:
+        other = metadata.model_copy(update={field: OTHER_METADATA[field]})
+    else:
+        assert field in {"format", "method", "training"}  # of no consequence
+        fields = dict.fromkeys(TrainingSummary.model_fields, 1)
+        training = TrainingSummary.model_construct(**{**fields, "read_size": 16})
+        other = metadata.model_copy(update={"method": "jigsaw", "training": training})
+    equal = field not in OTHER_METADATA
+    assert (hash_of_encoder(network, other) == hash_of_encoder(network, metadata)) == equal
+    random = [
+        encoder_variants(network, each, "random_init")[0].source for each in (metadata, other)
+    ]
+    assert (random[0] == random[1]) == equal
+    read_otherwise = field in {"image_size", "value_range", "value_type"}
+    assert (pixel_source(metadata) != pixel_source(other)) == read_otherwise
+
+
+def test_the_side_at_which_files_are_read_changes_every_identity() -> None:
+    network, metadata = variant().network, variant().metadata
+    fields = dict.fromkeys(TrainingSummary.model_fields, 1)
+    training = TrainingSummary.model_construct(**{**fields, "read_size": 20})
+    other = metadata.model_copy(update={"training": training})
+    assert hash_of_encoder(network, other) != hash_of_encoder(network, metadata)
+    assert pixel_source(other) != pixel_source(metadata)
 
 
 @pytest.mark.parametrize("change", CHANGES)

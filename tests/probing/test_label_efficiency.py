@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ssltool.errors import UsageError
+from ssltool.probing.datasets import LabeledImages
+from ssltool.probing.label_efficiency import LabelBudget
 
 
 @pytest.mark.slow
@@ -57,6 +60,25 @@ def test_fine_tuning_alone_extracts_no_features(jigsaw_run: Path, probed: Any) -
     assert record.plots == ()
     points = [(r.source.kind, r.fraction) for r in record.label_efficiency]
     assert points == [("pretrained", 1.0), ("random_init", 1.0)]
+
+
+def test_labels_are_given_to_images_that_can_be_read(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            Image.new("RGB", (9, 9), (i * 9, ord(name), 0)).save(tmp_path / name / f"{i}.bmp")
+    for name in ("a/1", "a/2", "b/3", "c/0"):
+        (tmp_path / f"{name}.bmp").write_bytes(b"BM broken" + name.encode())
+    data = LabeledImages((str(tmp_path),), workers=0)
+    for _ in data.batches("train", 16):
+        pass
+    readable = data.readable("train").tolist()
+    assert len(readable) == data.count("train") == data.total("train") - len(data.skipped)
+    for seed in range(20):
+        one = LabelBudget(shots=1).subset(data, seed)
+        assert sorted(data.labels("train", one).tolist()) == [0, 1, 2]
+        every = LabelBudget(fraction=1.0).subset(data, seed)
+        assert sorted(every.tolist()) == readable
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ssltool.errors import DataError
 from ssltool.probing import convex, linear
+from ssltool.probing.splits import selection_splits
 
 
 def blobs(count, classes, width, seed, spread=1.5):
@@ -248,3 +249,22 @@ def test_folds_solved_together_have_the_optima_of_each_alone(monkeypatch, width,
         expected = alone.minimize(0.01, None, 5e-6, 1000)
         assert expected.converged
         torch.testing.assert_close(part, expected.theta, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_folds_of_few_images_are_scored_as_by_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    counts = [1, 2, *rng.choice([2, 3, 8], rng.integers(1, 4))]
+    y = rng.permutation(np.repeat(range(len(counts)), counts))
+    x = rng.normal(size=(len(y), 3 + 20 * (seed % 2))) + y[:, None]
+    x[:, 0] = 3.0  # a constant feature
+    x = x.astype(np.float32)
+    _, table = linear.choose_weight_decay(torch.tensor(x), torch.tensor(y), (1e-3, 1e-2, 1), seed)
+    z = (x - x.mean(0, np.float64)) / np.where(np.arange(x.shape[1]), x.std(0, np.float64), 1)
+    splits = [(a.numpy(), b.numpy()) for a, b in selection_splits(torch.tensor(y), seed)]
+    for decay in (1e-3, 1e-2, 1):
+        correct = 0
+        for kept, held in splits:
+            reference = LogisticRegression(C=1 / (decay * len(kept)), tol=1e-9, max_iter=10_000)
+            correct += int((reference.fit(z[kept], y[kept]).predict(z[held]) == y[held]).sum())
+        assert table[decay] == pytest.approx(100 * correct / sum(len(b) for _, b in splits))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ssltool.errors import UsageError, WeightsError
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.finetune import Schedule
 from ssltool.probing.options import ProbeOptions
-from ssltool.probing.probe import probe
+from ssltool.probing.probe import open_inputs, probe, protocol_of
 from ssltool.runs.probe_record import ProbeRecord, ProbeRow
 
 QUIET = Console(quiet=True)
@@ -41,6 +42,48 @@ def test_every_stage_is_probed_beside_random_init_and_pixels(jigsaw_run: Path, p
     assert (majority.source.kind, majority.dim) == ("majority", 0)
     assert majority.accuracy == dict.fromkeys(pixels.accuracy, 10)
     assert (record.train_images, record.test_images, len(record.classes)) == (100, 50, 10)
+
+
+CHANGES: dict[str, Any] = {
+    "near_duplicates": True,
+    "kind": ("knn",),
+    "grid_dim": 64,
+    "protocol": "zhang2016",
+    "baselines": False,
+    "random_inits": 2,
+    "knn_space": "whitened",
+    "recalibrate": False,
+    "seed": 1,
+    "label_fractions": (0.5,),
+    "shots": (1,),
+    "repeats": 2,
+    "finetune_images": 10,
+    "recipe": "wu2018",
+    "mirror": True,
+    "freeze_to": ("layer1",),
+    "scratch": True,
+}
+OF_INPUTS = {
+    *("weights", "backbone", "stem", "image_size"),  # by the hash of the encoder
+    *("data", "test_data", "label_file", "content_hash"),  # by that of the images
+    "device",  # by the environment
+}
+WITHOUT_EFFECT = {"batch_size", "workers", "cache", "keep_features", "to"}
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_every_option_that_changes_a_record_is_in_its_protocol(jigsaw_run: Path) -> None:
+    assert {*CHANGES, *OF_INPUTS, *WITHOUT_EFFECT} == set(ProbeOptions.model_fields)
+    options = ProbeOptions(weights=jigsaw_run, data=("demo:40",), workers=0)
+    inputs = open_inputs(options, QUIET)
+    protocols = [protocol_of(inputs, options)]
+    assert protocol_of(inputs, options) == protocols[0]
+    for name, value in CHANGES.items():
+        other = options.model_copy(update={name: value})
+        kinds = frozenset(other.kind) or inputs.kinds
+        protocols.append(protocol_of(inputs._replace(kinds=kinds), other))
+    assert all(a != b for a, b in combinations(protocols, 2))
 
 
 @pytest.mark.slow

@@ -20,7 +20,10 @@ PROTOCOL = ProbeProtocol(
     baselines=False,
     random_inits=3,
     knn_space="cosine",
+    near_duplicates=False,
     mirror=False,
+    finetune_images=12_800,
+    scratch=False,
     label_fractions=(),
     shots=(),
     repeats=1,
@@ -109,3 +112,12 @@ def test_tables_are_escaped_html() -> None:
     assert "<th>a&amp;b</th>" in html
     assert "<td>&lt;i&gt;</td>" in html
     assert html.count("bold") == 1
+
+
+def test_the_legend_says_what_was_measured_otherwise() -> None:
+    row = RECORD.rows[0].model_copy(update={"accuracy": {"linear": 50.0, "knn5": 40.0}})
+    plain = RECORD.model_copy(update={"rows": (row,)})
+    protocol = PROTOCOL.model_copy(update={"knn_space": "whitened", "paper": "zhang2016"})
+    other = plain.model_copy(update={"protocol": protocol})
+    added = "; kNN among whitened features; stages as in zhang2016"
+    assert other.table_legend() == plain.table_legend() + added

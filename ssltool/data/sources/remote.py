@@ -4,7 +4,8 @@ A file is fetched once, completely or not at all, and then read like any file of
 that order, ranks and exact resume need no server. Its modification time is not when it was fetched
 but a digest of what the server says of the version (ETag, Last-Modified, checksum, size): a new
 copy of the same version is the same file, in every identity that is made of sizes and times, and a
-changed one is another. Without a connection the copy that is there is used.
+changed one is another. A server that says nothing of versions is asked for the file each time, and
+the digest is of its bytes. Without a connection the copy that is there is used.
 
 Of fsspec's chained file systems none is used: some read pickles.
 """
@@ -27,6 +28,7 @@ from urllib.parse import urlsplit
 
 from ssltool.atomic import atomic_file
 from ssltool.console import echo
+from ssltool.data.sources.fingerprints import file_content
 from ssltool.data.sources.locations import existing_file, expand_braces
 from ssltool.data.sources.urls import check_url, is_url, shown, zip_parts
 from ssltool.errors import DataError, UsageError
@@ -102,7 +104,7 @@ def _fetch_one(url: str) -> str:
                 return str(path)
             raise DataError(f"cannot open {shown(url)}: {_reason(error, url)}") from error
         time_ns, size = _version(about), about.get("size")
-        if not _is_copy(path, size, time_ns):
+        if time_ns is None or not _is_copy(path, size, time_ns):
             _download(system, remote, path, url, size, time_ns)
     return str(path)
 
@@ -119,7 +121,7 @@ def _is_gone(error: Exception) -> bool:
 
 
 def _download(
-    system: Any, remote: str, path: Path, url: str, size: int | None, time_ns: int
+    system: Any, remote: str, path: Path, url: str, size: int | None, time_ns: int | None
 ) -> None:
     if size is None or size >= _LARGE:
         much = f" ({size / 1e6:,.0f} MB)" if size else ""
@@ -136,6 +138,8 @@ def _download(
             raise DataError(
                 f"{shown(url)} ended after {got:,} of {size:,} bytes; type the same command again"
             )
+        if time_ns is None:
+            time_ns = _as_time(file_content(str(temporary)).hex())
         os.utime(temporary, ns=(time_ns, time_ns))
 
 
@@ -148,9 +152,13 @@ def _is_copy(path: Path, size: int | None, time_ns: int) -> bool:
     return status.st_mtime_ns == time_ns and size in (None, status.st_size)
 
 
-def _version(about: dict[str, Any]) -> int:
-    """What a server says of a version of a file, as a time in nanoseconds."""
+def _version(about: dict[str, Any]) -> int | None:
+    """What a server says of a version of a file, as a time in nanoseconds; None if it says nothing:
+    files of one size may differ.
+    """
     said = [f"{name}={about[name]}" for name in _VERSION_FIELDS if about.get(name) is not None]
+    if not said:
+        return None
     return _as_time("\n".join([*said, f"size={about.get('size')}"]))
 
 

@@ -13,10 +13,11 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from glob import escape
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,16 @@ class RowSource(EncodedSource):
         if content or not self._files:
             return super().fingerprint(content=True)
         names = [f"{len(self)} {self._column} {self.classes}".encode(), self._labels.tobytes()]
-        return fingerprint_of(names, [*map(file_state, self._files), self._selection])
+        states = chain(map(file_state, self._files), [self._selection], self._states_of_paths())
+        return fingerprint_of(names, states)
+
+    def _states_of_paths(self) -> Iterator[bytes]:
+        """What identifies the images that rows name by a path: the rows' own files do not."""
+        for index in np.flatnonzero(self._lengths < 0).tolist():
+            with suppress(UnreadableImage):
+                data, path = self._cell(index)
+                if data is None:
+                    yield b"%d " % index + file_state(path)
 
     def _cell(self, index: int) -> tuple[bytes | None, str]:
         """Bytes of an image, or None, and its path, which may be empty where there are bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from ssltool.runs.probe_record import MEASURES, POOLED, FeatureKind, Measure, ProbeRecord, ProbeRow
@@ -30,16 +31,17 @@ def headline(probe: ProbeRecord) -> Headline | None:
 
 
 def headlines(probes: Mapping[str, ProbeRecord]) -> list[Headline]:
-    """The chosen stages of several runs beside their baselines; probes of different images or
-    measures are kept apart.
+    """The chosen stages of several runs beside their baselines; probes of different images,
+    measures or rules are kept apart.
 
     Args:
         probes: By the name of the run.
     """
-    groups: dict[tuple[Measure, tuple[str, ...]], dict[str, ProbeRecord]] = {}
+    groups: dict[tuple[Measure, str], dict[str, ProbeRecord]] = {}
     for name, probe in probes.items():
         if measure := headline_measure(probe):
-            groups.setdefault((measure, probe.protocol.data), {})[name] = probe
+            conditions = json.dumps(probe.protocol.conditions, sort_keys=True)
+            groups.setdefault((measure, conditions), {})[name] = probe
     return [_of_several(measure, group) for (measure, _), group in groups.items()]
 
 

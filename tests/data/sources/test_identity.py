@@ -73,6 +73,17 @@ def rows(root: Path, value: int) -> Source:
     return open_source(f"hf:{root}/d")
 
 
+def rows_of_paths(root: Path, value: int) -> Source:
+    pytest.importorskip("datasets")
+    pa = pytest.importorskip("pyarrow")
+    bmp(root / "1.bmp", value)
+    file = root / "m.parquet"
+    if not file.exists():
+        table = pa.table({"image": [{"bytes": None, "path": "1.bmp"}]})
+        pytest.importorskip("pyarrow.parquet").write_table(table, file)
+    return open_source(file)
+
+
 def mnist(root: Path, value: int) -> Source:
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
@@ -132,8 +143,8 @@ def joined(root: Path, value: int) -> Source:
 
 
 KINDS = [
-    folder, file, shard, zipped, manifest, rows, mnist, eurosat, caltech, tensors, subset, generic,
-    split_root, joined,
+    folder, file, shard, zipped, manifest, rows, rows_of_paths, mnist, eurosat, caltech, tensors,
+    subset, generic, split_root, joined,
 ]  # fmt: skip
 
 

@@ -79,6 +79,21 @@ def test_identity_is_that_of_the_version_not_of_the_copy(site: tuple[str, Path, 
     assert open_source(f"{url}/0.tar").fingerprint() != first
 
 
+@pytest.mark.parametrize("silent", [("Last-Modified",), ("Last-Modified", "Content-Length")])
+def test_without_a_version_a_file_is_fetched_again(
+    site: tuple[str, Path, Any], silent: tuple[str, ...]
+) -> None:
+    url, root, handler = site
+    handler.silent = silent
+    seen = []
+    for start in (0, 100, 0):
+        shard(root / "0.tar", start)
+        source = open_source(f"{url}/0.tar")
+        assert contents(source) == contents(open_source(root))
+        seen.append(source.fingerprint())
+    assert seen[0] == seen[2] != seen[1]
+
+
 def test_without_a_connection_the_copy_is_used(
     site: tuple[str, Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

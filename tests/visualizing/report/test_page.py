@@ -220,6 +220,10 @@ def test_the_headline_has_the_chosen_stage_beside_each_baseline(tmp_path: Path) 
     elsewhere = other.protocol.model_copy(update={"data": ("x", "y")})
     other = other.model_copy(update={"protocol": elsewhere})
     assert len(headlines({"one": record, "two": other})) == 2  # other images: not comparable
+    for field, value in {"knn_space": "whitened", "recalibrate": False, "grid_dim": 512}.items():
+        otherwise = record.protocol.model_copy(update={field: value})
+        other = record.model_copy(update={"protocol": otherwise})
+        assert len(headlines({"one": record, "two": other})) == 2
 
 
 def test_each_missing_part_names_the_command_that_makes_it(tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ def compare(images: str, worlds: Sequence[int], rounds: int) -> list[dict[str, A
         metadata = describe(encoder, mean=(0.5,) * 3, std=(0.25,) * 3, **about)
         save_encoder(encoder, metadata, Path(folder) / "encoder.safetensors")
         count = len(open_source(images))
-        works = [partial(COMMANDS[name], folder, images) for name in COMMANDS]
+        works: list[Callable[[], None]] = [
+            partial(COMMANDS[name], folder, images) for name in COMMANDS
+        ]
         sides = {world: Processes(world, works * (rounds + 1)) for world in worlds}
         turns = [
             {(name, world): sides[world].once() for name in COMMANDS for world in worlds}

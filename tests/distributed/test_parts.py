@@ -332,7 +332,6 @@ def probe_command(folder: Path, to: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_an_error_in_one_process_is_one_line(folder: Path, tmp_path: Path) -> None:
     what = 'if os.environ.get("RANK") == "1":\n        from ssltool.errors import WeightsError'
     what += '\n        raise WeightsError("the disk of process 1 went away")'

@@ -128,10 +128,7 @@ def export(
     original = load_encoder(source)
     projection = _projection(source, original.metadata) if with_projection else None
     task = _task(source, original.metadata.method) if with_head else None
-    encoder = convert(original, form) if form else original
-    encoder = with_fixed_norm(encoder) if fixed_norm else encoder
-    if "timm" in formats:
-        timm.architecture(encoder)  # its refusal comes before any work
+    encoder = _converted(original, form, fixed_norm, formats)
     images = _images(source, data, Channels.of(original.metadata))
     similarity = _similarity(original, encoder, images) if form or fixed_norm else None
     squares, _ = sample(images, encoder.metadata.image_size, _COMPARED)
@@ -161,6 +158,17 @@ def export(
         similarity=similarity,
         metadata=encoder.metadata,
     )
+
+
+def _converted(
+    original: Encoder, form: InputForm | None, fixed_norm: bool, formats: Sequence[Format]
+) -> Encoder:
+    """The encoder in the form and with the normalization that are asked for."""
+    encoder = convert(original, form) if form else original
+    encoder = with_fixed_norm(encoder) if fixed_norm else encoder
+    if "timm" in formats:
+        timm.architecture(encoder)  # its refusal comes before any work
+    return encoder
 
 
 class _Parts(NamedTuple):

@@ -36,6 +36,7 @@ from ssltool.probing.extraction import (
     recalibrate,
 )
 from ssltool.probing.features import Grid
+from ssltool.probing.kinds import check_kinds, choose_kinds
 from ssltool.probing.measures import MeasuredRow, ProbeSuite, RowCache, choice, majority_row
 from ssltool.probing.memory import memory_vectors, with_memory
 from ssltool.probing.options import Kind, ProbeOptions
@@ -133,8 +134,8 @@ def open_inputs(
     require_same_images(*data.sources)
     for note in data.notes:
         console.print(note)
-    kinds = _choose_kinds(options, data)
-    _check_kinds(options, kinds, encoder, weights)
+    kinds = choose_kinds(options, data)
+    check_kinds(options, kinds, encoder, weights)
     projection = load_projection(weights, metadata) if "knn" in kinds else None
     return ProbeInputs(weights, encoder, metadata, data, kinds, device, projection)
 
@@ -397,46 +398,6 @@ def _choose_row(rows: list[MeasuredRow]) -> int | None:
     own = [i for i, measured in enumerate(rows) if measured.row.source.kind == "pretrained"]
     chosen = choice([rows[i].row for i in own])
     return None if chosen is None else own[chosen]
-
-
-def _choose_kinds(options: ProbeOptions, data: LabeledImages) -> frozenset[Kind]:
-    """The kinds asked for, or those that suit the labels."""
-    kinds = frozenset(options.kind)
-    if not data.multilabel:
-        return kinds or frozenset({"linear", "layers", "knn"})
-    unfit = sorted(kinds - {"svm", "layers"})
-    if unfit or label_efficiency.budgets(options) or options.scratch:
-        what = ", ".join(unfit) or "label efficiency"
-        raise UsageError(
-            f"images have several classes each, which {what} cannot use; type --kind svm,layers"
-        )
-    return kinds or frozenset({"svm", "layers"})
-
-
-def _check_kinds(
-    options: ProbeOptions, kinds: frozenset[Kind], encoder: Encoder, weights: Path
-) -> None:
-    """Refuse what does not suit the encoder.
-
-    Raises:
-        UsageError: Patches of an encoder of whole images, or a stage that it does not have.
-    """
-    if options.freeze_to and "finetune" not in kinds:
-        raise UsageError("--freeze-to: no effect without --kind finetune; type both or neither")
-    for stage in options.freeze_to:
-        encoder.paths_up_to(stage)
-    if "patch_linear" not in kinds:
-        return
-    if encoder.metadata.patch is None:
-        raise UsageError(
-            f"--kind patch_linear: {weights} was trained on whole images, not on a grid of "
-            "patches; type --kind linear"
-        )
-    if label_efficiency.budgets(options):
-        raise UsageError(
-            "--kind patch_linear: with --label-fractions or --shots images are read whole; omit "
-            "either"
-        )
 
 
 def _write(

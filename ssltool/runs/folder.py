@@ -228,7 +228,8 @@ def configuration(record: RunRecord, folder: Path) -> ResolvedConfig:
         return ResolvedConfig.restored(record.method, record.options, record.data)
     except (UsageError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / RUN_FILE} is of another version of ssltool, or was edited: {error}"
+            f"{folder / RUN_FILE} is of another version of ssltool, or was edited: {error}; "
+            f"start a new run, or use its {WEIGHTS} alone"
         ) from error
 
 

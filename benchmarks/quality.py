@@ -188,8 +188,9 @@ def probe(
     words = [sys.executable, "-m", "ssltool", "probe", *weights, "--json", "--quiet"]
     words += ["--data", images.train, "--test-data", images.test]
     words += ["--cache", arguments.to / "features", "--to", folder]
-    kinds = ["--kind", arguments.kind, "--random-inits", arguments.random_inits]
-    kinds += ["--grid-dim", 512]
+    kinds: list[object] = ["--kind", arguments.kind, "--grid-dim", 512]
+    inits = arguments.random_inits
+    kinds += ["--random-inits", inits] if inits else ["--no-baselines"]
     one_thread = cell.dataset not in SUITES
     output = command([*words, *kinds], folder, one_thread=one_thread).output
     record = {"probe": _kept(json.loads(output))}
@@ -271,7 +272,7 @@ def main() -> None:
     parser.add_argument("--scratch", default="", metavar="METHOD")
     parser.add_argument("--repeats", type=int, default=3, help="subsets of the labels")
     parser.add_argument("--kind", default="linear,layers,knn")
-    parser.add_argument("--random-inits", type=int, default=3)
+    parser.add_argument("--random-inits", type=int, default=3, help="0 for no baselines")
     parser.add_argument(
         "--option", action="append", default=[], metavar="METHOD:NAME=VALUE", help="or all:..."
     )

@@ -251,8 +251,21 @@ def majority_row(data: LabeledImages, features: Features, measures: set[Measure]
 
 
 def binomial_error(percent: float, images: int) -> float:
-    """Standard error in percentage points of an accuracy in percent on some test images."""
-    return math.sqrt(percent * (100 - percent) / images)
+    """Standard error of an accuracy on some test images.
+
+    That of the binomial distribution, sqrt(p (1 - p) / n). At 0 and 100 % it would be zero however
+    few images there are, so p is moved there by half an image.
+
+    Args:
+        percent: Accuracy, from 0 to 100.
+        images: Number of test images n.
+
+    Returns:
+        In percentage points.
+    """
+    half = 50 / images
+    inside = min(max(percent, half), 100 - half)
+    return math.sqrt(inside * (100 - inside) / images)
 
 
 class _ProbeData(NamedTuple):

@@ -23,7 +23,7 @@ from ssltool.data.sources.registry import open_source
 from ssltool.encoders.registry import build_encoder
 from ssltool.encoders.transform import InputTransform
 from ssltool.encoders.weights import describe, load_encoder, save_encoder
-from ssltool.errors import UsageError
+from ssltool.errors import SslToolError, UsageError
 from ssltool.probing import embedding_files
 from ssltool.probing.embed import compute, embed
 from ssltool.probing.embedding_files import EmbeddingRows, Spool, read_classes, write
@@ -124,7 +124,7 @@ def test_all_formats_hold_the_same_numbers_to_the_bit(
     assert np.allclose(expected.mean(axis=(1, 2)), average, atol=1e-5)
 
 
-TEXT = st.text(st.characters(exclude_characters="\0"), min_size=1)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
 
 
 @settings(deadline=None, max_examples=8)
@@ -145,6 +145,22 @@ def test_any_name_and_number_is_read_back(values: Any, names: list[str]) -> None
             assert content["class_names"] == ["a", "", "a"]
             assert content["labels"] == [0, -1, 0]
             assert np.array_equal(content["features"], values, equal_nan=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_name_that_is_no_utf8_is_kept_or_refused(tmp_path: Path, form: str) -> None:
+    spool = Spool(tmp_path)
+    spool.append(torch.ones(1, 2))
+    path = tmp_path / f"a{form}"
+    for name in ("a\udcff.png", "\ud800"):  # of undecodable bytes, and never of a file
+        rows = EmbeddingRows(spool, [name], [0], ("a",), "pooled")
+        if form == ".parquet" or (form == ".csv" and name == "\ud800"):
+            with pytest.raises(SslToolError, match="is not UTF-8; type --to with .npz"):
+                write(rows, path)
+            assert path.exists() == (form == ".csv")
+        else:
+            write(rows, path)
+            assert read_back(path)["names"] == [name]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
@@ -105,6 +107,17 @@ def test_counts_and_the_majority_are_of_readable_images(encoder_file: Path, tmp_
     majority = next(row for row in record.rows if row.source.kind == "majority")
     assert majority.accuracy["knn5"] == pytest.approx(100 / 6, abs=1e-3)
     assert majority.standard_error["knn5"] == pytest.approx(binomial_error(100 / 6, 6), abs=1e-3)
+
+
+@given(st.integers(1, 3000), st.data())
+def test_no_accuracy_is_without_error(images: int, data: st.DataObject) -> None:
+    correct = data.draw(st.integers(0, images))
+    error = binomial_error(100 * correct / images, images)
+    outcomes = np.repeat([100.0, 0.0], [correct, images - correct])
+    plain = float(outcomes.std() / np.sqrt(images))
+    assert error >= (1 - 1e-9) * binomial_error(50 / images, images) > 0
+    if 0 < correct < images:
+        assert error == pytest.approx(plain)
 
 
 def test_what_one_test_image_cannot_tell_is_null_with_a_reason(

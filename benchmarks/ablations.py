@@ -17,11 +17,13 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import quality
 import quality_tables
 from suites import Images
+
+BEGIN, END = "<!-- ablations -->", "<!-- end of ablations -->"
 
 
 class Ablation(NamedTuple):
@@ -190,21 +192,31 @@ def fewer_labels(images: Images, folder: Path) -> Images:
     return images._replace(train=str(manifest))
 
 
-def table(ablation: Ablation, dataset: str, seeds: list[int], folder: Path) -> Iterator[str]:
-    """The lines of one table; empty without results."""
-    by_variant: dict[str, list[dict[str, object]]] = {}
-    for seed in seeds:
-        for name, cell in cells(ablation, dataset, seed):
-            path = folder / "cells" / f"{cell.name}.json"
-            if path.exists():
-                by_variant.setdefault(name, []).append(json.loads(path.read_text()))
-    if not by_variant:
+def tables(folder: Path) -> Iterator[str]:
+    """Lines of the tables of all results that are there."""
+    paths = sorted((folder / "cells").glob("*.json"))
+    measured: list[dict[str, Any]] = [json.loads(path.read_text()) for path in paths]
+    for ablation in ABLATIONS:
+        for dataset in sorted({cell["dataset"] for cell in measured}):
+            own = [cell for cell in measured if cell["dataset"] == dataset]
+            yield from table(ablation, dataset, own)
+
+
+def table(ablation: Ablation, dataset: str, measured: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of one table; none without results."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, options in ablation.variants.items():
+        own = [c for c in measured if c["method"] == ablation.method]
+        own = [c for c in own if set(c["options"]) == set(options)]
+        if own:
+            groups[name] = own
+    if not groups:
         return
     yield f"### {ablation.method}: {ablation.question} ({dataset})\n"
     yield f"The paper: {ablation.claim}.\n"
     yield "| variant | seeds | pooled linear | kNN, k = 20 |"
     yield "|---|---|---|---|"
-    for name, group in by_variant.items():
+    for name, group in groups.items():
         scores = [
             quality_tables.score(group, "pretrained", m, "pooled") for m in ("linear", "knn20")
         ]
@@ -222,6 +234,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--page", type=Path, help="Markdown file between whose marks tables go")
     arguments = parser.parse_args()
     arguments.to.mkdir(parents=True, exist_ok=True)
     arguments.labels = arguments.scratch = ""
@@ -236,9 +249,11 @@ def main() -> None:
                 options = [f"{ablation.method}:{o}" for o in ablation.variants[name]]
                 arguments.option = options
                 quality.measure(cell, images, arguments)
-    lines = [line for a in ABLATIONS for line in table(a, dataset, seeds, arguments.to)]
-    (arguments.to / "ablations.md").write_text("\n".join(lines))
-    print("\n".join(lines))
+    text = "\n".join(tables(arguments.to))
+    (arguments.to / "ablations.md").write_text(text)
+    if arguments.page is not None:
+        quality_tables.put_into(arguments.page, text, BEGIN, END)
+    print(text)
 
 
 if __name__ == "__main__":

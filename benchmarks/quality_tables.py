@@ -205,9 +205,13 @@ def write_results(folder: Path, methods: Sequence[str], page: Path | None = None
     (folder / "results.md").write_text(text)
     draw(cells, folder)
     if page is not None:
-        whole, place = page.read_text(), os.path.relpath(folder, page.parent)
-        before, _, rest = whole.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        linked = text.replace("](quality-", f"]({place}/quality-")
-        page.write_text(f"{before}{BEGIN}\n\n{linked}\n{END}{after}")
+        place = os.path.relpath(folder, page.parent)
+        put_into(page, text.replace("](quality-", f"]({place}/quality-"), BEGIN, END)
     print(text)
+
+
+def put_into(page: Path, text: str, begin: str, end: str) -> None:
+    """Put a text between two marks of a Markdown page, in place of what is there."""
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n\n{text}\n{end}{after}")

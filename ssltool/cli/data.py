@@ -62,6 +62,8 @@ def pack(options: PackOptions, output: OutputOptions) -> None:
         echo(f"note: {note}")
     for name, reason in result.skipped.items():
         echo(f"skipped: {name}: {reason}")
+    for split, images in result.splits.items():
+        echo(f"{split}: {images} images")
     echo(
         f"{result.images} images of {len(result.classes)} classes in {result.shards} shards, "
         f"{result.bytes / 1e6:.1f} MB, {result.seconds} s, {len(result.skipped)} skipped -> "

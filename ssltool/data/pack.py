@@ -30,7 +30,8 @@ from ssltool.data.options import PackOptions
 from ssltool.data.pack_raw import RawLayout
 from ssltool.data.sampler import Order
 from ssltool.data.sources.base import Source
-from ssltool.data.sources.registry import open_source
+from ssltool.data.sources.joined import JoinedSource
+from ssltool.data.sources.registry import open_source, splits_of
 from ssltool.data.sources.same import common_fingerprint
 from ssltool.data.sources.shard_index import (
     INDEX,
@@ -40,6 +41,7 @@ from ssltool.data.sources.shard_index import (
     write_index,
 )
 from ssltool.data.sources.shards import UNFINISHED
+from ssltool.data.sources.survey import survey
 from ssltool.data.workers import default_workers
 from ssltool.distributed.collectives import from_main, is_main, rank
 from ssltool.distributed.parts import divided_work, gathered, own_part
@@ -49,6 +51,7 @@ from ssltool.errors import DataError, UnreadableImage, UsageError
 # Pixels up to which "auto" stores PNG: small images lose most to JPEG and gain least.
 _LOSSLESS = 64
 _SIZE = 256  # of tar shards, unless another is typed
+_ENDINGS = (".tar", INDEX, ".safetensors", ".tmp", UNFINISHED)  # of what packing writes
 
 
 class IndexResult(BaseModel):
@@ -75,14 +78,25 @@ class PackResult(IndexResult):
     """What `pack` wrote.
 
     Attributes:
+        splits: Number of images by split, where there are splits.
         skipped: Reason by name of the unreadable images, of the shards written by this call.
         bytes: Size of the shards.
         seconds: Duration.
     """
 
+    splits: dict[str, int]
     skipped: dict[str, str]
     bytes: int
     seconds: float
+
+
+class _Packed(NamedTuple):
+    """What was packed into one folder; the first process alone knows images and bytes."""
+
+    shards: int
+    images: int
+    bytes: int
+    skipped: dict[str, str]
 
 
 class _Sample(NamedTuple):
@@ -106,6 +120,10 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult | N
     ``KEY.json`` with the relative path of its file and, if it has a class, the name of the class;
     ``KEY.cls`` holds the number of the class, its place in ``classes`` of ``index.json``.
 
+    Images that are divided into splits, see `ssltool.data.sources.registry.splits_of`, stay so:
+    each split has a folder, ``train``, ``val`` or ``test``, and the folder above them opens as
+    divided into these. Their classes are numbered alike.
+
     Equal images and options give equal shards. A shard is written atomically; after an interruption
     the same command continues with the missing shards. Processes that torchrun started write a part
     of the shards each.
@@ -123,30 +141,57 @@ def pack(options: PackOptions, console: Console | None = None) -> PackResult | N
     """
     start = time.monotonic()
     with divided_work(console) as console:
-        source = open_source(options.specs)
-        folder = options.to.expanduser()
-        fingerprint = common_fingerprint(source)
-        layout = _layout(source, options, folder, console)
-        from_main(lambda: _claim(folder, fingerprint, options, layout.size))
-        _check_shared(folder)
-        count = math.ceil(len(source) / options.per_shard)
-        digits = max(4, len(str(count - 1)))
-        shards = [folder / f"shard-{number:0{digits}d}{layout.ending}" for number in range(count)]
-        parts = _write_shards(source, shards, layout, options, console)
-        skipped = dict(chain.from_iterable(parts))
-        written = _index_packed(source, folder, shards, layout, skipped) if is_main() else None
-    if written is None:
-        return None
+        whole, folder = open_source(options.specs), options.to.expanduser()
+        parts = _split(whole, options)
+        if "" not in parts:
+            from_main(lambda: _claim_above(folder, tuple(parts), options))
+        packed = {
+            name: _pack_part(part, whole, folder / name, options, console)
+            for name, part in parts.items()
+        }
+        if not is_main():
+            return None
     return PackResult(
         folder=folder,
-        shards=len(shards),
-        images=written.images,
-        classes=written.classes,
-        notes=source.notes,
-        skipped=skipped,
-        bytes=written.bytes,
+        shards=sum(part.shards for part in packed.values()),
+        images=sum(part.images for part in packed.values()),
+        classes=whole.classes,
+        notes=tuple(dict.fromkeys(note for part in parts.values() for note in part.notes)),
+        splits={name: part.images for name, part in packed.items() if name},
+        skipped={name: why for part in packed.values() for name, why in part.skipped.items()},
+        bytes=sum(part.bytes for part in packed.values()),
         seconds=round(time.monotonic() - start, 1),
     )
+
+
+def _split(whole: Source, options: PackOptions) -> dict[str, Source]:
+    """The images of each split by its name, with the classes of all; without splits, all by ""."""
+    splits = splits_of(options.specs[0]) if len(options.specs) == 1 else {}
+    if not splits:
+        return {"": whole}
+    return {
+        name: JoinedSource([open_source(part.spec)], classes=whole.classes)
+        for name, part in splits.items()
+    }
+
+
+def _pack_part(
+    source: Source, whole: Source, folder: Path, options: PackOptions, console: Console
+) -> _Packed:
+    """Pack images, all or those of a split, into one folder."""
+    fingerprint = common_fingerprint(source)
+    layout = _layout(source, whole, options, folder, console)
+    from_main(lambda: _claim(folder, fingerprint, options, layout.size))
+    _check_shared(folder)
+    count = math.ceil(len(source) / options.per_shard)
+    digits = max(4, len(str(count - 1)))
+    shards = [folder / f"shard-{number:0{digits}d}{layout.ending}" for number in range(count)]
+    parts = _write_shards(source, shards, layout, options, console)
+    skipped = dict(chain.from_iterable(parts))
+    if not is_main():
+        return _Packed(count, 0, 0, skipped)
+    written = _index_packed(source, folder, shards, layout, skipped)
+    return _Packed(count, written.images, written.bytes, skipped)
 
 
 def _index_packed(
@@ -204,6 +249,23 @@ def _progress(paths: Sequence[str], console: Console) -> Iterable[str]:
     return track(paths, "indexing", console=console, disable=console.quiet, transient=True)
 
 
+def _claim_above(folder: Path, splits: Iterable[str], options: PackOptions) -> None:
+    """Make sure that a folder can hold the folders of splits, and nothing else."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; type --to FOLDER")
+    present = sorted(folder.iterdir()) if folder.exists() else []
+    others = [path for path in present if path.name not in splits]
+    only_shards = all(path.name.endswith(_ENDINGS) for path in others)
+    if others and not (options.overwrite and only_shards):
+        advice = "--overwrite or another --to" if only_shards else "another --to"
+        raise UsageError(
+            f"{folder} holds {others[0].name}, and the splits {', '.join(splits)} get folders "
+            f"there; type {advice}"
+        )
+    for path in others:
+        path.unlink()
+
+
 def _claim(folder: Path, fingerprint: str, options: PackOptions, size: int) -> None:
     """Make the folder, or make sure that it holds an interrupted packing of the same images."""
     if folder.exists() and not folder.is_dir():
@@ -212,8 +274,7 @@ def _claim(folder: Path, fingerprint: str, options: PackOptions, size: int) -> N
     settings = {"source": fingerprint, "size": size, **options.model_dump(include=names)}
     note = folder / UNFINISHED
     present = sorted(folder.iterdir()) if folder.exists() else []
-    endings = (".tar", INDEX, ".safetensors", ".tmp", UNFINISHED)
-    only_shards = all(path.name.endswith(endings) for path in present)
+    only_shards = all(path.name.endswith(_ENDINGS) for path in present)
     if present and options.overwrite and only_shards:
         for path in present:
             path.unlink()
@@ -284,15 +345,17 @@ class _TarLayout:
         return write_index(str(folder), shown, self._source.classes)
 
 
-def _layout(source: Source, options: PackOptions, folder: Path, console: Console) -> _Layout:
-    """How the images will lie in shards.
+def _layout(
+    source: Source, whole: Source, options: PackOptions, folder: Path, console: Console
+) -> _Layout:
+    """How the images, part of a whole that gets one size, will lie in shards.
 
     Raises:
         UsageError: The size does not suit the images, or there is too little space.
     """
     if options.format != "raw":
         return _TarLayout(source, options, console)
-    layout = RawLayout(source, options)
+    layout = RawLayout(source, options, survey(whole))
     console.print(layout.claim(folder))
     return layout
 

@@ -23,7 +23,7 @@ from ssltool.data.sources.raw_index import (
     write_raw_shard,
 )
 from ssltool.data.sources.shard_index import INDEX, ShardIndex
-from ssltool.data.sources.survey import automatic_size, survey
+from ssltool.data.sources.survey import automatic_size
 from ssltool.errors import UnreadableImage, UsageError
 
 
@@ -41,6 +41,7 @@ class RawLayout:
     Args:
         source: The images.
         options: Size, or None for the one that pretraining would take, and framing.
+        statistics: Of these images, or of all that are packed at this size.
 
     Raises:
         UsageError: The size does not suit the images.
@@ -48,8 +49,8 @@ class RawLayout:
 
     ending = ".safetensors"
 
-    def __init__(self, source: Source, options: PackOptions) -> None:
-        self._source, self._statistics = source, survey(source)
+    def __init__(self, source: Source, options: PackOptions, statistics: Survey) -> None:
+        self._source, self._statistics = source, statistics
         short = self._statistics.short_side
         self.size = options.size or min(automatic_size(short), LARGEST_RAW_SIZE)
         self._whole = options.framing == "whole"

@@ -18,6 +18,7 @@ from rich.console import Console
 from ssltool.data import pack as packing
 from ssltool.data.options import PackOptions
 from ssltool.data.pack import PackResult, index
+from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
 from ssltool.data.sources.shard_index import INDEX
 from ssltool.data.sources.shards import UNFINISHED
@@ -93,6 +94,71 @@ def test_cls_is_the_place_in_the_classes_of_the_index(tmp_path: Path) -> None:
             assert about["file"].startswith(about["class"] + "/")
         assert open_source(tmp_path / "s").classes == tuple(classes)
         index(tmp_path / "s", QUIET)
+
+
+def divided(root: Path) -> Path:
+    """Images of three classes; "b" is missing among the test images, which are smaller."""
+    generator = np.random.default_rng(1)
+    for split, classes, side in (("train", "abc", 40), ("test", "ac", 24)):
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(3):
+                pixels = generator.integers(0, 256, (side, side, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+def contents(source: Source) -> dict[str, tuple[bytes, str]]:
+    """Pixels and class of each image by its path."""
+    return {
+        source.relative_path(i): (source.read(i, 16).tobytes(), source.classes[source.label(i)])
+        for i in range(len(source))
+    }
+
+
+@pytest.mark.parametrize(("form", "size"), [("png", 64), ("raw", 16)])
+def test_splits_stay_splits(tmp_path: Path, form: Any, size: int) -> None:
+    data, to = divided(tmp_path / "in"), tmp_path / "shards"
+    result = pack(data, to, format=form, size=size)
+    assert (result.images, result.splits) == (15, {"train": 9, "test": 6})
+    assert (result.shards, result.classes) == (2, ("a", "b", "c"))
+    for split in ("train", "test"):
+        packed, images = open_source(str(to), split=split), open_source(str(data), split=split)
+        assert len(packed) == len(images)
+        assert packed.classes == ("a", "b", "c")  # numbered alike
+        assert {name for _, name in contents(packed).values()} == set(images.classes)
+        assert sorted(contents(packed).values()) == sorted(contents(images).values())
+    assert len(open_source(str(to))) == 15
+
+
+def test_splits_are_not_put_beside_other_shards(tmp_path: Path) -> None:
+    data, to = divided(tmp_path / "in"), tmp_path / "shards"
+    pack(data / "train", to)
+    with pytest.raises(UsageError, match=r"index.json, .*train, test get folders.*--overwrite"):
+        pack(data, to)
+    pack(data, to, overwrite=True)
+    assert sorted(path.name for path in to.iterdir()) == ["test", "train"]
+    with pytest.raises(UsageError, match="not empty"):
+        pack(data / "train", to)
+
+
+def test_an_interrupted_packing_of_splits_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, to = divided(tmp_path / "in"), tmp_path / "shards"
+    pack(data, tmp_path / "whole", per_shard=2)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(packing, "_index_packed", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pack(data, to, per_shard=2)
+    pack(data, to, per_shard=2)
+    for split in ("train", "test"):
+        assert files(to / split) == files(tmp_path / "whole" / split)
 
 
 def test_the_same_command_gives_the_same_bytes(images: Path, tmp_path: Path) -> None:

@@ -26,13 +26,16 @@ class JoinedSource(Source):
         parts: The sources, at least one.
         folders: The splits of a folder that the parts are, one for each; none by default. Relative
             paths begin with them.
+        classes: Classes that are numbered too, though the parts may have none of their images.
     """
 
-    def __init__(self, parts: Sequence[Source], folders: Sequence[str] = ()) -> None:
+    def __init__(
+        self, parts: Sequence[Source], folders: Sequence[str] = (), classes: Sequence[str] = ()
+    ) -> None:
         self._parts = tuple(parts)
         self._folders = tuple(folders)
         self._ends = list(accumulate(len(part) for part in parts))
-        names = {name for part in parts for name in part.classes}
+        names = {name for part in parts for name in part.classes}.union(classes)
         self.classes = tuple(sorted(names, key=class_order))
         number = {name: label for label, name in enumerate(self.classes)}
         self._labels = [[number[name] for name in part.classes] for part in parts]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 
 from ssltool.data.sources.formats import is_hidden, is_image
+from ssltool.data.sources.shard_index import INDEX
 from ssltool.errors import UsageError
 
 SPLITS = {
@@ -91,6 +92,7 @@ def _holds_images(folder: str) -> bool:
     """Whether there is an image or a shard below a folder; stops at the first."""
     for _, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        if any(not is_hidden(name) and (is_image(name) or name.endswith(".tar")) for name in files):
+        endings = (".tar", ".safetensors") if INDEX in files else ".tar"
+        if any(not is_hidden(n) and (is_image(n) or n.endswith(endings)) for n in files):
             return True
     return False

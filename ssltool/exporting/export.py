@@ -28,7 +28,7 @@ from ssltool.exporting import onnx, program, safetensors, timm
 from ssltool.exporting.comparison import Comparison, Job, compare
 from ssltool.exporting.graph import Graph
 from ssltool.exporting.input_forms import convert, with_fixed_norm
-from ssltool.exporting.model_card import CARD, Card, model_card
+from ssltool.exporting.model_card import CARD, Card, is_model_card, model_card
 from ssltool.exporting.options import Format, InputForm, check_target
 from ssltool.exporting.provenance import Provenance
 from ssltool.exporting.safetensors import torchvision_arguments
@@ -123,11 +123,12 @@ def export(
     """
     weights, to, formats = Path(weights), Path(to), tuple(dict.fromkeys(formats))
     check_target(to, formats)
+    _refuse_foreign_card(to)
     source = find_weights(weights)
     refuse_input(to, [source])
     original = load_encoder(source)
     projection = _projection(source, original.metadata) if with_projection else None
-    task = _task(source, original.metadata.method) if with_head else None
+    task = _task(source, original.metadata) if with_head else None
     encoder = _converted(original, form, fixed_norm, formats)
     images = _images(source, data, Channels.of(original.metadata))
     similarity = _similarity(original, encoder, images) if form or fixed_norm else None
@@ -190,6 +191,20 @@ class _Parts(NamedTuple):
 
 def _card_path(to: Path) -> Path:
     return to.with_suffix(".md") if to.suffix == ".safetensors" else to / CARD
+
+
+def _refuse_foreign_card(to: Path) -> None:
+    """Make sure that the model card of one file replaces nothing but a model card.
+
+    Raises:
+        UsageError: Another text lies there.
+    """
+    path = _card_path(to)
+    if path.exists() and not is_model_card(path):
+        raise UsageError(
+            f"--to {to} puts its model card into {path.name}, which is another text; type another "
+            "--to"
+        )
 
 
 def _write_file(
@@ -280,8 +295,9 @@ def _projection(weights: Path, metadata: EncoderMetadata) -> Projection:
     return projection
 
 
-def _task(weights: Path, method: str) -> Run:
+def _task(weights: Path, metadata: EncoderMetadata) -> Run:
     """The run whose whole model is written."""
+    method = metadata.method
     if method not in PREDICTIONS:
         raise UsageError(
             f"--with-head: {weights} is of {method}, whose task makes no images; only "
@@ -293,6 +309,11 @@ def _task(weights: Path, method: str) -> Run:
         raise UsageError(
             f"--with-head: {weights} is an encoder alone; name the run folder that it comes from"
         ) from error
+    if not run.record.trained(metadata):
+        raise UsageError(
+            f"--with-head: {weights} is not of the run in {run.folder}; name the run folder that "
+            "it comes from"
+        )
     refuse_values(weights, run.config.data)
     return run
 

@@ -22,6 +22,7 @@ from ssltool.runs.folder import VALIDATION
 from ssltool.runs.probe_record import MEASURES, ProbeRecord
 
 CARD = "README.md"
+_BEGIN = "---\nlibrary_name: "
 
 _INPUT = {
     "rgb": "RGB",
@@ -98,6 +99,12 @@ def model_card(card: Card) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
+def is_model_card(path: Path) -> bool:
+    """Whether a file begins as a model card does."""
+    with path.open("rb") as file:
+        return file.read(len(_BEGIN)) == _BEGIN.encode()
+
+
 def _front_matter(card: Card) -> str:
     """YAML; JSON strings are YAML strings, so nothing in a name is syntax."""
     library = "timm" if "timm" in card.formats else "ssltool"
@@ -108,14 +115,14 @@ def _front_matter(card: Card) -> str:
     if card.provenance.probe is not None:
         lists["metrics"] = ["accuracy"]
     lines = [
-        f"library_name: {library}",
+        f"{_BEGIN}{library}",
         "pipeline_tag: image-feature-extraction",
         f"license: {card.license}",
     ]
     for key, values in lists.items():
         if values:
             lines += [f"{key}:", *(f"  - {json.dumps(value)}" for value in values)]
-    return "\n".join(["---", *lines, "---"])
+    return "\n".join([*lines, "---"])
 
 
 def _facts(card: Card) -> Iterator[str]:

@@ -33,15 +33,17 @@ class Provenance(NamedTuple):
             weights: A file.
             encoder: What is in it.
         """
-        return cls(_datasets(weights.parent), _probe(weights.parent, encoder))
+        return cls(_datasets(weights.parent, encoder), _probe(weights.parent, encoder))
 
 
-def _datasets(folder: Path) -> tuple[str, ...]:
+def _datasets(folder: Path, encoder: Encoder) -> tuple[str, ...]:
     try:
-        options = RunRecord.read(folder / RUN_FILE).options
+        record = RunRecord.read(folder / RUN_FILE)
     except (SslToolError, OSError):
         return ()
-    return tuple(_name(str(spec)) for spec in options.get("data", ()))
+    if not record.trained(encoder.metadata):
+        return ()
+    return tuple(_name(str(spec)) for spec in record.options.get("data", ()))
 
 
 def _name(spec: str) -> str:

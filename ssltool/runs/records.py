@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ssltool.atomic import atomic_file
 from ssltool.documents import DocumentError, read_json, validated
-from ssltool.encoders.metadata import InitialWeights
+from ssltool.encoders.metadata import EncoderMetadata, InitialWeights
 from ssltool.errors import CheckpointError
 from ssltool.methods.options import DataInfo
 from ssltool.plotting.units import Unit
@@ -159,3 +159,19 @@ class RunRecord(Record):
     def chance(self) -> dict[str, float]:
         """Chance level by metric, for those that have one."""
         return {m.name: m.chance for m in self.metrics if m.chance is not None}
+
+    def trained(self, weights: EncoderMetadata) -> bool:
+        """Whether weights are of this run, as far as their metadata tell: a stranger's may lie in
+        its folder.
+        """
+        if weights.training is None:
+            return False
+        of = weights.training
+        own = [self.options.get(name) for name in ("optimizer", "lr", "seed")]
+        return [self.method, *own, self.data.count] == [
+            weights.method,
+            of.optimizer,
+            of.lr,
+            of.seed,
+            of.images,
+        ]

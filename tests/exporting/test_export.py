@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import ssltool
 from ssltool.encoders.projection import load_projection
 from ssltool.errors import UsageError
 from ssltool.exporting.export import export
+from ssltool.exporting.model_card import is_model_card
+from ssltool.exporting.provenance import Provenance
 from ssltool.runs.config import RunConfig
 from ssltool.training.pretrain import pretrain
 
@@ -117,6 +121,39 @@ def test_forms_of_weights_that_read_lightness(
     assert {"lightness": "lightness L", "lab": "CIE Lab", "rgb": "RGB"}[form] in (
         tmp_path / "encoder.md"
     ).read_text()
+
+
+def test_a_text_of_the_user_is_not_replaced(light: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "a.md"
+    notes.write_text("mine")
+    with pytest.raises(UsageError, match=r"a\.md, which is another text"):
+        export(light, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == [notes]
+    assert notes.read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_a_model_card_is_replaced(light: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        card = export(light, tmp_path / "a.safetensors").model_card
+        assert is_model_card(card)
+
+
+def test_weights_of_another_run_are_not_said_to_be_of_this_one(
+    light: Path, run: Path, tmp_path: Path
+) -> None:
+    stranger = tmp_path / "run" / "other.safetensors"
+    shutil.copytree(light, stranger.parent)
+    shutil.copy(run / "encoder.safetensors", stranger)
+    own = Provenance.of(light / "encoder.safetensors", ssltool.load_encoder(light))
+    assert own.datasets == ("demo:16",)
+    assert Provenance.of(stranger, ssltool.load_encoder(stranger)).datasets == ()
+    shutil.copy(light / "encoder.safetensors", stranger)
+    record = json.loads((stranger.parent / "run.json").read_text())
+    record["options"]["seed"] = 7
+    (stranger.parent / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="is not of the run in"):
+        export(stranger, tmp_path / "b.safetensors", with_head=True)
 
 
 def test_metadata_give_the_color_space_of_training(light: Path) -> None:

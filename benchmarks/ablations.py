@@ -1,13 +1,13 @@
 """Ablations of the papers at small scale: does each paper's trend hold?
 
-    python benchmarks/ablations.py --set letters=LETTERS --minutes 1 --to DIR [--only jigsaw]
-        [--seeds 0,1] [--page docs/ablations.md]
+    python benchmarks/ablations.py --set letters=LETTERS --image-size 48 --to DIR [--only jigsaw]
+        [--seeds 0,1] [--scale 10] [--page docs/ablations.md]
 
 Every variant is pretrained, probed and stored as a cell of `quality.py`, with the preset ``small``
-but for the options named here, for so many minutes of CPU time. Probes are fitted to every fourth
-training image, which halves the time of a variant. The command can be stopped and repeated; tables
-are written to DIR/ablations.md, or into a page. Colored sets are needed for colorization, and for
-the guards against chromatic aberration.
+but for the options named here. All variants of a method take equally many steps: about a minute of
+CPU time, two of cpc, or --scale times as many. Probes are fitted to every fourth training image,
+which halves the time of a variant. The command can be stopped and repeated; tables are written to
+DIR/ablations.md, or into a page. Colorization needs a colored set, such as ``demo=demo``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ import quality
 import quality_tables
 from suites import Images
 
+STEPS = {
+    "jigsaw": 80,
+    "context-prediction": 100,
+    "context-encoder": 120,
+    "colorization": 180,
+    "npid": 400,
+    "cpc": 70,
+}
 BEGIN, END = "<!-- ablations -->", "<!-- end of ablations -->"
 
 
@@ -47,15 +55,15 @@ ABLATIONS = (
         "jigsaw",
         "number of permutations",
         "more permutations give a harder task and better features",
-        {str(n): (f"permutations={n}",) for n in (10, 100, 1000)},
+        {"10": ("permutations=10",), "100 (preset)": (), "1000": ("permutations=1000",)},
     ),
     Ablation(
         "jigsaw",
         "distance between permutations",
         "permutations far from each other give better features",
         {
-            mode: ("permutations=100", f"permutation-mode={mode}")
-            for mode in ("max_min", "max_mean", "random", "min_mean")
+            "max_min (preset)": (),
+            **{mode: (f"permutation-mode={mode}",) for mode in ("max_mean", "random", "min_mean")},
         },
     ),
     Ablation(
@@ -63,7 +71,7 @@ ABLATIONS = (
         "guards",
         "without the gap, the standardization and the jitter the task is solved by shortcuts",
         {
-            "all": (),
+            "all (preset)": (),
             "no gap": ("gap=false",),
             "no standardization": ("standardize=false",),
             "no channel jitter, no gray": ("channel-jitter=false", "grayscale=0"),
@@ -74,7 +82,7 @@ ABLATIONS = (
         "gap and jitter",
         "without them lines that continue give the answer away",
         {
-            "both": (),
+            "both (preset)": (),
             "no gap": ("gap=0",),
             "no jitter": ("jitter=0",),
             "neither": ("gap=0", "jitter=0"),
@@ -84,44 +92,50 @@ ABLATIONS = (
         "context-prediction",
         "color guard",
         "dropping and projecting colors do equally well; without, aberration tells the location",
-        {guard: (f"color-guard={guard}",) for guard in ("drop", "project", "none")},
+        {
+            "drop (preset)": (),
+            **{guard: (f"color-guard={guard}",) for guard in ("project", "none")},
+        },
     ),
     Ablation(
         "context-encoder",
         "shape of the removed region",
         "random regions and blocks give better features than the center",
-        {mask: (f"mask={mask}",) for mask in ("center", "blocks", "region")},
+        {"region (preset)": (), **{mask: (f"mask={mask}",) for mask in ("blocks", "center")}},
     ),
     Ablation(
         "context-encoder",
         "adversarial loss",
         "it sharpens predictions; features were learned with the reconstruction alone",
-        {"none": (), "0.001": ("adversarial=0.001",)},
+        {"none (preset)": (), "weight 0.001": ("adversarial=0.001",)},
     ),
     Ablation(
         "context-encoder",
         "channel-wise fully connected layer",
         "it lets information travel between locations of the map",
-        {"with": ("channelwise=true",), "without": ("channelwise=false",)},
+        {"with (preset)": (), "without": ("channelwise=false",)},
     ),
     Ablation(
         "colorization",
         "class rebalancing",
         "rebalanced classes give colorful predictions and hardly change the features",
-        {"with": (), "without": ("rebalance=1",)},
+        {"with (preset)": (), "without": ("rebalance=1",)},
     ),
     Ablation(
         "colorization",
         "bins of the ab plane",
         "313 bins of side 10; coarser ones give a simpler task",
-        {f"side {side}": (f"bin-step={side}",) for side in (10, 20, 30)},
+        {
+            "side 10 (preset)": (),
+            **{f"side {side}": (f"bin-step={side}",) for side in (20, 30)},
+        },
     ),
     Ablation(
         "npid",
         "number of negatives m of NCE",
         "more negatives approach the full softmax",
         {
-            "full softmax": ("loss=softmax",),
+            "full softmax (preset)": (),
             **{
                 str(m): ("loss=nce", f"negatives={m}", "temperature=0.1")
                 for m in (1, 64, 1024, 4096)
@@ -132,43 +146,55 @@ ABLATIONS = (
         "npid",
         "temperature",
         "0.07 is best, 1 learns little",
-        {str(t): (f"temperature={t}",) for t in (0.05, 0.07, 0.1, 0.2, 1.0)},
+        {
+            **{str(t): (f"temperature={t}",) for t in (0.05, 0.07)},
+            "0.1 (preset)": (),
+            **{str(t): (f"temperature={t}",) for t in (0.2, 1.0)},
+        },
     ),
     Ablation(
         "npid",
         "embedding dimension",
         "accuracy grows up to 128 and saturates at 256",
-        {str(d): (f"dim={d}",) for d in (32, 64, 128, 256)},
+        {"32": ("dim=32",), "64": ("dim=64",), "128 (preset)": (), "256": ("dim=256",)},
     ),
     Ablation(
         "npid",
         "proximal term",
         "it makes training stabler and converge sooner",
-        {"0": ("bank-momentum=0",), "30": ("bank-momentum=0", "proximal=30")},
+        {
+            "bank momentum 0.5, no term (preset)": (),
+            "no momentum, no term": ("bank-momentum=0",),
+            "no momentum, weight 30": ("bank-momentum=0", "proximal=30"),
+        },
     ),
     Ablation(
         "cpc",
         "directions of prediction",
         "four directions do better than one",
-        {str(n): (f"directions={n}",) for n in (1, 2, 4)},
+        {"1": ("directions=1",), "2 (preset)": (), "4": ("directions=4",)},
     ),
     Ablation(
         "cpc",
         "normalization",
         "batch norm lets the network cheat, layer norm does not",
-        {"layer norm": (), "batch norm": ("norm=batch", "allow-batchnorm=true")},
+        {"layer norm (preset)": (), "batch norm": ("norm=batch", "allow-batchnorm=true")},
     ),
     Ablation(
         "cpc",
         "patch augmentation",
         "augmenting each patch for itself is the largest gain of version 2",
-        {level: (f"augment={level}",) for level in ("v1", "light", "v2")},
+        {
+            "v1": ("augment=v1",),
+            "light (preset)": (),
+            "v2": ("augment=v2",),
+        },
     ),
     Ablation(
         "cpc",
         "rows ahead",
         "predicting further ahead asks for more than low-level continuity",
-        {"1": ("offsets=1",), "2": ("offsets=2",), "all": ()},
+        {"1": ("offsets=1",), "2": ("offsets=2",), "all 5 (preset)": ()},
     ),
 )
 
@@ -232,13 +258,14 @@ def main() -> None:
     parser.add_argument("--set", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--only", default="", help="methods, separated by commas")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--scale", type=int, default=1, help="factor of the number of steps")
+    parser.add_argument("--image-size", type=int, required=True)
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--page", type=Path, help="Markdown file between whose marks tables go")
     arguments = parser.parse_args()
     arguments.to.mkdir(parents=True, exist_ok=True)
     arguments.labels = arguments.scratch = ""
-    arguments.random_inits, arguments.kind = 0, "linear,knn"
+    arguments.random_inits, arguments.kind, arguments.minutes = 0, "linear,knn", None
     dataset, root = arguments.set.split("=", 1)
     images = fewer_labels(quality.images_of(root), arguments.to)
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
@@ -248,7 +275,9 @@ def main() -> None:
             for name, cell in cells(ablation, dataset, seed):
                 options = [f"{ablation.method}:{o}" for o in ablation.variants[name]]
                 arguments.option = options
-                quality.measure(cell, images, arguments)
+                steps = arguments.scale * STEPS[ablation.method]
+                sizes = quality.Sizes(steps, arguments.image_size)
+                quality.measure(cell, images, arguments, sizes)
     text = "\n".join(tables(arguments.to))
     (arguments.to / "ablations.md").write_text(text)
     if arguments.page is not None:

@@ -59,6 +59,13 @@ class Cell(NamedTuple):
         return "-".join([self.dataset, self.method, *filter(None, [self.variant]), str(self.seed)])
 
 
+class Sizes(NamedTuple):
+    """How long a run is, and the side of its images in pixels."""
+
+    steps: int
+    image_size: int
+
+
 class Used(NamedTuple):
     """CPU seconds and peak memory in bytes of a command, and what it printed."""
 
@@ -117,18 +124,22 @@ def print_steps(method: str, data: str, seconds: float, options: Sequence[str]) 
     print(json.dumps({"image_size": info.image_size, "steps": pace.steps(seconds)}))
 
 
-def pretrain(cell: Cell, folder: Path, images: Images, seconds: float, options: list[str]) -> Used:
-    """Pretrain with the preset for CPU seconds, or continue to; what all attempts used."""
+def pretrain(
+    cell: Cell, folder: Path, images: Images, length: float | Sizes, options: list[str]
+) -> Used:
+    """Pretrain with the preset for CPU seconds or steps, or continue to; what all attempts used."""
     run = folder / "run"
     words: list[object] = [sys.executable, "-m", "ssltool", "pretrain", cell.method, "--out", run]
     if (run / "run.json").exists():
         words.append("--resume")
     else:
-        timed = [cell.method, images.pretrain, str(seconds), *options]
-        printed = command([sys.executable, __file__, "--time", *timed], folder).output
-        sizes = json.loads(printed.splitlines()[-1])
+        sizes = length
+        if not isinstance(sizes, Sizes):
+            timed = [cell.method, images.pretrain, str(sizes), *options]
+            printed = command([sys.executable, __file__, "--time", *timed], folder).output
+            sizes = Sizes(**json.loads(printed.splitlines()[-1]))
         words += ["--preset", "small", "--data", images.pretrain, "--seed", cell.seed]
-        words += ["--steps", sizes["steps"], "--image-size", sizes["image_size"], "--workers", 0]
+        words += ["--steps", sizes.steps, "--image-size", sizes.image_size, "--workers", 0]
         words += [word for option in options for word in _flag(option)]
     return _sum(folder, command([*words, "--quiet"], folder))
 
@@ -214,24 +225,35 @@ def _kept(record: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "protocol": protocol}
 
 
-def measure(cell: Cell, images: Images, arguments: argparse.Namespace) -> None:
-    """Produce one result, unless it is there."""
+def measure(
+    cell: Cell,
+    images: Images,
+    arguments: argparse.Namespace,
+    sizes: Sizes | None = None,
+) -> None:
+    """Produce one result, unless it is there.
+
+    Args:
+        cell: Which one.
+        images: Of its set.
+        arguments: Of the command line.
+        sizes: Of a run of the preset; None for those that take ``arguments.minutes``.
+    """
     path = arguments.to / "cells" / f"{cell.name}.json"
     if path.exists():
         return
     folder = arguments.to / "work" / cell.name
     folder.mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(exist_ok=True)
-    seconds = 60 * arguments.minutes
     mine = (option.partition(":") for option in arguments.option)
     options = [option for name, _, option in mine if name in {cell.method, "all"}]
     print(f"{cell.name}: pretraining", flush=True)
     if cell.dataset in SUITES:
         used = pretrain_recipe(cell, folder, images, options)
     elif cell.method in PEERS:
-        used = peer(cell, folder, images, seconds)
+        used = peer(cell, folder, images, 60 * arguments.minutes)
     else:
-        used = pretrain(cell, folder, images, seconds, options)
+        used = pretrain(cell, folder, images, sizes or 60 * arguments.minutes, options)
     print(f"{cell.name}: {used.cpu / 60:.1f} CPU-minutes; probing", flush=True)
     document = {
         "dataset": cell.dataset,

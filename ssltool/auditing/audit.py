@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 from torch import Tensor
 
 from ssltool.auditing import statistics
 from ssltool.auditing.options import AuditOptions
 from ssltool.auditing.plots import condition_bars
+from ssltool.auditing.statistics import Estimate
 from ssltool.console import stderr_console
 from ssltool.data.sources.base import Source
 from ssltool.data.sources.registry import open_source
@@ -75,7 +78,7 @@ def audit(
         metric=plan.metric,
         unit=plan.unit,
         error=plan.error,
-        above_chance=statistics.mean(_gain(plan, scores)),
+        above_chance=_mean(plan, _gain(plan, scores), scores[BASE]),
         scores=_described(plan, scores),
         findings=findings(plan, scores),
         figure=str(figure),
@@ -115,7 +118,8 @@ def _finding(
 ) -> Finding:
     present, absent = scores[comparison.present], scores[comparison.absent]
     part = present - absent if comparison.measure or not plan.error else absent - present
-    effect = statistics.mean(part)
+    of_metric = () if comparison.measure else (present, absent)
+    effect = _mean(plan, part, *of_metric)
     share = effect if comparison.measure else statistics.share(part, whole)
     least = LEAST_SHARE[comparison.kind]
     return Finding(
@@ -132,6 +136,17 @@ def _finding(
     )
 
 
+def _mean(plan: Plan, values: Tensor, *shares: Tensor) -> Estimate:
+    """Mean of the images' values ``[n]``, computed from shares of right predictions, which may not
+    differ from image to image.
+    """
+    estimate = statistics.mean(values)
+    if estimate.error or plan.unit != "fraction":
+        return estimate
+    error = math.hypot(*map(statistics.half_an_image, shares))
+    return estimate._replace(error=error)
+
+
 def _gain(plan: Plan, scores: dict[str, Tensor]) -> Tensor:
     """How much better than chance level each image is scored, ``[n]``."""
     gain = scores[BASE] - scores[CHANCE]
@@ -140,7 +155,10 @@ def _gain(plan: Plan, scores: dict[str, Tensor]) -> Tensor:
 
 def _described(plan: Plan, scores: dict[str, Tensor]) -> tuple[Score, ...]:
     measures = {name: c.measure for c in plan.comparisons for name in (c.present, c.absent)}
-    estimates = {name: statistics.mean(values) for name, values in scores.items()}
+    estimates = {
+        name: _mean(plan, values, *(() if measures.get(name) else (values,)))
+        for name, values in scores.items()
+    }
     return tuple(
         Score(
             name=name,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from ssltool.methods.auditing import BASE, CHANCE
 from ssltool.plotting.colors import BASELINE
 from ssltool.plotting.records import Bars, Level
@@ -11,7 +9,6 @@ from ssltool.plotting.units import axis_label, display_scale
 from ssltool.runs.audit_record import AuditRecord, Score
 
 _FOUND, _NAMED = 1, 5  # colors of the palette: what a shortcut was found by, and all else
-_GUESS = re.compile(r"1 in \w+")  # names of the chance levels of a measure's probes
 
 
 def condition_bars(record: AuditRecord) -> list[Bars]:
@@ -26,13 +23,14 @@ def _bars(record: AuditRecord, measure: str) -> Bars:
     scores = [s for s in record.scores if s.measure == measure and s.name != CHANCE]
     unit = "fraction" if measure else record.unit
     scale = display_scale(unit)
+    guesses = {f.absent for f in record.findings if f.kind == "probe"}
     removed = {
         finding.present if finding.kind in ("answer", "guard") else finding.absent
         for finding in record.shortcuts
     }
 
     def color(score: Score) -> int:
-        if _GUESS.fullmatch(score.name):
+        if score.name in guesses:
             return BASELINE
         return _FOUND if score.name in removed else 0 if score.name == BASE else _NAMED
 

@@ -34,9 +34,17 @@ def mean(scores: Tensor) -> Estimate:
     return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
 
 
-def difference(present: Tensor, absent: Tensor) -> Estimate:
-    """Mean of the paired differences of two scores of the same images, ``[n]`` each."""
-    return mean(present - absent)
+def half_an_image(shares: Tensor) -> float:
+    """Standard error of shares ``[n]`` that are all 0 or all 1, NaN left out; 0 for others.
+
+    They show no spread however few they are: half an image is taken to differ, as for the accuracy
+    of a probe.
+    """
+    values = shares[shares.isfinite()]
+    if not len(values) or not ((values == 0).all() or (values == 1).all()):
+        return 0.0
+    p = 0.5 / len(values)
+    return math.sqrt(p * (1 - p) / len(values))
 
 
 def share(part: Tensor, whole: Tensor) -> Estimate | None:

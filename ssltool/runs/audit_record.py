@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from ssltool.methods.auditing import BASE, CHANCE, Kind
@@ -120,10 +121,12 @@ class AuditRecord(Record):
         if not self.learned:
             lines.insert(0, f"nothing to audit: {scores}: the task is not learned; train longer")
         elif not self.shortcuts:
-            tested = [f for f in self.findings if f.kind in ("cue", "guard")]
-            largest = max(tested, key=lambda f: f.share or 0.0)
-            effect = f"{largest.cue} changes it by {self._effect(largest)}"
-            lines.insert(0, f"no shortcut found: {scores}; at most {effect}")
+            tested = [f for f in self.findings if f.kind in ("cue", "guard") and not f.measure]
+            largest = max(tested, key=lambda f: f.effect, default=None)
+            most = (
+                f"; at most {largest.cue} changes it by {self._effect(largest)}" if largest else ""
+            )
+            lines.insert(0, f"no shortcut found: {scores}{most}")
         return lines
 
     def tables(self) -> list[Table]:
@@ -185,7 +188,9 @@ class AuditRecord(Record):
 
     def _effect(self, finding: Finding) -> str:
         if finding.measure or self.unit == "fraction":
-            return f"{100 * finding.effect:+.1f} ± {100 * finding.standard_error:.1f} points"
+            digits = _decimals(finding.standard_error)
+            effect, error = 100 * finding.effect, 100 * finding.standard_error
+            return f"{effect:+.{digits}f} ± {error:.{digits}f} points"
         return f"{finding.effect:+.3g} ± {finding.standard_error:.1g} {self.unit}".strip()
 
 
@@ -199,6 +204,13 @@ _NAMES: dict[Kind, str] = {
 
 
 def _percent(value: float, error: float) -> str:
+    if error:
+        digits = _decimals(error)
+        return f"{100 * value:.{digits}f} ± {100 * error:.{digits}f} %"
     # A small fraction, such as the chance level among thousands, keeps two digits.
-    shown = f"{100 * value:.2g}" if 0 < abs(value) < 0.01 else f"{100 * value:.1f}"
-    return f"{shown} ± {100 * error:.1f} %" if error else f"{shown} %"
+    return f"{100 * value:.2g} %" if 0 < abs(value) < 0.01 else f"{100 * value:.1f} %"
+
+
+def _decimals(error: float) -> int:
+    """Decimals of a percentage with a standard error 0..1: enough to show the error."""
+    return min(4, max(1, -math.floor(math.log10(100 * error)))) if error else 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 from torch import Tensor
 
 import ssltool
-from ssltool.auditing.audit import findings, without_color
+from ssltool.auditing.audit import _described, findings, without_color
 from ssltool.cli import run
 from ssltool.errors import UsageError
 from ssltool.methods.auditing import BASE, CHANCE, Comparison, Kind, Plan, constant
 from ssltool.methods.jigsaw.task import Jigsaw
-from ssltool.runs.audit_record import LEAST_SHARE, AuditRecord, Score
+from ssltool.runs.audit_record import LEAST_SHARE, AuditRecord, Score, _percent
 
 IMAGES = 100
 
@@ -90,6 +91,35 @@ def test_gray_images_have_no_row_of_color() -> None:
     assert without_color(plan, colored) == plan
 
 
+def of(value: float) -> Tensor:
+    return torch.full((16,), value, dtype=torch.float64)
+
+
+def test_sixteen_images_that_agree_are_not_certain() -> None:
+    values = {BASE: of(1.0), CHANCE: of(0.125), "with": of(1.0), "without": of(1.0)}
+    plan = plan_of("cue")
+    own = math.sqrt((1 / 32) * (31 / 32) / 16)
+    (found,) = findings(plan, values)
+    assert (found.effect, found.standard_error) == (0, pytest.approx(own * math.sqrt(2)))
+    assert not found.found
+    described = {score.name: score for score in _described(plan, values)}
+    assert described[BASE].standard_error == pytest.approx(own)
+    assert described[CHANCE].standard_error == 0
+    (lost,) = findings(plan, values | {"without": of(0.0)})
+    assert lost.found
+
+
+def test_scores_that_no_cue_changes_have_no_effect_and_no_error() -> None:
+    varied = scores(0.6)
+    values = {BASE: varied, CHANCE: of(0.1).new_full((IMAGES,), 0.1)}
+    (found,) = findings(plan_of("cue"), values | {"with": varied, "without": varied})
+    assert (found.effect, found.standard_error) == (0, 0)
+    silent = {"with": of(0.0), "without": of(0.0)}
+    values = {BASE: scores(0.6)[:16], CHANCE: of(0.1), **silent}
+    (structural,) = findings(plan_of("cue", measure="relative change"), values)
+    assert (structural.effect, structural.standard_error) == (0, 0)
+
+
 def record(found: Any, above: tuple[float, float] = (0.5, 0.01)) -> AuditRecord:
     names = {BASE: 0.6, CHANCE: 0.1, "with": 0.5, "without": 0.2}
     return AuditRecord(
@@ -125,6 +155,34 @@ def test_the_verdict_has_numbers_with_their_uncertainty() -> None:
     ]
     at_chance = record(findings(plan_of("cue"), unused), above=(0.01, 0.01)).verdict()
     assert at_chance[0].startswith("nothing to audit: accuracy 60.0")
+
+
+def test_the_largest_change_is_one_of_the_score_and_not_of_another_measure() -> None:
+    values = {BASE: scores(0.6), CHANCE: scores(0.1, spread=0.0)}
+    values |= {"with": scores(0.25, 1), "without": scores(0.2, spread=0.0)}
+    of_score = findings(plan_of("cue"), values)
+    values["with"] = scores(0.35, 1)
+    of_measure = findings(plan_of("cue", measure="R^2"), values)
+    assert of_measure[0].share == pytest.approx(0.15)
+    (line,) = record(of_measure + of_score).verdict()
+    assert line.endswith("at most x changes it by +5.0 ± 1.0 points")
+    (line,) = record(of_measure).verdict()
+    assert line == "no shortcut found: accuracy 60.0 ± 1.0 %, chance level 10.0 ± 1.0 %"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (0.0012, 0.0004, "0.12 ± 0.04 %"),
+        (0.6, 0.0004, "60.00 ± 0.04 %"),
+        (-0.0093, 0.129, "-0.9 ± 12.9 %"),
+        (0.00043, 0.0, "0.043 %"),
+        (0.25, 0.0, "25.0 %"),
+        (0.5, 1e-9, "50.0000 ± 0.0000 %"),
+    ],
+)
+def test_a_percentage_has_the_decimals_of_its_error(value: float, error: float, shown: str) -> None:
+    assert _percent(value, error) == shown
 
 
 @pytest.fixture(scope="module")

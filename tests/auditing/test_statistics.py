@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssltool.auditing import statistics
+from ssltool.probing.measures import binomial_error
 
 
 def slow_mean(values: list[float]) -> tuple[float, float]:
@@ -21,15 +22,15 @@ def slow_mean(values: list[float]) -> tuple[float, float]:
 def test_a_paired_difference_is_that_of_the_differences(count: int, seed: int, far: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     present, absent = torch.randn(2, count, generator=generator, dtype=torch.float64) + far
-    found = statistics.difference(present, absent)
+    found = statistics.mean(present - absent)
     expected = slow_mean([a - b for a, b in zip(present.tolist(), absent.tolist(), strict=True)])
     assert found == pytest.approx(expected, abs=1e-9)
 
 
 def test_scores_that_differ_by_a_constant_have_no_standard_error() -> None:
     scores = torch.rand(50, dtype=torch.float64)
-    assert statistics.difference(scores, scores) == (0.0, 0.0)
-    found = statistics.difference(scores + 0.25, scores)
+    assert statistics.mean(scores - scores) == (0.0, 0.0)
+    found = statistics.mean(scores + 0.25 - scores)
     assert found == pytest.approx((0.25, 0.0), abs=1e-12)
     assert found.is_positive
 
@@ -60,3 +61,17 @@ def test_shares_of_the_whole_and_of_nothing() -> None:
     whole = 1 + torch.rand(30, dtype=torch.float64)
     assert statistics.share(whole, whole) == pytest.approx((1.0, 0.0), abs=1e-12)
     assert statistics.share(whole, whole - whole.mean()) is None
+
+
+@given(st.integers(1, 600), st.sampled_from([0.0, 1.0]), st.integers(0, 3))
+def test_shares_that_agree_are_as_uncertain_as_the_accuracy_of_a_probe(
+    count: int, value: float, unscored: int
+) -> None:
+    shares = torch.tensor([value] * count + [torch.nan] * unscored, dtype=torch.float64)
+    expected = binomial_error(100 * value, count) / 100
+    assert statistics.half_an_image(shares) == pytest.approx(expected)
+
+
+def test_shares_that_differ_or_are_between_have_a_spread_of_their_own() -> None:
+    for shares in ([0.25, 0.25], [0.0, 1.0], [1.0, 0.5], [torch.nan]):
+        assert statistics.half_an_image(torch.tensor(shares, dtype=torch.float64)) == 0

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from ssltool.methods import auditing
-from ssltool.methods.auditing import BASE, CHANCE, PATCH_CHANGES
+from ssltool.methods.auditing import BASE, CHANCE, PATCH_CHANGES, replaced
+from ssltool.methods.colorization import audit as colorization_audit
+from ssltool.methods.cpc import audit as cpc_audit
+from ssltool.methods.cpc import infonce
 from ssltool.methods.jigsaw.audit import _condition, _neighbors
 from ssltool.methods.options import DataInfo
 from ssltool.methods.registry import available, find_method
@@ -125,3 +128,60 @@ def test_neighbors_of_a_grid() -> None:
     assert len(pairs) == 40
     assert [pairs[4, other] for other in (0, 1, 2, 3, 5, 6, 7, 8)] == list(range(8))
     assert (0, 2) not in pairs
+
+
+@pytest.mark.parametrize("grid", [2, 3])
+def test_chance_levels_of_probes_are_those_of_one_answer_to_all(
+    grid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe of features that say nothing answers the same to every row."""
+    method, shown, index = build("jigsaw", grid=grid, fc6=8, fc7=8), images(), torch.arange(COUNT)
+    plan = method.audit.plan(method, 0)
+
+    def of_one_answer(features: Tensor, target: Tensor, classes: int) -> Tensor:
+        counts = target.flatten().bincount(minlength=classes)
+        share = (target == counts.argmax()).double().mean(dim=1)
+        return auditing._of_every_second(share[1::2], len(target))
+
+    monkeypatch.setattr(method.audit, "probe", of_one_answer)
+    probes = [c for c in plan.comparisons if c.kind == "probe"]
+    for comparison in probes:
+        present, absent = (
+            float(plan.conditions[part](shown, index).nanmean())
+            for part in (comparison.present, comparison.absent)
+        )
+        assert present == pytest.approx(absent), comparison.cue
+    assert len(probes) == 4
+
+
+@pytest.mark.parametrize("negatives", ["all", "other-images", "same-image", "random"])
+def test_what_is_matched_is_chosen_from_the_candidates_of_the_network(negatives: str) -> None:
+    """Equal distances: the first candidate is taken, and their number is the network's, but for the
+    context itself.
+    """
+    method = build("cpc", negatives=negatives)
+    cells, shown, index = method.grid.count**2, images(), torch.arange(COUNT)
+    with replaced(method, training=True):
+        view = method.view(shown, index, auditing.seeded(0))
+    true = torch.randint(cells, (COUNT, 5)) + cells * torch.arange(COUNT)[:, None]
+    allowed = cpc_audit._candidates(method, true, view.sampled, cells)
+    expected = infonce.candidates(negatives, COUNT, cells, view.sampled.shape[1])
+    repeated = torch.isin(true, cells * torch.arange(COUNT)[:, None] + view.sampled)
+    less = repeated.long() if negatives == "random" else torch.zeros_like(true)
+    assert torch.equal(allowed.sum(dim=2), expected - less)
+    assert allowed.gather(2, true[..., None]).all()
+    if negatives == "same-image":
+        assert torch.equal(allowed.nonzero()[:, 2] // cells, allowed.nonzero()[:, 0])
+
+
+def test_every_answer_to_colors_is_scored_on_the_images_that_the_network_is() -> None:
+    """The rows of a table are of the same images, so that they differ by the effect."""
+    method, shown, index = build("colorization"), images(), torch.arange(COUNT)
+    method.prepare([(shown, index)])
+    plan = method.eval().audit.plan(method, 0)
+    scores = {name: score(shown, index) for name, score in plan.conditions.items()}
+    assert all(values.isfinite().all() for values in scores.values())
+    # Of one half the answer is that of the other half alone.
+    odd = colorization_audit._best_answers(method, 0, shown[1::2], index[1::2], 1)
+    expected = colorization_audit._table_error(method, 0, odd, shown[::2], index[::2])
+    assert torch.allclose(scores[CHANCE][::2], expected.double())

@@ -7,6 +7,7 @@ one; a table from lightness to color is the next. None of them sees an object.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,7 +39,7 @@ Answer = Callable[[Tensor, Tensor], Tensor]
 
 
 def plan(method: Colorization, seed: int) -> Plan:
-    """Error of the prediction beside those of trivial answers, fitted on every second image."""
+    """Error of the prediction beside those of trivial answers, fitted on the other images."""
     changes = {name: IMAGE_CHANGES[name] for name in ("blurred", "JPEG-recompressed")}
     conditions: dict[str, Condition] = {
         BASE: _condition(method, seed),
@@ -112,23 +113,28 @@ def _averaged(method: Colorization, predicted: Tensor) -> Tensor:
 
 
 def _fitted(method: Colorization, seed: int, levels: int) -> Condition:
-    """Error of the best answer that knows the level of lightness alone, fitted on every second
-    image and scored on the others; with one level the best constant answer.
+    """Error of the best answer that knows the level of lightness alone, fitted on one half of the
+    images and scored on the other, either way; with one level the best constant answer.
     """
 
     def score(images: Tensor, index: Tensor) -> Tensor:
-        answers = _best_answers(method, seed, images[::2], index[::2], levels)
-
-        def of_batch(images: Tensor, index: Tensor) -> Tensor:
-            view = _views(method, seed, images, index)
-            level = _levels(view, view.ab.shape[-1], levels)
-            return _error(method, answers[level].movedim(-1, 1), view)
-
-        scores = torch.full((len(images),), torch.nan, dtype=torch.float64)
-        scores[1::2] = batched(of_batch)(images[1::2], index[1::2])
+        scores = torch.empty(len(images), dtype=torch.float64)
+        for fitted, scored in ((0, 1), (1, 0)):
+            answers = _best_answers(method, seed, images[fitted::2], index[fitted::2], levels)
+            errors = batched(partial(_table_error, method, seed, answers))
+            scores[scored::2] = errors(images[scored::2], index[scored::2])
         return scores
 
     return score
+
+
+def _table_error(
+    method: Colorization, seed: int, answers: Tensor, images: Tensor, index: Tensor
+) -> Tensor:
+    """Error of the answers ``[levels, Q or 2]`` to the levels of lightness."""
+    view = _views(method, seed, images, index)
+    level = _levels(view, view.ab.shape[-1], len(answers))
+    return _error(method, answers[level].movedim(-1, 1), view)
 
 
 def _best_answers(

@@ -77,14 +77,11 @@ def count_colors(
     return ColorCounts(halves.sum(dim=0) / halves.sum(), seen, gray)
 
 
-def summary(prior: Tensor, centers: Tensor, counted: ColorCounts) -> str:
-    """One line on the prior ``[Q]``: images counted, and the loss of a constant prediction."""
-    entropy = -float(torch.xlogy(prior, prior).sum())
+def summary(prior: Tensor, centers: Tensor, counted: ColorCounts, remark: str) -> str:
+    """One line on the prior ``[Q]``: images counted, a remark, and a warning of odd colors."""
     seen, gray = counted.images, counted.gray
-    line = (
-        f"colors of {seen:,} images, {gray:,} of them gray ({gray / seen:.1%}) with weight 0; "
-        f"the best constant prediction has a cross-entropy of {entropy:.3f}"
-    )
+    line = f"colors of {seen:,} images, {gray:,} of them gray ({gray / seen:.1%}) with weight 0"
+    line += remark
     a, b = centers[int(prior.argmax())].tolist()
     if math.hypot(a, b) > _VIVID:
         line += (

@@ -178,7 +178,10 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
             shares = ab_bins.smoothed(shares, self.centers.cpu(), self.sigma)
         self.prior.copy_(shares)
         self._measure_constants(kept)
-        return prior.summary(shares, self.centers, counted)
+        classes = self.options.loss == "classification"
+        level, name = self.constant[1, int(classes)], "cross-entropy" if classes else "loss"
+        remark = f"; the best constant prediction has a {name} of {level:.4g} in training"
+        return prior.summary(shares, self.centers, counted, remark if level else "")
 
     @torch.no_grad()
     def _measure_constants(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:

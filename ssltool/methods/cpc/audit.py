@@ -207,12 +207,13 @@ def _matching(
     method: Cpc, seed: int, distances: Callable[[Tensor, grids.Direction, int], Tensor]
 ) -> Condition:
     """Share of contexts whose target is the candidate nearest to the patch of the context itself,
-    as the network gets them in training.
+    as the network gets them in training. Candidates are the network's, but for that patch.
     """
 
     def score(images: Tensor, index: Tensor) -> Tensor:
         with replaced(method, training=True):
-            patches = method.view(images, index, seeded(seed)).patches
+            view = method.view(images, index, seeded(seed))
+        patches = view.patches
         count, hits = method.grid.count, []
         cells = torch.arange(count**2, device=images.device).view(count, count)
         for direction in method.directions:
@@ -221,11 +222,33 @@ def _matching(
             context, target = oriented[:-k].flatten(), oriented[k:].flatten()
             apart = distances(patches, direction, len(images))[:, context]  # [B, M, B * G * G]
             own = torch.arange(len(images), device=images.device)[:, None] * count**2 + target
-            nearest = apart.flatten(0, 1).argmin(dim=1).view_as(own)
+            allowed = _candidates(method, own, view.sampled, patches.shape[1])
+            nearest = apart.masked_fill(~allowed, torch.inf).argmin(dim=2)
             hits.append((nearest == own).double().mean(dim=1))
         return torch.stack(hits).mean(dim=0)
 
     return batched(score)
+
+
+def _candidates(method: Cpc, true: Tensor, sampled: Tensor, cells: int) -> Tensor:
+    """Which cells of the batch the target is chosen from, bool ``[B, M, B * cells]``.
+
+    Args:
+        method: Says which negatives it is told from.
+        true: int64 ``[B, M]``, numbers of the targets.
+        sampled: int64 ``[B, m]``, cells of each image, for ``random``.
+        cells: Of an image.
+    """
+    images = torch.arange(len(true), device=true.device)[:, None]
+    every = torch.arange(len(true) * cells, device=true.device)
+    same = every // cells == images  # [B, B * cells]
+    allowed = {
+        "all": torch.ones_like(same),
+        "same-image": same,
+        "other-images": ~same,
+        "random": torch.isin(every, images * cells + sampled).expand_as(same),
+    }[method.options.negatives]
+    return allowed[:, None] | (every == true[..., None])
 
 
 def _mean_color(patches: Tensor, direction: grids.Direction, images: int) -> Tensor:

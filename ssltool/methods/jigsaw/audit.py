@@ -55,7 +55,7 @@ def plan(method: Jigsaw, seed: int) -> Plan:
         **{name: score(tiles=change) for name, change in PATCH_CHANGES.items()},
         **{name: score(image=change) for name, change in IMAGE_CHANGES.items()},
         "1 in N": constant(1 / method.tiles),
-        "1 in 8": constant(1 / 8),
+        "most frequent position": constant(_most_frequent(method.grid)),
         "cell by mean color": _cell_probe(method, seed, low_level.color_moments),
         "cell by channel offsets": _cell_probe(method, seed, low_level.channel_offsets),
         "neighbor by border pixels": _neighbor_probe(method, seed),
@@ -70,7 +70,13 @@ def plan(method: Jigsaw, seed: int) -> Plan:
     comparisons += [
         Comparison("mean color of a tile", "probe", "cell by mean color", "1 in N", measure),
         Comparison("chromatic offset", "probe", "cell by channel offsets", "1 in N", measure, True),
-        Comparison("border pixels", "probe", "neighbor by border pixels", "1 in 8", measure),
+        Comparison(
+            "border pixels",
+            "probe",
+            "neighbor by border pixels",
+            "most frequent position",
+            measure,
+        ),
         Comparison("vector of a tile", "probe", "cell by the tile's vector", "1 in N", measure),
     ]
     return Plan("accuracy", "fraction", conditions, comparisons)
@@ -154,6 +160,12 @@ def _neighbor_probe(method: Jigsaw, seed: int) -> Condition:
         return probe(differences(images, index), position.expand(len(images), -1), 8)
 
     return score
+
+
+def _most_frequent(grid: int) -> float:
+    """Share of the most frequent position: straight neighbors are more than diagonal ones."""
+    position = _neighbors(grid)[2]
+    return float(position.bincount().max()) / len(position)
 
 
 def _neighbors(grid: int) -> tuple[Tensor, Tensor, Tensor]:

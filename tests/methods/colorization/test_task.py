@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -341,8 +342,21 @@ def test_the_prior_is_the_mean_of_the_targets_of_images_with_color() -> None:
     assert torch.allclose(method.prior.double(), expected, atol=1e-6)
     assert float((method.prior * method.weights).sum()) == pytest.approx(1, abs=1e-5)
     assert "colors of 8 images, 2 of them gray (25.0%)" in said
-    entropy = -float(torch.xlogy(expected, expected).sum())
-    assert f"cross-entropy of {entropy:.3f}" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "metric"),
+    [({}, "cross_entropy"), ({"neighbors": 1}, "cross_entropy"), ({"loss": "euclidean"}, "loss")],
+)
+def test_the_constant_prediction_that_is_named_is_the_chance_level(
+    options: dict[str, Any], metric: str
+) -> None:
+    method = build(crop_min=0.3, **options).train()
+    said = method.prepare([(blobs(8), torch.arange(8))])
+    found = re.search(r"the best constant prediction has a (\S+) of (\S+) in training", said)
+    assert found
+    assert found[1] == metric.replace("_", "-")
+    assert float(found[2]) == pytest.approx(method.chance[metric], rel=1e-3)
 
 
 @pytest.mark.parametrize("encoding", ["exact", "dense", "table"])

@@ -32,4 +32,6 @@ def format_duration(seconds: float) -> str:
         if seconds >= least:
             count = seconds / unit
             return f"{count:.0f} {name}" if count >= 9.95 else f"{count:.1f} {name}"
-    return f"{seconds:.0f} s" if seconds >= 9.95 or not seconds else f"{seconds:.1f} s"
+    if seconds >= 9.95 or not seconds:
+        return f"{seconds:.0f} s"
+    return f"{seconds:.1f} s" if seconds >= 0.95 else f"{seconds:.2g} s"

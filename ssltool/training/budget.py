@@ -32,6 +32,7 @@ from ssltool.training.trainer import CACHE_BYTES, Trainer
 
 DEFAULT = "15m"  # on a CPU, if nothing says how long to train
 _MOST_PASSES = 200  # of a default run over few images
+_MORE_PASSES = f"{_MOST_PASSES} passes over the images, for more type --budget"
 _BATCHES = (256, 128, 64, 32)
 _FEWEST_STEPS = 2000  # for which a larger batch is given up
 _TIMED_SECONDS = 4.0  # of steps, after one that is not counted
@@ -126,6 +127,7 @@ class Plan:
         left = from_main(lambda: self.deadline - time.monotonic())
         saves = _saves(self.seconds)
         steps = self.pace.steps(max(0.0, left - _SAVE * saves))
+        capped = steps > self.most
         steps = int(min(steps, self.most))
         every = self.config.run.checkpoint_every or max(1, -(-steps // saves))
         config = self.config.with_run(steps=steps, budget=None, checkpoint_every=every)
@@ -133,14 +135,15 @@ class Plan:
             seconds=self.seconds,
             images_per_s=round(self.pace.batch / self.pace.later, 1),
             first_pass_images_per_s=round(self.pace.batch / self.pace.first, 1),
-            larger=self.larger,
+            larger=_MORE_PASSES if capped else self.larger,
         )
         options = config.run
         images = steps * self.pace.batch
+        spent = "" if left > 0 else ", spent before the first step"
         console.print(
-            f"budget of {format_duration(self.seconds)} at {record.images_per_s:.0f} images/s: "
-            f"{options.backbone} at {options.image_size} px sees {images:,} images in {steps:,} "
-            f"steps; {self.larger}"
+            f"budget of {format_duration(self.seconds)}{spent} at {record.images_per_s:.0f} "
+            f"images/s: {options.backbone} at {options.image_size} px sees {images:,} images in "
+            f"{steps:,} step{'s' if steps > 1 else ''}; {record.larger}"
         )
         return trainer.with_length(resolve(config, self.data), record)
 

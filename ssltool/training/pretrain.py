@@ -217,6 +217,7 @@ def _summary(
         images=trainer.config.data.count,
         skipped=writer.skipped,
         seconds=round(seconds, 1),
+        resumed_after=trainer.first_step,
         steps=options.steps,
         images_seen=options.steps * batch,
         images_per_s=round((options.steps - trainer.first_step) * batch / max(seconds, 1e-3), 1),

@@ -80,7 +80,7 @@ class ProgressLine:
         console: Console,
         shorter: str = "",
     ) -> None:
-        self._total, self._step = total, start
+        self._total, self._step, self._start = total, start, start
         self._metrics = metrics
         self._console = console
         self._shorter = shorter
@@ -183,7 +183,8 @@ class ProgressLine:
     def _time_left(self) -> str:
         seconds = self._clock.seconds(self._total - self._step)
         if self._step == self._total:
-            return f"{format_duration(self._clock.elapsed)} in all"
+            elapsed = format_duration(self._clock.elapsed)
+            return f"{elapsed} since step {self._start:,}" if self._start else f"{elapsed} in all"
         return "time left: ..." if seconds is None else f"{format_duration(seconds)} left"
 
 

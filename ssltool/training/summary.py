@@ -30,6 +30,7 @@ class RunSummary(BaseModel):
         images: Number of images.
         skipped: How many of them could not be read.
         seconds: Wall time of the training loop, since it was resumed.
+        resumed_after: Steps taken before it was resumed; 0 if it was not.
         steps: Of the whole run.
         images_seen: In the whole run, each as often as it was seen.
         images_per_s: Of all processes together, since the run was resumed.
@@ -46,6 +47,7 @@ class RunSummary(BaseModel):
     images: int
     skipped: int
     seconds: float
+    resumed_after: int = 0
     steps: int
     images_seen: int
     images_per_s: float
@@ -61,11 +63,17 @@ class RunSummary(BaseModel):
         ]
         wide = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
         return [
-            f"{self.method}: {self.steps:,} steps, {self.images_seen:,} images seen; "
-            f"{format_duration(self.seconds)} at {self.images_per_s:.0f} images/s",
+            f"{self.method}: {self.steps:,} steps, {self.images_seen:,} images seen{self._pace()}",
             *(f"  {a:{wide[0]}}  {b:>{wide[1]}}  {c}".rstrip() for a, b, c in rows),
             *([f"  best, {self.best}", f"  ({VALIDATION})"] if self.best else []),
         ]
+
+    def _pace(self) -> str:
+        """How long the steps took that were taken since the run was resumed, if any were."""
+        if self.resumed_after == self.steps:
+            return ""
+        since = f" since step {self.resumed_after:,}" if self.resumed_after else ""
+        return f"; {format_duration(self.seconds)} at {self.images_per_s:.0f} images/s{since}"
 
     def following(self) -> list[str]:
         """The commands to type next, each on a line of its own."""

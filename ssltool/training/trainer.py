@@ -159,6 +159,7 @@ class Trainer:
             0,
             device,
             start.extended,
+            start.resumed.budget if start.resumed else None,
             initial=initial,
         )
         if options.ema:

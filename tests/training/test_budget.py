@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from ssltool.console import PlainConsole
 from ssltool.data.sources.demo import DemoSource
 from ssltool.errors import UsageError
 from ssltool.methods.options import DataInfo
-from ssltool.runs.config import RunConfig
-from ssltool.runs.records import RunRecord
+from ssltool.runs.config import ResolvedConfig, RunConfig
+from ssltool.runs.records import BudgetRecord, RunRecord
 from ssltool.training import budget
 from ssltool.training.budget import Pace
 from ssltool.training.pretrain import dry_run, pretrain
@@ -130,6 +134,40 @@ def test_a_default_run_over_few_images_ends_after_a_number_of_passes(
     assert planned({"device": "cpu", "budget": "15m"}).most == float("inf")
 
 
+class Unbuilt:
+    """In place of a trainer: what it is given."""
+
+    def with_length(self, config: ResolvedConfig, record: BudgetRecord) -> Any:
+        return config, record
+
+
+@pytest.mark.parametrize(
+    ("given", "late", "expected"),
+    [
+        ({"device": "cpu"}, 0.0, "in 3,000 steps; 200 passes over the images, for more type"),
+        ({"budget": "15m"}, 0.0, "steps; 10 h would be enough"),
+        ({"budget": "15m"}, 900.0, "budget of 15 min, spent before the first step at"),
+        ({"budget": "15m"}, 900.0, "sees 64 images in 1 step; "),
+    ],
+)
+def test_what_is_printed_of_a_budget_is_what_the_run_does(
+    given: dict[str, object], late: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(monkeypatch, {"resnet10_w32": 100.0, "resnet18": 55.0})
+    monkeypatch.setattr(budget, "_MOST_PASSES", 1 if "budget" in given else 200)
+    plan = planned({**given, "batch_size": 64})
+    if "budget" not in given:
+        plan = replace(plan, pace=Pace(0.01, 0.01, 15, 64))
+    plan = replace(plan, deadline=plan.deadline - late)
+    terminal = PlainConsole(file=io.StringIO(), width=400)
+    config, record = plan.fill(Unbuilt(), terminal)  # type: ignore[arg-type, misc]
+    line = terminal.file.getvalue()
+    assert expected in line
+    assert f"in {config.run.steps:,} step" in line
+    assert f"sees {config.run.steps * 64:,} images" in line
+    assert line.strip().endswith(record.larger)
+
+
 def _lengths(record: RunRecord) -> Sequence[object]:
     names = ("backbone", "image_size", "batch_size", "steps", "warmup", "budget")
     return [record.options[name] for name in names]
@@ -149,6 +187,11 @@ def test_a_run_of_a_budget_is_recorded_and_repeated_without_it(tmp_path: Path) -
     assert _lengths(RunRecord.read(tmp_path / "b" / "run.json")) == _lengths(record)
     weights = [tmp_path / name / "encoder.safetensors" for name in "ab"]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+    resumed = pretrain(
+        RunConfig.merged("jigsaw", {"out": tmp_path / "a"}), resume=True, console=QUIET
+    )
+    assert RunRecord.read(tmp_path / "a" / "run.json").budget == record.budget
+    assert resumed.resumed_after == resumed.steps
     with pytest.raises(UsageError, match="--budget: no effect with --resume"):
         pretrain(RunConfig.merged("jigsaw", {"out": tmp_path / "a", "budget": "1m"}), resume=True)
 
@@ -159,5 +202,5 @@ def test_a_dry_run_shows_what_a_budget_would_choose() -> None:
         RunConfig.merged("npid", {"data": ("demo:100",), "budget": "1m", "image_size": 32}),
         console=QUIET,
     )
-    assert needs.options["backbone"] == "resnet10_w32"
+    assert needs.options["backbone"] == "resnet10_w32_s2"  # of the preset small
     assert needs.seconds < 60

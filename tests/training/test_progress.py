@@ -211,6 +211,13 @@ def test_plain_lines_elsewhere(dumb: bool, width: int, clock: Clock) -> None:
     assert all("(chance" in text for text in lines)
 
 
+def test_after_a_resume_the_time_is_not_that_of_the_whole_run(clock: Clock) -> None:
+    terminal = Terminal(80, TERM="dumb")
+    with ProgressLine(50, 40, METRICS, terminal.console) as line:
+        list(training(line, clock, range(41, 51)))
+    assert re.match(r"step 50/50  1\d s since step 40  loss", terminal.file.getvalue())
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_long_run_says_so_once(quiet: bool, clock: Clock) -> None:
     file = io.StringIO()

@@ -50,6 +50,17 @@ def test_what_was_learned_stands_next_to_chance_level() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (30, "jigsaw: 40 steps, 2,560 images seen; 3.4 min at 12 images/s since step 30"),
+        (40, "jigsaw: 40 steps, 2,560 images seen"),
+    ],
+)
+def test_of_a_resumed_run_the_time_is_that_of_its_last_steps(after: int, expected: str) -> None:
+    assert summary(resumed_after=after).learned()[0] == expected
+
+
 def test_the_next_commands_survive_a_shell() -> None:
     labeled = ("/a folder/x", "torchvision:CIFAR10@~/d")
     _, probe, visualize = summary(labeled=labeled).following()

@@ -48,8 +48,8 @@ class Schedule:
     """Length and learning rate of a fine-tuning.
 
     Attributes:
-        images: Images seen in training, repetitions included.
-        batch_size: B; all labeled images if there are fewer.
+        images: Images seen in training, repetitions included; fewer if batches are smaller.
+        batch_size: B; all labeled images if there are fewer, in as many steps.
         lr: Peak learning rate of the encoder; the classifier's is ten times that.
         weight_decay: Of matrices and kernels.
         warmup: Fraction of the steps over which the learning rate rises.
@@ -88,6 +88,11 @@ class Schedule:
     def steps(self) -> int:
         """Optimizer steps, at least one."""
         return max(1, self.images // self.batch_size)
+
+    def used(self, labeled: int) -> int:
+        """How many of the labeled images are seen at least once."""
+        labeled = min(labeled, self.images)
+        return min(labeled, self.steps * self.batch_size)
 
 
 class Classifier(nn.Module):

@@ -211,7 +211,8 @@ def finetuned_rows(
                 )
                 for r, subset in enumerate(subsets)
             ]
-            images, tested = len(subsets[0]), data.count("test")
+            given = len(subsets[0])
+            images, tested = _schedule(options, given).used(given), data.count("test")
             row = _row(source, "finetune", budget, images, accuracies, tested, console, freeze_to)
             rows.append(row)
     return rows
@@ -237,7 +238,7 @@ def scratch_row(
         for network, seed in zip(networks, seeds, strict=True)
     ]
     source = encoder_variants(encoder, metadata, "random_init", patches=False)[0].source
-    images, tested = data.count("train"), data.count("test")
+    images, tested = schedule.used(data.count("train")), data.count("test")
     return _row(source, "scratch", ALL_LABELS, images, accuracies, tested, console)
 
 

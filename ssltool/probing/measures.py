@@ -348,10 +348,12 @@ def _with_svm(row: ProbeRow, data: _ProbeData, seed: int) -> ProbeRow:
         correct = result.classifier.scores(data.test_x).argmax(1) == data.test_t.argmax(1)
         row = _with(row, {"svm": 100 * float(correct.double().mean())}, len(data.test_t))
     held_out = {} if result.held_out is None else {"svm_map": round(result.held_out, 3)}
+    # Of a perfect ranking, or of one image, all resamples are equal.
+    error = result.standard_error or binomial_error(result.mean_ap, len(data.test_t))
     return row.model_copy(
         update={
             "accuracy": row.accuracy | {"svm_map": round(result.mean_ap, 3)},
-            "standard_error": row.standard_error | {"svm_map": round(result.standard_error, 3)},
+            "standard_error": row.standard_error | {"svm_map": round(error, 3)},
             "held_out": row.held_out | held_out,
             "converged": row.converged | {"svm": result.converged},
         }

@@ -156,7 +156,7 @@ class LabelEfficiency(Options):
     )
     finetune_images: int = option(
         12_800,
-        "Images seen in fine-tuning, repetitions included",
+        "Images seen in fine-tuning, repetitions included, in steps of 32",
         panel="Label efficiency",
         ge=1,
     )

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ssltool.encoders.encoder import Encoder
@@ -89,6 +91,14 @@ def test_one_batch_size_and_every_image_in_turn() -> None:
     assert [
         len(batch) for batch in finetune._batches(3, Schedule(images=8, batch_size=4), seed=0)
     ] == [3, 3]
+
+
+@given(st.integers(1, 80), st.integers(1, 90), st.integers(1, 40))
+def test_the_images_used_are_those_in_some_batch(labeled: int, seen: int, batch: int) -> None:
+    schedule = Schedule(images=seen, batch_size=batch)
+    decoded = min(labeled, seen)  # as `FineTuner.accuracy` cuts them
+    batches = torch.cat(list(finetune._batches(decoded, schedule, seed=0)))
+    assert schedule.used(labeled) == len(batches.unique())
 
 
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ssltool.encoders.weights import load_encoder
 from ssltool.errors import UsageError
 from ssltool.probing.datasets import LabeledImages
 from ssltool.probing.label_efficiency import LabelBudget
@@ -49,12 +50,15 @@ def test_shots_with_repeats_have_a_standard_deviation(cpc_run: Path, probed: Any
     assert [(r.shots, r.images, r.repeats) for r in frozen] == [(1, 10, 2), (3, 30, 2)]
     assert all(r.std is not None and r.std >= 0 for r in frozen)
     assert (scratch.protocol, scratch.source.kind) == ("scratch", "random_init")
-    assert (scratch.images, scratch.fraction) == (40, 1.0)
+    assert scratch.fraction == 1.0
+    training = load_encoder(cpc_run).metadata.training
+    assert scratch.images == min(40, training.steps * training.batch_size)
 
 
 @pytest.mark.slow
 def test_fine_tuning_alone_extracts_no_features(jigsaw_run: Path, probed: Any) -> None:
     record = probed(jigsaw_run, kind=("finetune",), finetune_images=16)
+    assert {row.images for row in record.label_efficiency} == {16}  # of 40
     assert record.rows == ()
     assert record.health == ()
     assert record.plots == ()

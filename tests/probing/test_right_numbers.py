@@ -91,6 +91,14 @@ def test_images_that_were_trained_on_are_refused_or_counted(
     assert "1 of 17 test images are the same as a training" in record.warnings()[0]
 
 
+def test_a_perfect_ranking_is_not_certain(encoder_file: Path, tmp_path: Path) -> None:
+    train = two_colors(tmp_path / "train")
+    test = two_colors(tmp_path / "test", count=2, seed=1)
+    (row,) = probed(encoder_file, train, test, kind=("svm",)).rows
+    assert row.accuracy["svm_map"] == 100
+    assert row.standard_error["svm_map"] == pytest.approx(binomial_error(100, 4), abs=1e-3)
+
+
 def test_counts_and_the_majority_are_of_readable_images(encoder_file: Path, tmp_path: Path) -> None:
     train, test = tmp_path / "train", tmp_path / "test"
     for i in range(10):

@@ -234,6 +234,19 @@ def test_exchanging_the_patches_turns_place_y_into_7_minus_y() -> None:
     }  # fmt: skip
 
 
+def test_a_metric_has_no_chance_level_that_a_constant_prediction_misses() -> None:
+    """A network that sees nothing and prefers one position, in evaluation."""
+    method = build().eval()
+    view = method.view(noise(64, 64), torch.arange(64), seeded())
+    logits = torch.zeros(view.target.numel(), 8)
+    logits[:, 4] = 1e-3
+    method.head.forward = lambda *given: logits  # type: ignore[method-assign]
+    found = {**method(view).metrics, "loss": method(view).value}
+    for metric in method.metrics:
+        if metric.chance is not None:
+            assert float(found[metric.name]) == pytest.approx(metric.chance, abs=0.06)
+
+
 def test_the_second_patch_is_drawn_at_its_position() -> None:
     """A second patch at class 2 (printed 3) is drawn in the top right cell of the field."""
     pair = torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)

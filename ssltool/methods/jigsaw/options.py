@@ -79,7 +79,9 @@ class JigsawOptions(MethodOptions):
         description="Probability that the green-magenta axis of a color image is removed",
     )
     standardize: bool = Field(
-        True, description="Standardize each channel of each tile to zero mean and unit deviation"
+        True,
+        description="Standardize each channel of each tile to zero mean and unit deviation; else "
+        "by those of the data",
     )
     flip: float = Field(
         0.0, ge=0, le=1, description="Probability of a horizontal flip before cutting"

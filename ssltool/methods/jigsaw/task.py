@@ -120,6 +120,13 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         self.tiles = options.grid**2
         self.tile_input = options.tile_input
         self.color, self.rgb = not data.gray, data.rgb
+        self._mean: Tensor
+        self._std: Tensor
+        for name, values in {"_mean": data.mean, "_std": data.std}.items():
+            statistic = torch.tensor(values).view(-1, 1, 1)
+            if encoder.in_channels == 1:
+                statistic = statistic.mean(dim=0, keepdim=True)
+            self.register_buffer(name, statistic, persistent=False)
         self._permutation_set = _permutation_set(options)
         self.orders: Tensor  # [K, N]
         rows = self._permutation_set.permutations.astype("int64")
@@ -229,7 +236,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
         )
 
     def network_input(self, raw: Tensor, projected: Tensor | None = None) -> Tensor:
-        """Resize and standardize tiles.
+        """Resize and standardize tiles, each by its own statistics or all by those of the data.
 
         Args:
             raw: uint8 or float ``[B, N, 3, t, t]``, 0..255.
@@ -248,7 +255,7 @@ class Jigsaw(Method[JigsawOptions, JigsawView]):
             tiles = tiles.to(torch.float32).mean(dim=2, keepdim=True)
         if self.options.standardize:
             return patches.standardize(tiles, level=1.0)
-        return tiles / 255
+        return (tiles / 255 - self._mean) / self._std
 
     def _geometry(self, images: Tensor) -> Geometry:
         return geometry(images.shape[-1], self.grid, self.options.gap)

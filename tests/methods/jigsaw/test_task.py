@@ -47,15 +47,24 @@ GRID_2 = {28: (14, 11, 3, 0), 32: (16, 12, 4, 0), 48: (24, 18, 6, 1), 64: (32, 2
           128: (64, 48, 16, 2)}  # fmt: skip
 
 
+@pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("standardize", [True, False])
-def test_features_are_extracted_from_images_normalized_as_tiles_were(standardize: bool) -> None:
-    """A network that was trained on standardized tiles sees other inputs otherwise."""
-    method = build(size=48, standardize=standardize).train()
+def test_features_are_extracted_from_images_normalized_as_tiles_were(
+    standardize: bool, channels: int
+) -> None:
+    """A network that was trained on tiles normalized otherwise sees other inputs: its batch norm
+    has their statistics.
+    """
+    info = DataInfo(count=64, image_size=48, mean=(0.3, 0.4, 0.6), std=(0.2, 0.25, 0.31))
+    options = JigsawOptions(standardize=standardize).with_defaults(info)
+    encoder = build_encoder("resnet10_w32", stem="small", in_channels=channels)
+    method = Jigsaw(options, encoder, info).train()
     view = method.view(noise(3, 48), torch.arange(3), seeded())
-    inputs = Jigsaw.inputs(method.options, DataInfo(count=64, image_size=48))
-    tile = view.raw.shape[-1]
-    # Unstandardized tiles are on a 0..1 scale; batch norm takes care of mean and deviation.
-    transform = InputTransform(tile, (0.0,) * 3, (1.0,) * 3, standardize=inputs.standardize)
+    mean, std = info.mean, info.std
+    if channels == 1:  # as `Trainer.metadata` says
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    inputs = Jigsaw.inputs(options, info)
+    transform = InputTransform(view.raw.shape[-1], mean, std, standardize=inputs.standardize)
     expected = view.tiles.flatten(0, 1)
     assert torch.allclose(transform(view.raw.flatten(0, 1)), expected, atol=1e-5)
 

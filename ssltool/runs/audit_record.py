@@ -212,5 +212,7 @@ def _percent(value: float, error: float) -> str:
 
 
 def _decimals(error: float) -> int:
-    """Decimals of a percentage with a standard error 0..1: enough to show the error."""
-    return min(4, max(1, -math.floor(math.log10(100 * error)))) if error else 1
+    """Decimals of a percentage with a standard error 0..1: enough to show it if it is more than
+    rounding.
+    """
+    return max(1, -math.floor(math.log10(100 * error))) if error >= 1e-6 else 1

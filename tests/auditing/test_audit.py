@@ -178,7 +178,7 @@ def test_the_largest_change_is_one_of_the_score_and_not_of_another_measure() -> 
         (-0.0093, 0.129, "-0.9 ± 12.9 %"),
         (0.00043, 0.0, "0.043 %"),
         (0.25, 0.0, "25.0 %"),
-        (0.5, 1e-9, "50.0000 ± 0.0000 %"),
+        (0.5, 1e-9, "50.0 ± 0.0 %"),
     ],
 )
 def test_a_percentage_has_the_decimals_of_its_error(value: float, error: float, shown: str) -> None:

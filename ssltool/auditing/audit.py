@@ -68,12 +68,14 @@ def audit(
     for number, (condition, score) in enumerate(plan.conditions.items(), start=1):
         console.print(f"{number} of {len(plan.conditions)}: {condition}")
         scores[condition] = score(opened.images, opened.index)
+        if condition == BASE:
+            _check_count(name, scores[BASE])
     figure = options.to or opened.run.folder / FIGURES / "audit.png"
     record = AuditRecord(
         method=name,
         weights=str(options.weights),
         data=opened.source.description,
-        images=len(opened.images),
+        images=_count(scores[BASE]),
         seed=options.seed,
         metric=plan.metric,
         unit=plan.unit,
@@ -87,6 +89,19 @@ def audit(
     legend = "; vermilion: a shortcut was found" if record.shortcuts else ""
     save_figure(bar_panels(condition_bars(record), f"Audit of {opened.title}{legend}"), figure)
     return record
+
+
+def _count(scores: Tensor) -> int:
+    """Images ``[n]`` with a score."""
+    return int(scores.isfinite().sum())
+
+
+def _check_count(method: str, scores: Tensor) -> None:
+    if _count(scores) < LEAST_IMAGES:
+        raise UsageError(
+            f"{method} scores {_count(scores)} of {len(scores)} images (others may be gray), too few "
+            f"for standard errors; name at least {LEAST_IMAGES} that it scores with --data"
+        )
 
 
 def without_color(plan: Plan, images: Tensor) -> Plan:

@@ -131,11 +131,14 @@ class Loss(NamedTuple):
         value: Scalar to minimize.
         metrics: Name of each declared `Metric` but the loss -> scalar, detached.
         update: Tensors for `Method.after_step`, such as vectors to write into a memory bank.
+        counted: Number of images that the value and the metrics are means over, scalar; None if it
+            is all of them.
     """
 
     value: Tensor
     metrics: dict[str, Tensor]
     update: tuple[Tensor, ...] = ()
+    counted: Tensor | None = None
 
 
 class Memory(NamedTuple):

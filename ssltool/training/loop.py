@@ -105,6 +105,7 @@ class StepReport(NamedTuple):
         wait: Seconds spent waiting for data.
         skipped: Steps so far, this one included, whose gradients overflowed in float16: nothing was
             learned from them.
+        counted: Images that loss and metrics are means over, scalar; None if it is all of them.
     """
 
     step: int
@@ -116,6 +117,7 @@ class StepReport(NamedTuple):
     images: int
     wait: float
     skipped: int = 0
+    counted: Tensor | None = None
 
 
 def train(
@@ -155,6 +157,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             losses: list[Tensor] = []
             updates: list[tuple[Tensor, ...]] = []
+            counts: list[Tensor] = []
             images, wait = 0, 0.0
             for remaining in range(schedule.accumulate, 0, -1):
                 batch = next(batches)
@@ -170,6 +173,7 @@ def train(
                 scaler.scale(loss.value / schedule.accumulate).backward()
                 losses.append(loss.value.detach())
                 updates.append(loss.update)
+                counts += [] if loss.counted is None else [loss.counted]
                 images += len(batch.indices)
                 wait += batch.wait
             reducer.average()
@@ -183,4 +187,7 @@ def train(
             else:
                 method.after_step(updates)
             mean, epoch = torch.stack(losses).mean(), batch.epoch
-            yield StepReport(step + 1, epoch, mean, loss.metrics, norm, lr, images, wait, skipped)
+            counted = torch.stack(counts).sum() if counts else None
+            yield StepReport(
+                step + 1, epoch, mean, loss.metrics, norm, lr, images, wait, skipped, counted
+            )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ssltool.distributed.collectives import all_reduce_sum, world_size
 from ssltool.errors import NonFiniteLossError
@@ -41,21 +43,23 @@ class Meter:
         steps, self._steps = self._steps, []
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         last, names = steps[-1], list(steps[-1].metrics)
-        rows = [
-            torch.stack([r.loss.float(), *(r.metrics[name].float() for name in names)])
-            for r in steps
-        ]
+        rows = [_row(report, names) for report in steps]
         sums = torch.tensor(
             [sum(r.images for r in steps), sum(r.wait for r in steps)], dtype=torch.float64
         )
         images, wait, *values = all_reduce_sum(
             torch.cat([sums, torch.stack(rows).cpu().double().flatten()])
         ).tolist()
-        table = torch.tensor(values, dtype=torch.float64).view(len(steps), -1) / world_size()
-        for report, loss in zip(steps, table[:, 0].tolist(), strict=True):
+        sums = torch.tensor(values, dtype=torch.float64).view(len(steps), -1)
+        for report, loss in zip(steps, sums[:, 0].tolist(), strict=True):
             if not math.isfinite(loss):
                 raise NonFiniteLossError(f"the loss became {loss} at step {report.step}")
-        averages = dict(zip(["loss", *names], table.mean(dim=0).tolist(), strict=True))
+        # A step counts as much as its images do: an empty one, all of gray images say, not at all.
+        weights = sums[:, -1]
+        losses = sums[:, 0] / world_size() * weights
+        table = torch.cat([losses[:, None], sums[:, 1:-1]], dim=1)
+        means = table.sum(dim=0) / weights.sum().clamp_min(1)
+        averages = dict(zip(["loss", *names], means.tolist(), strict=True))
         self._start = time.perf_counter()
         return {
             "step": last.step,
@@ -66,3 +70,12 @@ class Meter:
             "images_per_s": images / elapsed,
             "data_wait": min(1.0, wait / world_size() / elapsed),
         }
+
+
+def _row(report: StepReport, names: Sequence[str]) -> Tensor:
+    """The loss, whose mean over the processes is that of all images; the metrics times the weight
+    of this process's images, and that weight.
+    """
+    loss = report.loss.float()
+    weight = torch.ones_like(loss) if report.counted is None else report.counted.to(loss)
+    return torch.stack([loss, *(report.metrics[name].float() * weight for name in names), weight])

@@ -53,8 +53,8 @@ class PredictionsFigure(FigureResult):
 
     Attributes:
         method: Name of the method.
-        images: Number of images scored.
-        scores: Metrics, the loss first.
+        images: Number of images scored, less those that the method leaves out.
+        scores: Metrics, the loss first; empty if it leaves out all of them.
     """
 
     method: str
@@ -103,7 +103,7 @@ def draw_predictions(
         source = open_source(data, arrays=as_they_are)
     opened = Evaluation.open(weights, source, SAMPLE, where, method)
     trained, images, index = opened.method, opened.images, opened.index
-    scores = score(trained, images, index, seed)
+    scores, counted = score(trained, images, index, seed)
     chosen = spread_indices(images, count)
     generator = torch.Generator().manual_seed(seed)
     predictions = trained.figures.draw_predictions(
@@ -114,14 +114,15 @@ def draw_predictions(
         training_images = opened.run.open_images("restore them")
         size = opened.run.config.data.image_size
         sheet = with_training_images(predictions, training_images, size, index[chosen])
-    rate = f"Over {opened.data}: {headline(scores)}."
-    save_sheet(sheet._replace(note=f"{sheet.note} {rate}"), path)
+    some = "" if counted == len(images) else f", of which {counted} count"
+    rate = f" Over {opened.data}{some}: {headline(scores)}." if scores else ""
+    save_sheet(sheet._replace(note=f"{sheet.note}{rate}"), path)
     plots = save_task_plots(trained, images, index, path, seed)
     return PredictionsFigure(
         path=path,
         plots=plots,
         method=opened.run.config.method,
-        images=len(images),
+        images=counted,
         scores=scores,
     )
 
@@ -134,8 +135,11 @@ def headline(scores: Sequence[Score]) -> str:
 
 
 @torch.no_grad()
-def score(method: Method[Any, Any], images: Tensor, index: Tensor, seed: int) -> tuple[Score, ...]:
-    """Loss and metrics of a trained method over images, in evaluation mode.
+def score(
+    method: Method[Any, Any], images: Tensor, index: Tensor, seed: int
+) -> tuple[tuple[Score, ...], int]:
+    """Loss and metrics of a trained method over the images that it counts, and their number, in
+    evaluation mode.
 
     Args:
         method: Of the run.
@@ -146,13 +150,22 @@ def score(method: Method[Any, Any], images: Tensor, index: Tensor, seed: int) ->
     method.eval()
     generator = torch.Generator()
     totals: dict[str, float] = {}
+    counted = 0
     parts = batches(images)
     for batch, which in zip(images.tensor_split(parts), index.tensor_split(parts), strict=True):
         loss: Loss = method(method.view(batch, which, generator.manual_seed(seed)))
+        weight = len(batch) if loss.counted is None else int(loss.counted)
+        counted += weight
         for name, value in {"loss": loss.value, **loss.metrics}.items():
-            totals[name] = totals.get(name, 0.0) + float(value) * len(batch) / len(images)
-    return tuple(
-        Score(name=metric.name, value=totals[metric.name], unit=metric.unit, chance=metric.chance)
+            totals[name] = totals.get(name, 0.0) + float(value) * weight
+    scores = tuple(
+        Score(
+            name=metric.name,
+            value=totals[metric.name] / counted,
+            unit=metric.unit,
+            chance=metric.chance,
+        )
         for metric in method.metrics
-        if metric.name in totals
+        if counted and metric.name in totals
     )
+    return scores, counted

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ssltool
-from ssltool.auditing.audit import _described, findings, without_color
+from ssltool.auditing.audit import _check_count, _described, findings, without_color
 from ssltool.cli import run
 from ssltool.errors import UsageError
 from ssltool.methods.auditing import BASE, CHANCE, Comparison, Kind, Plan, constant
@@ -107,6 +107,13 @@ def test_sixteen_images_that_agree_are_not_certain() -> None:
     assert described[CHANCE].standard_error == 0
     (lost,) = findings(plan, values | {"without": of(0.0)})
     assert lost.found
+
+
+def test_images_without_a_score_are_not_counted() -> None:
+    few = torch.tensor([1.0] * 15 + [torch.nan] * 50, dtype=torch.float64)
+    with pytest.raises(UsageError, match="colorization scores 15 of 65 images"):
+        _check_count("colorization", few)
+    _check_count("colorization", torch.cat([few, of(2.0)]))
 
 
 def test_scores_that_no_cue_changes_have_no_effect_and_no_error() -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ssltool.errors import NonFiniteLossError
 from ssltool.runs import metrics
@@ -26,6 +28,18 @@ def test_a_line_averages_the_steps_since_the_last() -> None:
     assert line["accuracy"] == pytest.approx(0.3)
     meter.add(step(3, 1.0))
     assert meter.line()["loss"] == pytest.approx(1.0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 9), st.integers(0, 8)), min_size=1, max_size=9))
+def test_a_step_counts_as_much_as_its_images(steps: list[tuple[float, int]]) -> None:
+    """As the mean over all images, written one after the other."""
+    meter = Meter()
+    for number, (loss, counted) in enumerate(steps, 1):
+        meter.add(step(number, loss)._replace(counted=torch.tensor(counted)))
+    line = meter.line()
+    every = [loss for loss, counted in steps for _ in range(counted)] or [0.0]
+    assert line["loss"] == pytest.approx(sum(every) / len(every), abs=1e-6)
+    assert line["accuracy"] == pytest.approx(sum(every) / len(every) / 10, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

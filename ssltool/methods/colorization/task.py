@@ -316,7 +316,7 @@ class Colorization(Method[ColorizationOptions, ColorizationView]):
             metrics["saturation"] = chroma[0] / chroma[1].clamp_min(1e-6)
             if not self.training:
                 metrics |= self._areas(decoded, view)
-        return Loss(loss, metrics)
+        return Loss(loss, metrics, counted=view.colored.sum())
 
     def _areas(self, decoded: Tensor, view: ColorizationView) -> dict[str, Tensor]:
         """Area under the curve of the errors and its rebalanced form, beside those of gray."""

@@ -19,6 +19,7 @@ from ssltool.methods.colorization.prior import is_gray, sample_points
 from ssltool.methods.colorization.task import Colorization, ColorizationView
 from ssltool.methods.options import DataInfo
 from ssltool.ops.lab import lightness, rgb_to_lab
+from ssltool.visualizing.predictions import score
 
 SIDE = 32
 
@@ -357,6 +358,19 @@ def test_the_constant_prediction_that_is_named_is_the_chance_level(
     assert found
     assert found[1] == metric.replace("_", "-")
     assert float(found[2]) == pytest.approx(method.chance[metric], rel=1e-3)
+
+
+def test_gray_images_do_not_dilute_the_scores() -> None:
+    """Two batches are scored, of which one has no color."""
+    method = build(prepared=True)
+    colored, index = blobs(6), torch.arange(80)
+    mixed = torch.cat([gray(70), colored, gray(4)])
+    scores, counted = score(method, mixed, index, 0)
+    assert counted == 6
+    expected, _ = score(method, colored, index[70:76], 0)
+    for found, alone in zip(scores, expected, strict=True):
+        assert found.value == pytest.approx(alone.value, rel=1e-5), found.name
+    assert score(method, gray(5), index[:5], 0) == ((), 0)
 
 
 @pytest.mark.parametrize("encoding", ["exact", "dense", "table"])

@@ -99,8 +99,8 @@ def _count(scores: Tensor) -> int:
 def _check_count(method: str, scores: Tensor) -> None:
     if _count(scores) < LEAST_IMAGES:
         raise UsageError(
-            f"{method} scores {_count(scores)} of {len(scores)} images (others may be gray), too few "
-            f"for standard errors; name at least {LEAST_IMAGES} that it scores with --data"
+            f"{method} scores {_count(scores)} of {len(scores)} images (others may be gray), too "
+            f"few for standard errors; name at least {LEAST_IMAGES} that it scores with --data"
         )
 
 

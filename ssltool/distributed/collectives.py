@@ -150,5 +150,6 @@ def copy_from_main(tensors: Iterable[Tensor]) -> None:
         return
     for tensor in tensors:
         copy = tensor.clone(memory_format=torch.contiguous_format)
-        distributed.broadcast(copy, src=0)
+        # As bytes: neither gloo nor NCCL has all types, such as int16.
+        distributed.broadcast(copy.view(-1).view(torch.uint8), src=0)
         tensor.copy_(copy)

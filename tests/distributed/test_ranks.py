@@ -5,6 +5,7 @@ tests/methods/test_npid.py.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from ssltool.distributed import gradients as gradients_module
 from ssltool.distributed.collectives import (
     all_reduce_sum,
     any_of,
+    copy_from_main,
     from_all,
     from_main,
     gather,
@@ -315,6 +317,20 @@ def lacking_gradients() -> None:
             torch.testing.assert_close(parameter.grad, gather(mine[None]).mean(dim=0))
 
 
+def copied_tensors() -> None:
+    """The first process's values of every type and shape, such as the int16 of a table of colors
+    and the flag of a hole.
+    """
+    types = (torch.int16, torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float64)
+    for dtype in types:
+        for shape in ((), (0,), (3, 2)):
+            expected = (torch.arange(math.prod(shape)) + 1).view(shape).to(dtype)
+            own = expected.clone() if is_main() else torch.zeros_like(expected)
+            strided = own.t() if own.dim() == 2 else own
+            copy_from_main([strided])
+            assert torch.equal(own, expected)
+
+
 def process(
     number: int,
     world: int,
@@ -331,6 +347,7 @@ def process(
     with process_group():
         told = messages()
         lacking_gradients()
+        copied_tensors()
         for place, case in enumerate(cases):
             for kind in kinds(case):
                 found = gradients(case, BUCKETS[kind])

@@ -85,7 +85,8 @@ def _length(cells: Sequence[dict[str, Any]]) -> str:
     if cells[0]["minutes"] is None:
         return "recipes of `suites.py`"
     minutes = sorted({cell["minutes"] for cell in cells})
-    numbers = " or ".join(f"{each:g}" for each in minutes)
+    *fewer, most = (f"{each:g}" for each in minutes)
+    numbers = " or ".join(filter(None, [", ".join(fewer), most]))
     return f"{numbers} CPU-minutes of pretraining on one thread"
 
 

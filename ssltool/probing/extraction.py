@@ -48,11 +48,6 @@ class Features(NamedTuple):
     test: StoredFeatures
     key: str
 
-    @property
-    def overlap(self) -> int:
-        """Test images whose pixels are those of a training image."""
-        return int(torch.isin(self.test.digests, self.train.digests).sum())
-
 
 class EncoderVariant(NamedTuple):
     """An encoder and how it reads an image: whole, or as a grid of patches.

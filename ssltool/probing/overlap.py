@@ -1,12 +1,12 @@
 """Test images that are, exactly or nearly, training images.
 
-Exact duplicates are recognized by their pixels as they were read, see `Features.overlap`; near ones
-by their thumbnails.
+Exact duplicates are recognized by their pixels as they were read, near ones by their thumbnails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ssltool.encoders.transform import resize
 from ssltool.errors import DataError
 from ssltool.probing.datasets import LabeledImages, Split
 from ssltool.probing.extraction import Features
+from ssltool.probing.store import StoredFeatures
 from ssltool.runs.probe_record import FeatureSource
 
 CORRELATION = 0.98
@@ -27,20 +28,51 @@ _FLAT = 2 / 255  # deviation below which a thumbnail has no content to compare
 _ROWS = 2048  # test images compared at a time
 
 
-def overlap(data: LabeledImages, features: Mapping[FeatureSource, Sequence[Features]]) -> int:
-    """Number of test images that are the same as a training image.
+class Overlap(NamedTuple):
+    """Test images that are the same as a training image.
+
+    Attributes:
+        images: Their number.
+        contradicted: Those of them that no equal training image shares the classes of.
+    """
+
+    images: int
+    contradicted: int
+
+
+def overlap(data: LabeledImages, features: Mapping[FeatureSource, Sequence[Features]]) -> Overlap:
+    """Find the test images that are the same as a training image.
 
     Raises:
         DataError: All of them are.
     """
     first = next(iter(features.values()), None)
-    count = first[0].overlap if first else 0
+    if first is None:
+        return Overlap(0, 0)
+    copies = torch.isin(first[0].test.digests, first[0].train.digests)
+    count = int(copies.sum())
     if count and count == data.count("test"):
         raise DataError(
             f"all {count:,} test images are the same as training images: the accuracy on images "
             "that were trained on says nothing; name other --test-data"
         )
-    return count
+    return Overlap(count, _contradicted(data, first[0], copies))
+
+
+def _contradicted(data: LabeledImages, features: Features, copies: Tensor) -> int:
+    test = features.test.digests[copies]
+    trained = torch.isin(features.train.digests, test)
+    known = set(_labeled(data, "train", features.train, trained))
+    return sum(each not in known for each in _labeled(data, "test", features.test, copies))
+
+
+def _labeled(
+    data: LabeledImages, split: Split, features: StoredFeatures, chosen: Tensor
+) -> Iterator[tuple[int, tuple[float, ...]]]:
+    """Digest and targets of the chosen images, a bool mask ``[N]``."""
+    targets = data.targets(split, features.indices[chosen])
+    digests = features.digests[chosen].tolist()
+    yield from zip(digests, map(tuple, targets.tolist()), strict=True)
 
 
 def near_duplicates(data: LabeledImages) -> list[tuple[str, str]]:

@@ -284,6 +284,7 @@ class ProbeRecord(Record):
         train_images: Number of labeled training images that were read.
         test_images: Number of test images that were read.
         overlap: Test images whose pixels, as they were read, are those of a training image.
+        contradicted: Those of them that no equal training image shares the classes of.
         near_duplicates: Test images that nearly are a training image, and that image; None unless
             they were asked for.
         skipped: Name -> reason of the images that could not be read.
@@ -308,6 +309,7 @@ class ProbeRecord(Record):
     train_images: int
     test_images: int
     overlap: int = Field(ge=0)
+    contradicted: int = Field(default=0, ge=0)
     near_duplicates: tuple[tuple[str, str], ...] | None = None
     skipped: dict[str, str]
     notes: tuple[str, ...]
@@ -364,7 +366,15 @@ class ProbeRecord(Record):
             return
         yield (
             f"{self.overlap:,} of {self.test_images:,} test images are the same as a training "
-            "image; the accuracy is too high by what is remembered of them"
+            f"image{self._contradictions()}"
+        )
+
+    def _contradictions(self) -> str:
+        if not self.contradicted:
+            return "; the accuracy is too high by what is remembered of them"
+        return (
+            f", {self.contradicted:,} of them with other classes; remembering makes the accuracy "
+            "too low by these and too high by the rest"
         )
 
     def _repr_html_(self) -> str:

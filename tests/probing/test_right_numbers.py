@@ -87,8 +87,13 @@ def test_images_that_were_trained_on_are_refused_or_counted(
     with Image.open(train / "a" / "0.png") as image:
         image.save(test / "a" / "another.bmp")  # the same pixels in another file
     record = probed(encoder_file, train, test)
-    assert record.overlap == 1
-    assert "1 of 17 test images are the same as a training" in record.warnings()[0]
+    assert (record.overlap, record.contradicted) == (1, 0)
+    assert "1 of 17 test images are the same as a training image; the" in record.warnings()[0]
+    with Image.open(train / "a" / "1.png") as image:
+        image.save(test / "b" / "another.bmp")  # of another class
+    record = probed(encoder_file, train, test)
+    assert (record.overlap, record.contradicted) == (2, 1)
+    assert "training image, 1 of them with other classes" in record.warnings()[0]
 
 
 def test_a_perfect_ranking_is_not_certain(encoder_file: Path, tmp_path: Path) -> None:

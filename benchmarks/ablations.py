@@ -229,14 +229,14 @@ def tables(folder: Path) -> Iterator[str]:
 
 
 def table(ablation: Ablation, dataset: str, measured: list[dict[str, Any]]) -> Iterator[str]:
-    """The lines of one table; none without results."""
+    """The lines of one table; none without results of two variants."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, options in ablation.variants.items():
         own = [c for c in measured if c["method"] == ablation.method]
         own = [c for c in own if set(c["options"]) == set(options)]
         if own:
             groups[name] = own
-    if not groups:
+    if len(groups) < 2:
         return
     yield f"### {ablation.method}: {ablation.question} ({dataset})\n"
     yield f"The paper: {ablation.claim}.\n"

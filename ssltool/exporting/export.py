@@ -122,10 +122,7 @@ def export(
         SslToolError: A package is missing.
     """
     weights, to, formats = Path(weights), Path(to), tuple(dict.fromkeys(formats))
-    check_target(to, formats)
-    _refuse_foreign_card(to)
-    source = find_weights(weights)
-    refuse_input(to, [source])
+    source = _source(weights, to, formats)
     original = load_encoder(source)
     projection = _projection(source, original.metadata) if with_projection else None
     task = _task(source, original.metadata) if with_head else None
@@ -193,18 +190,22 @@ def _card_path(to: Path) -> Path:
     return to.with_suffix(".md") if to.suffix == ".safetensors" else to / CARD
 
 
-def _refuse_foreign_card(to: Path) -> None:
-    """Make sure that the model card of one file replaces nothing but a model card.
+def _source(weights: Path, to: Path, formats: tuple[Format, ...]) -> Path:
+    """The weights file, after making sure that ``to`` replaces neither it nor a text of the user.
 
     Raises:
-        UsageError: Another text lies there.
+        UsageError: It does, or it is not possible.
     """
+    check_target(to, formats)
     path = _card_path(to)
     if path.exists() and not is_model_card(path):
         raise UsageError(
             f"--to {to} puts its model card into {path.name}, which is another text; type another "
             "--to"
         )
+    source = find_weights(weights)
+    refuse_input(to, [source])
+    return source
 
 
 def _write_file(

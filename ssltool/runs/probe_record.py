@@ -362,20 +362,15 @@ class ProbeRecord(Record):
                 f"{len(self.near_duplicates):,} of {self.test_images:,} test images are near "
                 f"duplicates of a training image; first: {image}, of {other}"
             )
-        if not self.overlap:
-            return
-        yield (
-            f"{self.overlap:,} of {self.test_images:,} test images are the same as a training "
-            f"image{self._contradictions()}"
-        )
-
-    def _contradictions(self) -> str:
-        if not self.contradicted:
-            return "; the accuracy is too high by what is remembered of them"
-        return (
-            f", {self.contradicted:,} of them with other classes; remembering makes the accuracy "
-            "too low by these and too high by the rest"
-        )
+        effect = "; the accuracy is too high by what is remembered of them"
+        if self.contradicted:
+            effect = (
+                f", {self.contradicted:,} of them with other classes; remembering makes the "
+                "accuracy too low by these and too high by the rest"
+            )
+        if self.overlap:
+            of = f"{self.overlap:,} of {self.test_images:,} test images"
+            yield f"{of} are the same as a training image{effect}"
 
     def _repr_html_(self) -> str:
         """Tables for notebooks."""

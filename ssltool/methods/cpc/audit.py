@@ -234,7 +234,7 @@ def _candidates(method: Cpc, true: Tensor, sampled: Tensor, cells: int) -> Tenso
     """Which cells of the batch the target is chosen from, bool ``[B, M, B * cells]``.
 
     Args:
-        method: Says which negatives it is told from.
+        method: Its option ``negatives`` decides.
         true: int64 ``[B, M]``, numbers of the targets.
         sampled: int64 ``[B, m]``, cells of each image, for ``random``.
         cells: Of an image.
